@@ -1,0 +1,3 @@
+//! The `btd` binary: arguments in, exit code out.
+
+fn main() {}
