@@ -1,3 +1,46 @@
 //! The `btd` binary: arguments in, exit code out.
 
-fn main() {}
+use std::process::ExitCode;
+
+use btd::control::{self, cli::Cli};
+use clap::Parser;
+
+/// Control and hashing allocate in bursts and from many threads; the shards allocate at start.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The command line is wrong (EX_USAGE of sysexits.h, as the others).
+const USAGE: u8 = 64;
+/// Reading or writing failed.
+const IO: u8 = 74;
+/// The configuration, or the kernel, does not allow what was asked.
+const CONFIG: u8 = 78;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too, and are no errors. Nothing can be done about a closed terminal.
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    match control::run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+fn exit_code(error: &control::Error) -> u8 {
+    match error {
+        control::Error::Config(_) => CONFIG,
+        control::Error::Output(_) => IO,
+    }
+}

@@ -1,1 +1,41 @@
-//! room
+//! The control plane: starts, stops, configures and reports.
+//!
+//! One thread under `tokio_uring` runs all of it, beside the shards, which it feeds with torrents and whose counters it
+//! publishes. Nothing here is on the path of a block. What may take long (reading folders, checking payload) happens on
+//! threads of its own, so that a hung disk can neither stall the metrics nor delay a stop.
+//!
+//! Start at `supervisor`, which owns everything; `config` is what it is told.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod config;
+
+use std::io::Write;
+
+use cli::{Cli, Command};
+use config::Config;
+
+/// Why a command failed. `main` turns it into an exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration cannot be followed.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// Standard output could not be written to.
+    #[error("cannot write to standard output: {0}")]
+    Output(std::io::Error),
+}
+
+/// Does what the command line asks for.
+///
+/// # Errors
+/// Whatever stopped it, with a message for the person who typed the command.
+pub fn run(cli: Cli) -> Result<(), Error> {
+    match cli.command {
+        Some(Command::CheckConfig { config: file }) => {
+            Config::load(&file)?;
+            writeln!(std::io::stdout(), "{}: good", file.display()).map_err(Error::Output)
+        }
+        None => Ok(()),
+    }
+}

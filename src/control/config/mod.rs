@@ -1,0 +1,446 @@
+//! The configuration: a TOML file and the environment in, a plan of plain values out.
+//!
+//! Every key and its default is explained in `config/seed.toml`; a test holds the two together. Unknown keys are
+//! refused with the nearest known one, because a misspelt limit that is silently ignored is worse than no limit. A key
+//! enters this file together with the code that obeys it, never before. Nothing here touches the disk but [`Config::load`].
+
+mod document;
+mod problem;
+mod reader;
+mod units;
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+pub use problem::{At, Error, Problem};
+pub use units::display_size;
+
+use document::Table;
+use reader::{Context, Section};
+
+/// More open connections than this would need more than the largest table of file descriptors Linux allows by default.
+const CONNECTIONS_MAX: usize = 1_000_000;
+/// A shard cannot pass on more than one core's work, and no machine has more cores than this.
+const SHARDS_MAX: usize = 1024;
+/// Less could not hold the blocks in flight to a handful of peers.
+const CACHE_SIZE_MIN: u64 = 16 << 20;
+const CACHE_SIZE_MAX: u64 = 1 << 40;
+/// Keys outside of any section, which the environment names without `__`.
+const TOP_KEYS: [&str; 2] = ["state-dir", "watch"];
+
+/// What the daemon is asked to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where btd keeps its own files: `lock`, `ports.json`.
+    pub state_dir: PathBuf,
+    /// The listening sockets and how many peers may connect.
+    pub peers: Peers,
+    /// How payload is read.
+    pub storage: Storage,
+    /// Folders of .torrent files.
+    pub watch: Vec<Watch>,
+    /// How much is given away.
+    pub limits: Limits,
+    /// The metrics server; absent when there is no `[metrics]`.
+    pub metrics: Option<Metrics>,
+    /// The threads that serve peers.
+    pub shards: Shards,
+}
+
+/// `[peers]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peers {
+    /// Where peers connect. Port 0 means any.
+    pub listen: Vec<SocketAddr>,
+    /// Connections in all.
+    pub max_connections: usize,
+    /// Connections of one torrent.
+    pub max_connections_per_torrent: usize,
+    /// Connections from one address.
+    pub max_connections_per_ip: usize,
+}
+
+impl Default for Peers {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 6881))],
+            max_connections: 8000,
+            max_connections_per_torrent: 4000,
+            max_connections_per_ip: 64,
+        }
+    }
+}
+
+/// `[storage]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Storage {
+    /// Whether reads go around the page cache.
+    pub read_mode: ReadMode,
+    /// Memory for payload that was read lately, over all shards, in bytes.
+    pub cache_size: u64,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self {
+            read_mode: ReadMode::Auto,
+            cache_size: 256 << 20,
+        }
+    }
+}
+
+/// How payload is read from the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadMode {
+    /// Directly where the filesystem allows it, else through the page cache.
+    Auto,
+    /// Around the page cache (O_DIRECT); a filesystem that cannot is an error.
+    Direct,
+    /// Through the page cache.
+    Buffered,
+}
+
+/// `[[watch]]`: each .torrent in `dir` is added, its payload is in `data_dir`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// The folder of .torrent files.
+    pub dir: PathBuf,
+    /// The folder of their payload.
+    pub data_dir: PathBuf,
+    /// Whether to fill both with a small example when `dir` has no torrent yet.
+    pub example: bool,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Peers that are unchoked at once, over all shards.
+    pub upload_slots: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { upload_slots: 4000 }
+    }
+}
+
+/// `[metrics]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// Where `GET /metrics` and `GET /health` are answered.
+    pub listen: SocketAddr,
+    /// Names, beside addresses and `localhost`, that a request may call this server by.
+    pub hosts: Vec<String>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9469)),
+            hosts: Vec::new(),
+        }
+    }
+}
+
+/// `[shards]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shards {
+    /// How many; 0 is one per core.
+    pub count: usize,
+    /// Whether each keeps to its own core.
+    pub pin: bool,
+}
+
+impl Default for Shards {
+    fn default() -> Self {
+        Self {
+            count: 0,
+            pin: true,
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file and the environment of the process.
+    ///
+    /// # Errors
+    /// The file cannot be read, or says something that cannot be followed.
+    pub fn load(file: &Path) -> Result<Self, Error> {
+        let refuse = |message: String| {
+            Error::new(
+                file,
+                vec![Problem {
+                    at: At::File,
+                    message,
+                }],
+            )
+        };
+        let bytes = std::fs::read(file)
+            .map_err(|error| refuse(format!("cannot read the configuration: {error}")))?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+            Error::new(
+                file,
+                vec![Problem {
+                    at: At::Line(line),
+                    message: "not valid UTF-8".to_owned(),
+                }],
+            )
+        })?;
+        Self::parse(&text, file, std::env::vars_os())
+    }
+
+    /// Reads the text of `file`, with `variables` taking the place of what it says.
+    ///
+    /// # Errors
+    /// Every problem found, not only the first.
+    pub fn parse(
+        text: &str,
+        file: &Path,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Error> {
+        let mut root = document::parse(text).map_err(|problems| Error::new(file, problems))?;
+        let mut problems = Vec::new();
+        document::override_from(variables, &TOP_KEYS, &mut root, &mut problems);
+        let base = file.parent().unwrap_or(Path::new(""));
+        let context = Context::new(base, problems);
+        let config = read(&context, root);
+        match context.problems.into_inner() {
+            problems if problems.is_empty() => Ok(config),
+            problems => Err(Error::new(file, problems)),
+        }
+    }
+}
+
+/// Gives the tree its meaning. Each key is named here and nowhere else.
+fn read(context: &Context<'_>, root: Table) -> Config {
+    let mut top = Section::new(context, "", At::File, root);
+    let state_dir = top.path("state-dir", "state");
+
+    let mut section = top.section("peers");
+    let default = Peers::default();
+    let peers = Peers {
+        listen: section.addresses("listen", default.listen),
+        max_connections: section.count(
+            "max-connections",
+            default.max_connections,
+            1..=CONNECTIONS_MAX,
+        ),
+        max_connections_per_torrent: section.count(
+            "max-connections-per-torrent",
+            default.max_connections_per_torrent,
+            1..=CONNECTIONS_MAX,
+        ),
+        max_connections_per_ip: section.count(
+            "max-connections-per-ip",
+            default.max_connections_per_ip,
+            1..=CONNECTIONS_MAX,
+        ),
+    };
+    section.finish();
+
+    let mut section = top.section("storage");
+    let default = Storage::default();
+    let modes = [
+        ("auto", ReadMode::Auto),
+        ("direct", ReadMode::Direct),
+        ("buffered", ReadMode::Buffered),
+    ];
+    let storage = Storage {
+        read_mode: section.choice("read-mode", default.read_mode, &modes),
+        cache_size: section.size(
+            "cache-size",
+            default.cache_size,
+            CACHE_SIZE_MIN..=CACHE_SIZE_MAX,
+        ),
+    };
+    section.finish();
+
+    let watch = read_watches(context, &mut top);
+
+    let mut section = top.section("limits");
+    let upload_slots = section.count(
+        "upload-slots",
+        Limits::default().upload_slots,
+        1..=CONNECTIONS_MAX,
+    );
+    section.finish();
+
+    let metrics = top.optional_section("metrics").map(|mut section| {
+        let metrics = Metrics {
+            listen: section.address("listen", Metrics::default().listen),
+            hosts: section.text_list("hosts"),
+        };
+        section.finish();
+        metrics
+    });
+
+    let mut section = top.section("shards");
+    let default = Shards::default();
+    let shards = Shards {
+        count: section.count("count", default.count, 0..=SHARDS_MAX),
+        pin: section.bool("pin", default.pin),
+    };
+    section.finish();
+
+    top.finish();
+    Config {
+        state_dir,
+        peers,
+        storage,
+        watch,
+        limits: Limits { upload_slots },
+        metrics,
+        shards,
+    }
+}
+
+fn read_watches(context: &Context<'_>, top: &mut Section<'_>) -> Vec<Watch> {
+    let mut watches: Vec<Watch> = Vec::new();
+    for mut section in top.sections("watch") {
+        let watch = Watch {
+            dir: section.required_path("dir"),
+            data_dir: section.required_path("data-dir"),
+            example: section.bool("example", false),
+        };
+        // Two plans for one folder: which of the two data folders would a torrent belong to?
+        if watches
+            .iter()
+            .any(|other| other.dir == watch.dir && !watch.dir.as_os_str().is_empty())
+        {
+            context.report(
+                section.at(),
+                format!("watch.dir: {} is watched twice", watch.dir.display()),
+            );
+        }
+        section.finish();
+        watches.push(watch);
+    }
+    watches
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SEED: &str = include_str!("../../../config/seed.toml");
+
+    fn parse(text: &str) -> Result<Config, Error> {
+        Config::parse(text, Path::new("/etc/btd/btd.toml"), [])
+    }
+
+    fn parse_with(text: &str, variables: &[(&str, &str)]) -> Result<Config, Error> {
+        let variables = variables
+            .iter()
+            .map(|(name, value)| (name.into(), value.into()));
+        Config::parse(text, Path::new("/etc/btd/btd.toml"), variables)
+    }
+
+    #[test]
+    fn the_defaults_written_in_seed_toml_are_the_defaults_of_the_code() {
+        let written = parse(SEED).expect("config/seed.toml is valid");
+        let built_in = parse("[metrics]").expect("an empty section is valid");
+        assert_eq!(
+            Config {
+                watch: Vec::new(),
+                ..written
+            },
+            built_in
+        );
+    }
+
+    #[test]
+    fn every_key_of_the_code_is_explained_in_seed_toml() {
+        let context = Context::new(Path::new(""), Vec::new());
+        let root = document::parse(SEED).unwrap_or_else(|_| panic!("config/seed.toml is valid"));
+        read(&context, root);
+        for key in context.keys.into_inner() {
+            let name = key.rsplit('.').next().expect("a key is not empty");
+            let line = SEED
+                .lines()
+                .position(|line| line.starts_with(&format!("{name} = ")))
+                .unwrap_or_else(|| panic!("{key} is not in config/seed.toml"));
+            let above = SEED.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+            assert!(
+                above.starts_with("# "),
+                "{key} has no comment above it in config/seed.toml"
+            );
+        }
+    }
+
+    #[test]
+    fn relative_paths_start_at_the_file_and_absolute_ones_are_kept() {
+        let config = parse(
+            "state-dir = \"state\"\n[[watch]]\ndir = \"/srv/torrents\"\ndata-dir = \"../data\"",
+        )
+        .expect("valid");
+        assert_eq!(config.state_dir, Path::new("/etc/btd/state"));
+        assert_eq!(config.watch[0].dir, Path::new("/srv/torrents"));
+        assert_eq!(config.watch[0].data_dir, Path::new("/etc/btd/../data"));
+    }
+
+    #[test]
+    fn the_environment_takes_the_place_of_the_file_as_toml_or_as_a_plain_string() {
+        let variables = [
+            ("BTD_STATE_DIR", "/var/lib/btd"),
+            ("BTD_PEERS__LISTEN", "[\"127.0.0.1:0\", \"[::1]:0\"]"),
+            ("BTD_LIMITS__UPLOAD_SLOTS", "7"),
+            ("BTD_METRICS__LISTEN", "127.0.0.1:0"),
+            ("BTD_STORAGE__CACHE_SIZE", "64 MiB"),
+            ("BTD_WATCH", "[{ dir = \"a\", data-dir = \"b\" }]"),
+            ("BTD_SHA1", "scalar"),
+            ("BTD_URING_MASK", "recv-multishot"),
+            ("BTD_TEST_ANY__THING", "1"),
+            ("BTD_PORT", "tcp://10.0.0.1:6881"),
+            ("PATH", "/bin"),
+        ];
+        let config =
+            parse_with("state-dir = \"x\"\n[limits]\nupload-slots = 3", &variables).expect("valid");
+        assert_eq!(config.state_dir, Path::new("/var/lib/btd"));
+        assert_eq!(config.peers.listen.len(), 2);
+        assert_eq!(config.limits.upload_slots, 7);
+        assert_eq!(
+            config
+                .metrics
+                .expect("named in the environment")
+                .listen
+                .port(),
+            0
+        );
+        assert_eq!(config.storage.cache_size, 64 << 20);
+        assert_eq!(config.watch[0].dir, Path::new("/etc/btd/a"));
+    }
+
+    #[test]
+    fn the_metrics_server_is_off_without_its_section() {
+        assert_eq!(parse("").expect("valid").metrics, None);
+    }
+
+    #[test]
+    fn nesting_beyond_reason_is_an_error_and_not_a_stack_overflow() {
+        assert!(parse(&format!("a = {}", "[".repeat(1_000_000))).is_err());
+        assert!(parse(&format!("a = {}", "{a=".repeat(1_000_000))).is_err());
+        assert!(parse(&format!("{}a = 1", "a.".repeat(100_000))).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_text_is_read_or_refused_but_never_panics(text in "(?s).{0,300}") {
+            let _ = parse(&text);
+        }
+
+        #[test]
+        fn arbitrary_values_of_real_keys_are_read_or_refused_but_never_panic(
+            key in prop::sample::select(vec!["peers.listen", "storage.cache-size", "storage.read-mode", "watch", "shards.count", "metrics"]),
+            value in "[0-9a-zA-Z\"\\[\\]{}=.,:_ +-]{0,40}",
+        ) {
+            let _ = parse(&format!("{key} = {value}"));
+            let variable = format!("BTD_{}", key.replace('.', "__").replace('-', "_").to_uppercase());
+            let _ = parse_with("", &[(&variable, &value)]);
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! Takes values out of a section by key, and remembers which keys it was asked for.
+//!
+//! A key is therefore named once, where it is read; whatever nobody asked for is unknown. A value that cannot be used
+//! is reported and replaced by its default, so that one run tells the operator everything.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use super::document::{Node, Table, Value};
+use super::problem::{At, Problem, did_you_mean};
+use super::units;
+
+/// What all sections of one configuration share.
+pub(super) struct Context<'a> {
+    /// Relative paths start here.
+    pub(super) base: &'a Path,
+    pub(super) problems: RefCell<Vec<Problem>>,
+    /// Every key that was asked for, as `section.key`: what the documentation must cover.
+    pub(super) keys: RefCell<Vec<String>>,
+}
+
+impl<'a> Context<'a> {
+    pub(super) fn new(base: &'a Path, problems: Vec<Problem>) -> Self {
+        Self {
+            base,
+            problems: RefCell::new(problems),
+            keys: RefCell::default(),
+        }
+    }
+
+    pub(super) fn report(&self, at: At, message: impl Into<String>) {
+        self.problems.borrow_mut().push(Problem {
+            at,
+            message: message.into(),
+        });
+    }
+}
+
+/// One section being read.
+pub(super) struct Section<'a> {
+    context: &'a Context<'a>,
+    /// `limits` or `watch`; empty for the top level.
+    name: &'static str,
+    /// Where the section begins.
+    at: At,
+    table: Table,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Section<'a> {
+    pub(super) fn new(context: &'a Context<'a>, name: &'static str, at: At, table: Table) -> Self {
+        Self {
+            context,
+            name,
+            at,
+            table,
+            known: Vec::new(),
+        }
+    }
+
+    /// A named section of this one; an absent one reads as empty.
+    pub(super) fn section(&mut self, name: &'static str) -> Section<'a> {
+        self.optional_section(name)
+            .unwrap_or_else(|| Section::new(self.context, name, At::File, Table::default()))
+    }
+
+    /// A named section of this one, where its absence means something.
+    pub(super) fn optional_section(&mut self, name: &'static str) -> Option<Section<'a>> {
+        self.known.push(name);
+        let (at, node) = self.table.entries.remove(name)?;
+        match node.value {
+            Value::Table(table) => Some(Section::new(self.context, name, at, table)),
+            other => {
+                self.context.report(
+                    at,
+                    format!(
+                        "{name}: expected a section [{name}], found {}",
+                        other.describe()
+                    ),
+                );
+                None
+            }
+        }
+    }
+
+    /// A section that may be repeated: `[[watch]]`.
+    pub(super) fn sections(&mut self, name: &'static str) -> Vec<Section<'a>> {
+        self.known.push(name);
+        let Some((at, node)) = self.table.entries.remove(name) else {
+            return Vec::new();
+        };
+        let Value::Array(nodes) = node.value else {
+            self.context.report(
+                at,
+                format!(
+                    "{name}: expected sections [[{name}]], found {}",
+                    node.value.describe()
+                ),
+            );
+            return Vec::new();
+        };
+        let mut sections = Vec::new();
+        for node in nodes {
+            match node.value {
+                Value::Table(table) => {
+                    sections.push(Section::new(self.context, name, node.at, table))
+                }
+                other => self.context.report(
+                    node.at,
+                    format!(
+                        "{name}: expected a section [[{name}]], found {}",
+                        other.describe()
+                    ),
+                ),
+            }
+        }
+        sections
+    }
+
+    pub(super) fn bool(&mut self, key: &'static str, default: bool) -> bool {
+        self.take(key, default, |node| match node.value {
+            Value::Bool(value) => Ok(value),
+            other => Err(format!(
+                "expected true or false, found {}",
+                other.describe()
+            )),
+        })
+    }
+
+    pub(super) fn count(
+        &mut self,
+        key: &'static str,
+        default: usize,
+        range: RangeInclusive<usize>,
+    ) -> usize {
+        self.take(key, default, |node| {
+            let number = match node.value {
+                Value::Integer(number) => usize::try_from(number).ok(),
+                _ => None,
+            };
+            number
+                .filter(|number| range.contains(number))
+                .ok_or_else(|| {
+                    let (min, max) = (range.start(), range.end());
+                    format!(
+                        "expected a whole number from {min} to {max}, found {}",
+                        node.value.describe()
+                    )
+                })
+        })
+    }
+
+    /// A size with its unit; a bare number is a count of bytes.
+    pub(super) fn size(
+        &mut self,
+        key: &'static str,
+        default: u64,
+        range: RangeInclusive<u64>,
+    ) -> u64 {
+        self.take(key, default, |node| {
+            let bytes = match &node.value {
+                Value::Text(text) => units::size(text),
+                Value::Integer(number) => u64::try_from(*number).ok(),
+                _ => None,
+            };
+            let bytes = bytes.ok_or_else(|| {
+                format!(
+                    "expected a size such as \"512 MiB\", found {}",
+                    node.value.describe()
+                )
+            })?;
+            if range.contains(&bytes) {
+                return Ok(bytes);
+            }
+            let (min, max) = (
+                units::display_size(*range.start()),
+                units::display_size(*range.end()),
+            );
+            Err(format!(
+                "expected a size from {min} to {max}, found {}",
+                node.value.describe()
+            ))
+        })
+    }
+
+    /// One of a few words.
+    pub(super) fn choice<T: Copy>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        choices: &[(&str, T)],
+    ) -> T {
+        self.take(key, default, |node| {
+            let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+            let Value::Text(found) = &node.value else {
+                return Err(format!(
+                    "expected one of {}, found {}",
+                    quoted(&words),
+                    node.value.describe()
+                ));
+            };
+            let choice = choices.iter().find(|(word, _)| word == found);
+            choice.map(|(_, value)| *value).ok_or_else(|| {
+                let hint = did_you_mean(found, words.iter().copied(), |word| format!("{word:?}"));
+                format!("expected one of {}, found {found:?}{hint}", quoted(&words))
+            })
+        })
+    }
+
+    pub(super) fn text_list(&mut self, key: &'static str) -> Vec<String> {
+        self.take(key, Vec::new(), |node| {
+            list(node)?.into_iter().map(text).collect()
+        })
+    }
+
+    pub(super) fn address(&mut self, key: &'static str, default: SocketAddr) -> SocketAddr {
+        self.take(key, default, address)
+    }
+
+    /// Addresses to listen on; one alone may be written without the brackets of a list.
+    pub(super) fn addresses(
+        &mut self,
+        key: &'static str,
+        default: Vec<SocketAddr>,
+    ) -> Vec<SocketAddr> {
+        self.take(key, default, |node| {
+            let addresses = list(node)?
+                .into_iter()
+                .map(address)
+                .collect::<Result<Vec<_>, _>>()?;
+            if addresses.is_empty() {
+                return Err("expected at least one address".to_owned());
+            }
+            for (index, address) in addresses.iter().enumerate() {
+                if address.port() != 0 && addresses[..index].contains(address) {
+                    return Err(format!("{address} is there twice"));
+                }
+            }
+            Ok(addresses)
+        })
+    }
+
+    pub(super) fn path(&mut self, key: &'static str, default: &str) -> PathBuf {
+        let base = self.context.base;
+        self.take(key, base.join(default), |node| path(node, base))
+    }
+
+    /// A path that has no default. When it is missing, that is reported and an empty path stands in for it.
+    pub(super) fn required_path(&mut self, key: &'static str) -> PathBuf {
+        if !self.table.entries.contains_key(key) {
+            self.context.report(
+                self.at.clone(),
+                format!("[{}] needs the key {key:?}", self.name),
+            );
+        }
+        let base = self.context.base;
+        self.take(key, PathBuf::new(), |node| path(node, base))
+    }
+
+    /// Where the section begins, for a problem that no single key has.
+    pub(super) fn at(&self) -> At {
+        self.at.clone()
+    }
+
+    /// Reports every key that nobody asked for.
+    pub(super) fn finish(self) {
+        for (key, (at, node)) in &self.table.entries {
+            let message = match (&node.value, self.name) {
+                (Value::Table(_) | Value::Array(_), "") => {
+                    let hint =
+                        did_you_mean(key, self.known.iter().copied(), |name| format!("[{name}]"));
+                    format!("unknown section [{key}]{hint}")
+                }
+                (_, "") => {
+                    let hint =
+                        did_you_mean(key, self.known.iter().copied(), |name| format!("{name:?}"));
+                    format!("unknown key {key:?}{hint}")
+                }
+                (_, section) => {
+                    let hint =
+                        did_you_mean(key, self.known.iter().copied(), |name| format!("{name:?}"));
+                    format!("unknown key {key:?} in [{section}]{hint}")
+                }
+            };
+            self.context.report(at.clone(), message);
+        }
+    }
+
+    fn take<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        convert: impl FnOnce(Node) -> Result<T, String>,
+    ) -> T {
+        self.known.push(key);
+        let full_key = if self.name.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.name)
+        };
+        let value = match self.table.entries.remove(key) {
+            None => default,
+            Some((_, node)) => {
+                let at = node.at.clone();
+                convert(node).unwrap_or_else(|message| {
+                    self.context.report(at, format!("{full_key}: {message}"));
+                    default
+                })
+            }
+        };
+        self.context.keys.borrow_mut().push(full_key);
+        value
+    }
+}
+
+/// The items of a list; a single value is a list of one.
+fn list(node: Node) -> Result<Vec<Node>, String> {
+    match node.value {
+        Value::Array(items) => Ok(items),
+        Value::Text(_) => Ok(vec![node]),
+        other => Err(format!(
+            "expected a list of strings, found {}",
+            other.describe()
+        )),
+    }
+}
+
+fn text(node: Node) -> Result<String, String> {
+    match node.value {
+        Value::Text(text) => Ok(text),
+        other => Err(format!("expected a string, found {}", other.describe())),
+    }
+}
+
+fn path(node: Node, base: &Path) -> Result<PathBuf, String> {
+    match text(node)? {
+        path if path.is_empty() => Err("expected a path, found \"\"".to_owned()),
+        path if path.contains('\0') => Err("a path cannot hold a NUL".to_owned()),
+        path => Ok(base.join(path)),
+    }
+}
+
+fn address(node: Node) -> Result<SocketAddr, String> {
+    let text = text(node)?;
+    text.parse().map_err(|_| format!("expected an IP address and a port such as \"0.0.0.0:6881\" or \"[::]:6881\", found {text:?}"))
+}
+
+fn quoted(words: &[&str]) -> String {
+    words
+        .iter()
+        .map(|word| format!("{word:?}"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}

@@ -1,0 +1,201 @@
+//! What an operator reads when a configuration is wrong, word for word, and the exit codes of `check-config`.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Runs `btd check-config` on `text`, in a folder where the file is called `btd.toml`.
+fn check(text: &str, variables: &[(&str, &str)]) -> Output {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(dir.path().join("btd.toml"), text).expect("the file is written");
+    btd(
+        dir.path(),
+        variables,
+        &["check-config", "--config", "btd.toml"],
+    )
+}
+
+fn btd(dir: &Path, variables: &[(&str, &str)], arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_btd"))
+        .args(arguments)
+        .envs(variables.iter().copied())
+        .current_dir(dir)
+        .output()
+        .expect("btd runs")
+}
+
+#[track_caller]
+fn refused(text: &str, variables: &[(&str, &str)], expected: &[&str]) {
+    let output = check(text, variables);
+    let stderr = String::from_utf8(output.stderr).expect("messages are UTF-8");
+    assert_eq!(stderr.lines().collect::<Vec<_>>(), expected, "for:\n{text}");
+    assert_eq!(output.status.code(), Some(78));
+}
+
+#[test]
+fn the_shipped_configuration_is_good() {
+    let output = btd(
+        Path::new(env!("CARGO_MANIFEST_DIR")),
+        &[],
+        &["check-config", "--config", "config/seed.toml"],
+    );
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "config/seed.toml: good\n"
+    );
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_line_section_and_the_nearest_key() {
+    refused(
+        "[limits]\n\nupload-slot = 4\n",
+        &[],
+        &["btd.toml:3: unknown key \"upload-slot\" in [limits] (did you mean \"upload-slots\"?)"],
+    );
+    refused(
+        "state_dir = \"x\"\n[[watch]]\ndir = \"a\"\ndata-dir = \"b\"\ndatadir = \"c\"\n",
+        &[],
+        &[
+            "btd.toml:1: unknown key \"state_dir\" (did you mean \"state-dir\"?)",
+            "btd.toml:5: unknown key \"datadir\" in [watch] (did you mean \"data-dir\"?)",
+        ],
+    );
+}
+
+#[test]
+fn an_unknown_key_that_resembles_nothing_is_refused_without_a_guess() {
+    refused(
+        "[limits]\nfoo = 1\n",
+        &[],
+        &["btd.toml:2: unknown key \"foo\" in [limits]"],
+    );
+}
+
+#[test]
+fn an_unknown_section_is_refused_with_the_nearest_one() {
+    refused(
+        "[peer]\nlisten = []\n",
+        &[],
+        &["btd.toml:1: unknown section [peer] (did you mean [peers]?)"],
+    );
+    refused(
+        "[tracker]\nhttp = \"127.0.0.1:6969\"\n",
+        &[],
+        &["btd.toml:1: unknown section [tracker]"],
+    );
+}
+
+#[test]
+fn wrong_types_and_values_are_refused_with_line_key_and_what_was_expected() {
+    refused(
+        "[peers]\nlisten = [\"0.0.0.0\"]\nmax-connections = \"many\"\n\n[storage]\ncache-size = \"12 parsecs\"\nread-mode = \"bufferd\"\n\n[shards]\npin = 1\ncount = -2\n",
+        &[],
+        &[
+            "btd.toml:2: peers.listen: expected an IP address and a port such as \"0.0.0.0:6881\" or \"[::]:6881\", found \"0.0.0.0\"",
+            "btd.toml:3: peers.max-connections: expected a whole number from 1 to 1000000, found \"many\"",
+            "btd.toml:6: storage.cache-size: expected a size such as \"512 MiB\", found \"12 parsecs\"",
+            "btd.toml:7: storage.read-mode: expected one of \"auto\", \"direct\", \"buffered\", found \"bufferd\" (did you mean \"buffered\"?)",
+            "btd.toml:10: shards.pin: expected true or false, found 1",
+            "btd.toml:11: shards.count: expected a whole number from 0 to 1024, found -2",
+        ],
+    );
+    refused(
+        "[storage]\ncache-size = \"1 MiB\"\n",
+        &[],
+        &["btd.toml:2: storage.cache-size: expected a size from 16 MiB to 1 TiB, found \"1 MiB\""],
+    );
+    refused(
+        "peers = 3\n",
+        &[],
+        &["btd.toml:1: peers: expected a section [peers], found 3"],
+    );
+    refused(
+        "watch = \"torrents\"\n",
+        &[],
+        &["btd.toml:1: watch: expected sections [[watch]], found \"torrents\""],
+    );
+    refused(
+        "[peers]\nlisten = [\"0.0.0.0:6881\", \"0.0.0.0:6881\"]\n",
+        &[],
+        &["btd.toml:2: peers.listen: 0.0.0.0:6881 is there twice"],
+    );
+}
+
+#[test]
+fn a_watch_folder_needs_both_paths_and_is_watched_once() {
+    refused(
+        "\n[[watch]]\ndir = \"a\"\n",
+        &[],
+        &["btd.toml:2: [watch] needs the key \"data-dir\""],
+    );
+    refused(
+        "[[watch]]\ndir = \"a\"\ndata-dir = \"b\"\n[[watch]]\ndir = \"a\"\ndata-dir = \"c\"\n",
+        &[],
+        &["btd.toml:4: watch.dir: a is watched twice"],
+    );
+}
+
+#[test]
+fn broken_toml_is_refused_with_its_line() {
+    let output = check("[limits]\nupload-slots = \n", &[]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        stderr.starts_with("btd.toml:2: not valid TOML: "),
+        "{stderr}"
+    );
+    assert_eq!(output.status.code(), Some(78));
+}
+
+#[test]
+fn a_wrong_variable_is_refused_by_its_name() {
+    refused(
+        "",
+        &[
+            ("BTD_LIMITS__UPLOAD_SLOT", "4"),
+            ("BTD_METRICS__LISTEN", "localhost"),
+            ("BTD_PEER__LISTEN", "x"),
+        ],
+        &[
+            "BTD_LIMITS__UPLOAD_SLOT: unknown key \"upload-slot\" in [limits] (did you mean \"upload-slots\"?)",
+            "BTD_METRICS__LISTEN: metrics.listen: expected an IP address and a port such as \"0.0.0.0:6881\" or \"[::]:6881\", found \"localhost\"",
+            "BTD_PEER__LISTEN: unknown section [peer] (did you mean [peers]?)",
+        ],
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_bad_configuration() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let output = btd(
+        dir.path(),
+        &[],
+        &["check-config", "--config", "absent.toml"],
+    );
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "absent.toml: cannot read the configuration: No such file or directory (os error 2)\n"
+    );
+    assert_eq!(output.status.code(), Some(78));
+}
+
+#[test]
+fn a_wrong_command_line_exits_64_and_help_and_version_exit_0() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    assert_eq!(btd(dir.path(), &[], &[]).status.code(), Some(64));
+    assert_eq!(
+        btd(dir.path(), &[], &["--no-such-option"]).status.code(),
+        Some(64)
+    );
+    assert_eq!(
+        btd(dir.path(), &[], &["--config", "x", "--log-level", "loud"])
+            .status
+            .code(),
+        Some(64)
+    );
+    assert_eq!(btd(dir.path(), &[], &["--help"]).status.code(), Some(0));
+    let version = btd(dir.path(), &[], &["--version"]);
+    assert_eq!(
+        String::from_utf8_lossy(&version.stdout),
+        concat!("btd ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+}
