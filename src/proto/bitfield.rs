@@ -1,0 +1,226 @@
+//! Which pieces somebody has, in the form of BEP 3: one bit a piece, the high bit of the first byte for piece 0.
+//!
+//! It is kept as it goes over the wire, so that sending ours is a copy of bytes and reading a peer's is one check.
+
+use super::geometry::PieceIndex;
+
+/// A set of pieces of one torrent. Bits past its last piece are never set.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Bitfield {
+    bytes: Box<[u8]>,
+    piece_count: u32,
+    count: u32,
+}
+
+/// Why bytes are not the bitfield of this torrent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Too few or too many bytes.
+    #[error("a bitfield of {len} bytes for {piece_count} pieces")]
+    Length {
+        /// The bytes that came.
+        len: usize,
+        /// The pieces of the torrent.
+        piece_count: u32,
+    },
+    /// A bit is set for a piece that does not exist.
+    #[error("a bitfield with bits set past its {piece_count} pieces")]
+    SpareBits {
+        /// The pieces of the torrent.
+        piece_count: u32,
+    },
+}
+
+impl Bitfield {
+    /// No piece of `piece_count`.
+    pub fn new(piece_count: u32) -> Self {
+        Self {
+            bytes: vec![0; byte_len(piece_count)].into(),
+            piece_count,
+            count: 0,
+        }
+    }
+
+    /// Every piece of `piece_count`.
+    pub fn full(piece_count: u32) -> Self {
+        let mut bytes: Box<[u8]> = vec![0xff; byte_len(piece_count)].into();
+        if let Some(last) = bytes.last_mut() {
+            *last &= !spare_mask(piece_count);
+        }
+        Self {
+            bytes,
+            piece_count,
+            count: piece_count,
+        }
+    }
+
+    /// A peer's bitfield message, which must have exactly the bytes that `piece_count` needs and no spare bit set: BEP 3
+    /// asks to drop peers that get this wrong, and it is the first sign of a peer that is on another torrent.
+    pub fn from_wire(bytes: &[u8], piece_count: u32) -> Result<Self, Error> {
+        if bytes.len() != byte_len(piece_count) {
+            return Err(Error::Length {
+                len: bytes.len(),
+                piece_count,
+            });
+        }
+        if bytes
+            .last()
+            .is_some_and(|last| last & spare_mask(piece_count) != 0)
+        {
+            return Err(Error::SpareBits { piece_count });
+        }
+        let count = bytes.iter().map(|byte| byte.count_ones()).sum();
+        Ok(Self {
+            bytes: bytes.into(),
+            piece_count,
+            count,
+        })
+    }
+
+    /// Adds a piece and tells whether it was missing.
+    pub fn set(&mut self, piece: PieceIndex) -> bool {
+        let (byte, mask) = self.place(piece);
+        let missing = self.bytes[byte] & mask == 0;
+        self.bytes[byte] |= mask;
+        self.count += u32::from(missing);
+        missing
+    }
+
+    /// Takes a piece out and tells whether it was there.
+    pub fn clear(&mut self, piece: PieceIndex) -> bool {
+        let (byte, mask) = self.place(piece);
+        let there = self.bytes[byte] & mask != 0;
+        self.bytes[byte] &= !mask;
+        self.count -= u32::from(there);
+        there
+    }
+
+    /// Whether the piece is in the set.
+    pub fn get(&self, piece: PieceIndex) -> bool {
+        let (byte, mask) = self.place(piece);
+        self.bytes[byte] & mask != 0
+    }
+
+    /// How many pieces are in the set.
+    pub const fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// How many pieces the torrent has.
+    pub const fn piece_count(&self) -> u32 {
+        self.piece_count
+    }
+
+    /// Whether no piece is missing.
+    pub const fn is_full(&self) -> bool {
+        self.count == self.piece_count
+    }
+
+    /// Whether every piece is missing.
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The payload of a bitfield message.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn place(&self, piece: PieceIndex) -> (usize, u8) {
+        let piece = piece.get();
+        assert!(
+            piece < self.piece_count,
+            "piece {piece} of a bitfield of {}",
+            self.piece_count
+        );
+        (piece as usize / 8, 0x80 >> (piece % 8))
+    }
+}
+
+impl std::fmt::Debug for Bitfield {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Bitfield({} of {})", self.count, self.piece_count)
+    }
+}
+
+/// How many bytes the bitfield of so many pieces has.
+pub const fn byte_len(piece_count: u32) -> usize {
+    piece_count.div_ceil(8) as usize
+}
+
+/// The bits of the last byte that stand for no piece.
+const fn spare_mask(piece_count: u32) -> u8 {
+    match piece_count % 8 {
+        0 => 0,
+        used => 0xff >> used,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::geometry::Geometry;
+
+    fn pieces(count: u32) -> Vec<PieceIndex> {
+        Geometry::new(1024, u64::from(count) * 1024)
+            .unwrap()
+            .pieces()
+            .collect()
+    }
+
+    #[test]
+    fn the_high_bit_of_the_first_byte_is_piece_0() {
+        let pieces = pieces(10);
+        let mut bits = Bitfield::new(10);
+        assert!(bits.set(pieces[0]));
+        assert!(bits.set(pieces[9]));
+        assert_eq!(bits.as_bytes(), [0b1000_0000, 0b0100_0000]);
+        assert!(bits.get(pieces[9]) && !bits.get(pieces[8]));
+    }
+
+    #[test]
+    fn the_count_follows_every_change_once() {
+        let pieces = pieces(3);
+        let mut bits = Bitfield::new(3);
+        assert!(bits.set(pieces[1]) && !bits.set(pieces[1]));
+        assert_eq!(bits.count(), 1);
+        assert!(bits.clear(pieces[1]) && !bits.clear(pieces[1]));
+        assert!(bits.is_empty());
+    }
+
+    #[test]
+    fn a_full_bitfield_has_no_spare_bit() {
+        assert_eq!(Bitfield::full(8).as_bytes(), [0xff]);
+        assert_eq!(Bitfield::full(9).as_bytes(), [0xff, 0x80]);
+        for count in 1..40 {
+            let full = Bitfield::full(count);
+            assert_eq!(
+                Bitfield::from_wire(full.as_bytes(), count),
+                Ok(full.clone())
+            );
+            assert!(full.is_full());
+        }
+    }
+
+    #[test]
+    fn a_bitfield_of_another_torrent_is_refused() {
+        assert_eq!(
+            Bitfield::from_wire(&[0xff], 9),
+            Err(Error::Length {
+                len: 1,
+                piece_count: 9
+            })
+        );
+        assert_eq!(
+            Bitfield::from_wire(&[0xff, 0], 8),
+            Err(Error::Length {
+                len: 2,
+                piece_count: 8
+            })
+        );
+        assert_eq!(
+            Bitfield::from_wire(&[0xff, 0x40], 9),
+            Err(Error::SpareBits { piece_count: 9 })
+        );
+    }
+}
