@@ -1,5 +1,23 @@
 //! btd: a BitTorrent daemon for Linux seedboxes, on io_uring, one shard per core.
+//!
+//! The rooms, from the bottom up; each imports only from those above it in this list:
+//! - [`proto`]: BitTorrent as values. Bytes in, values out; no socket, clock, thread or log.
+//! - [`io`]: the seam to the machine. Operations out, completions in; knows nothing of BitTorrent.
+//! - [`stats`]: counters of a shard, and how others read them.
+//! - [`hashing`]: SHA-1 and the pool of threads that does it.
+//! - [`storage`]: where the bytes of a torrent lie on disk, and whether they are right.
+//! - [`shard`]: joins the above, one per core: connections, uploads, timers.
+//! - [`harness`]: drives a daemon of any make as a swarm of leechers, and measures it.
+//! - [`control`]: configuration, start and stop, watch folders, metrics, commands.
+//!
+//! `ARCHITECTURE.md` follows one block from the peer's request to the wire. A newcomer reads that, then
+//! `proto/wire.rs`, `shard/mod.rs` and `io/mod.rs`.
 
 pub mod control;
+pub mod harness;
+pub mod hashing;
 pub mod io;
 pub mod proto;
+pub mod shard;
+pub mod stats;
+pub mod storage;

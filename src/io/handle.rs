@@ -1,0 +1,93 @@
+//! An open socket or file as the shard holds it.
+
+use std::cell::RefCell;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+
+/// Slots of the ring's registered file table that nobody uses any more. Filled when the last handle is dropped, emptied
+/// by the driver once a turn.
+pub(crate) type Released = Rc<RefCell<Vec<u32>>>;
+
+/// A counted reference to an open socket or file. Each operation in flight holds one, so the descriptor is closed after
+/// the last completion and its number is never reused under the kernel's feet.
+#[derive(Clone, Debug)]
+pub struct Handle(Rc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// A descriptor of the kernel, with its place in the registered file table if it got one.
+    Kernel {
+        fd: OwnedFd,
+        registered: Option<(u32, Released)>,
+    },
+    /// A number in the world of the memory driver.
+    Memory { id: u64 },
+}
+
+impl Handle {
+    /// Wraps a descriptor; `registered` is its slot in the ring's file table and where to give it back.
+    pub(crate) fn kernel(fd: OwnedFd, registered: Option<(u32, Released)>) -> Handle {
+        Handle(Rc::new(Inner {
+            kind: Kind::Kernel { fd, registered },
+        }))
+    }
+
+    /// Wraps a number of the memory driver's world.
+    pub(crate) fn memory(id: u64) -> Handle {
+        Handle(Rc::new(Inner {
+            kind: Kind::Memory { id },
+        }))
+    }
+
+    /// The descriptor.
+    ///
+    /// # Panics
+    /// When the handle is of the memory driver: drivers must not be mixed.
+    pub(crate) fn raw_fd(&self) -> RawFd {
+        match &self.0.kind {
+            Kind::Kernel { fd, .. } => fd.as_raw_fd(),
+            Kind::Memory { id } => panic!("handle {id} of the memory driver was given to a ring"),
+        }
+    }
+
+    /// The descriptor, borrowed.
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        match &self.0.kind {
+            Kind::Kernel { fd, .. } => fd,
+            Kind::Memory { id } => panic!("handle {id} of the memory driver was given to a ring"),
+        }
+    }
+
+    /// The slot in the registered file table, if it has one.
+    pub(crate) fn slot(&self) -> Option<u32> {
+        match &self.0.kind {
+            Kind::Kernel { registered, .. } => registered.as_ref().map(|(slot, _)| *slot),
+            Kind::Memory { .. } => None,
+        }
+    }
+
+    /// The memory driver's number.
+    pub(crate) fn memory_id(&self) -> u64 {
+        match &self.0.kind {
+            Kind::Memory { id } => *id,
+            Kind::Kernel { fd, .. } => panic!("descriptor {} was given to the memory driver", fd.as_raw_fd()),
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Kind::Kernel {
+            registered: Some((slot, released)),
+            ..
+        } = &self.kind
+        {
+            released.borrow_mut().push(*slot);
+        }
+    }
+}

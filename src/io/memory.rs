@@ -1,0 +1,422 @@
+//! A driver without a kernel: sockets and files are byte strings inside the process.
+//!
+//! For tests of the shard. The test holds the [`World`], the far end of everything: it connects, writes, reads what was
+//! sent, and makes operations go wrong or slow. Completions come in the order of their operations' submission unless
+//! [`World::shuffle`] is called. Time does not pass here; a shard is told the time by whoever turns it.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use rustix::io::Errno;
+
+use super::handle::Handle;
+use super::op::{Accepted, Completion, Op, Opened, Outcome, Received};
+use super::token::{OpKind, Owner, Token};
+use super::uring::pool::{BUF_LEN, Pool};
+use super::uring::recv_ring::RecvBuf;
+use super::{Counters, Driver, Ending, Wait};
+
+/// Longest receive of one completion in bytes, as with the ring's provided buffers.
+const RECV_LEN: usize = 4096;
+
+/// One connection as both ends see it.
+#[derive(Debug, Default)]
+struct Connection {
+    to_shard: VecDeque<u8>,
+    from_shard: Vec<u8>,
+    /// The far end will write no more.
+    closed: bool,
+    ended: Option<Ending>,
+    /// What the socket still takes; `None` is any amount.
+    room: Option<usize>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<(u64, SocketAddr)>,
+    connections: BTreeMap<u64, Connection>,
+    files: BTreeMap<String, Vec<u8>>,
+    open: BTreeMap<u64, String>,
+    next_id: u64,
+    failures: Vec<(OpKind, Errno)>,
+    held: Vec<OpKind>,
+    rung: bool,
+    seed: Option<u64>,
+    reads: u64,
+}
+
+/// The far end of everything a [`Memory`] driver reaches. Clones are the same world.
+#[derive(Clone, Debug, Default)]
+pub struct World(Rc<RefCell<State>>);
+
+impl World {
+    /// A connection from `peer` waits to be accepted. Returns its number.
+    pub fn connect(&self, peer: SocketAddr) -> u64 {
+        let mut state = self.0.borrow_mut();
+        let id = state.new_id();
+        state.connections.insert(id, Connection::default());
+        state.waiting.push_back((id, peer));
+        id
+    }
+
+    /// Sends bytes to the shard.
+    pub fn write(&self, id: u64, bytes: &[u8]) {
+        self.with(id, |connection| connection.to_shard.extend(bytes));
+    }
+
+    /// Takes what the shard has sent.
+    #[must_use]
+    pub fn read(&self, id: u64) -> Vec<u8> {
+        self.with(id, |connection| std::mem::take(&mut connection.from_shard))
+    }
+
+    /// Ends the stream to the shard.
+    pub fn close(&self, id: u64) {
+        self.with(id, |connection| connection.closed = true);
+    }
+
+    /// How the shard ended the connection, if it has.
+    #[must_use]
+    pub fn ended(&self, id: u64) -> Option<Ending> {
+        self.with(id, |connection| connection.ended)
+    }
+
+    /// Lets the socket take so many more bytes, or any number.
+    pub fn set_room(&self, id: u64, room: Option<usize>) {
+        self.with(id, |connection| connection.room = room);
+    }
+
+    /// Makes or replaces a file.
+    pub fn file(&self, path: &str, contents: &[u8]) {
+        self.0.borrow_mut().files.insert(path.to_owned(), contents.to_vec());
+    }
+
+    /// Removes a file; who has it open reads on.
+    pub fn remove_file(&self, path: &str) {
+        self.0.borrow_mut().files.remove(path);
+    }
+
+    /// The next operation of this kind that could complete fails with `errno`; multishot ones end with it.
+    pub fn fail_next(&self, kind: OpKind, errno: Errno) {
+        self.0.borrow_mut().failures.push((kind, errno));
+    }
+
+    /// Operations of this kind do not complete until [`World::release`].
+    pub fn hold(&self, kind: OpKind) {
+        self.0.borrow_mut().held.push(kind);
+    }
+
+    /// Ends a [`World::hold`].
+    pub fn release(&self, kind: OpKind) {
+        self.0.borrow_mut().held.retain(|held| *held != kind);
+    }
+
+    /// Rings the shard's doorbell.
+    pub fn ring(&self) {
+        self.0.borrow_mut().rung = true;
+    }
+
+    /// From now on completions of one turn come in an order that follows from `seed`.
+    pub fn shuffle(&self, seed: u64) {
+        self.0.borrow_mut().seed = Some(seed);
+    }
+
+    /// Reads that were carried out.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.0.borrow().reads
+    }
+
+    fn with<T>(&self, id: u64, f: impl FnOnce(&mut Connection) -> T) -> T {
+        let mut state = self.0.borrow_mut();
+        f(state.connections.get_mut(&id).expect("a connection of this world"))
+    }
+}
+
+impl State {
+    fn new_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// A failure that was ordered for this kind, used up by asking.
+    fn failure(&mut self, kind: OpKind) -> Option<Errno> {
+        let at = self.failures.iter().position(|(failing, _)| *failing == kind)?;
+        Some(self.failures.remove(at).1)
+    }
+}
+
+/// The driver.
+#[derive(Debug)]
+pub struct Memory {
+    world: World,
+    pool: Pool,
+    ops: BTreeMap<u32, Option<(Token, Owner, Op)>>,
+    cancelled: Vec<Token>,
+    next_index: u32,
+    counters: Counters,
+}
+
+impl Memory {
+    /// A driver with so many pool buffers, in an empty world.
+    ///
+    /// # Panics
+    /// When there is no memory for the pool.
+    #[must_use]
+    pub fn new(pool_bufs: u32) -> Memory {
+        Memory {
+            world: World::default(),
+            pool: Pool::new(pool_bufs, false).expect("memory for a pool"),
+            ops: BTreeMap::new(),
+            cancelled: Vec::new(),
+            next_index: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    /// The world's end of it.
+    #[must_use]
+    pub fn world(&self) -> World {
+        self.world.clone()
+    }
+
+    /// A handle for a listener or a doorbell, of which this world needs no more than that.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle::memory(self.world.0.borrow_mut().new_id())
+    }
+
+    /// Lets one operation complete if it can. `Err` gives it back to go on waiting.
+    fn step(&mut self, token: Token, op: Op, out: &mut Vec<(Outcome, bool)>) -> Option<Op> {
+        let cancelled = self.cancelled.contains(&token);
+        let mut state = self.world.0.borrow_mut();
+        if state.held.contains(&token.kind) && !cancelled {
+            return Some(op);
+        }
+        let failure = match cancelled {
+            true => Some(Errno::CANCELED),
+            false => None,
+        };
+        match op {
+            Op::Accept { listener } => {
+                if let Some(errno) = failure {
+                    out.push((end_of_accept(errno), true));
+                    return None;
+                }
+                if let Some((id, peer)) = state.waiting.front().copied() {
+                    if let Some(errno) = state.failure(OpKind::Accept) {
+                        out.push((end_of_accept(errno), true));
+                        return None;
+                    }
+                    state.waiting.pop_front();
+                    let socket = Handle::memory(id);
+                    let result = Ok(Accepted { socket, peer });
+                    out.push((Outcome::Accepted { result, more: true }, false));
+                }
+                Some(Op::Accept { listener })
+            }
+            Op::Recv { socket } => {
+                let id = socket.memory_id();
+                let ready = {
+                    let connection = &state.connections[&id];
+                    !connection.to_shard.is_empty() || connection.closed || connection.ended.is_some()
+                };
+                let failure = failure.or_else(|| if ready { state.failure(OpKind::Recv) } else { None });
+                if let Some(errno) = failure {
+                    let (result, more) = (Err(errno), false);
+                    out.push((Outcome::Received { result, more }, true));
+                    return None;
+                }
+                let connection = state.connections.get_mut(&id).expect("connected");
+                if connection.to_shard.is_empty() || connection.ended.is_some() {
+                    if ready {
+                        let (result, more) = (Ok(Received::Eof), false);
+                        out.push((Outcome::Received { result, more }, true));
+                        return None;
+                    }
+                    return Some(Op::Recv { socket });
+                }
+                let len = connection.to_shard.len().min(RECV_LEN);
+                let bytes = connection.to_shard.drain(..len).collect();
+                let result = Ok(Received::Data(RecvBuf::from_vec(bytes)));
+                out.push((Outcome::Received { result, more: true }, false));
+                Some(Op::Recv { socket })
+            }
+            Op::Send {
+                socket,
+                batch,
+                zero_copy,
+            } => {
+                let failure = failure.or_else(|| state.failure(OpKind::Send));
+                let connection = state.connections.get_mut(&socket.memory_id()).expect("connected");
+                let failure = failure.or_else(|| connection.ended.map(|_| Errno::PIPE));
+                let left = usize::try_from(batch.left()).expect("a batch fits in memory");
+                let room = connection.room.unwrap_or(left).min(left);
+                if failure.is_none() && room == 0 {
+                    return Some(Op::Send {
+                        socket,
+                        batch,
+                        zero_copy,
+                    });
+                }
+                let result = match failure {
+                    Some(errno) => Err(errno),
+                    None => {
+                        let mut bytes = Vec::with_capacity(left);
+                        batch.for_each_left(|part| bytes.extend_from_slice(part));
+                        connection.from_shard.extend_from_slice(&bytes[..room]);
+                        connection.room = connection.room.map(|had| had - room);
+                        Ok(u32::try_from(room).expect("less than 4 GiB in a batch"))
+                    }
+                };
+                let copied = false;
+                out.push((Outcome::Sent { result, batch, copied }, true));
+                None
+            }
+            Op::Read {
+                file,
+                offset,
+                len,
+                mut buf,
+            } => {
+                state.reads += 1;
+                let result = match failure.or_else(|| state.failure(OpKind::Read)) {
+                    Some(errno) => Err(errno),
+                    None => {
+                        let path = &state.open[&file.memory_id()];
+                        let contents = state.files.get(path).map_or(&[][..], Vec::as_slice);
+                        let start = usize::try_from(offset).map_or(contents.len(), |at| at.min(contents.len()));
+                        let end = (start + len as usize).min(contents.len());
+                        assert!(len as usize <= BUF_LEN, "read of {len} bytes");
+                        buf.as_mut_slice()[..end - start].copy_from_slice(&contents[start..end]);
+                        Ok((end - start) as u32)
+                    }
+                };
+                out.push((Outcome::ReadDone { result, buf }, true));
+                None
+            }
+            Op::Open { path, .. } => {
+                let path = path.into_string().expect("paths of tests are UTF-8");
+                let result = match failure.or_else(|| state.failure(OpKind::Open)) {
+                    Some(errno) => Err(errno),
+                    None => match state.files.get(&path).map(Vec::len) {
+                        None => Err(Errno::NOENT),
+                        Some(len) => {
+                            let id = state.new_id();
+                            state.open.insert(id, path);
+                            Ok(Opened {
+                                file: Handle::memory(id),
+                                len: len as u64,
+                                regular: true,
+                            })
+                        }
+                    },
+                };
+                out.push((Outcome::Opened { result }, true));
+                None
+            }
+            Op::Doorbell { event } => {
+                if let Some(errno) = failure {
+                    out.push((Outcome::Rung { result: Err(errno) }, true));
+                    return None;
+                }
+                if !std::mem::take(&mut state.rung) {
+                    return Some(Op::Doorbell { event });
+                }
+                out.push((Outcome::Rung { result: Ok(()) }, true));
+                None
+            }
+        }
+    }
+}
+
+fn end_of_accept(errno: Errno) -> Outcome {
+    Outcome::Accepted {
+        result: Err(errno),
+        more: false,
+    }
+}
+
+impl Driver for Memory {
+    fn submit(&mut self, owner: Owner, op: Op) -> Token {
+        let kind = match &op {
+            Op::Accept { .. } => OpKind::Accept,
+            Op::Recv { .. } => OpKind::Recv,
+            Op::Send { .. } => OpKind::Send,
+            Op::Read { .. } => OpKind::Read,
+            Op::Open { .. } => OpKind::Open,
+            Op::Doorbell { .. } => OpKind::Doorbell,
+        };
+        let token = Token {
+            kind,
+            generation: 0,
+            index: self.next_index,
+        };
+        self.next_index += 1;
+        self.counters.sqes += 1;
+        self.ops.insert(token.index, Some((token, owner, op)));
+        token
+    }
+
+    fn cancel(&mut self, token: Token) {
+        self.cancelled.push(token);
+    }
+
+    fn turn(&mut self, _wait: Wait, out: &mut Vec<Completion>) -> Result<(), Errno> {
+        self.counters.enters += 1;
+        let first = out.len();
+        for index in self.ops.keys().copied().collect::<Vec<_>>() {
+            let Some((token, owner, op)) = self.ops.get_mut(&index).and_then(Option::take) else {
+                continue;
+            };
+            let mut outcomes = Vec::new();
+            match self.step(token, op, &mut outcomes) {
+                Some(op) => drop(self.ops.insert(index, Some((token, owner, op)))),
+                None => drop(self.ops.remove(&index)),
+            }
+            for (outcome, _last) in outcomes {
+                self.counters.cqes += 1;
+                out.push(Completion { token, owner, outcome });
+            }
+        }
+        self.cancelled.clear();
+        let seed = &mut self.world.0.borrow_mut().seed;
+        if let Some(seed) = seed {
+            shuffle(&mut out[first..], seed);
+        }
+        Ok(())
+    }
+
+    fn shutdown(&mut self, socket: &Handle, ending: Ending) {
+        let mut state = self.world.0.borrow_mut();
+        let connection = state.connections.get_mut(&socket.memory_id()).expect("connected");
+        connection.ended.get_or_insert(ending);
+    }
+
+    fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    fn in_flight(&self) -> usize {
+        self.ops.len()
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+}
+
+/// Fisher-Yates with a xorshift generator. Completions of one operation keep their order, as a ring keeps it.
+fn shuffle(completions: &mut [Completion], seed: &mut u64) {
+    for i in (1..completions.len()).rev() {
+        *seed ^= *seed << 13;
+        *seed ^= *seed >> 7;
+        *seed ^= *seed << 17;
+        let j = (*seed % (i as u64 + 1)) as usize;
+        if completions[i].token != completions[j].token {
+            completions.swap(i, j);
+        }
+    }
+}

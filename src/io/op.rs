@@ -1,0 +1,375 @@
+//! The vocabulary: operations, what they carry, and how they end.
+
+use std::ffi::CString;
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::handle::Handle;
+use super::token::{Owner, Token};
+use super::uring::pool::Buf;
+use super::uring::recv_ring::RecvBuf;
+use super::uring::send::Scratch;
+
+/// Something to be done by the machine.
+pub enum Op {
+    /// Accept connections until cancelled (multishot). Each socket has `TCP_NODELAY` set.
+    Accept {
+        /// A listening socket.
+        listener: Handle,
+    },
+    /// Receive until the stream ends (multishot), each time into a buffer of the driver's.
+    Recv {
+        /// A connected socket.
+        socket: Handle,
+    },
+    /// Send what is left of a batch. At most one a socket may be in flight, or bytes may change places.
+    Send {
+        /// A connected socket.
+        socket: Handle,
+        /// What to send. Comes back with the completion.
+        batch: Box<SendBatch>,
+        /// Let the network card read the batch in place (`SENDMSG_ZC`). The completion waits for its notification.
+        zero_copy: bool,
+    },
+    /// Read from a file into the front of a buffer.
+    Read {
+        /// A file opened for reading.
+        file: Handle,
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// How much, in bytes; at most [`super::BUF_LEN`].
+        len: u32,
+        /// Where to. Comes back with the completion.
+        buf: Buf,
+    },
+    /// Open a regular file for reading, beneath a folder, through no symbolic link.
+    Open {
+        /// The folder.
+        dir: Arc<dyn AsFd + Send + Sync>,
+        /// The path relative to it.
+        path: CString,
+        /// With `O_DIRECT`.
+        direct: bool,
+    },
+    /// Wait until another thread rings an eventfd.
+    Doorbell {
+        /// The eventfd.
+        event: Handle,
+    },
+}
+
+impl fmt::Debug for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Op::Accept { listener } => f.debug_struct("Accept").field("listener", listener).finish(),
+            Op::Recv { socket } => f.debug_struct("Recv").field("socket", socket).finish(),
+            Op::Send { socket, batch, .. } => f
+                .debug_struct("Send")
+                .field("socket", socket)
+                .field("left", &batch.left())
+                .finish(),
+            Op::Read { file, offset, len, .. } => f
+                .debug_struct("Read")
+                .field("file", file)
+                .field("offset", offset)
+                .field("len", len)
+                .finish(),
+            Op::Open { path, direct, .. } => f
+                .debug_struct("Open")
+                .field("path", path)
+                .field("direct", direct)
+                .finish(),
+            Op::Doorbell { event } => f.debug_struct("Doorbell").field("event", event).finish(),
+        }
+    }
+}
+
+/// One end, or with a multishot operation one of several results.
+#[derive(Debug)]
+pub struct Completion {
+    /// Which operation.
+    pub token: Token,
+    /// Whom it concerns.
+    pub owner: Owner,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What came of an operation.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Of [`Op::Accept`].
+    Accepted {
+        /// A new connection.
+        result: Result<Accepted, Errno>,
+        /// Whether the operation goes on.
+        more: bool,
+    },
+    /// Of [`Op::Recv`].
+    Received {
+        /// Bytes or the end of the stream.
+        result: Result<Received, Errno>,
+        /// Whether the operation goes on.
+        more: bool,
+    },
+    /// Of [`Op::Send`].
+    Sent {
+        /// Bytes the socket took; may be fewer than the batch holds.
+        result: Result<u32, Errno>,
+        /// The batch, not advanced yet.
+        batch: Box<SendBatch>,
+        /// With zero copy: whether the kernel copied after all.
+        copied: bool,
+    },
+    /// Of [`Op::Read`].
+    ReadDone {
+        /// Bytes read; fewer than asked at the end of the file.
+        result: Result<u32, Errno>,
+        /// The buffer.
+        buf: Buf,
+    },
+    /// Of [`Op::Open`].
+    Opened {
+        /// The file.
+        result: Result<Opened, Errno>,
+    },
+    /// Of [`Op::Doorbell`].
+    Rung {
+        /// Whether it was rung rather than broken.
+        result: Result<(), Errno>,
+    },
+}
+
+/// A connection that was accepted.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Its socket.
+    pub socket: Handle,
+    /// The other end.
+    pub peer: SocketAddr,
+}
+
+/// What a receive brought.
+#[derive(Debug)]
+pub enum Received {
+    /// Bytes, at least one.
+    Data(RecvBuf),
+    /// The peer will send no more.
+    Eof,
+}
+
+/// A file that was opened, and what `fstat` says of it.
+#[derive(Debug)]
+pub struct Opened {
+    /// The file.
+    pub file: Handle,
+    /// Its length in bytes.
+    pub len: u64,
+    /// Whether it is a regular file; anything else must not be read.
+    pub regular: bool,
+}
+
+/// A stretch of a batch.
+#[derive(Debug)]
+pub enum Segment {
+    /// Bytes of the batch's own `bytes`: message headers and small messages.
+    Bytes {
+        /// First byte.
+        start: u32,
+        /// Length in bytes.
+        len: u32,
+    },
+    /// Bytes of a buffer that was read before and is shared by all who send from it.
+    Buffer {
+        /// The buffer, kept until the batch is cleared.
+        buf: Rc<Buf>,
+        /// First byte.
+        start: u32,
+        /// Length in bytes.
+        len: u32,
+    },
+}
+
+impl Segment {
+    fn len(&self) -> u32 {
+        match self {
+            Segment::Bytes { len, .. } | Segment::Buffer { len, .. } => *len,
+        }
+    }
+}
+
+/// What one vectored send carries: headers and blocks in order. Reused from send to send, so that sending does not
+/// allocate.
+#[derive(Debug, Default)]
+pub struct SendBatch {
+    bytes: Vec<u8>,
+    segments: Vec<Segment>,
+    /// First segment that is not wholly sent.
+    first: usize,
+    /// Bytes of that segment which the socket has taken.
+    skip: u32,
+    /// Bytes the socket has not taken.
+    left: u64,
+    /// The ring's message header and iovecs, which must not move while the kernel reads them.
+    pub(crate) scratch: Scratch,
+}
+
+/// Segments a batch may hold: half of the kernel's `UIO_MAXIOV`, which is 1024.
+pub const SEGMENTS_MAX: usize = 512;
+
+/// Capacity for headers that an emptied batch keeps.
+const BYTES_KEPT: usize = 4096;
+
+impl SendBatch {
+    /// Appends bytes, which are copied.
+    pub fn push_bytes(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let start = self.bytes.len() as u32;
+        let len = bytes.len() as u32;
+        self.bytes.extend_from_slice(bytes);
+        self.left += u64::from(len);
+        // Neighbours become one iovec.
+        if let Some(Segment::Bytes {
+            start: last_start,
+            len: last_len,
+        }) = self.segments.last_mut()
+            && *last_start + *last_len == start
+        {
+            *last_len += len;
+            return;
+        }
+        self.segments.push(Segment::Bytes { start, len });
+    }
+
+    /// Appends a stretch of a shared buffer, which is not copied.
+    ///
+    /// # Panics
+    /// When the stretch is empty or goes past the buffer.
+    pub fn push_buffer(&mut self, buf: Rc<Buf>, start: u32, len: u32) {
+        assert!(
+            len > 0 && start as usize + len as usize <= super::BUF_LEN,
+            "stretch {start}+{len} of a buffer of {} bytes",
+            super::BUF_LEN
+        );
+        self.left += u64::from(len);
+        self.segments.push(Segment::Buffer { buf, start, len });
+    }
+
+    /// Whether there is room for `count` more segments.
+    #[must_use]
+    pub fn has_room(&self, count: usize) -> bool {
+        self.segments.len() + count <= SEGMENTS_MAX
+    }
+
+    /// Bytes not yet taken by the socket.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// Counts bytes that the socket took; lets go of the buffers that are wholly sent.
+    ///
+    /// # Panics
+    /// When more was taken than there was.
+    pub fn advance(&mut self, taken: u32) {
+        assert!(
+            u64::from(taken) <= self.left,
+            "{taken} bytes sent of a batch with {} left",
+            self.left
+        );
+        self.left -= u64::from(taken);
+        if self.left == 0 {
+            self.clear();
+            return;
+        }
+        let mut taken = taken;
+        while taken > 0 {
+            let segment = &mut self.segments[self.first];
+            let rest = segment.len() - self.skip;
+            if taken < rest {
+                self.skip += taken;
+                return;
+            }
+            taken -= rest;
+            *segment = Segment::Bytes { start: 0, len: 0 };
+            self.first += 1;
+            self.skip = 0;
+        }
+    }
+
+    /// Empties the batch and lets its buffers go; keeps its memory, within reason.
+    pub fn clear(&mut self) {
+        self.segments.clear();
+        self.bytes.clear();
+        self.bytes.shrink_to(BYTES_KEPT);
+        self.first = 0;
+        self.skip = 0;
+        self.left = 0;
+    }
+
+    /// Calls `visit` with each stretch that is still to be sent, in order.
+    pub(crate) fn for_each_left<'a>(&'a self, mut visit: impl FnMut(&'a [u8])) {
+        let mut skip = self.skip as usize;
+        for segment in &self.segments[self.first..] {
+            let bytes = match segment {
+                Segment::Bytes { start, len } => &self.bytes[*start as usize..(*start + *len) as usize],
+                Segment::Buffer { buf, start, len } => &buf.as_slice()[*start as usize..(*start + *len) as usize],
+            };
+            visit(&bytes[skip..]);
+            skip = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::Pool;
+
+    fn left(batch: &SendBatch) -> Vec<u8> {
+        let mut out = Vec::new();
+        batch.for_each_left(|bytes| out.extend_from_slice(bytes));
+        out
+    }
+
+    #[test]
+    fn batch_sends_on_from_any_byte() {
+        let pool = Pool::new(1, false).unwrap();
+        let mut buf = pool.take().unwrap();
+        buf.as_mut_slice()[..6].copy_from_slice(b"payloa");
+        let buf = Rc::new(buf);
+        let whole = b"headaylomore".to_vec();
+        for cut in 0..whole.len() as u32 {
+            let mut batch = SendBatch::default();
+            batch.push_bytes(b"he");
+            batch.push_bytes(b"ad");
+            batch.push_buffer(buf.clone(), 2, 3);
+            batch.push_buffer(buf.clone(), 5, 1);
+            batch.push_bytes(b"more");
+            let expected: Vec<u8> = [b"head".as_slice(), b"ylo", b"a", b"more"].concat();
+            assert_eq!(expected.len(), whole.len());
+            batch.advance(cut);
+            assert_eq!(left(&batch), expected[cut as usize..], "cut at {cut}");
+            assert_eq!(batch.left(), (whole.len() as u64) - u64::from(cut));
+        }
+    }
+
+    #[test]
+    fn batch_lets_its_buffers_go_when_all_is_sent() {
+        let pool = Pool::new(1, false).unwrap();
+        let buf = Rc::new(pool.take().unwrap());
+        let mut batch = SendBatch::default();
+        batch.push_buffer(buf.clone(), 0, 10);
+        drop(buf);
+        assert_eq!(pool.free(), 0);
+        batch.advance(10);
+        assert_eq!(pool.free(), 1);
+    }
+}

@@ -1,0 +1,604 @@
+//! The io_uring driver: one ring per shard, made and used in the shard's thread.
+//!
+//! # Safety
+//! The kernel reads and writes our memory between a submission and the operation's last completion. What keeps that
+//! sound:
+//! - All such memory is owned by the operation's entry in the [`op_table`]: pool buffers, message headers with their
+//!   iovecs, path strings, the eight bytes of a doorbell. An entry leaves when its last completion is reaped, which is when
+//!   `IORING_CQE_F_MORE` is clear, and for a zero-copy send when the notification has come. Boxed memory does not move.
+//! - Registered memory (the [`pool`]) and the provided buffers ([`recv_ring`]) are held by this driver until the ring is
+//!   closed; pool buffers are unique values while something is read into them.
+//! - When the driver is dropped, it cancels what is in flight and reaps until the table is empty, then closes the ring,
+//!   then frees. Should the kernel keep an operation beyond patience, the memory is leaked rather than freed.
+//! - A descriptor is closed after the last operation on it, because each operation holds its [`Handle`].
+//!
+//! A late or foreign completion finds no entry (wrong generation or kind) and is counted and dropped.
+//!
+//! Deliberately absent: SQPOLL, IOPOLL, splice, links, bundles, incremental buffers. ARCHITECTURE.md has the measured
+//! reasons.
+
+mod files;
+mod op_table;
+pub mod pool;
+pub mod recv_ring;
+pub(crate) mod send;
+pub mod setup;
+mod thread;
+
+use std::collections::VecDeque;
+use std::mem::ManuallyDrop;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use io_uring::types::{CancelBuilder, Fd, Fixed, OpenHow, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+use rustix::io::Errno;
+
+use super::handle::Handle;
+use super::op::{Accepted, Completion, Op, Opened, Outcome, Received};
+use super::token::{OpKind, Owner, Token};
+use super::{Counters, Driver, Ending, Wait};
+use files::Files;
+use op_table::{InFlight, OpTable, OpenArgs};
+use pool::{BUF_LEN, Pool};
+use recv_ring::RecvRing;
+pub use setup::{Features, SetupError};
+pub use thread::block_signals;
+
+/// The one buffer group.
+const RECV_GROUP: u16 = 0;
+
+/// Workers for what the kernel cannot do inline (opens of uncached names, statx): few, since none is on the path of a
+/// block. io-wq would make four per CPU.
+const IOWQ_WORKERS_MAX: [u32; 2] = [4, 4];
+
+/// With a minimum wait, this many completions end it early.
+const BATCH_LEN: usize = 64;
+
+/// How long a driver that is dropped waits for its operations to end.
+const DROP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Sizes of a ring and what belongs to it.
+#[derive(Clone, Copy, Debug)]
+pub struct UringConfig {
+    /// Submission queue entries; the completion queue has four times as many.
+    pub entries: u32,
+    /// Pool buffers of [`BUF_LEN`] bytes.
+    pub pool_bufs: u32,
+    /// Receive buffers of 4 KiB; a power of two.
+    pub recv_bufs: u16,
+    /// Slots of the registered file table.
+    pub files: u32,
+    /// Features to try.
+    pub features: Features,
+}
+
+/// The driver.
+pub struct Uring {
+    /// Closed first, by hand, in `drop`.
+    ring: ManuallyDrop<IoUring>,
+    ops: ManuallyDrop<OpTable>,
+    pool: ManuallyDrop<Pool>,
+    recv_ring: ManuallyDrop<Rc<RecvRing>>,
+    files: Files,
+    features: Features,
+    /// Entries that found the submission queue full while the kernel was busy.
+    backlog: VecDeque<squeue::Entry>,
+    counters: Counters,
+    notices: Vec<String>,
+}
+
+impl Uring {
+    /// Makes the ring and registers what belongs to it. Must be called in the thread that will use it.
+    ///
+    /// # Errors
+    /// With cause and remedy, when btd cannot run here.
+    pub fn new(config: UringConfig) -> Result<Uring, SetupError> {
+        let mut notices = Vec::new();
+        let (ring, mut features) = setup::ring(config.entries, config.features)?;
+        features.ring_fd = features.ring_fd && ring.submitter().register_ring_fd().is_ok();
+        let mut workers = IOWQ_WORKERS_MAX;
+        ring.submitter()
+            .register_iowq_max_workers(&mut workers)
+            .map_err(|error| setup::other("bound the ring's worker threads", &error))?;
+        let pool = Pool::new(config.pool_bufs, features.huge_pages).map_err(|errno| SetupError::Other {
+            step: "map the cache",
+            errno,
+        })?;
+        features.huge_pages = pool.huge();
+        features.buffers = features.buffers && register_pool(&ring, &pool, &mut notices);
+        let recv_ring = RecvRing::new(config.recv_bufs).map_err(|errno| SetupError::Other {
+            step: "map the receive buffers",
+            errno,
+        })?;
+        // SAFETY: address and length are those of the mapping, which the driver keeps until the ring is closed.
+        unsafe {
+            ring.submitter()
+                .register_buf_ring_with_flags(recv_ring.addr(), recv_ring.count(), RECV_GROUP, 0)
+        }
+        .map_err(|_| SetupError::Kernel {
+            missing: "IORING_REGISTER_PBUF_RING",
+        })?;
+        let files = Files::new(&ring, if features.files { config.files } else { 0 });
+        features.files = files.free() > 0;
+        let mut driver = Uring {
+            ring: ManuallyDrop::new(ring),
+            ops: ManuallyDrop::new(OpTable::default()),
+            pool: ManuallyDrop::new(pool),
+            recv_ring: ManuallyDrop::new(recv_ring),
+            files,
+            features,
+            backlog: VecDeque::new(),
+            counters: Counters::default(),
+            notices,
+        };
+        driver.try_multishot_receive()?;
+        driver.counters = Counters::default();
+        Ok(driver)
+    }
+
+    /// Takes a descriptor over, into the registered file table where there is one.
+    pub fn adopt(&mut self, fd: OwnedFd) -> Handle {
+        self.files.adopt(&self.ring, fd)
+    }
+
+    /// What the kernel gave.
+    #[must_use]
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// What was asked for and not given, one line each, with the remedy.
+    #[must_use]
+    pub fn notices(&self) -> &[String] {
+        &self.notices
+    }
+
+    /// Multishot receive (6.0) has no bit in any probe: it is tried once, on a pair of sockets.
+    fn try_multishot_receive(&mut self) -> Result<(), SetupError> {
+        let failed = |errno| SetupError::Other {
+            step: "try the ring on a pair of sockets",
+            errno,
+        };
+        let owner = Owner {
+            index: 0,
+            generation: 0,
+        };
+        let (near, far) = rustix::net::socketpair(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::STREAM,
+            rustix::net::SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(failed)?;
+        let socket = self.adopt(near);
+        self.submit(owner, Op::Recv { socket });
+        rustix::io::write(&far, b"btd").map_err(failed)?;
+        drop(far);
+        let mut completions = Vec::new();
+        let mut received = false;
+        let wait = Wait {
+            at_most: Duration::from_secs(1),
+            at_least: Duration::ZERO,
+        };
+        for _ in 0..4 {
+            self.turn(wait, &mut completions).map_err(failed)?;
+            for completion in completions.drain(..) {
+                if let Outcome::Received { result, .. } = completion.outcome {
+                    received |= matches!(result, Ok(Received::Data(bytes)) if *bytes == *b"btd");
+                }
+            }
+            if self.ops.len() == 0 {
+                break;
+            }
+        }
+        match received {
+            true => Ok(()),
+            false => Err(SetupError::Kernel {
+                missing: "multishot receive",
+            }),
+        }
+    }
+
+    fn push(&mut self, entry: squeue::Entry) {
+        if self.backlog.is_empty() && self.try_push(&entry) {
+            return;
+        }
+        // Full: hand over what is there. If the kernel is busy the entry waits its turn; it is never dropped.
+        self.backlog.push_back(entry);
+        let _ = self.enter(0, &SubmitArgs::new());
+        self.push_backlog();
+    }
+
+    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: the op table owns the memory the entry points to until the operation's last completion is reaped.
+        let pushed = unsafe { self.ring.submission().push(entry) };
+        self.counters.sqes += u64::from(pushed.is_ok());
+        pushed.is_ok()
+    }
+
+    fn push_backlog(&mut self) {
+        while let Some(entry) = self.backlog.pop_front() {
+            if !self.try_push(&entry) {
+                self.backlog.push_front(entry);
+                return;
+            }
+        }
+    }
+
+    /// One `io_uring_enter`.
+    fn enter(&mut self, want: usize, args: &SubmitArgs<'_, '_>) -> Result<(), Errno> {
+        self.counters.enters += 1;
+        match self.ring.submitter().submit_with_args(want, args) {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                // ETIME: nothing came in time. EINTR: a signal; the loop goes round. EBUSY and EAGAIN: the kernel wants
+                // completions reaped first, which comes next.
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+                _ => Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+            },
+        }
+    }
+
+    /// Moves all completions out of the queue. Returns whether there were any.
+    fn reap(&mut self, out: &mut Vec<Completion>) -> bool {
+        let mut any = false;
+        loop {
+            let Some(cqe) = self.ring.completion().next() else {
+                return any;
+            };
+            any = true;
+            self.counters.cqes += 1;
+            self.on_cqe(&cqe, out);
+        }
+    }
+
+    fn on_cqe(&mut self, cqe: &cqueue::Entry, out: &mut Vec<Completion>) {
+        let Some(token) = Token::from_u64(cqe.user_data()) else {
+            self.counters.stale += 1;
+            return;
+        };
+        let more = cqueue::more(cqe.flags());
+        let Some((owner, op)) = self.ops.get_mut(token) else {
+            self.counters.stale += 1;
+            return;
+        };
+        let result = result_of(cqe.result());
+        if result == Err(Errno::CANCELED) && !matches!(op, InFlight::Cancel) {
+            self.counters.cancelled_unasked += 1;
+        }
+        // What stays in flight. A zero-copy send has two completions: the result, and the notification that the kernel
+        // no longer needs the memory. Only F_MORE of the first says whether the second will come.
+        if more {
+            let outcome = match op {
+                InFlight::Accept { .. } => Outcome::Accepted {
+                    result: result.and_then(|fd| self.accepted(fd)),
+                    more,
+                },
+                InFlight::Recv { .. } => Outcome::Received {
+                    result: result.map(|len| self.received(cqe, len)),
+                    more,
+                },
+                InFlight::Send { result, .. } => {
+                    *result = Some(cqe.result());
+                    return;
+                }
+                InFlight::Read { .. } | InFlight::Open(_) | InFlight::Doorbell { .. } | InFlight::Cancel => {
+                    unreachable!("{token:?} is no multishot operation")
+                }
+            };
+            out.push(Completion { token, owner, outcome });
+            return;
+        }
+        let (owner, op) = self.ops.remove(token).expect("found above");
+        let outcome = match op {
+            InFlight::Accept { .. } => Outcome::Accepted {
+                result: result.and_then(|fd| self.accepted(fd)),
+                more,
+            },
+            InFlight::Recv { .. } => {
+                self.counters.recv_starved += u64::from(result == Err(Errno::NOBUFS));
+                Outcome::Received {
+                    result: result.map(|len| self.received(cqe, len)),
+                    more,
+                }
+            }
+            InFlight::Send {
+                batch, result: first, ..
+            } => {
+                let notified = cqueue::notif(cqe.flags());
+                let copied = notified && cqe.result() as u32 & libc_notif_copied() != 0;
+                if notified {
+                    self.counters.zero_copy_copied += u64::from(copied);
+                    self.counters.zero_copy_sent += u64::from(!copied);
+                }
+                Outcome::Sent {
+                    result: first.map_or(result, result_of),
+                    batch,
+                    copied,
+                }
+            }
+            InFlight::Read { buf, .. } => Outcome::ReadDone { result, buf },
+            InFlight::Open(_) => Outcome::Opened {
+                result: result.and_then(|fd| self.opened(fd)),
+            },
+            InFlight::Doorbell { .. } => Outcome::Rung {
+                result: result.map(drop),
+            },
+            // 0, ENOENT and EALREADY are all normal: the target's own completion tells.
+            InFlight::Cancel => return,
+        };
+        out.push(Completion { token, owner, outcome });
+    }
+
+    fn accepted(&mut self, fd: u32) -> Result<Accepted, Errno> {
+        // SAFETY: the completion of an accept hands us a new descriptor, which nobody else has.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        // The peer may have gone already: ENOTCONN, and the socket is closed by dropping it.
+        let peer = SocketAddr::try_from(rustix::net::getpeername(&fd)?.ok_or(Errno::NOTCONN)?)
+            .map_err(|_| Errno::AFNOSUPPORT)?;
+        // A batch is one send already; Nagle would hold its tail back for the peer's delayed ACK (42 ms).
+        rustix::net::sockopt::set_tcp_nodelay(&fd, true)?;
+        Ok(Accepted {
+            socket: self.files.adopt(&self.ring, fd),
+            peer,
+        })
+    }
+
+    fn received(&mut self, cqe: &cqueue::Entry, len: u32) -> Received {
+        match (cqueue::buffer_select(cqe.flags()), len) {
+            (Some(bid), 1..) => Received::Data(self.recv_ring.received(bid, len)),
+            (Some(bid), 0) => {
+                drop(self.recv_ring.received(bid, 0));
+                Received::Eof
+            }
+            (None, 0) => Received::Eof,
+            (None, 1..) => unreachable!("the kernel received {len} bytes into no buffer"),
+        }
+    }
+
+    fn opened(&mut self, fd: u32) -> Result<Opened, Errno> {
+        // SAFETY: the completion of an open hands us a new descriptor, which nobody else has.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        // The inode is in memory since the open, so this does not wait for a disk.
+        let stat = rustix::fs::fstat(&fd)?;
+        Ok(Opened {
+            regular: rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file(),
+            len: u64::try_from(stat.st_size).unwrap_or(0),
+            file: self.files.adopt(&self.ring, fd),
+        })
+    }
+}
+
+/// `IORING_NOTIF_USAGE_ZC_COPIED` (6.2).
+const fn libc_notif_copied() -> u32 {
+    1 << 31
+}
+
+/// Asks notifications to say whether the data was copied (`IORING_SEND_ZC_REPORT_USAGE`, 6.2).
+const SEND_ZC_REPORT_USAGE: u16 = 1 << 3;
+
+fn result_of(result: i32) -> Result<u32, Errno> {
+    u32::try_from(result).map_err(|_| Errno::from_raw_os_error(result.saturating_neg()))
+}
+
+fn register_pool(ring: &IoUring, pool: &Pool, notices: &mut Vec<String>) -> bool {
+    let iovecs: Vec<libc::iovec> = pool
+        .stretches()
+        .map(|(base, len)| libc::iovec {
+            iov_base: base.cast(),
+            iov_len: len,
+        })
+        .collect();
+    // SAFETY: the stretches are the pool's region, which the driver holds until the ring is closed.
+    match unsafe { ring.submitter().register_buffers(&iovecs) } {
+        Ok(()) => true,
+        Err(error) => {
+            let mib = pool.count() as usize * BUF_LEN / (1024 * 1024);
+            notices.push(match error.raw_os_error() {
+                Some(libc::ENOMEM) => format!(
+                    "cannot register {mib} MiB of cache: the locked-memory limit is {}; reads cost more without (hint: \
+                     raise `LimitMEMLOCK=` in btd.service)",
+                    setup::memlock_limit()
+                ),
+                _ => format!("cannot register {mib} MiB of cache: {error}; reads cost more without"),
+            });
+            false
+        }
+    }
+}
+
+/// Evaluates an opcode builder with the handle's registered slot or its descriptor.
+macro_rules! on {
+    ($handle:expr, |$fd:ident| $build:expr) => {
+        match $handle.slot() {
+            Some(slot) => {
+                let $fd = Fixed(slot);
+                $build
+            }
+            None => {
+                let $fd = Fd($handle.raw_fd());
+                $build
+            }
+        }
+    };
+}
+
+impl Driver for Uring {
+    fn submit(&mut self, owner: Owner, op: Op) -> Token {
+        let (token, entry) = match op {
+            Op::Accept { listener } => {
+                let entry = on!(listener, |fd| opcode::AcceptMulti::new(fd)
+                    .flags(libc::SOCK_CLOEXEC)
+                    .build());
+                let token = self.ops.insert(OpKind::Accept, owner, InFlight::Accept { listener });
+                (token, entry)
+            }
+            Op::Recv { socket } => {
+                let entry = on!(socket, |fd| opcode::RecvMulti::new(fd, RECV_GROUP).build());
+                let token = self.ops.insert(OpKind::Recv, owner, InFlight::Recv { socket });
+                (token, entry)
+            }
+            Op::Send {
+                socket,
+                mut batch,
+                zero_copy,
+            } => {
+                let header = send::prepare(&mut batch);
+                let flags = libc::MSG_NOSIGNAL as u32;
+                let entry = match zero_copy {
+                    true => on!(socket, |fd| opcode::SendMsgZc::new(fd, header)
+                        .flags(flags)
+                        .ioprio(SEND_ZC_REPORT_USAGE)
+                        .build()),
+                    false => on!(socket, |fd| opcode::SendMsg::new(fd, header).flags(flags).build()),
+                };
+                let result = None;
+                let op = InFlight::Send { socket, batch, result };
+                (self.ops.insert(OpKind::Send, owner, op), entry)
+            }
+            Op::Read {
+                file,
+                offset,
+                len,
+                mut buf,
+            } => {
+                assert!(
+                    len as usize <= BUF_LEN,
+                    "read of {len} bytes into a buffer of {BUF_LEN}"
+                );
+                let (to, index) = (buf.as_mut_ptr(), buf.registered_index());
+                let entry = match self.features.buffers {
+                    true => on!(file, |fd| opcode::ReadFixed::new(fd, to, len, index)
+                        .offset(offset)
+                        .build()),
+                    false => on!(file, |fd| opcode::Read::new(fd, to, len).offset(offset).build()),
+                };
+                let token = self.ops.insert(OpKind::Read, owner, InFlight::Read { file, buf });
+                (token, entry)
+            }
+            Op::Open { dir, path, direct } => {
+                // O_NONBLOCK: a FIFO in the payload's place must not hang the open. The folder cannot be left.
+                let flags = libc::O_RDONLY
+                    | libc::O_CLOEXEC
+                    | libc::O_NOFOLLOW
+                    | libc::O_NONBLOCK
+                    | if direct { libc::O_DIRECT } else { 0 };
+                let how = OpenHow::new()
+                    .flags(flags as u64)
+                    .resolve(libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS);
+                let args = Box::new(OpenArgs { dir, path, how });
+                let dir = Fd(args.dir.as_fd().as_raw_fd());
+                let entry = opcode::OpenAt2::new(dir, args.path.as_ptr(), &raw const args.how).build();
+                (self.ops.insert(OpKind::Open, owner, InFlight::Open(args)), entry)
+            }
+            Op::Doorbell { event } => {
+                let mut value = Box::new([0_u8; 8]);
+                let to = value.as_mut_ptr();
+                let entry = on!(event, |fd| opcode::Read::new(fd, to, 8).build());
+                let op = InFlight::Doorbell { event, value };
+                (self.ops.insert(OpKind::Doorbell, owner, op), entry)
+            }
+        };
+        self.push(entry.user_data(token.to_u64()));
+        token
+    }
+
+    fn cancel(&mut self, token: Token) {
+        let nobody = Owner {
+            index: u32::MAX,
+            generation: u32::MAX,
+        };
+        let own = self.ops.insert(OpKind::Cancel, nobody, InFlight::Cancel);
+        let entry = opcode::AsyncCancel::new(token.to_u64()).build().user_data(own.to_u64());
+        self.push(entry);
+    }
+
+    fn turn(&mut self, wait: Wait, out: &mut Vec<Completion>) -> Result<(), Errno> {
+        self.files.sweep(&self.ring);
+        self.push_backlog();
+        // Completions that are there already are not waited for, nor is anything while entries are held back.
+        let ready = !self.ring.completion().is_empty() || !self.backlog.is_empty();
+        let at_most = Timespec::from(if ready { Duration::ZERO } else { wait.at_most });
+        let mut args = SubmitArgs::new().timespec(&at_most);
+        let mut want = 1;
+        if !ready && self.features.min_wait && !wait.at_least.is_zero() && wait.at_least < wait.at_most {
+            args = args.min_wait_usec(u32::try_from(wait.at_least.as_micros()).unwrap_or(u32::MAX));
+            want = BATCH_LEN;
+        }
+        self.enter(want, &args)?;
+        // Deferred task work comes in portions, and an overflown queue is refilled by the kernel as it is drained: go on
+        // until nothing is left.
+        let now = Timespec::from(Duration::ZERO);
+        while self.reap(out) {
+            let submission = self.ring.submission();
+            let (overflown, taskrun) = (submission.cq_overflow(), submission.taskrun());
+            drop(submission);
+            if !overflown && !taskrun {
+                break;
+            }
+            self.counters.overflows += u64::from(overflown);
+            self.enter(1, &SubmitArgs::new().timespec(&now))?;
+        }
+        Ok(())
+    }
+
+    fn shutdown(&mut self, socket: &Handle, ending: Ending) {
+        // Errors mean that the peer was faster; the operations end either way.
+        if ending == Ending::Reset {
+            let _ = rustix::net::sockopt::set_socket_linger(socket.fd(), Some(Duration::ZERO));
+        }
+        let _ = rustix::net::shutdown(socket.fd(), rustix::net::Shutdown::Both);
+    }
+
+    fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    fn in_flight(&self) -> usize {
+        self.ops.len()
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + DROP_PATIENCE;
+        let all = opcode::AsyncCancel2::new(CancelBuilder::any()).build().user_data(0);
+        // SAFETY: a cancellation points to no memory.
+        let _ = unsafe { self.ring.submission().push(&all) };
+        let mut completions = Vec::new();
+        while self.ops.len() > 0 && Instant::now() < deadline {
+            let wait = Wait {
+                at_most: Duration::from_millis(100),
+                at_least: Duration::ZERO,
+            };
+            if self.turn(wait, &mut completions).is_err() {
+                break;
+            }
+            completions.clear();
+        }
+        let ended = self.ops.len() == 0;
+        self.files.sweep(&self.ring);
+        // A registered ring descriptor is another reference to the ring, held by this thread until it ends.
+        let _ = self.ring.submitter().unregister_ring_fd();
+        // SAFETY: neither field is used again; the ring is closed before what it points to is freed.
+        unsafe { ManuallyDrop::drop(&mut self.ring) };
+        if ended {
+            // SAFETY: as above. Nothing is in flight, so the kernel touches none of it.
+            unsafe {
+                ManuallyDrop::drop(&mut self.ops);
+                ManuallyDrop::drop(&mut self.pool);
+                ManuallyDrop::drop(&mut self.recv_ring);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+//! Provided buffers for multishot receives (kernel 5.19): one ring per shard that all its connections share, so that an
+//! idle peer costs no receive buffer.
+//!
+//! The kernel takes a buffer from the ring when bytes have arrived, and the completion names it. It is ours until it is
+//! put back, which happens when its [`RecvBuf`] is dropped: on every path, because it is a value.
+
+use std::cell::Cell;
+use std::fmt;
+use std::ops::Deref;
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::types::BufRingEntry;
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+/// Length of one receive buffer in bytes: about 240 requests of 17 bytes.
+pub(super) const RECV_BUF_LEN: usize = 4096;
+
+/// The ring of provided buffers and the buffers themselves, in one mapping: entries first, buffers behind.
+pub(super) struct RecvRing {
+    base: NonNull<u8>,
+    count: u16,
+    /// Where the next entry goes. Only this thread writes it; the kernel reads it from the ring's tail.
+    tail: Cell<u16>,
+}
+
+impl RecvRing {
+    /// Maps a ring of `count` buffers, all of them available.
+    pub(super) fn new(count: u16) -> Result<Rc<RecvRing>, Errno> {
+        assert!(count.is_power_of_two() && count <= 1 << 15, "{count} receive buffers");
+        // SAFETY: a new anonymous mapping at an address the kernel chooses touches no memory that anybody has.
+        let base = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                Self::len(count),
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE,
+            )?
+        };
+        let ring = RecvRing {
+            base: NonNull::new(base.cast()).ok_or(Errno::NOMEM)?,
+            count,
+            tail: Cell::new(0),
+        };
+        for bid in 0..count {
+            ring.put(bid);
+        }
+        Ok(Rc::new(ring))
+    }
+
+    fn entries_len(count: u16) -> usize {
+        (usize::from(count) * size_of::<BufRingEntry>()).next_multiple_of(4096)
+    }
+
+    fn len(count: u16) -> usize {
+        Self::entries_len(count) + usize::from(count) * RECV_BUF_LEN
+    }
+
+    /// The ring's address, as it is registered.
+    pub(super) fn addr(&self) -> u64 {
+        self.base.as_ptr() as u64
+    }
+
+    /// Number of buffers.
+    pub(super) fn count(&self) -> u16 {
+        self.count
+    }
+
+    fn buf_ptr(&self, bid: u16) -> *mut u8 {
+        self.base
+            .as_ptr()
+            .wrapping_add(Self::entries_len(self.count) + usize::from(bid) * RECV_BUF_LEN)
+    }
+
+    /// Makes buffer `bid` available to the kernel.
+    fn put(&self, bid: u16) {
+        let tail = self.tail.get();
+        let index = usize::from(tail & (self.count - 1));
+        let entries = self.base.as_ptr().cast::<BufRingEntry>();
+        // SAFETY: `index < count`, so the entry lies in the mapping. The kernel reads entries between its head and the
+        // published tail only; there are as many entries as buffers, so this one is outside of that range.
+        let entry = unsafe { &mut *entries.wrapping_add(index) };
+        entry.set_addr(self.buf_ptr(bid) as u64);
+        entry.set_len(RECV_BUF_LEN as u32);
+        entry.set_bid(bid);
+        self.tail.set(tail.wrapping_add(1));
+        // SAFETY: `entries` is the page-aligned start of the ring, which is what `tail` asks for.
+        let published = unsafe { BufRingEntry::tail(entries) }.cast_mut();
+        // SAFETY: the tail is an aligned 16-bit field in the mapping; only this thread writes it, the kernel reads it.
+        let published = unsafe { AtomicU16::from_ptr(published) };
+        // Release: the entry is written before it is published.
+        published.store(self.tail.get(), Ordering::Release);
+    }
+
+    /// The buffer that a completion named, holding `len` bytes.
+    pub(super) fn received(self: &Rc<Self>, bid: u16, len: u32) -> RecvBuf {
+        assert!(
+            bid < self.count && len as usize <= RECV_BUF_LEN,
+            "kernel named receive buffer {bid} of {} with {len} bytes",
+            self.count
+        );
+        RecvBuf(Kind::Ring {
+            ring: self.clone(),
+            bid,
+            len,
+        })
+    }
+}
+
+impl Drop for RecvRing {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new` with this length. Every `RecvBuf` holds the ring by `Rc`, and the driver does so until the
+        // ring it is registered with is closed.
+        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), Self::len(self.count)) };
+        debug_assert_eq!(unmapped, Ok(()));
+    }
+}
+
+/// Bytes that were received; the buffer returns to its ring when this is dropped.
+pub struct RecvBuf(Kind);
+
+enum Kind {
+    Ring { ring: Rc<RecvRing>, bid: u16, len: u32 },
+    Heap(Vec<u8>),
+}
+
+impl RecvBuf {
+    /// Bytes of the memory driver.
+    pub(crate) fn from_vec(bytes: Vec<u8>) -> RecvBuf {
+        RecvBuf(Kind::Heap(bytes))
+    }
+}
+
+impl Deref for RecvBuf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            // SAFETY: the buffer lies in the ring's mapping, whose bytes are initialised (zeroed when mapped); the kernel does
+            // not write to it before `drop` puts it back.
+            Kind::Ring { ring, bid, len } => unsafe { std::slice::from_raw_parts(ring.buf_ptr(*bid), *len as usize) },
+            Kind::Heap(bytes) => bytes,
+        }
+    }
+}
+
+impl fmt::Debug for RecvBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RecvBuf({} bytes)", self.len())
+    }
+}
+
+impl Drop for RecvBuf {
+    fn drop(&mut self) {
+        if let Kind::Ring { ring, bid, .. } = &self.0 {
+            ring.put(*bid);
+        }
+    }
+}
