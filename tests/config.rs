@@ -7,11 +7,7 @@ use std::process::{Command, Output};
 fn check(text: &str, variables: &[(&str, &str)]) -> Output {
     let dir = tempfile::tempdir().expect("a temporary folder");
     std::fs::write(dir.path().join("btd.toml"), text).expect("the file is written");
-    btd(
-        dir.path(),
-        variables,
-        &["check-config", "--config", "btd.toml"],
-    )
+    btd(dir.path(), variables, &["check-config", "--config", "btd.toml"])
 }
 
 fn btd(dir: &Path, variables: &[(&str, &str)], arguments: &[&str]) -> Output {
@@ -38,10 +34,7 @@ fn the_shipped_configuration_is_good() {
         &[],
         &["check-config", "--config", "config/seed.toml"],
     );
-    assert_eq!(
-        String::from_utf8_lossy(&output.stdout),
-        "config/seed.toml: good\n"
-    );
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "config/seed.toml: good\n");
     assert_eq!(output.status.code(), Some(0));
 }
 
@@ -139,10 +132,7 @@ fn a_watch_folder_needs_both_paths_and_is_watched_once() {
 fn broken_toml_is_refused_with_its_line() {
     let output = check("[limits]\nupload-slots = \n", &[]);
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        stderr.starts_with("btd.toml:2: not valid TOML: "),
-        "{stderr}"
-    );
+    assert!(stderr.starts_with("btd.toml:2: not valid TOML: "), "{stderr}");
     assert_eq!(output.status.code(), Some(78));
 }
 
@@ -166,11 +156,7 @@ fn a_wrong_variable_is_refused_by_its_name() {
 #[test]
 fn a_file_that_cannot_be_read_is_bad_configuration() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let output = btd(
-        dir.path(),
-        &[],
-        &["check-config", "--config", "absent.toml"],
-    );
+    let output = btd(dir.path(), &[], &["check-config", "--config", "absent.toml"]);
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
         "absent.toml: cannot read the configuration: No such file or directory (os error 2)\n"
@@ -182,10 +168,7 @@ fn a_file_that_cannot_be_read_is_bad_configuration() {
 fn a_wrong_command_line_exits_64_and_help_and_version_exit_0() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     assert_eq!(btd(dir.path(), &[], &[]).status.code(), Some(64));
-    assert_eq!(
-        btd(dir.path(), &[], &["--no-such-option"]).status.code(),
-        Some(64)
-    );
+    assert_eq!(btd(dir.path(), &[], &["--no-such-option"]).status.code(), Some(64));
     assert_eq!(
         btd(dir.path(), &[], &["--config", "x", "--log-level", "loud"])
             .status

@@ -63,10 +63,7 @@ impl Bitfield {
                 piece_count,
             });
         }
-        if bytes
-            .last()
-            .is_some_and(|last| last & spare_mask(piece_count) != 0)
-        {
+        if bytes.last().is_some_and(|last| last & spare_mask(piece_count) != 0) {
             return Err(Error::SpareBits { piece_count });
         }
         let count = bytes.iter().map(|byte| byte.count_ones()).sum();
@@ -162,10 +159,7 @@ mod tests {
     use crate::proto::geometry::Geometry;
 
     fn pieces(count: u32) -> Vec<PieceIndex> {
-        Geometry::new(1024, u64::from(count) * 1024)
-            .unwrap()
-            .pieces()
-            .collect()
+        Geometry::new(1024, u64::from(count) * 1024).unwrap().pieces().collect()
     }
 
     #[test]
@@ -194,10 +188,7 @@ mod tests {
         assert_eq!(Bitfield::full(9).as_bytes(), [0xff, 0x80]);
         for count in 1..40 {
             let full = Bitfield::full(count);
-            assert_eq!(
-                Bitfield::from_wire(full.as_bytes(), count),
-                Ok(full.clone())
-            );
+            assert_eq!(Bitfield::from_wire(full.as_bytes(), count), Ok(full.clone()));
             assert!(full.is_full());
         }
     }
@@ -206,17 +197,11 @@ mod tests {
     fn a_bitfield_of_another_torrent_is_refused() {
         assert_eq!(
             Bitfield::from_wire(&[0xff], 9),
-            Err(Error::Length {
-                len: 1,
-                piece_count: 9
-            })
+            Err(Error::Length { len: 1, piece_count: 9 })
         );
         assert_eq!(
             Bitfield::from_wire(&[0xff, 0], 8),
-            Err(Error::Length {
-                len: 2,
-                piece_count: 8
-            })
+            Err(Error::Length { len: 2, piece_count: 8 })
         );
         assert_eq!(
             Bitfield::from_wire(&[0xff, 0x40], 9),

@@ -135,9 +135,7 @@ impl Geometry {
     }
 
     /// All pieces, in order.
-    pub fn pieces(
-        &self,
-    ) -> impl DoubleEndedIterator<Item = PieceIndex> + ExactSizeIterator + use<> {
+    pub fn pieces(&self) -> impl DoubleEndedIterator<Item = PieceIndex> + ExactSizeIterator + use<> {
         (0..self.piece_count).map(PieceIndex)
     }
 
@@ -169,11 +167,7 @@ impl Geometry {
         let piece = self.piece_index(piece)?;
         let end = begin.checked_add(length)?; // A peer may send u32::MAX.
         let valid = (1..=BLOCK_LEN_MAX).contains(&length) && end <= self.piece_len(piece);
-        valid.then_some(BlockRequest {
-            piece,
-            begin,
-            length,
-        })
+        valid.then_some(BlockRequest { piece, begin, length })
     }
 
     /// The blocks of a piece as we ask for them, in order: all [`BLOCK_LEN`] long but the last.
@@ -213,10 +207,7 @@ mod tests {
     #[test]
     fn a_torrent_longer_than_32_bits_has_whole_pieces_up_to_its_last() {
         let geometry = Geometry::new(PIECE_LEN_MAX, (1 << 40) + 5).unwrap();
-        assert_eq!(
-            geometry.piece_len(geometry.piece_index(0).unwrap()),
-            PIECE_LEN_MAX
-        );
+        assert_eq!(geometry.piece_len(geometry.piece_index(0).unwrap()), PIECE_LEN_MAX);
         assert_eq!(geometry.piece_len(geometry.pieces().last().unwrap()), 5);
     }
 
@@ -239,17 +230,9 @@ mod tests {
         assert_eq!(geometry.check(u32::MAX, 0, 1), None, "no such piece");
         assert_eq!(geometry.check(0, 0, 0), None, "empty");
         assert_eq!(geometry.check(0, 0, BLOCK_LEN_MAX + 1), None, "too long");
-        assert_eq!(
-            geometry.check(0, 16 * 1024 + 1, 16 * 1024),
-            None,
-            "past the piece"
-        );
+        assert_eq!(geometry.check(0, 16 * 1024 + 1, 16 * 1024), None, "past the piece");
         assert_eq!(geometry.check(0, u32::MAX, 1), None, "overflow");
-        assert_eq!(
-            geometry.check(2, 16 * 1024, 2),
-            None,
-            "past the last, shorter piece"
-        );
+        assert_eq!(geometry.check(2, 16 * 1024, 2), None, "past the last, shorter piece");
     }
 
     #[test]

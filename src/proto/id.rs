@@ -98,10 +98,7 @@ mod tests {
 
     #[test]
     fn a_text_that_is_no_info_hash_is_refused() {
-        assert_eq!(
-            "0011".parse::<InfoHash>(),
-            Err(ParseInfoHashError::Length(4))
-        );
+        assert_eq!("0011".parse::<InfoHash>(), Err(ParseInfoHashError::Length(4)));
         let text = "0011223344556677889+aabbccddeeff01234567";
         assert_eq!(text.parse::<InfoHash>(), Err(ParseInfoHashError::Digit(19)));
         // Forty bytes, but not forty characters.

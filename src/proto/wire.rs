@@ -194,10 +194,7 @@ impl Decoder {
 
     /// The next message, taken off the front of `input`. `None`: all of `input` is used up, and the next message needs
     /// bytes that are still to come. After an error the decoder is not to be used again.
-    pub fn next<'d, 'i: 'd>(
-        &'d mut self,
-        input: &mut &'i [u8],
-    ) -> Result<Option<Message<'d>>, Error> {
+    pub fn next<'d, 'i: 'd>(&'d mut self, input: &mut &'i [u8]) -> Result<Option<Message<'d>>, Error> {
         if self.handed_out {
             self.handed_out = false;
             self.torn.clear();
@@ -257,10 +254,7 @@ impl Decoder {
     fn check_len(&self, prefix: [u8; 4]) -> Result<usize, Error> {
         let len = u32::from_be_bytes(prefix);
         if len > self.len_max {
-            return Err(Error::TooLong {
-                len,
-                max: self.len_max,
-            });
+            return Err(Error::TooLong { len, max: self.len_max });
         }
         Ok(len as usize)
     }
@@ -282,12 +276,7 @@ fn parse(body: &[u8]) -> Result<Message<'_>, Error> {
             Err(bad_length())
         }
     };
-    let number = || {
-        payload
-            .try_into()
-            .map(u32::from_be_bytes)
-            .map_err(|_| bad_length())
-    };
+    let number = || payload.try_into().map(u32::from_be_bytes).map_err(|_| bad_length());
     let block = || {
         let bytes: &[u8; 12] = payload.try_into().map_err(|_| bad_length())?;
         let (words, _) = bytes.as_chunks::<4>();
@@ -306,11 +295,7 @@ fn parse(body: &[u8]) -> Result<Message<'_>, Error> {
         id::BITFIELD => Message::Bitfield(payload),
         id::REQUEST => {
             let (piece, begin, length) = block()?;
-            Message::Request {
-                piece,
-                begin,
-                length,
-            }
+            Message::Request { piece, begin, length }
         }
         id::PIECE => {
             let (piece, data) = payload.split_first_chunk::<4>().ok_or_else(bad_length)?;
@@ -323,28 +308,15 @@ fn parse(body: &[u8]) -> Result<Message<'_>, Error> {
         }
         id::CANCEL => {
             let (piece, begin, length) = block()?;
-            Message::Cancel {
-                piece,
-                begin,
-                length,
-            }
+            Message::Cancel { piece, begin, length }
         }
-        id::PORT => Message::Port(
-            payload
-                .try_into()
-                .map(u16::from_be_bytes)
-                .map_err(|_| bad_length())?,
-        ),
+        id::PORT => Message::Port(payload.try_into().map(u16::from_be_bytes).map_err(|_| bad_length())?),
         id::SUGGEST => Message::Suggest(number()?),
         id::HAVE_ALL => nothing(Message::HaveAll)?,
         id::HAVE_NONE => nothing(Message::HaveNone)?,
         id::REJECT => {
             let (piece, begin, length) = block()?;
-            Message::Reject {
-                piece,
-                begin,
-                length,
-            }
+            Message::Reject { piece, begin, length }
         }
         id::ALLOWED_FAST => Message::AllowedFast(number()?),
         id::EXTENDED => {
@@ -365,29 +337,17 @@ pub fn encode(message: &Message<'_>, out: &mut Vec<u8>) {
         Message::NotInterested => put(out, id::NOT_INTERESTED, [&[], &[]]),
         Message::Have(piece) => put(out, id::HAVE, [&piece.to_be_bytes(), &[]]),
         Message::Bitfield(bits) => put(out, id::BITFIELD, [bits, &[]]),
-        Message::Request {
-            piece,
-            begin,
-            length,
-        } => put(out, id::REQUEST, [&block(piece, begin, length), &[]]),
+        Message::Request { piece, begin, length } => put(out, id::REQUEST, [&block(piece, begin, length), &[]]),
         Message::Piece { piece, begin, data } => {
             out.extend_from_slice(&header(piece, begin, data.len() as u32));
             out.extend_from_slice(data);
         }
-        Message::Cancel {
-            piece,
-            begin,
-            length,
-        } => put(out, id::CANCEL, [&block(piece, begin, length), &[]]),
+        Message::Cancel { piece, begin, length } => put(out, id::CANCEL, [&block(piece, begin, length), &[]]),
         Message::Port(port) => put(out, id::PORT, [&port.to_be_bytes(), &[]]),
         Message::Suggest(piece) => put(out, id::SUGGEST, [&piece.to_be_bytes(), &[]]),
         Message::HaveAll => put(out, id::HAVE_ALL, [&[], &[]]),
         Message::HaveNone => put(out, id::HAVE_NONE, [&[], &[]]),
-        Message::Reject {
-            piece,
-            begin,
-            length,
-        } => put(out, id::REJECT, [&block(piece, begin, length), &[]]),
+        Message::Reject { piece, begin, length } => put(out, id::REJECT, [&block(piece, begin, length), &[]]),
         Message::AllowedFast(piece) => put(out, id::ALLOWED_FAST, [&piece.to_be_bytes(), &[]]),
         Message::Extended { id, payload } => put(out, id::EXTENDED, [&[id], payload]),
         Message::Unknown { id } => put(out, id, [&[], &[]]),
@@ -442,10 +402,7 @@ mod tests {
             },
             &mut out,
         );
-        assert_eq!(
-            out,
-            [0, 0, 0, 13, 6, 0, 0, 0, 1, 0, 0, 0x40, 0, 0, 0, 0x40, 0]
-        );
+        assert_eq!(out, [0, 0, 0, 13, 6, 0, 0, 0, 1, 0, 0, 0x40, 0, 0, 0, 0x40, 0]);
     }
 
     #[test]
@@ -572,10 +529,7 @@ mod tests {
         let bytes = [0, 0, 0, 3, 99, 1, 2, 0, 0, 0, 0];
         let mut input = &bytes[..];
         let mut decoder = Decoder::new(LEN_MAX);
-        assert_eq!(
-            decoder.next(&mut input),
-            Ok(Some(Message::Unknown { id: 99 }))
-        );
+        assert_eq!(decoder.next(&mut input), Ok(Some(Message::Unknown { id: 99 })));
         assert_eq!(decoder.next(&mut input), Ok(Some(Message::KeepAlive)));
         assert_eq!(decoder.next(&mut input), Ok(None));
     }

@@ -65,11 +65,7 @@ pub(super) fn parse(text: &str) -> Result<Table, Vec<Problem>> {
         at: error.span().map_or(At::File, |span| lines.at(span.start)),
         message: format!("not valid TOML: {}", error.message()),
     };
-    Err(errors
-        .iter()
-        .take(SYNTAX_ERRORS_MAX)
-        .map(describe)
-        .collect())
+    Err(errors.iter().take(SYNTAX_ERRORS_MAX).map(describe).collect())
 }
 
 /// Puts the variables `BTD_KEY` (for the keys in `top_keys`) and `BTD_SECTION__KEY` in place of what the file says.
@@ -127,9 +123,9 @@ pub(super) fn override_from(
                     Value::Table(table) => {
                         table.entries.insert(key.clone(), (at, node));
                     }
-                    Value::Array(_) => refuse(
-                        "a repeated section is set whole: BTD_WATCH='[{ dir = \"...\", data-dir = \"...\" }]'",
-                    ),
+                    Value::Array(_) => {
+                        refuse("a repeated section is set whole: BTD_WATCH='[{ dir = \"...\", data-dir = \"...\" }]'")
+                    }
                     _ => {} // The file has a plain value where a section belongs: the reader says so.
                 }
             }
@@ -205,18 +201,14 @@ impl Place<'_> {
     fn value(self, value: DeValue<'_>) -> Value {
         match value {
             DeValue::String(text) => Value::Text(text.into_owned()),
-            DeValue::Integer(number) => {
-                match i64::from_str_radix(number.as_str(), number.radix()) {
-                    Ok(integer) => Value::Integer(integer),
-                    Err(_) => Value::Other(number.to_string()),
-                }
-            }
+            DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+                Ok(integer) => Value::Integer(integer),
+                Err(_) => Value::Other(number.to_string()),
+            },
             DeValue::Float(number) => Value::Other(number.to_string()),
             DeValue::Boolean(value) => Value::Bool(value),
             DeValue::Datetime(time) => Value::Other(time.to_string()),
-            DeValue::Array(items) => {
-                Value::Array(items.into_iter().map(|item| self.node(item)).collect())
-            }
+            DeValue::Array(items) => Value::Array(items.into_iter().map(|item| self.node(item)).collect()),
             DeValue::Table(table) => Value::Table(self.table(table)),
         }
     }

@@ -154,10 +154,7 @@ pub struct Shards {
 
 impl Default for Shards {
     fn default() -> Self {
-        Self {
-            count: 0,
-            pin: true,
-        }
+        Self { count: 0, pin: true }
     }
 }
 
@@ -167,17 +164,8 @@ impl Config {
     /// # Errors
     /// The file cannot be read, or says something that cannot be followed.
     pub fn load(file: &Path) -> Result<Self, Error> {
-        let refuse = |message: String| {
-            Error::new(
-                file,
-                vec![Problem {
-                    at: At::File,
-                    message,
-                }],
-            )
-        };
-        let bytes = std::fs::read(file)
-            .map_err(|error| refuse(format!("cannot read the configuration: {error}")))?;
+        let refuse = |message: String| Error::new(file, vec![Problem { at: At::File, message }]);
+        let bytes = std::fs::read(file).map_err(|error| refuse(format!("cannot read the configuration: {error}")))?;
         let text = String::from_utf8(bytes).map_err(|error| {
             let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
@@ -223,11 +211,7 @@ fn read(context: &Context<'_>, root: Table) -> Config {
     let default = Peers::default();
     let peers = Peers {
         listen: section.addresses("listen", default.listen),
-        max_connections: section.count(
-            "max-connections",
-            default.max_connections,
-            1..=CONNECTIONS_MAX,
-        ),
+        max_connections: section.count("max-connections", default.max_connections, 1..=CONNECTIONS_MAX),
         max_connections_per_torrent: section.count(
             "max-connections-per-torrent",
             default.max_connections_per_torrent,
@@ -250,22 +234,14 @@ fn read(context: &Context<'_>, root: Table) -> Config {
     ];
     let storage = Storage {
         read_mode: section.choice("read-mode", default.read_mode, &modes),
-        cache_size: section.size(
-            "cache-size",
-            default.cache_size,
-            CACHE_SIZE_MIN..=CACHE_SIZE_MAX,
-        ),
+        cache_size: section.size("cache-size", default.cache_size, CACHE_SIZE_MIN..=CACHE_SIZE_MAX),
     };
     section.finish();
 
     let watch = read_watches(context, &mut top);
 
     let mut section = top.section("limits");
-    let upload_slots = section.count(
-        "upload-slots",
-        Limits::default().upload_slots,
-        1..=CONNECTIONS_MAX,
-    );
+    let upload_slots = section.count("upload-slots", Limits::default().upload_slots, 1..=CONNECTIONS_MAX);
     section.finish();
 
     let metrics = top.optional_section("metrics").map(|mut section| {
@@ -334,9 +310,7 @@ mod tests {
     }
 
     fn parse_with(text: &str, variables: &[(&str, &str)]) -> Result<Config, Error> {
-        let variables = variables
-            .iter()
-            .map(|(name, value)| (name.into(), value.into()));
+        let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
         Config::parse(text, Path::new("/etc/btd/btd.toml"), variables)
     }
 
@@ -374,10 +348,8 @@ mod tests {
 
     #[test]
     fn relative_paths_start_at_the_file_and_absolute_ones_are_kept() {
-        let config = parse(
-            "state-dir = \"state\"\n[[watch]]\ndir = \"/srv/torrents\"\ndata-dir = \"../data\"",
-        )
-        .expect("valid");
+        let config =
+            parse("state-dir = \"state\"\n[[watch]]\ndir = \"/srv/torrents\"\ndata-dir = \"../data\"").expect("valid");
         assert_eq!(config.state_dir, Path::new("/etc/btd/state"));
         assert_eq!(config.watch[0].dir, Path::new("/srv/torrents"));
         assert_eq!(config.watch[0].data_dir, Path::new("/etc/btd/../data"));
@@ -398,19 +370,11 @@ mod tests {
             ("BTD_PORT", "tcp://10.0.0.1:6881"),
             ("PATH", "/bin"),
         ];
-        let config =
-            parse_with("state-dir = \"x\"\n[limits]\nupload-slots = 3", &variables).expect("valid");
+        let config = parse_with("state-dir = \"x\"\n[limits]\nupload-slots = 3", &variables).expect("valid");
         assert_eq!(config.state_dir, Path::new("/var/lib/btd"));
         assert_eq!(config.peers.listen.len(), 2);
         assert_eq!(config.limits.upload_slots, 7);
-        assert_eq!(
-            config
-                .metrics
-                .expect("named in the environment")
-                .listen
-                .port(),
-            0
-        );
+        assert_eq!(config.metrics.expect("named in the environment").listen.port(), 0);
         assert_eq!(config.storage.cache_size, 64 << 20);
         assert_eq!(config.watch[0].dir, Path::new("/etc/btd/a"));
     }

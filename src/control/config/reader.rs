@@ -75,10 +75,7 @@ impl<'a> Section<'a> {
             other => {
                 self.context.report(
                     at,
-                    format!(
-                        "{name}: expected a section [{name}], found {}",
-                        other.describe()
-                    ),
+                    format!("{name}: expected a section [{name}], found {}", other.describe()),
                 );
                 None
             }
@@ -94,25 +91,17 @@ impl<'a> Section<'a> {
         let Value::Array(nodes) = node.value else {
             self.context.report(
                 at,
-                format!(
-                    "{name}: expected sections [[{name}]], found {}",
-                    node.value.describe()
-                ),
+                format!("{name}: expected sections [[{name}]], found {}", node.value.describe()),
             );
             return Vec::new();
         };
         let mut sections = Vec::new();
         for node in nodes {
             match node.value {
-                Value::Table(table) => {
-                    sections.push(Section::new(self.context, name, node.at, table))
-                }
+                Value::Table(table) => sections.push(Section::new(self.context, name, node.at, table)),
                 other => self.context.report(
                     node.at,
-                    format!(
-                        "{name}: expected a section [[{name}]], found {}",
-                        other.describe()
-                    ),
+                    format!("{name}: expected a section [[{name}]], found {}", other.describe()),
                 ),
             }
         }
@@ -122,62 +111,40 @@ impl<'a> Section<'a> {
     pub(super) fn bool(&mut self, key: &'static str, default: bool) -> bool {
         self.take(key, default, |node| match node.value {
             Value::Bool(value) => Ok(value),
-            other => Err(format!(
-                "expected true or false, found {}",
-                other.describe()
-            )),
+            other => Err(format!("expected true or false, found {}", other.describe())),
         })
     }
 
-    pub(super) fn count(
-        &mut self,
-        key: &'static str,
-        default: usize,
-        range: RangeInclusive<usize>,
-    ) -> usize {
+    pub(super) fn count(&mut self, key: &'static str, default: usize, range: RangeInclusive<usize>) -> usize {
         self.take(key, default, |node| {
             let number = match node.value {
                 Value::Integer(number) => usize::try_from(number).ok(),
                 _ => None,
             };
-            number
-                .filter(|number| range.contains(number))
-                .ok_or_else(|| {
-                    let (min, max) = (range.start(), range.end());
-                    format!(
-                        "expected a whole number from {min} to {max}, found {}",
-                        node.value.describe()
-                    )
-                })
+            number.filter(|number| range.contains(number)).ok_or_else(|| {
+                let (min, max) = (range.start(), range.end());
+                format!(
+                    "expected a whole number from {min} to {max}, found {}",
+                    node.value.describe()
+                )
+            })
         })
     }
 
     /// A size with its unit; a bare number is a count of bytes.
-    pub(super) fn size(
-        &mut self,
-        key: &'static str,
-        default: u64,
-        range: RangeInclusive<u64>,
-    ) -> u64 {
+    pub(super) fn size(&mut self, key: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
         self.take(key, default, |node| {
             let bytes = match &node.value {
                 Value::Text(text) => units::size(text),
                 Value::Integer(number) => u64::try_from(*number).ok(),
                 _ => None,
             };
-            let bytes = bytes.ok_or_else(|| {
-                format!(
-                    "expected a size such as \"512 MiB\", found {}",
-                    node.value.describe()
-                )
-            })?;
+            let bytes =
+                bytes.ok_or_else(|| format!("expected a size such as \"512 MiB\", found {}", node.value.describe()))?;
             if range.contains(&bytes) {
                 return Ok(bytes);
             }
-            let (min, max) = (
-                units::display_size(*range.start()),
-                units::display_size(*range.end()),
-            );
+            let (min, max) = (units::display_size(*range.start()), units::display_size(*range.end()));
             Err(format!(
                 "expected a size from {min} to {max}, found {}",
                 node.value.describe()
@@ -186,12 +153,7 @@ impl<'a> Section<'a> {
     }
 
     /// One of a few words.
-    pub(super) fn choice<T: Copy>(
-        &mut self,
-        key: &'static str,
-        default: T,
-        choices: &[(&str, T)],
-    ) -> T {
+    pub(super) fn choice<T: Copy>(&mut self, key: &'static str, default: T, choices: &[(&str, T)]) -> T {
         self.take(key, default, |node| {
             let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
             let Value::Text(found) = &node.value else {
@@ -210,9 +172,7 @@ impl<'a> Section<'a> {
     }
 
     pub(super) fn text_list(&mut self, key: &'static str) -> Vec<String> {
-        self.take(key, Vec::new(), |node| {
-            list(node)?.into_iter().map(text).collect()
-        })
+        self.take(key, Vec::new(), |node| list(node)?.into_iter().map(text).collect())
     }
 
     pub(super) fn address(&mut self, key: &'static str, default: SocketAddr) -> SocketAddr {
@@ -220,16 +180,9 @@ impl<'a> Section<'a> {
     }
 
     /// Addresses to listen on; one alone may be written without the brackets of a list.
-    pub(super) fn addresses(
-        &mut self,
-        key: &'static str,
-        default: Vec<SocketAddr>,
-    ) -> Vec<SocketAddr> {
+    pub(super) fn addresses(&mut self, key: &'static str, default: Vec<SocketAddr>) -> Vec<SocketAddr> {
         self.take(key, default, |node| {
-            let addresses = list(node)?
-                .into_iter()
-                .map(address)
-                .collect::<Result<Vec<_>, _>>()?;
+            let addresses = list(node)?.into_iter().map(address).collect::<Result<Vec<_>, _>>()?;
             if addresses.is_empty() {
                 return Err("expected at least one address".to_owned());
             }
@@ -250,10 +203,8 @@ impl<'a> Section<'a> {
     /// A path that has no default. When it is missing, that is reported and an empty path stands in for it.
     pub(super) fn required_path(&mut self, key: &'static str) -> PathBuf {
         if !self.table.entries.contains_key(key) {
-            self.context.report(
-                self.at.clone(),
-                format!("[{}] needs the key {key:?}", self.name),
-            );
+            self.context
+                .report(self.at.clone(), format!("[{}] needs the key {key:?}", self.name));
         }
         let base = self.context.base;
         self.take(key, PathBuf::new(), |node| path(node, base))
@@ -269,18 +220,15 @@ impl<'a> Section<'a> {
         for (key, (at, node)) in &self.table.entries {
             let message = match (&node.value, self.name) {
                 (Value::Table(_) | Value::Array(_), "") => {
-                    let hint =
-                        did_you_mean(key, self.known.iter().copied(), |name| format!("[{name}]"));
+                    let hint = did_you_mean(key, self.known.iter().copied(), |name| format!("[{name}]"));
                     format!("unknown section [{key}]{hint}")
                 }
                 (_, "") => {
-                    let hint =
-                        did_you_mean(key, self.known.iter().copied(), |name| format!("{name:?}"));
+                    let hint = did_you_mean(key, self.known.iter().copied(), |name| format!("{name:?}"));
                     format!("unknown key {key:?}{hint}")
                 }
                 (_, section) => {
-                    let hint =
-                        did_you_mean(key, self.known.iter().copied(), |name| format!("{name:?}"));
+                    let hint = did_you_mean(key, self.known.iter().copied(), |name| format!("{name:?}"));
                     format!("unknown key {key:?} in [{section}]{hint}")
                 }
             };
@@ -288,12 +236,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    fn take<T>(
-        &mut self,
-        key: &'static str,
-        default: T,
-        convert: impl FnOnce(Node) -> Result<T, String>,
-    ) -> T {
+    fn take<T>(&mut self, key: &'static str, default: T, convert: impl FnOnce(Node) -> Result<T, String>) -> T {
         self.known.push(key);
         let full_key = if self.name.is_empty() {
             key.to_owned()
@@ -320,10 +263,7 @@ fn list(node: Node) -> Result<Vec<Node>, String> {
     match node.value {
         Value::Array(items) => Ok(items),
         Value::Text(_) => Ok(vec![node]),
-        other => Err(format!(
-            "expected a list of strings, found {}",
-            other.describe()
-        )),
+        other => Err(format!("expected a list of strings, found {}", other.describe())),
     }
 }
 
@@ -344,7 +284,9 @@ fn path(node: Node, base: &Path) -> Result<PathBuf, String> {
 
 fn address(node: Node) -> Result<SocketAddr, String> {
     let text = text(node)?;
-    text.parse().map_err(|_| format!("expected an IP address and a port such as \"0.0.0.0:6881\" or \"[::]:6881\", found {text:?}"))
+    text.parse().map_err(|_| {
+        format!("expected an IP address and a port such as \"0.0.0.0:6881\" or \"[::]:6881\", found {text:?}")
+    })
 }
 
 fn quoted(words: &[&str]) -> String {

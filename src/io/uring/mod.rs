@@ -265,7 +265,9 @@ impl Uring {
             self.counters.stale += 1;
             return;
         };
-        let result = result_of(cqe.result());
+        // A notification's result is flags, not an errno.
+        let notified = cqueue::notif(cqe.flags());
+        let result = if notified { Ok(0) } else { result_of(cqe.result()) };
         if result == Err(Errno::CANCELED) && !matches!(op, InFlight::Cancel) {
             self.counters.cancelled_unasked += 1;
         }
@@ -308,8 +310,7 @@ impl Uring {
             InFlight::Send {
                 batch, result: first, ..
             } => {
-                let notified = cqueue::notif(cqe.flags());
-                let copied = notified && cqe.result() as u32 & libc_notif_copied() != 0;
+                let copied = notified && cqe.result() as u32 & NOTIF_COPIED != 0;
                 if notified {
                     self.counters.zero_copy_copied += u64::from(copied);
                     self.counters.zero_copy_sent += u64::from(!copied);
@@ -373,9 +374,7 @@ impl Uring {
 }
 
 /// `IORING_NOTIF_USAGE_ZC_COPIED` (6.2).
-const fn libc_notif_copied() -> u32 {
-    1 << 31
-}
+const NOTIF_COPIED: u32 = 1 << 31;
 
 /// Asks notifications to say whether the data was copied (`IORING_SEND_ZC_REPORT_USAGE`, 6.2).
 const SEND_ZC_REPORT_USAGE: u16 = 1 << 3;

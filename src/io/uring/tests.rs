@@ -444,7 +444,11 @@ fn dropping_the_driver_ends_what_is_in_flight() {
         "ended by cancellation, not by patience"
     );
     far.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    assert_eq!(far.read(&mut [0]).unwrap(), 0, "the ring is gone and has closed its files");
+    assert_eq!(
+        far.read(&mut [0]).unwrap(),
+        0,
+        "the ring is gone and has closed its files"
+    );
 }
 
 #[test]
