@@ -1,0 +1,118 @@
+//! The daemon under test: the real binary, with a configuration of the test's own.
+
+use super::http;
+use super::process::Process;
+use super::{wait_for, within};
+use rustix::process::Signal;
+use serde_json::Value;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// How long btd may take to start, payload checking included: a debug build hashes a few GiB here.
+const START_SECONDS: u64 = 120;
+/// What is promised of a clean stop.
+const STOP_SECONDS: u64 = 5;
+
+/// What differs between the tests. `Default` is a seed on a free port of 127.0.0.1 with two shards.
+pub struct Config {
+    pub listen: IpAddr,
+    pub shards: u32,
+    /// Watch folder and data folder, each pair a `[[watch]]`.
+    pub watch: Vec<(PathBuf, PathBuf)>,
+    /// Further lines at the end of the file, with their section heads.
+    pub more: String,
+    pub log_level: &'static str,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let listen = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Self {
+            listen,
+            shards: 2,
+            watch: Vec::new(),
+            more: String::new(),
+            log_level: "info",
+        }
+    }
+}
+
+impl Config {
+    /// The file. Port 0 throughout: the ports taken are in `ports.json`.
+    pub fn to_toml(&self) -> String {
+        let mut toml = format!(
+            "state-dir = \"state\"\n\n[peers]\nlisten = [\"{}\"]\n\n[shards]\ncount = {}\npin = false\n\n\
+             [metrics]\nlisten = \"127.0.0.1:0\"\n",
+            SocketAddr::new(self.listen, 0),
+            self.shards
+        );
+        for (watch, data) in &self.watch {
+            toml.push_str(&format!(
+                "\n[[watch]]\ndir = {watch:?}\ndata-dir = {data:?}\n"
+            ));
+        }
+        toml + "\n" + &self.more
+    }
+}
+
+/// A running btd. Killed when dropped; [`Btd::stop`] is the clean way.
+pub struct Btd {
+    pub process: Process,
+    /// Where peers connect.
+    pub peers: SocketAddr,
+    /// Where `/metrics` and `/health` answer.
+    pub metrics: SocketAddr,
+}
+
+impl Btd {
+    /// Starts btd with its configuration, state and log in `home`, and waits until it says that it is ready.
+    pub fn start(home: &Path, config: &Config) -> Self {
+        let file = home.join("btd.toml");
+        fs::write(&file, config.to_toml()).expect("write the configuration");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_btd"));
+        command
+            .arg("--config")
+            .arg(&file)
+            .args(["--log-level", config.log_level])
+            .current_dir(home);
+        let mut process = Process::spawn("btd", &mut command, &home.join("btd.log"));
+
+        let ports: Value = wait_for("btd writes ports.json", within(START_SECONDS), || {
+            process.assert_running();
+            serde_json::from_slice(&fs::read(home.join("state/ports.json")).ok()?).ok()
+        });
+        let port = |value: &Value, name: &str| {
+            let port = value.as_u64().and_then(|port| u16::try_from(port).ok());
+            port.unwrap_or_else(|| panic!("ports.json has no port for {name}: {ports}"))
+        };
+        let peers = SocketAddr::new(config.listen, port(&ports["peers"][0], "peers"));
+        let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, port(&ports["metrics"], "metrics")));
+        Self {
+            process,
+            peers,
+            metrics,
+        }
+    }
+
+    /// The sum of the samples of one metric whose line begins with `name` (`btd_peers`, or with labels
+    /// `btd_torrents{state="seeding"}`). 0 if there is none yet.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = http::get(self.metrics, "/metrics")
+            .expect("read btd's metrics")
+            .text();
+        let samples = text.lines().filter_map(|line| {
+            let (key, value) = line.rsplit_once(' ')?;
+            let labels = key.strip_prefix(name)?;
+            (labels.is_empty() || labels.starts_with('{')).then(|| value.parse::<f64>().ok())?
+        });
+        samples.sum()
+    }
+
+    /// SIGTERM; panics unless btd ends with success within the promised time.
+    pub fn stop(mut self) {
+        self.process.signal(Signal::TERM);
+        self.process.wait_success(within(STOP_SECONDS));
+    }
+}

@@ -1,0 +1,43 @@
+//! libtorrent 2.1, by a small Python program: `tests/clients/libtorrent_get.py`.
+
+use super::Job;
+use crate::support::private_net::ADDR;
+use crate::support::process::Process;
+use crate::support::tests_dir;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The Python of the venv that tests/run makes.
+fn python() -> PathBuf {
+    let venv = std::env::var_os("BTD_TEST_VENV").map(PathBuf::from);
+    venv.unwrap_or_else(|| tests_dir().join("../target/venv"))
+        .join("bin/python")
+}
+
+pub fn missing() -> Option<String> {
+    let import = Command::new(python())
+        .args(["-c", "import libtorrent"])
+        .output();
+    let there = import.is_ok_and(|output| output.status.success());
+    (!there).then(|| {
+        format!(
+            "{} has no libtorrent (hint: tests/run makes it)",
+            python().display()
+        )
+    })
+}
+
+pub fn download(job: &Job) {
+    let mut command = Command::new(python());
+    command.arg(tests_dir().join("clients/libtorrent_get.py"));
+    command
+        .arg("--listen")
+        .arg(format!("{ADDR}:{}", job.port))
+        .arg("--peer")
+        .arg(job.seed.to_string());
+    for download in &job.downloads {
+        command.arg(&download.torrent.path).arg(&download.save);
+    }
+    let mut libtorrent = Process::spawn("libtorrent", &mut command, &job.home.join("log"));
+    libtorrent.wait_success(job.deadline);
+}

@@ -1,0 +1,133 @@
+//! Five other people's clients as leechers, each driven the way its users drive it.
+//!
+//! Common to all: a home of its own in the scratch folder, addresses of the [private network](super::private_net)
+//! only, DHT, local discovery, peer exchange and port mapping off (there is one peer to find, and the swarm should
+//! take everything from it), and otherwise the client's own defaults, encryption included: all of them try or allow
+//! encrypted connections and fall back to plain ones, which is all that btd speaks.
+
+mod aria2;
+mod libtorrent;
+mod qbittorrent;
+mod rtorrent;
+mod transmission;
+
+use super::installed;
+use super::private_net::ADDR;
+use super::torrent::Torrent;
+use super::tracker::Tracker;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    Libtorrent,
+    Qbittorrent,
+    Transmission,
+    Rtorrent,
+    Aria2,
+}
+
+/// One torrent to get.
+pub struct Download {
+    pub torrent: Torrent,
+    /// The folder to put it in.
+    pub save: PathBuf,
+}
+
+/// What a driver needs to know.
+struct Job {
+    /// For the client's own files: profile, session, log.
+    home: PathBuf,
+    downloads: Vec<Download>,
+    /// Where the seed listens.
+    seed: SocketAddr,
+    /// For the client to listen on.
+    port: u16,
+    /// For its remote control.
+    control: SocketAddr,
+    deadline: Instant,
+}
+
+impl Client {
+    pub const ALL: [Self; 5] = [
+        Self::Libtorrent,
+        Self::Qbittorrent,
+        Self::Transmission,
+        Self::Rtorrent,
+        Self::Aria2,
+    ];
+
+    /// What has to be installed for it and is not.
+    pub fn missing(self) -> Option<String> {
+        let programs: &[&str] = match self {
+            Self::Libtorrent => return libtorrent::missing(),
+            Self::Qbittorrent => &["qbittorrent-nox"],
+            Self::Transmission => &["transmission-daemon"],
+            Self::Rtorrent => &["rtorrent"],
+            Self::Aria2 => &["aria2c"],
+        };
+        let missing = programs
+            .iter()
+            .chain(&["opentracker"])
+            .find(|program| !installed(program))?;
+        Some(format!(
+            "`{missing}` is not installed (hint: tests/run installs it)"
+        ))
+    }
+
+    /// Transmission 3.00 makes no file for a file of no bytes.
+    pub fn makes_empty_files(self) -> bool {
+        self != Self::Transmission
+    }
+
+    /// Downloads `torrents` from `seed`, each into a folder of its own, and returns those folders. Has ended when it
+    /// returns. Panics at `deadline`.
+    pub fn download(
+        self,
+        scratch: &Path,
+        torrents: &[Torrent],
+        seed: SocketAddr,
+        deadline: Instant,
+    ) -> Vec<PathBuf> {
+        let home = scratch.join(format!("{self:?}"));
+        fs::create_dir_all(home.join("tracker")).expect("make a client's home");
+        // A tracker for this client alone, or the clients would find each other and not all load btd.
+        let index = self as u16;
+        let tracker = Tracker::start(
+            &home.join("tracker"),
+            SocketAddr::new(ADDR, 6_900 + index),
+            torrents,
+        );
+        let download = |(number, torrent): (usize, &Torrent)| {
+            tracker.announce_seed(torrent, seed.port());
+            let save = home.join(format!("save-{number}"));
+            fs::create_dir_all(&save).expect("make a download folder");
+            let path = home.join(format!("{number}.torrent"));
+            Download {
+                torrent: torrent.with_tracker(&tracker.announce_url(), path),
+                save,
+            }
+        };
+        let job = Job {
+            downloads: torrents.iter().enumerate().map(download).collect(),
+            home,
+            seed,
+            port: 51_400 + index,
+            control: SocketAddr::from(([127, 0, 0, 1], 9_090 + index)),
+            deadline,
+        };
+        match self {
+            Self::Libtorrent => libtorrent::download(&job),
+            Self::Qbittorrent => qbittorrent::download(&job),
+            Self::Transmission => transmission::download(&job),
+            Self::Rtorrent => rtorrent::download(&job),
+            Self::Aria2 => aria2::download(&job),
+        }
+        job.downloads
+            .into_iter()
+            .map(|download| download.save)
+            .collect()
+    }
+}

@@ -1,0 +1,65 @@
+//! What whole-program tests share: a scratch folder, made-up payload, the real btd binary as a child process, a
+//! tracker, and five other people's clients that download from it.
+//!
+//! A test file says `mod support;` and takes what it needs. Nothing here asserts anything about btd beyond "it
+//! started" and "it stopped when asked"; the claims stand in the test files.
+//!
+//! Read on: [`btd`] (the daemon under test), [`private_net`] (why a test runs itself again in a network namespace),
+//! [`client`] (how each client is driven).
+
+// Each test file compiles its own copy of this module and uses a part of it.
+#![allow(dead_code, unreachable_pub)]
+
+pub mod btd;
+pub mod client;
+pub mod http;
+pub mod payload;
+pub mod private_net;
+pub mod process;
+pub mod scratch;
+pub mod torrent;
+pub mod tracker;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Looks again every few milliseconds until `look` gives something, and panics with `what` at `deadline`.
+pub fn wait_for<T>(what: &str, deadline: Instant, mut look: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "waited {:?} in vain: {what}",
+            started.elapsed()
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A deadline `seconds` from now.
+pub fn within(seconds: u64) -> Instant {
+    Instant::now() + Duration::from_secs(seconds)
+}
+
+/// Where the tests' own files lie: `tests/`.
+pub fn tests_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+}
+
+/// Says that a test cannot run here, and why. Under `tests/run`, which installs everything, that is a failure.
+pub fn skip(why: &str) {
+    assert!(
+        std::env::var_os("BTD_TEST_REQUIRE_CLIENTS").is_none(),
+        "{why}"
+    );
+    eprintln!("SKIPPED: {why}");
+}
+
+/// Whether `program` is found in `PATH`.
+pub fn installed(program: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+}
