@@ -4,7 +4,7 @@
 //! own), so whoever holds one need not look at bounds again. It is a proof for the geometry that made it: keep a
 //! torrent's blocks with the torrent.
 //!
-//! Files are not known here; which file a block lies in is [`crate::storage`]'s business.
+//! Files are not known here; which file a block lies in is `storage`'s business.
 
 /// The length of every block we ask for, and the one that all clients use.
 pub const BLOCK_LEN: u32 = 16 * 1024;

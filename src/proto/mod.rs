@@ -5,18 +5,22 @@
 //! Bytes from peers and torrent files are hostile: they lead to an error, never to a panic or an allocation that the
 //! sender chose.
 //!
-//! What is deliberately not here: file descriptors, clocks, threads, logs, and how bytes get in or out ([`crate::shard`]
-//! joins this room to [`crate::io`]).
+//! What is deliberately not here: file descriptors, clocks, threads, logs, and how bytes get in or out (`shard`
+//! joins this room to `io`).
 //!
 //! Where to go next: [`wire`] for what peers say, [`geometry`] for the block type that carries its own proof,
 //! [`peer`] for one connection's state.
 
 #![forbid(unsafe_code)]
 
+pub mod bencode;
 pub mod bitfield;
+pub mod extension;
 pub mod geometry;
 pub mod handshake;
 mod id;
+pub mod metainfo;
+pub mod path;
 pub mod wire;
 
 pub use id::{InfoHash, ParseInfoHashError, PeerId};
