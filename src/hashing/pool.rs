@@ -1,0 +1,663 @@
+//! Worker threads that hash: jobs in, verdicts out.
+//!
+//! The queue is bounded, and a full queue is the caller's business: [`Pool::try_submit`] gives the job back,
+//! [`Pool::submit`] waits. Memory is therefore bounded by whoever makes the jobs. A job owns its buffers until it is
+//! answered, and the answer gives them back, so that a reader may fill them again.
+//!
+//! Every job accepted is answered exactly once, also when the pool stops before its turn ([`Outcome::Dropped`]): a
+//! caller that counts what it has out never waits for ever.
+//!
+//! A worker takes its fair share of what is queued, up to [`BATCH_MAX`] jobs, under one lock: at 16 KiB a piece the
+//! lock and the wake-up would otherwise cost as much as the hashing. It never waits for a batch to fill.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::digest::{DIGEST_LEN, Hasher};
+
+/// Jobs one worker takes from the queue at once.
+const BATCH_MAX: usize = 16;
+
+/// How a [`Pool`] is built.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolConfig {
+    /// Worker threads, at least 1.
+    pub workers: usize,
+    /// Jobs that wait at most, at least 1. Those being hashed are not counted.
+    pub queue_max: usize,
+    /// What is added to the niceness of the process for the workers, 0 to 19.
+    pub nice: i32,
+}
+
+impl Default for PoolConfig {
+    /// One worker per core this process may use, at niceness 10: hashing takes what serving leaves.
+    fn default() -> Self {
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        PoolConfig {
+            workers,
+            queue_max: 64,
+            nice: 10,
+        }
+    }
+}
+
+/// One piece, or a part of one, to be hashed.
+#[derive(Debug)]
+pub struct Job {
+    /// Chosen by the caller, returned with the answer.
+    pub tag: u64,
+    /// Where to go on from: a new [`Hasher`], or the one that [`Outcome::Partial`] gave back.
+    pub hasher: Hasher,
+    /// The bytes, in order.
+    pub buffers: Vec<Bytes>,
+    /// What is wanted after the last buffer.
+    pub then: Then,
+    /// Where the answer goes. An answer nobody waits for is dropped.
+    pub reply: Sender<Done>,
+}
+
+/// What is wanted once a job's bytes are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// More bytes follow in another job.
+    Continue,
+    /// The digest.
+    Finish,
+    /// Whether the digest is this one.
+    Verify([u8; DIGEST_LEN]),
+}
+
+/// The answer to a [`Job`].
+#[derive(Debug)]
+pub struct Done {
+    /// The job's tag.
+    pub tag: u64,
+    /// The job's buffers.
+    pub buffers: Vec<Bytes>,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What came of a [`Job`].
+#[derive(Debug)]
+pub enum Outcome {
+    /// [`Then::Continue`]: the state to go on with.
+    Partial(Hasher),
+    /// [`Then::Finish`]: the digest.
+    Digest([u8; DIGEST_LEN]),
+    /// [`Then::Verify`]: the bytes are those that were expected.
+    Good,
+    /// [`Then::Verify`]: they are not; this is their digest.
+    Bad([u8; DIGEST_LEN]),
+    /// The pool stopped before this job's turn.
+    Dropped,
+}
+
+/// Why a job was not taken; the job comes back.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// The queue is full.
+    #[error("the hashing queue is full")]
+    Full(Box<Job>),
+    /// The pool has been stopped.
+    #[error("the hashing pool has been stopped")]
+    Stopped(Box<Job>),
+}
+
+/// What becomes of the waiting jobs when a pool stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waiting {
+    /// They are hashed first.
+    Finish,
+    /// They are answered [`Outcome::Dropped`].
+    Drop,
+}
+
+/// What a pool has done since it started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolStats {
+    /// Bytes hashed.
+    pub bytes: u64,
+    /// Jobs hashed.
+    pub jobs: u64,
+    /// Jobs that ended in [`Outcome::Bad`].
+    pub failures: u64,
+    /// Jobs that ended in [`Outcome::Dropped`].
+    pub dropped: u64,
+}
+
+/// The workers and their queue. Dropping it stops the workers after the job in hand.
+#[derive(Debug)]
+pub struct Pool {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    workers: usize,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    /// Rung when a job was queued or the pool stops.
+    work: Condvar,
+    /// Rung when places in the queue became free or the pool stops.
+    room: Condvar,
+    queue_max: usize,
+    workers: usize,
+    counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    /// Workers waiting for `work`: a bell nobody hears is a system call saved.
+    idle: usize,
+    stopped: Option<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    bytes: AtomicU64,
+    jobs: AtomicU64,
+    failures: AtomicU64,
+    dropped: AtomicU64,
+}
+
+impl Pool {
+    /// Starts the workers. Fails when the system gives no thread.
+    ///
+    /// # Panics
+    /// When `config` has no worker or no place in the queue.
+    pub fn start(config: PoolConfig) -> std::io::Result<Pool> {
+        assert!(
+            config.workers > 0 && config.queue_max > 0,
+            "a pool without workers or queue: {config:?}"
+        );
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            work: Condvar::new(),
+            room: Condvar::new(),
+            queue_max: config.queue_max,
+            workers: config.workers,
+            counters: Counters::default(),
+        });
+        // Made before the threads: should one of them not start, dropping this stops the others.
+        let pool = Pool {
+            shared,
+            threads: Mutex::default(),
+            workers: config.workers,
+        };
+        for index in 0..config.workers {
+            let shared = Arc::clone(&pool.shared);
+            let thread = std::thread::Builder::new()
+                .name(format!("btd-hash-{index}"))
+                .spawn(move || {
+                    be_nice(config.nice);
+                    shared.work();
+                })?;
+            lock(&pool.threads).push(thread);
+        }
+        Ok(pool)
+    }
+
+    /// Worker threads.
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// Queues a job, waiting for room.
+    pub fn submit(&self, job: Job) -> Result<(), Refused> {
+        let queue = lock(&self.shared.queue);
+        let full = |queue: &mut Queue| {
+            queue.stopped.is_none() && queue.jobs.len() >= self.shared.queue_max
+        };
+        let queue = self
+            .shared
+            .room
+            .wait_while(queue, full)
+            .unwrap_or_else(PoisonError::into_inner);
+        self.shared.push(queue, job)
+    }
+
+    /// Queues a job, waiting for room, but not longer than `timeout`.
+    pub fn submit_timeout(&self, job: Job, timeout: Duration) -> Result<(), Refused> {
+        let deadline = Instant::now() + timeout;
+        let mut queue = lock(&self.shared.queue);
+        while queue.stopped.is_none() && queue.jobs.len() >= self.shared.queue_max {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let waited = self.shared.room.wait_timeout(queue, left);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        self.shared.push(queue, job)
+    }
+
+    /// Queues a job if there is room now.
+    pub fn try_submit(&self, job: Job) -> Result<(), Refused> {
+        self.shared.push(lock(&self.shared.queue), job)
+    }
+
+    /// Stops the workers and waits for them. New jobs are refused from here on.
+    pub fn stop(&self, waiting: Waiting) {
+        let dropped = {
+            let mut queue = lock(&self.shared.queue);
+            queue.stopped = Some(waiting);
+            if waiting == Waiting::Drop {
+                std::mem::take(&mut queue.jobs)
+            } else {
+                VecDeque::new()
+            }
+        };
+        self.shared.work.notify_all();
+        self.shared.room.notify_all();
+        for job in dropped {
+            self.shared.counters.dropped.fetch_add(1, Relaxed);
+            answer(job.reply, job.tag, job.buffers, Outcome::Dropped);
+        }
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for thread in threads {
+            // A worker that panicked has said so on stderr; there is nothing to add here.
+            let _ = thread.join();
+        }
+    }
+
+    /// What has been done so far.
+    pub fn stats(&self) -> PoolStats {
+        let counters = &self.shared.counters;
+        PoolStats {
+            bytes: counters.bytes.load(Relaxed),
+            jobs: counters.jobs.load(Relaxed),
+            failures: counters.failures.load(Relaxed),
+            dropped: counters.dropped.load(Relaxed),
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.stop(Waiting::Drop);
+    }
+}
+
+impl Shared {
+    fn push(&self, mut queue: MutexGuard<'_, Queue>, job: Job) -> Result<(), Refused> {
+        if queue.stopped.is_some() {
+            return Err(Refused::Stopped(Box::new(job)));
+        }
+        if queue.jobs.len() >= self.queue_max {
+            return Err(Refused::Full(Box::new(job)));
+        }
+        queue.jobs.push_back(job);
+        let wake = queue.idle > 0;
+        drop(queue);
+        if wake {
+            self.work.notify_one();
+        }
+        Ok(())
+    }
+
+    /// One worker's life.
+    fn work(&self) {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        while self.take(&mut batch) {
+            for job in batch.drain(..) {
+                self.hash(job);
+            }
+        }
+    }
+
+    /// Waits for jobs and moves this worker's share of them to `batch`. False when the pool has stopped.
+    fn take(&self, batch: &mut Vec<Job>) -> bool {
+        let mut queue = lock(&self.queue);
+        queue.idle += 1;
+        let empty = |queue: &mut Queue| queue.jobs.is_empty() && queue.stopped.is_none();
+        let mut queue = self
+            .work
+            .wait_while(queue, empty)
+            .unwrap_or_else(PoisonError::into_inner);
+        queue.idle -= 1;
+        // A share, not all: two large pieces are for two workers.
+        let share = queue.jobs.len().div_ceil(self.workers).min(BATCH_MAX);
+        batch.extend(queue.jobs.drain(..share));
+        drop(queue);
+        if share > 0 {
+            self.room.notify_all();
+        }
+        share > 0
+    }
+
+    fn hash(&self, job: Job) {
+        let Job {
+            tag,
+            mut hasher,
+            buffers,
+            then,
+            reply,
+        } = job;
+        let mut bytes = 0;
+        for buffer in &buffers {
+            hasher.update(buffer);
+            bytes += buffer.len() as u64;
+        }
+        let outcome = match then {
+            Then::Continue => Outcome::Partial(hasher),
+            Then::Finish => Outcome::Digest(hasher.finish()),
+            Then::Verify(expected) => match hasher.finish() {
+                digest if digest == expected => Outcome::Good,
+                digest => Outcome::Bad(digest),
+            },
+        };
+        // Before the answer: whoever has it may look at the counters.
+        self.counters.bytes.fetch_add(bytes, Relaxed);
+        self.counters.jobs.fetch_add(1, Relaxed);
+        self.counters
+            .failures
+            .fetch_add(u64::from(matches!(outcome, Outcome::Bad(_))), Relaxed);
+        answer(reply, tag, buffers, outcome);
+    }
+}
+
+fn answer(reply: Sender<Done>, tag: u64, buffers: Vec<Bytes>, outcome: Outcome) {
+    // The asker may have gone (a check that was cancelled): then the buffers are freed here.
+    let _ = reply.send(Done {
+        tag,
+        buffers,
+        outcome,
+    });
+}
+
+/// Lowers the priority of the calling thread (on Linux niceness belongs to threads).
+fn be_nice(nice: i32) {
+    // Asking for less than one has is always granted, and hashing at full priority would still be right.
+    let _ = rustix::process::nice(nice.clamp(0, 19));
+}
+
+/// No state here is broken by a panic half-way: jobs are pushed and taken by single calls.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hashing::sha1;
+    use std::sync::mpsc::{Receiver, channel};
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    fn pool(workers: usize, queue_max: usize) -> Pool {
+        Pool::start(PoolConfig {
+            workers,
+            queue_max,
+            nice: 10,
+        })
+        .unwrap()
+    }
+
+    fn job(tag: u64, data: &[u8], then: Then, reply: &Sender<Done>) -> Job {
+        let buffers = vec![Bytes::copy_from_slice(data)];
+        Job {
+            tag,
+            hasher: Hasher::new(),
+            buffers,
+            then,
+            reply: reply.clone(),
+        }
+    }
+
+    fn next(replies: &Receiver<Done>) -> Done {
+        replies.recv_timeout(DEADLINE).expect("an answer")
+    }
+
+    /// Keeps the pool's only worker busy for as long as the caller holds `gate` locked: nobody waits for the answer, so
+    /// the worker itself frees the buffer, and freeing it takes the lock.
+    fn occupy(pool: &Pool, gate: &Arc<Mutex<()>>) {
+        struct Gate(Arc<Mutex<()>>);
+        impl AsRef<[u8]> for Gate {
+            fn as_ref(&self) -> &[u8] {
+                b""
+            }
+        }
+        impl Drop for Gate {
+            fn drop(&mut self) {
+                drop(lock(&self.0));
+            }
+        }
+        let before = pool.stats().jobs;
+        let (reply, _) = channel();
+        let buffers = vec![Bytes::from_owner(Gate(Arc::clone(gate)))];
+        pool.submit(Job {
+            buffers,
+            ..job(0, b"", Then::Finish, &reply)
+        })
+        .unwrap();
+        wait_until("the worker takes the job", || pool.stats().jobs > before);
+    }
+
+    fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+        let deadline = Instant::now() + DEADLINE;
+        while !condition() {
+            assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_job_is_answered_with_what_it_asked_for() {
+        let (pool, (reply, replies)) = (pool(2, 4), channel());
+        pool.submit(job(1, b"abc", Then::Finish, &reply)).unwrap();
+        assert!(
+            matches!(next(&replies), Done { tag: 1, outcome: Outcome::Digest(d), .. } if d == sha1(b"abc"))
+        );
+        pool.submit(job(2, b"abc", Then::Verify(sha1(b"abc")), &reply))
+            .unwrap();
+        assert!(matches!(
+            next(&replies),
+            Done {
+                tag: 2,
+                outcome: Outcome::Good,
+                ..
+            }
+        ));
+        pool.submit(job(3, b"abd", Then::Verify(sha1(b"abc")), &reply))
+            .unwrap();
+        assert!(
+            matches!(next(&replies), Done { tag: 3, outcome: Outcome::Bad(d), .. } if d == sha1(b"abd"))
+        );
+        assert_eq!(
+            pool.stats(),
+            PoolStats {
+                bytes: 9,
+                jobs: 3,
+                failures: 1,
+                dropped: 0
+            }
+        );
+    }
+
+    #[test]
+    fn a_piece_in_parts_goes_on_from_the_state_of_the_last_part() {
+        let (pool, (reply, replies)) = (pool(1, 4), channel());
+        pool.submit(job(1, b"ab", Then::Continue, &reply)).unwrap();
+        let Outcome::Partial(hasher) = next(&replies).outcome else {
+            panic!("not partial")
+        };
+        let rest = Job {
+            hasher,
+            ..job(1, b"c", Then::Finish, &reply)
+        };
+        pool.submit(rest).unwrap();
+        assert!(matches!(next(&replies).outcome, Outcome::Digest(d) if d == sha1(b"abc")));
+    }
+
+    #[test]
+    fn buffers_are_hashed_in_order_and_come_back_to_be_filled_again() {
+        let (pool, (reply, replies)) = (pool(1, 4), channel());
+        let buffers = vec![Bytes::copy_from_slice(b"a"), Bytes::copy_from_slice(b"bc")];
+        pool.submit(Job {
+            buffers,
+            ..job(1, b"", Then::Finish, &reply)
+        })
+        .unwrap();
+        let done = next(&replies);
+        assert!(matches!(done.outcome, Outcome::Digest(d) if d == sha1(b"abc")));
+        assert_eq!(done.buffers.concat(), b"abc");
+        for buffer in done.buffers {
+            assert!(
+                buffer.try_into_mut().is_ok(),
+                "somebody else still holds the buffer"
+            );
+        }
+    }
+
+    #[test]
+    fn a_full_queue_gives_the_job_back_and_takes_it_once_there_is_room() {
+        let (pool, (reply, replies)) = (pool(1, 2), channel());
+        let gate = Arc::default();
+        let closed = lock(&gate);
+        occupy(&pool, &gate);
+        for tag in 1..=2 {
+            pool.try_submit(job(tag, b"abc", Then::Finish, &reply))
+                .unwrap();
+        }
+        let Err(Refused::Full(back)) = pool.try_submit(job(3, b"abc", Then::Finish, &reply)) else {
+            panic!("a queue of two took three");
+        };
+        let Err(Refused::Full(back)) = pool.submit_timeout(*back, Duration::from_millis(1)) else {
+            panic!("there was no room within a millisecond");
+        };
+        drop(closed);
+        pool.submit_timeout(*back, DEADLINE).unwrap();
+        let tags: Vec<u64> = (0..3).map(|_| next(&replies).tag).collect();
+        assert_eq!(tags, [1, 2, 3]);
+    }
+
+    #[test]
+    fn waiting_jobs_are_answered_dropped_when_the_pool_stops_at_once() {
+        let (pool, (reply, replies)) = (pool(1, 8), channel());
+        let gate = Arc::default();
+        let closed = lock(&gate);
+        occupy(&pool, &gate);
+        for tag in 1..=3 {
+            pool.submit(job(tag, b"abc", Then::Finish, &reply)).unwrap();
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| pool.stop(Waiting::Drop));
+            for tag in 1..=3 {
+                assert!(
+                    matches!(next(&replies), Done { tag: t, outcome: Outcome::Dropped, .. } if t == tag)
+                );
+            }
+            drop(closed);
+        });
+        assert!(matches!(
+            pool.submit(job(4, b"", Then::Finish, &reply)),
+            Err(Refused::Stopped(_))
+        ));
+        assert_eq!(pool.stats().dropped, 3);
+    }
+
+    #[test]
+    fn waiting_jobs_are_hashed_when_the_pool_is_stopped_with_patience() {
+        let (pool, (reply, replies)) = (pool(1, 8), channel());
+        let gate = Arc::default();
+        let closed = lock(&gate);
+        occupy(&pool, &gate);
+        for tag in 1..=3 {
+            pool.submit(job(tag, b"abc", Then::Finish, &reply)).unwrap();
+        }
+        drop(closed);
+        pool.stop(Waiting::Finish);
+        for _ in 1..=3 {
+            assert!(matches!(next(&replies).outcome, Outcome::Digest(_)));
+        }
+        assert!(matches!(
+            pool.try_submit(job(4, b"", Then::Finish, &reply)),
+            Err(Refused::Stopped(_))
+        ));
+    }
+
+    #[test]
+    fn a_submitter_waiting_for_room_is_told_when_the_pool_stops() {
+        let (pool, (reply, _replies)) = (pool(1, 1), channel());
+        let gate = Arc::default();
+        let closed = lock(&gate);
+        occupy(&pool, &gate);
+        pool.submit(job(1, b"", Then::Finish, &reply)).unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| pool.submit(job(2, b"", Then::Finish, &reply)));
+            scope.spawn(|| pool.stop(Waiting::Drop));
+            // Whether it came to wait or not, the stop is what it hears of.
+            assert!(matches!(waiting.join().unwrap(), Err(Refused::Stopped(_))));
+            drop(closed);
+        });
+    }
+
+    #[test]
+    fn many_submitters_and_workers_lose_no_job() {
+        let (pool, (reply, replies)) = (pool(3, 4), channel());
+        std::thread::scope(|scope| {
+            for submitter in 0..4u64 {
+                let (pool, reply) = (&pool, reply.clone());
+                scope.spawn(move || {
+                    for n in 0..500 {
+                        let data = (submitter * 500 + n).to_be_bytes();
+                        pool.submit(job(
+                            submitter * 500 + n,
+                            &data,
+                            Then::Verify(sha1(&data)),
+                            &reply,
+                        ))
+                        .unwrap();
+                    }
+                });
+            }
+        });
+        let mut tags: Vec<u64> = (0..2000)
+            .map(|_| match next(&replies) {
+                Done {
+                    tag,
+                    outcome: Outcome::Good,
+                    ..
+                } => tag,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        tags.sort_unstable();
+        assert!(tags.into_iter().eq(0..2000));
+        assert_eq!(
+            pool.stats(),
+            PoolStats {
+                bytes: 16_000,
+                jobs: 2000,
+                failures: 0,
+                dropped: 0
+            }
+        );
+    }
+
+    #[test]
+    fn workers_carry_their_name_and_low_priority() {
+        let pool = pool(2, 4);
+        let own = rustix::process::getpriority_process(None).unwrap();
+        wait_until("two workers, nicer than the rest", || {
+            let found = std::fs::read_dir("/proc/self/task")
+                .unwrap()
+                .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("stat")).ok())
+                .filter_map(|stat| {
+                    let (head, tail) = stat.rsplit_once(')')?;
+                    // proc(5): after the name come the state (field 3) and fifteen others, then the niceness (field 19).
+                    let nice: i32 = tail.split_whitespace().nth(16)?.parse().ok()?;
+                    (head.contains("(btd-hash-") && nice == (own + 10).min(19)).then_some(())
+                });
+            found.count() >= pool.workers()
+        });
+    }
+}
