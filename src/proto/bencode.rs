@@ -157,9 +157,7 @@ fn integer(input: &[u8], at: usize) -> Result<(Token<'_>, usize), Error> {
             Some(b'e') if next > digits => break,
             Some(&byte @ b'0'..=b'9') => {
                 // A second digit behind a zero, or a zero behind a minus.
-                if next > digits && input[digits] == b'0'
-                    || next == digits && byte == b'0' && negative
-                {
+                if next > digits && input[digits] == b'0' || next == digits && byte == b'0' && negative {
                     return Err(Error {
                         offset: next,
                         reason: Reason::Integer,
@@ -203,9 +201,7 @@ fn string(input: &[u8], at: usize) -> Result<(Token<'_>, usize), Error> {
             }
             Some(b':') => break,
             Some(&byte @ b'0'..=b'9') if next == at || input[at] != b'0' => {
-                let grown = len
-                    .checked_mul(10)
-                    .and_then(|n| n.checked_add(u32::from(byte - b'0')));
+                let grown = len.checked_mul(10).and_then(|n| n.checked_add(u32::from(byte - b'0')));
                 len = grown.ok_or(Error {
                     offset: at,
                     reason: Reason::StringLen,
@@ -270,9 +266,7 @@ pub fn scan_prefix(input: &[u8], limits: Limits) -> Result<Scanned<'_>, Error> {
     for _ in 0..limits.tokens {
         let here = |reason| Error { offset: at, reason };
         let (token, next) = token(input, at)?;
-        let is_key = open
-            .last()
-            .is_some_and(|open| open.keys.is_some() && !open.value_due);
+        let is_key = open.last().is_some_and(|open| open.keys.is_some() && !open.value_due);
         match token {
             Token::End => {
                 let Some(closed) = open.pop() else {
@@ -436,9 +430,7 @@ pub struct Dict<'a>(List<'a>);
 impl<'a> Dict<'a> {
     /// The value of this key. It walks the dictionary: go through the entries once where many keys are wanted.
     pub fn get(&self, key: &[u8]) -> Option<Value<'a>> {
-        self.clone()
-            .find(|(k, _)| *k == key)
-            .map(|(_, value)| value)
+        self.clone().find(|(k, _)| *k == key).map(|(_, value)| value)
     }
 }
 
@@ -492,9 +484,7 @@ mod tests {
     #[test]
     fn a_value_of_another_kind_is_none() {
         let value = scan_all(b"le").unwrap().value;
-        assert!(
-            value.as_int().is_none() && value.as_bytes().is_none() && value.as_dict().is_none()
-        );
+        assert!(value.as_int().is_none() && value.as_bytes().is_none() && value.as_dict().is_none());
         assert_eq!(value.as_list().unwrap().count(), 0);
     }
 
@@ -515,19 +505,13 @@ mod tests {
         assert_eq!(refused(b"i-e"), (Reason::Integer, 2));
         assert_eq!(refused(b"i1 e"), (Reason::Integer, 2));
         assert_eq!(refused(b"i9223372036854775808e"), (Reason::IntegerRange, 0));
-        assert_eq!(
-            refused(b"i-9223372036854775809e"),
-            (Reason::IntegerRange, 0)
-        );
+        assert_eq!(refused(b"i-9223372036854775809e"), (Reason::IntegerRange, 0));
         assert_eq!(refused(b"i12"), (Reason::Truncated, 3));
     }
 
     #[test]
     fn string_lengths_are_checked_against_what_is_left() {
-        assert_eq!(
-            refused(b"5:abc"),
-            (Reason::StringPastEnd { len: 5, left: 3 }, 0)
-        );
+        assert_eq!(refused(b"5:abc"), (Reason::StringPastEnd { len: 5, left: 3 }, 0));
         assert_eq!(
             refused(b"4294967295:a"),
             (
@@ -568,10 +552,7 @@ mod tests {
         assert_eq!(scan_all(b"d1:ai1e1:bi2ee").unwrap().unsorted_at, None);
         let scanned = scan_all(b"d1:ad1:yi1e1:xi2ee1:bi2ee").unwrap();
         assert_eq!(scanned.unsorted_at, Some(11));
-        assert_eq!(
-            scanned.value.as_dict().unwrap().get(b"b").unwrap().as_int(),
-            Some(2)
-        );
+        assert_eq!(scanned.value.as_dict().unwrap().get(b"b").unwrap().as_int(), Some(2));
     }
 
     #[test]
@@ -586,24 +567,12 @@ mod tests {
             tokens: 3,
         };
         assert!(scan(b"li1ee", limits).is_ok());
-        assert_eq!(
-            scan(b"l0:0:e", limits).unwrap_err().reason,
-            Reason::TooManyTokens(3)
-        );
-        assert_eq!(
-            scan(b"li1234e", limits).unwrap_err().reason,
-            Reason::InputTooLong(7)
-        );
+        assert_eq!(scan(b"l0:0:e", limits).unwrap_err().reason, Reason::TooManyTokens(3));
+        assert_eq!(scan(b"li1234e", limits).unwrap_err().reason, Reason::InputTooLong(7));
     }
 
     #[test]
     fn a_prefix_ends_where_its_value_ends() {
-        assert_eq!(
-            scan_prefix(b"de\x00\x01", Limits::MESSAGE)
-                .unwrap()
-                .value
-                .raw(),
-            b"de"
-        );
+        assert_eq!(scan_prefix(b"de\x00\x01", Limits::MESSAGE).unwrap().value.raw(), b"de");
     }
 }

@@ -101,8 +101,7 @@ impl ExtensionHandshake {
                 IpAddr::V6(ip) => ByteBuf::from(ip.octets()),
             }),
         };
-        let bytes = serde_bencode::to_bytes(&fields)
-            .expect("strings, numbers and structures have a bencode form");
+        let bytes = serde_bencode::to_bytes(&fields).expect("strings, numbers and structures have a bencode form");
         out.extend_from_slice(&bytes);
     }
 
@@ -128,6 +127,14 @@ impl ExtensionHandshake {
 }
 
 impl Extensions {
+    /// The numbers we give out.
+    pub const OURS: Self = Self {
+        ut_metadata: 0,
+        ut_pex: 0,
+        upload_only: 1,
+        lt_donthave: 0,
+    };
+
     fn read(dict: Dict<'_>) -> Self {
         let mut read = Self::default();
         for (name, value) in dict {
@@ -160,8 +167,7 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 fn clean(bytes: &[u8]) -> Option<String> {
     let mut name = String::new();
     // No character takes more than four bytes, so this is enough of them.
-    for character in String::from_utf8_lossy(&bytes[..bytes.len().min(CLIENT_LEN_MAX * 4)]).chars()
-    {
+    for character in String::from_utf8_lossy(&bytes[..bytes.len().min(CLIENT_LEN_MAX * 4)]).chars() {
         let character = match character {
             char::REPLACEMENT_CHARACTER => '?',
             c if misleading(c) => '?',
@@ -210,11 +216,7 @@ mod tests {
     #[test]
     fn a_handshake_has_the_bytes_of_bep_10() {
         let mut bytes = Vec::new();
-        ExtensionHandshake {
-            yourip: None,
-            ..ours()
-        }
-        .encode(&mut bytes);
+        ExtensionHandshake { yourip: None, ..ours() }.encode(&mut bytes);
         let m = "1:md11:lt_donthavei7e11:upload_onlyi3e11:ut_metadatai2ee";
         let rest = "13:metadata_sizei31235e1:pi6881e4:reqqi2048e11:upload_onlyi1e1:v9:btd 0.1.0";
         assert_eq!(String::from_utf8(bytes).unwrap(), format!("d{m}{rest}e"));
@@ -222,10 +224,7 @@ mod tests {
 
     #[test]
     fn an_empty_handshake_says_nothing() {
-        assert_eq!(
-            ExtensionHandshake::decode(b"de"),
-            Ok(ExtensionHandshake::default())
-        );
+        assert_eq!(ExtensionHandshake::decode(b"de"), Ok(ExtensionHandshake::default()));
         let mut bytes = Vec::new();
         ExtensionHandshake::default().encode(&mut bytes);
         assert_eq!(bytes, b"d1:mdee");
@@ -233,16 +232,11 @@ mod tests {
 
     #[test]
     fn a_field_that_makes_no_sense_is_as_if_it_were_not_there() {
-        let odd =
-            b"d1:mi1e13:metadata_sizei-1e1:pi65536e4:reqqi0e11:upload_only1:x1:vi3e6:yourip3:abce";
-        assert_eq!(
-            ExtensionHandshake::decode(odd),
-            Ok(ExtensionHandshake::default())
-        );
-        let ids =
-            ExtensionHandshake::decode(b"d1:md6:ut_pexi256e11:upload_onlyi-1e11:ut_metadatai9eee")
-                .unwrap()
-                .m;
+        let odd = b"d1:mi1e13:metadata_sizei-1e1:pi65536e4:reqqi0e11:upload_only1:x1:vi3e6:yourip3:abce";
+        assert_eq!(ExtensionHandshake::decode(odd), Ok(ExtensionHandshake::default()));
+        let ids = ExtensionHandshake::decode(b"d1:md6:ut_pexi256e11:upload_onlyi-1e11:ut_metadatai9eee")
+            .unwrap()
+            .m;
         assert_eq!(
             ids,
             Extensions {
@@ -254,14 +248,8 @@ mod tests {
 
     #[test]
     fn what_is_no_dictionary_is_refused() {
-        assert_eq!(
-            ExtensionHandshake::decode(b"le"),
-            Err(Error::NotADictionary)
-        );
-        assert!(matches!(
-            ExtensionHandshake::decode(b"d1:m"),
-            Err(Error::Bencode(_))
-        ));
+        assert_eq!(ExtensionHandshake::decode(b"le"), Err(Error::NotADictionary));
+        assert!(matches!(ExtensionHandshake::decode(b"d1:m"), Err(Error::Bencode(_))));
         assert!(matches!(
             ExtensionHandshake::decode(&[b'l'; 40]),
             Err(Error::Bencode(_))

@@ -15,12 +15,15 @@
 
 pub mod bencode;
 pub mod bitfield;
+pub mod choker;
 pub mod extension;
 pub mod geometry;
 pub mod handshake;
 mod id;
 pub mod metainfo;
 pub mod path;
+pub mod peer;
+pub mod rate;
 pub mod wire;
 
 pub use id::{InfoHash, ParseInfoHashError, PeerId};

@@ -175,8 +175,7 @@ pub enum Clash {
 pub fn find_clash<'a>(paths: impl IntoIterator<Item = &'a RelPath>) -> Option<Clash> {
     // With NUL for the slash, what is below a path follows it at once in the order of bytes: nothing sorts between.
     let fold = |path: &RelPath| path.0.to_lowercase().replace('/', "\0");
-    let mut folded: Vec<(String, &RelPath)> =
-        paths.into_iter().map(|path| (fold(path), path)).collect();
+    let mut folded: Vec<(String, &RelPath)> = paths.into_iter().map(|path| (fold(path), path)).collect();
     folded.sort_unstable();
     folded.windows(2).find_map(|pair| {
         let [(first, first_path), (second, second_path)] = pair else {
@@ -186,10 +185,7 @@ pub fn find_clash<'a>(paths: impl IntoIterator<Item = &'a RelPath>) -> Option<Cl
         match below.as_bytes().first() {
             None if first_path == second_path => Some(Clash::Duplicate((*first_path).clone())),
             None => Some(Clash::Case((*first_path).clone(), (*second_path).clone())),
-            Some(0) => Some(Clash::FileAndFolder(
-                (*first_path).clone(),
-                (*second_path).clone(),
-            )),
+            Some(0) => Some(Clash::FileAndFolder((*first_path).clone(), (*second_path).clone())),
             Some(_) => None,
         }
     })
@@ -200,10 +196,7 @@ mod tests {
     use super::*;
 
     fn clash(paths: &[&str]) -> Option<Clash> {
-        let paths: Vec<_> = paths
-            .iter()
-            .map(|path| RelPath::parse(path).unwrap())
-            .collect();
+        let paths: Vec<_> = paths.iter().map(|path| RelPath::parse(path).unwrap()).collect();
         find_clash(&paths)
     }
 
@@ -241,15 +234,9 @@ mod tests {
     #[test]
     fn names_and_paths_are_as_long_as_the_kernel_takes() {
         assert!(RelPath::parse(&"x".repeat(255)).is_ok());
-        assert_eq!(
-            RelPath::parse(&"x".repeat(256)),
-            Err(Error::NameTooLong(256))
-        );
+        assert_eq!(RelPath::parse(&"x".repeat(256)), Err(Error::NameTooLong(256)));
         // In bytes, not characters.
-        assert_eq!(
-            RelPath::parse(&"é".repeat(128)),
-            Err(Error::NameTooLong(256))
-        );
+        assert_eq!(RelPath::parse(&"é".repeat(128)), Err(Error::NameTooLong(256)));
         let long = ["x".repeat(255).as_str(); 16].join("/");
         assert_eq!(long.len(), 4095);
         assert!(RelPath::parse(&long).is_ok());
@@ -267,23 +254,14 @@ mod tests {
     fn paths_that_cannot_both_be_are_found() {
         let path = |path| RelPath::parse(path).unwrap();
         assert_eq!(clash(&["a/b", "a/c", "b"]), None);
-        assert_eq!(
-            clash(&["a/b", "x", "a/b"]),
-            Some(Clash::Duplicate(path("a/b")))
-        );
-        assert!(matches!(
-            clash(&["d/ÄB", "x", "d/äb"]),
-            Some(Clash::Case(..))
-        ));
+        assert_eq!(clash(&["a/b", "x", "a/b"]), Some(Clash::Duplicate(path("a/b"))));
+        assert!(matches!(clash(&["d/ÄB", "x", "d/äb"]), Some(Clash::Case(..))));
         // `a-` and `a.` sort between `a` and `a/` as plain text.
         assert_eq!(
             clash(&["a/x", "a-", "a.", "a"]),
             Some(Clash::FileAndFolder(path("a"), path("a/x")))
         );
-        assert!(matches!(
-            clash(&["A", "a/x"]),
-            Some(Clash::FileAndFolder(..))
-        ));
+        assert!(matches!(clash(&["A", "a/x"]), Some(Clash::FileAndFolder(..))));
         assert_eq!(clash(&["ab", "a/b"]), None);
     }
 }

@@ -172,6 +172,16 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// A name for a metric: stable, and few of them.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::TooLong { .. } => "message_too_long",
+            Self::BadLength { .. } => "bad_message_length",
+        }
+    }
+}
+
 /// Cuts what arrives into messages.
 #[derive(Debug)]
 pub struct Decoder {

@@ -111,8 +111,7 @@ pub fn encode(new: &NewTorrent<'_>) -> Vec<u8> {
         },
         url_list: (!new.url_list.is_empty()).then_some(new.url_list),
     };
-    serde_bencode::to_bytes(&top)
-        .expect("strings, numbers, lists and structures have a bencode form")
+    serde_bencode::to_bytes(&top).expect("strings, numbers, lists and structures have a bencode form")
 }
 
 fn file(new: &NewFile) -> File<'_> {
@@ -147,8 +146,7 @@ mod tests {
     fn info_has_only_what_it_must_in_the_order_of_its_keys() {
         let bytes = encode(&new(NewContent::File(5), &[[b'x'; 20]]));
         let pieces = "x".repeat(20);
-        let expected =
-            format!("d4:infod6:lengthi5e4:name1:n12:piece lengthi16384e6:pieces20:{pieces}ee");
+        let expected = format!("d4:infod6:lengthi5e4:name1:n12:piece lengthi16384e6:pieces20:{pieces}ee");
         assert_eq!(String::from_utf8(bytes).unwrap(), expected);
     }
 
@@ -222,11 +220,7 @@ mod tests {
             .collect();
         assert_eq!(
             read,
-            [
-                ("n/a", 16000, false),
-                ("n/.pad/384", 384, true),
-                ("n/d/b", 1, false)
-            ]
+            [("n/a", 16000, false), ("n/.pad/384", 384, true), ("n/d/b", 1, false)]
         );
     }
 }

@@ -160,9 +160,7 @@ pub enum Problem {
     #[error(transparent)]
     Geometry(#[from] geometry::Error),
     /// The hashes do not fit the length.
-    #[error(
-        "{len} bytes of hashes, {expected} expected for {total_len} bytes in pieces of {piece_len}"
-    )]
+    #[error("{len} bytes of hashes, {expected} expected for {total_len} bytes in pieces of {piece_len}")]
     PiecesLen {
         /// The bytes that are there.
         len: usize,

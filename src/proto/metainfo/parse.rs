@@ -2,9 +2,7 @@
 
 use sha1::{Digest, Sha1};
 
-use super::{
-    Error, FILE_COUNT_MAX, FileEntry, Metainfo, PAD_PREFIX_OLD, PATHS_LEN_MAX, PieceHashes, Problem,
-};
+use super::{Error, FILE_COUNT_MAX, FileEntry, Metainfo, PAD_PREFIX_OLD, PATHS_LEN_MAX, PieceHashes, Problem};
 use crate::proto::InfoHash;
 use crate::proto::bencode::{self, Dict, Limits, Value};
 use crate::proto::geometry::{self, Geometry, TOTAL_LEN_MAX};
@@ -48,10 +46,7 @@ pub(super) fn parse(input: &[u8]) -> Result<Metainfo, Error> {
     Ok(Metainfo {
         info_hash: InfoHash(Sha1::digest(raw_info.raw()).into()),
         name: name.to_owned(),
-        private: info
-            .private
-            .and_then(Value::as_int)
-            .is_some_and(|private| private != 0),
+        private: info.private.and_then(Value::as_int).is_some_and(|private| private != 0),
         geometry,
         piece_hashes: piece_hashes(pieces, &geometry)?,
         files: files.entries,
@@ -202,11 +197,7 @@ impl Files {
             read.map_err(|(key, problem)| field(&format!("info.files[{index}]{key}"), problem))?;
         }
         // Pad files are never on disk, and often all called the same.
-        let on_disk = files
-            .entries
-            .iter()
-            .filter(|file| !file.pad)
-            .map(|file| &file.path);
+        let on_disk = files.entries.iter().filter(|file| !file.pad).map(|file| &file.path);
         match path::find_clash(on_disk) {
             Some(clash) => Err(field("info.files", clash)),
             None => Ok(files),
@@ -237,20 +228,13 @@ impl Files {
 
     fn add(&mut self, path: RelPath, len: u64, pad: bool) -> Result<(), Problem> {
         let offset = self.total_len;
-        let total_len = offset
-            .checked_add(len)
-            .filter(|total| *total <= TOTAL_LEN_MAX);
+        let total_len = offset.checked_add(len).filter(|total| *total <= TOTAL_LEN_MAX);
         self.total_len = total_len.ok_or(Problem::TotalLen)?;
         self.paths_len += path.as_str().len();
         if self.paths_len > PATHS_LEN_MAX {
             return Err(Problem::PathsTooLong);
         }
-        self.entries.push(FileEntry {
-            path,
-            len,
-            offset,
-            pad,
-        });
+        self.entries.push(FileEntry { path, len, offset, pad });
         Ok(())
     }
 }
@@ -301,21 +285,13 @@ fn piece_hashes(pieces: &[u8], geometry: &Geometry) -> Result<PieceHashes, Error
 
 /// The trackers: the list, and the single one only where there is no list (BEP 12).
 fn tiers(list: Option<Value<'_>>, single: Option<Value<'_>>) -> Vec<Vec<String>> {
-    let tiers = list
-        .and_then(Value::as_list)
-        .into_iter()
-        .flatten()
-        .map(strings);
+    let tiers = list.and_then(Value::as_list).into_iter().flatten().map(strings);
     let tiers: Vec<_> = tiers.filter(|tier| !tier.is_empty()).collect();
     if !tiers.is_empty() {
         return tiers;
     }
     let single = single.map(strings).unwrap_or_default();
-    if single.is_empty() {
-        Vec::new()
-    } else {
-        vec![single]
-    }
+    if single.is_empty() { Vec::new() } else { vec![single] }
 }
 
 /// A string or a list of strings, without those that are empty or not UTF-8.
@@ -343,9 +319,7 @@ fn dict<'a>(name: &str, value: Value<'a>) -> Result<Dict<'a>, Error> {
 
 fn text<'a>(name: &str, value: Option<Value<'a>>) -> Result<&'a str, Error> {
     let value = value.ok_or_else(|| field(name, Problem::Missing))?;
-    let bytes = value
-        .as_bytes()
-        .ok_or_else(|| field(name, Problem::NotA("a string")))?;
+    let bytes = value.as_bytes().ok_or_else(|| field(name, Problem::NotA("a string")))?;
     std::str::from_utf8(bytes).map_err(|_| field(name, path::Error::NotUtf8))
 }
 

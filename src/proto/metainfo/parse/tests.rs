@@ -19,20 +19,12 @@ fn several(files: &[(&str, u64, &[&str])]) -> Vec<u8> {
     let mut list = String::from("5:filesl");
     let mut total_len = 0;
     for (attr, len, path) in files {
-        let path: String = path
-            .iter()
-            .map(|name| format!("{}:{name}", name.len()))
-            .collect();
+        let path: String = path.iter().map(|name| format!("{}:{name}", name.len())).collect();
         list += &format!("d{attr}6:lengthi{len}e4:pathl{path}ee");
         total_len += len;
     }
     list += "e";
-    torrent(&[
-        &list,
-        NAME,
-        PIECE_LEN,
-        &pieces(total_len.div_ceil(16384) as usize),
-    ])
+    torrent(&[&list, NAME, PIECE_LEN, &pieces(total_len.div_ceil(16384) as usize)])
 }
 
 fn problem(input: &[u8]) -> (String, Problem) {
@@ -44,19 +36,10 @@ fn problem(input: &[u8]) -> (String, Problem) {
 
 #[test]
 fn a_single_file_is_named_after_the_torrent() {
-    let input = torrent(&[
-        "6:lengthi20000e",
-        NAME,
-        PIECE_LEN,
-        &pieces(2),
-        "7:privatei1e",
-    ]);
+    let input = torrent(&["6:lengthi20000e", NAME, PIECE_LEN, &pieces(2), "7:privatei1e"]);
     let torrent = Metainfo::parse(&input).unwrap();
     assert_eq!(torrent.files.len(), 1);
-    assert_eq!(
-        (torrent.files[0].path.as_str(), torrent.files[0].len),
-        ("n", 20000)
-    );
+    assert_eq!((torrent.files[0].path.as_str(), torrent.files[0].len), ("n", 20000));
     assert!(torrent.private && !torrent.hybrid);
     let last = torrent.geometry.piece_index(1).unwrap();
     assert_eq!(torrent.geometry.piece_len(last), 20000 - 16384);
@@ -69,21 +52,13 @@ fn the_info_hash_is_that_of_the_bytes_as_they_stand() {
     let info = format!("d{NAME}6:lengthi1e{PIECE_LEN}{}e", pieces(1));
     let input = format!("d4:info{info}8:announce3:udpe");
     let torrent = Metainfo::parse(input.as_bytes()).unwrap();
-    assert_eq!(
-        torrent.info_hash.0,
-        <[u8; 20]>::from(Sha1::digest(info.as_bytes()))
-    );
+    assert_eq!(torrent.info_hash.0, <[u8; 20]>::from(Sha1::digest(info.as_bytes())));
     assert_eq!(torrent.unsorted_at, Some(7 + NAME.len() + 1));
 }
 
 #[test]
 fn several_files_follow_each_other_below_the_name() {
-    let torrent = Metainfo::parse(&several(&[
-        ("", 5, &["a", "b"]),
-        ("", 0, &["e"]),
-        ("", 7, &["c"]),
-    ]))
-    .unwrap();
+    let torrent = Metainfo::parse(&several(&[("", 5, &["a", "b"]), ("", 0, &["e"]), ("", 7, &["c"])])).unwrap();
     let files: Vec<_> = torrent
         .files
         .iter()
@@ -96,8 +71,7 @@ fn several_files_follow_each_other_below_the_name() {
 fn pad_files_are_known_by_attribute_and_by_their_old_name() {
     let pad = ("4:attr1:p", 10, &[".pad", "10"][..]);
     let old = ("", 9, &["_____padding_file_0_if you see this_____"][..]);
-    let torrent =
-        Metainfo::parse(&several(&[("", 1, &["a"]), pad, ("", 1, &["b"]), pad, old])).unwrap();
+    let torrent = Metainfo::parse(&several(&[("", 1, &["a"]), pad, ("", 1, &["b"]), pad, old])).unwrap();
     let pads: Vec<_> = torrent.files.iter().map(|file| file.pad).collect();
     assert_eq!(pads, [false, true, false, true, true]);
 }
@@ -130,12 +104,7 @@ fn paths_that_lead_out_or_clash_are_refused() {
 #[test]
 fn names_in_utf_8_are_preferred() {
     let list = "5:filesld6:lengthi1e4:pathl1:xe10:path.utf-8l3:\u{20ac}eee";
-    let input = torrent(&[
-        list,
-        "4:name1:x10:name.utf-83:\u{20ac}",
-        PIECE_LEN,
-        &pieces(1),
-    ]);
+    let input = torrent(&[list, "4:name1:x10:name.utf-83:\u{20ac}", PIECE_LEN, &pieces(1)]);
     assert_eq!(
         Metainfo::parse(&input).unwrap().files[0].path.as_str(),
         "\u{20ac}/\u{20ac}"
@@ -147,17 +116,12 @@ fn names_in_utf_8_are_preferred() {
         b"ee",
     ]
     .concat();
-    assert_eq!(
-        problem(&raw),
-        ("info.name".into(), Problem::Path(path::Error::NotUtf8))
-    );
+    assert_eq!(problem(&raw), ("info.name".into(), Problem::Path(path::Error::NotUtf8)));
 }
 
 #[test]
 fn sums_that_do_not_fit_are_refused() {
-    let with = |length: &str, piece_len: &str, pieces: &str| {
-        problem(&torrent(&[length, NAME, piece_len, pieces]))
-    };
+    let with = |length: &str, piece_len: &str, pieces: &str| problem(&torrent(&[length, NAME, piece_len, pieces]));
     let (field, found) = with("6:lengthi16385e", PIECE_LEN, &pieces(1));
     assert_eq!(field, "info.pieces");
     let expected = Problem::PiecesLen {
@@ -175,33 +139,16 @@ fn sums_that_do_not_fit_are_refused() {
         with("6:lengthi0e", PIECE_LEN, "6:pieces0:").1,
         Problem::Geometry(geometry::Error::Empty)
     ));
-    assert_eq!(
-        with("6:lengthi-1e", PIECE_LEN, &pieces(1)).1,
-        Problem::Negative(-1)
-    );
-    for piece_len in [
-        "i0e",
-        "i1e",
-        "i-1e",
-        "i2147483648e",
-        "i9223372036854775807e",
-    ] {
-        let (field, _) = with(
-            "6:lengthi1e",
-            &format!("12:piece length{piece_len}"),
-            &pieces(1),
-        );
+    assert_eq!(with("6:lengthi-1e", PIECE_LEN, &pieces(1)).1, Problem::Negative(-1));
+    for piece_len in ["i0e", "i1e", "i-1e", "i2147483648e", "i9223372036854775807e"] {
+        let (field, _) = with("6:lengthi1e", &format!("12:piece length{piece_len}"), &pieces(1));
         assert_eq!(field, "info.piece length");
     }
     assert_eq!(
         with("6:lengthi9223372036854775807e", PIECE_LEN, &pieces(1)).1,
         Problem::TotalLen
     );
-    let (field, found) = with(
-        "6:lengthi1099511627776e",
-        "12:piece lengthi16384e",
-        &pieces(1),
-    );
+    let (field, found) = with("6:lengthi1099511627776e", "12:piece lengthi16384e", &pieces(1));
     assert_eq!(
         (field.as_str(), found),
         ("info", geometry::Error::PieceCount(1 << 26).into())
@@ -218,28 +165,13 @@ fn sums_that_do_not_fit_are_refused() {
 #[test]
 fn missing_and_misshapen_fields_are_named() {
     assert_eq!(problem(b"de"), ("info".into(), Problem::Missing));
-    assert_eq!(
-        problem(b"d4:infoi1ee"),
-        ("info".into(), Problem::NotA("a dictionary"))
-    );
+    assert_eq!(problem(b"d4:infoi1ee"), ("info".into(), Problem::NotA("a dictionary")));
     assert_eq!(problem(&torrent(&["6:lengthi1e"])).0, "info.name");
-    assert_eq!(
-        problem(&torrent(&["6:lengthi1e", NAME])).0,
-        "info.piece length"
-    );
-    assert_eq!(
-        problem(&torrent(&["6:lengthi1e", NAME, PIECE_LEN])).0,
-        "info.pieces"
-    );
-    assert_eq!(
-        problem(&torrent(&[NAME, PIECE_LEN, &pieces(1)])).0,
-        "info.length"
-    );
+    assert_eq!(problem(&torrent(&["6:lengthi1e", NAME])).0, "info.piece length");
+    assert_eq!(problem(&torrent(&["6:lengthi1e", NAME, PIECE_LEN])).0, "info.pieces");
+    assert_eq!(problem(&torrent(&[NAME, PIECE_LEN, &pieces(1)])).0, "info.length");
     let both = torrent(&["5:filesle6:lengthi1e", NAME, PIECE_LEN, &pieces(1)]);
-    assert_eq!(
-        problem(&both),
-        ("info.files".into(), Problem::LengthAndFiles)
-    );
+    assert_eq!(problem(&both), ("info.files".into(), Problem::LengthAndFiles));
     assert_eq!(Metainfo::parse(b"le"), Err(Error::NotATorrent));
     let error = Metainfo::parse(b"d4:infod6:length").unwrap_err();
     assert_eq!(
@@ -251,10 +183,7 @@ fn missing_and_misshapen_fields_are_named() {
 #[test]
 fn version_2_is_refused_and_a_hybrid_is_read_by_its_first_half() {
     let v2 = "9:file treede12:meta versioni2e";
-    assert_eq!(
-        Metainfo::parse(&torrent(&[v2, NAME, PIECE_LEN])),
-        Err(Error::V2Only)
-    );
+    assert_eq!(Metainfo::parse(&torrent(&[v2, NAME, PIECE_LEN])), Err(Error::V2Only));
     let hybrid = torrent(&[
         "9:file treede",
         "6:lengthi1e",
@@ -272,10 +201,7 @@ fn an_empty_symbolic_link_is_left_out_and_one_with_bytes_refused() {
     let torrent = Metainfo::parse(&several(&[("", 1, &["a"]), (link, 0, &["b"])])).unwrap();
     assert_eq!((torrent.files.len(), torrent.symlinks), (1, 1));
     let (field, found) = problem(&several(&[(link, 1, &["b"])]));
-    assert_eq!(
-        (field.as_str(), found),
-        ("info.files[0].attr", Problem::Symlink(1))
-    );
+    assert_eq!((field.as_str(), found), ("info.files[0].attr", Problem::Symlink(1)));
 }
 
 #[test]
@@ -291,9 +217,7 @@ fn trackers_come_in_tiers_and_a_list_outweighs_the_single_one() {
     );
     assert_eq!(with("8:announce1:a13:announce-listle").announce, [["a"]]);
     // Nonsense outside `info` costs nothing but itself.
-    let odd = with(
-        "8:announcei1e13:announce-listi2e7:comment2:\u{e9}10:created byi1e13:creation date1:x",
-    );
+    let odd = with("8:announcei1e13:announce-listi2e7:comment2:\u{e9}10:created byi1e13:creation date1:x");
     assert!(odd.announce.is_empty() && odd.created_by.is_none() && odd.creation_date.is_none());
     assert_eq!(odd.comment.as_deref(), Some("\u{e9}"));
 }
