@@ -1,1 +1,25 @@
-//! room
+//! The measuring harness: a swarm of leechers that drives a BitTorrent server of any make, and a bare server to
+//! compare it with.
+//!
+//! - [`load`]: one run of the swarm, and its [`report`].
+//! - [`floor`]: an epoll and sendfile loop that answers the same protocol and does nothing else. It is the yardstick:
+//!   absolute figures drift by tens of per cent between machines and hours, ratios in one run do not.
+//! - `leecher` (one peer, without sockets), `swarm` (their sockets), `frame` (the stream, payload walked past),
+//!   [`procfs`] (what the server spends), [`histogram`], `random`.
+//!
+//! It stands on `proto` and `hashing` alone and shares nothing with the daemon's data path, so that neither can hide
+//! the other's mistakes. It speaks plain TCP: no encryption, no uTP, no trackers.
+#![forbid(unsafe_code)]
+
+pub mod floor;
+mod frame;
+pub mod histogram;
+mod leecher;
+pub mod load;
+pub mod procfs;
+mod random;
+pub mod report;
+mod swarm;
+mod target;
+
+pub use target::Target;

@@ -1,0 +1,370 @@
+//! The floor server: the least that can answer the protocol. One thread, one epoll, a header by `send` with `MSG_MORE`
+//! and the block by `sendfile`, for one torrent whose payload is taken to be whole.
+//!
+//! It is the yardstick of the harness and no daemon: no checking of payload, no choking (interest is answered by an
+//! unchoke), no time limits, no fairness, no defence against a peer that means harm beyond not being confused by it.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+use rustix::net::SendFlags;
+use slab::Slab;
+
+use crate::proto::bitfield::Bitfield;
+use crate::proto::geometry::{BlockRequest, Geometry};
+use crate::proto::handshake::{HANDSHAKE_LEN, Handshake, Reserved};
+use crate::proto::metainfo::Metainfo;
+use crate::proto::wire::{self, Decoder, Message};
+use crate::proto::{InfoHash, PeerId};
+
+use super::load::raise_open_files;
+
+/// Requests that one peer may have waiting; one more and it is dropped.
+const REQUESTS_MAX: usize = 8192;
+const READ_LEN: usize = 64 * 1024;
+const EVENTS_MAX: usize = 512;
+/// What the listening socket's events carry; no slab grows this far.
+const LISTENER: u64 = u64::MAX;
+/// How late a request to stop may be noticed.
+const STOP_WAIT: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 200_000_000,
+};
+/// What a pad file holds (BEP 47), as long as the longest block.
+const ZEROS: [u8; 16 * 1024] = [0; 16 * 1024];
+
+/// Why the floor server cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A payload file cannot be opened, or has not the torrent's length.
+    #[error("payload {path}: {error}")]
+    Payload {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: io::Error,
+    },
+    /// The listening socket, or the event loop around it.
+    #[error("cannot serve: {0}")]
+    Serve(#[from] io::Error),
+}
+
+/// A bound server that has not begun to serve.
+#[derive(Debug)]
+pub struct Floor {
+    listener: TcpListener,
+    epoll: OwnedFd,
+    torrent: Torrent,
+}
+
+impl Floor {
+    /// Opens the payload of `metainfo` under `data` and listens.
+    pub fn bind(metainfo: &Metainfo, data: &Path, listen: SocketAddr) -> Result<Floor, Error> {
+        raise_open_files();
+        let torrent = Torrent::open(metainfo, data)?;
+        let listener = TcpListener::bind(listen)?;
+        // The standard library asks for a backlog of 128, too short for thousands of leechers at once.
+        rustix::net::listen(&listener, 4096).map_err(io::Error::from)?;
+        listener.set_nonblocking(true)?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(io::Error::from)?;
+        let data = epoll::EventData::new_u64(LISTENER);
+        epoll::add(&epoll, &listener, data, epoll::EventFlags::IN).map_err(io::Error::from)?;
+        Ok(Floor {
+            listener,
+            epoll,
+            torrent,
+        })
+    }
+
+    /// Where it listens: the port that was chosen, if 0 was asked for.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `stop` is set.
+    pub fn run(self, stop: &AtomicBool) -> Result<(), Error> {
+        let mut peers: Slab<Peer> = Slab::new();
+        let mut events = Vec::with_capacity(EVENTS_MAX);
+        let mut buffer = vec![0; READ_LEN];
+        while !stop.load(Ordering::Relaxed) {
+            events.clear();
+            match epoll::wait(
+                &self.epoll,
+                rustix::buffer::spare_capacity(&mut events),
+                Some(&STOP_WAIT),
+            ) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(Error::Serve(error.into())),
+            }
+            for event in &events {
+                let epoll::Event { flags, data } = *event;
+                let (flags, data) = (flags, data.u64());
+                if data == LISTENER {
+                    self.accept(&mut peers)?;
+                    continue;
+                }
+                let index = usize::try_from(data).expect("an index of ours");
+                let Some(peer) = peers.get_mut(index) else { continue };
+                let readable = epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR;
+                let served = if flags.intersects(readable) {
+                    peer.receive(&mut buffer, &self.torrent)
+                } else {
+                    Ok(())
+                }
+                .and_then(|()| peer.pump(&self.torrent))
+                .and_then(|blocked| peer.watch(&self.epoll, index, blocked));
+                if served.is_err() {
+                    // A peer that went or made no sense. Closing its socket takes it out of the epoll set.
+                    peers.remove(index);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&self, peers: &mut Slab<Peer>) -> Result<(), Error> {
+        loop {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // The peer was gone before it was accepted.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(error) => return Err(error.into()),
+            };
+            stream.set_nonblocking(true)?;
+            stream.set_nodelay(true)?;
+            let entry = peers.vacant_entry();
+            let data = epoll::EventData::new_u64(entry.key() as u64);
+            epoll::add(&self.epoll, &stream, data, epoll::EventFlags::IN).map_err(io::Error::from)?;
+            entry.insert(Peer::new(stream, &self.torrent));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Torrent {
+    info_hash: InfoHash,
+    geometry: Geometry,
+    have: Bitfield,
+    files: Vec<Payload>,
+}
+
+#[derive(Debug)]
+struct Payload {
+    /// Where in the torrent it begins and ends.
+    offset: u64,
+    end: u64,
+    /// `None` is a pad file.
+    file: Option<File>,
+}
+
+impl Torrent {
+    fn open(metainfo: &Metainfo, data: &Path) -> Result<Torrent, Error> {
+        let mut files = Vec::new();
+        for entry in metainfo.files.iter().filter(|entry| entry.len > 0) {
+            let path = data.join(entry.path.as_path());
+            let open = || {
+                let file = File::open(&path)?;
+                let len = file.metadata()?.len();
+                if len < entry.len {
+                    let short = format!("{len} bytes, the torrent says {}", entry.len);
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, short));
+                }
+                Ok(file)
+            };
+            let file = if entry.pad {
+                None
+            } else {
+                Some(open().map_err(|error| Error::Payload {
+                    path: path.clone(),
+                    error,
+                })?)
+            };
+            files.push(Payload {
+                offset: entry.offset,
+                end: entry.offset + entry.len,
+                file,
+            });
+        }
+        let geometry = metainfo.geometry;
+        Ok(Torrent {
+            info_hash: metainfo.info_hash,
+            geometry,
+            have: Bitfield::full(geometry.piece_count()),
+            files,
+        })
+    }
+
+    /// The file that holds this byte.
+    fn file_at(&self, offset: u64) -> &Payload {
+        &self.files[self.files.partition_point(|file| file.end <= offset)]
+    }
+}
+
+/// The peer is to be dropped.
+#[derive(Debug)]
+struct Gone;
+
+impl From<io::Error> for Gone {
+    fn from(_: io::Error) -> Gone {
+        Gone
+    }
+}
+
+impl From<Errno> for Gone {
+    fn from(_: Errno) -> Gone {
+        Gone
+    }
+}
+
+impl From<wire::Error> for Gone {
+    fn from(_: wire::Error) -> Gone {
+        Gone
+    }
+}
+
+#[derive(Debug)]
+struct Peer {
+    stream: TcpStream,
+    /// Its handshake as far as it has come; gone when it was whole.
+    handshake: Option<Vec<u8>>,
+    decoder: Decoder,
+    requests: VecDeque<BlockRequest>,
+    /// Messages and block headers that are to leave before `body`.
+    out: Vec<u8>,
+    /// What is left of the block under way, as a range of the torrent.
+    body: std::ops::Range<u64>,
+    blocked: bool,
+}
+
+impl Peer {
+    fn new(stream: TcpStream, torrent: &Torrent) -> Peer {
+        Peer {
+            stream,
+            handshake: Some(Vec::new()),
+            decoder: Decoder::new(wire::len_max(torrent.geometry.piece_count())),
+            requests: VecDeque::new(),
+            out: Vec::new(),
+            body: 0..0,
+            blocked: false,
+        }
+    }
+
+    fn receive(&mut self, buffer: &mut [u8], torrent: &Torrent) -> Result<(), Gone> {
+        let len = match (&self.stream).read(buffer) {
+            Ok(0) => return Err(Gone),
+            Ok(len) => len,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                return Ok(());
+            }
+            Err(_) => return Err(Gone),
+        };
+        let mut input = &buffer[..len];
+        if let Some(mut partial) = self.handshake.take() {
+            let (part, rest) = input.split_at(input.len().min(HANDSHAKE_LEN - partial.len()));
+            partial.extend_from_slice(part);
+            input = rest;
+            let Ok(whole) = <[u8; HANDSHAKE_LEN]>::try_from(&partial[..]) else {
+                self.handshake = Some(partial);
+                return Ok(());
+            };
+            self.on_handshake(&whole, torrent)?;
+        }
+        while let Some(message) = self.decoder.next(&mut input)? {
+            match message {
+                Message::Interested => wire::encode(&Message::Unchoke, &mut self.out),
+                Message::Request { piece, begin, length } => {
+                    let block = torrent.geometry.check(piece, begin, length).ok_or(Gone)?;
+                    if self.requests.len() == REQUESTS_MAX {
+                        return Err(Gone);
+                    }
+                    self.requests.push_back(block);
+                }
+                Message::Cancel { piece, begin, length } => {
+                    let block = torrent.geometry.check(piece, begin, length).ok_or(Gone)?;
+                    self.requests.retain(|request| *request != block);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn on_handshake(&mut self, theirs: &[u8; HANDSHAKE_LEN], torrent: &Torrent) -> Result<(), Gone> {
+        let theirs = Handshake::decode(theirs).map_err(|_| Gone)?;
+        if theirs.info_hash != torrent.info_hash {
+            return Err(Gone);
+        }
+        let ours = Handshake {
+            reserved: Reserved::default(),
+            info_hash: torrent.info_hash,
+            peer_id: PeerId(*b"-BF0001-floor-server"),
+        };
+        self.out.extend_from_slice(&ours.encode());
+        wire::encode(&Message::Bitfield(torrent.have.as_bytes()), &mut self.out);
+        Ok(())
+    }
+
+    /// Sends until nothing is left to send, or the socket takes no more: that is what `true` says.
+    fn pump(&mut self, torrent: &Torrent) -> Result<bool, Gone> {
+        loop {
+            if !self.out.is_empty() {
+                // More follows if a block does: header and payload are to leave in one segment.
+                let more = !self.body.is_empty() || !self.requests.is_empty();
+                let flags = if more { SendFlags::MORE } else { SendFlags::empty() };
+                match rustix::net::send(&self.stream, &self.out, flags | SendFlags::NOSIGNAL) {
+                    Ok(len) => drop(self.out.drain(..len)),
+                    Err(Errno::AGAIN) => return Ok(true),
+                    Err(_) => return Err(Gone),
+                }
+            } else if !self.body.is_empty() {
+                let file = torrent.file_at(self.body.start);
+                let len = self.body.end.min(file.end) - self.body.start;
+                let len = usize::try_from(len).expect("at most a block");
+                let sent = match &file.file {
+                    Some(payload) => {
+                        let mut at = self.body.start - file.offset;
+                        rustix::fs::sendfile(&self.stream, payload, Some(&mut at), len)
+                    }
+                    None => rustix::net::send(&self.stream, &ZEROS[..len], SendFlags::NOSIGNAL),
+                };
+                match sent {
+                    // The file has become shorter.
+                    Ok(0) => return Err(Gone),
+                    Ok(len) => self.body.start += len as u64,
+                    Err(Errno::AGAIN) => return Ok(true),
+                    Err(_) => return Err(Gone),
+                }
+            } else if let Some(block) = self.requests.pop_front() {
+                self.out.extend_from_slice(&wire::piece_header(&block));
+                let begin = torrent.geometry.offset(&block);
+                self.body = begin..begin + u64::from(block.length());
+            } else {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Asks to be told when the socket takes more, or no longer.
+    fn watch(&mut self, epoll: &OwnedFd, index: usize, blocked: bool) -> Result<(), Gone> {
+        if blocked != self.blocked {
+            self.blocked = blocked;
+            let mut flags = epoll::EventFlags::IN;
+            flags.set(epoll::EventFlags::OUT, blocked);
+            epoll::modify(
+                epoll.as_fd(),
+                &self.stream,
+                epoll::EventData::new_u64(index as u64),
+                flags,
+            )?;
+        }
+        Ok(())
+    }
+}
