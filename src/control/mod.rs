@@ -9,6 +9,13 @@
 
 pub mod cli;
 pub mod config;
+pub mod logging;
+pub mod metrics;
+pub mod state_dir;
+pub mod torrent_file;
+pub mod watch;
+
+mod blocking;
 
 use std::io::Write;
 

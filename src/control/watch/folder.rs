@@ -1,0 +1,319 @@
+//! What one watch folder holds, and what has changed since it was looked at last.
+//!
+//! Events of the kernel are only hints at which names to look at. What is true is on the disk, so a look compares it with
+//! what was seen before: an event that comes twice, late or not at all changes nothing but the time of the look.
+//! Blocks on the disk: runs on a thread of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use super::Event;
+use crate::control::torrent_file;
+
+/// A file that changed this lately may still be written to. Its end is an event of its own, so that only the regular
+/// rescan, which exists for lost events, has to be patient.
+const SETTLED_AFTER: Duration = Duration::from_secs(5);
+
+/// Which names to look at.
+#[derive(Debug)]
+pub(super) enum Look {
+    /// All of them, now.
+    All,
+    /// All of them, but new files only when they have been left alone for a while.
+    Settled,
+    /// These.
+    Names(BTreeSet<OsString>),
+}
+
+/// The folder as it was seen last.
+#[derive(Debug)]
+pub(super) struct Folder {
+    dir: PathBuf,
+    known: BTreeMap<OsString, Known>,
+    lost: bool,
+}
+
+#[derive(Debug)]
+struct Known {
+    identity: Identity,
+    /// Whether a torrent was announced under this name, now or in an earlier content.
+    announced: bool,
+}
+
+/// What changes when a file is replaced, written to or made readable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    len: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Identity {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            len: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// Whether a file of this name is ours to load. Hidden files are how many tools write before they rename.
+pub(super) fn is_torrent_name(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    !name.starts_with(b".") && name.len() > b".torrent".len() && name.to_ascii_lowercase().ends_with(b".torrent")
+}
+
+impl Folder {
+    pub(super) fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            known: BTreeMap::new(),
+            lost: false,
+        }
+    }
+
+    /// Whether the folder itself was missing at the last look.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// Looks, and reports what has changed. Stops early when `report` says that nobody listens any more.
+    ///
+    /// Files that appeared are reported before files that went: a rename is then an addition of the same torrent and a
+    /// removal, between which the torrent is served on.
+    pub(super) fn look(&mut self, look: &Look, report: &mut dyn FnMut(Event) -> bool) {
+        let listed = match self.list(look) {
+            Ok(names) => names,
+            Err(error) => {
+                // Its torrents stay: an unmounted disk should not cost a check of everything when it is back.
+                if !std::mem::replace(&mut self.lost, true) {
+                    report(Event::FolderLost {
+                        dir: self.dir.clone(),
+                        error,
+                    });
+                }
+                return;
+            }
+        };
+        if std::mem::replace(&mut self.lost, false) && !report(Event::FolderBack { dir: self.dir.clone() }) {
+            return;
+        }
+        let mut gone = Vec::new();
+        for name in listed {
+            match std::fs::metadata(self.dir.join(&name)) {
+                Ok(metadata) => {
+                    if !self.look_at(name, &metadata, matches!(look, Look::Settled), report) {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => gone.push(name),
+                // Not readable just now is not gone.
+                Err(error) => {
+                    if self.known.contains_key(&name) {
+                        tracing::debug!(file = %self.dir.join(&name).display(), %error, "cannot look at a watched file");
+                    }
+                }
+            }
+        }
+        for name in gone {
+            if self.known.remove(&name).is_some_and(|known| known.announced)
+                && !report(Event::Removed {
+                    file: self.dir.join(name),
+                })
+            {
+                return;
+            }
+        }
+    }
+
+    /// The names to look at: those asked for, or those there are and those there were.
+    fn list(&self, look: &Look) -> io::Result<BTreeSet<OsString>> {
+        if let Look::Names(names) = look {
+            // A name that is missing because the whole folder is missing must not count as removed.
+            std::fs::metadata(&self.dir)?;
+            return Ok(names.iter().filter(|name| is_torrent_name(name)).cloned().collect());
+        }
+        let mut names: BTreeSet<OsString> = self.known.keys().cloned().collect();
+        for entry in std::fs::read_dir(&self.dir)? {
+            let name = entry?.file_name();
+            if is_torrent_name(&name) {
+                names.insert(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn look_at(
+        &mut self,
+        name: OsString,
+        metadata: &Metadata,
+        settled_only: bool,
+        report: &mut dyn FnMut(Event) -> bool,
+    ) -> bool {
+        let identity = Identity::of(metadata);
+        let known = self.known.get(&name);
+        if known.is_some_and(|known| known.identity == identity) {
+            return true;
+        }
+        if settled_only && !is_settled(metadata) {
+            return true;
+        }
+        let announced_before = known.is_some_and(|known| known.announced);
+        let file = self.dir.join(&name);
+        let (event, announced) = match torrent_file::read(&file) {
+            Ok(meta) => (
+                Event::Added {
+                    file,
+                    meta: Box::new(meta),
+                },
+                true,
+            ),
+            // What was announced under this name stays until it is replaced by a torrent, or the name goes.
+            Err(error) => (Event::Refused { file, error }, announced_before),
+        };
+        self.known.insert(name, Known { identity, announced });
+        report(event)
+    }
+}
+
+fn is_settled(metadata: &Metadata) -> bool {
+    let age = metadata
+        .modified()
+        .ok()
+        .and_then(|modified| SystemTime::now().duration_since(modified).ok());
+    // A time in the future says nothing: do not wait for it.
+    age.is_none_or(|age| age >= SETTLED_AFTER)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::control::watch::testing::torrent;
+
+    fn look(folder: &mut Folder, look: &Look) -> Vec<String> {
+        let mut seen = Vec::new();
+        folder.look(look, &mut |event| {
+            seen.push(match event {
+                Event::Added { file, meta } => format!("+{}={}", base(&file), meta.name),
+                Event::Refused { file, .. } => format!("!{}", base(&file)),
+                Event::Removed { file } => format!("-{}", base(&file)),
+                Event::FolderLost { .. } => "lost".to_owned(),
+                Event::FolderBack { .. } => "back".to_owned(),
+                Event::Scanned => "scanned".to_owned(),
+            });
+            true
+        });
+        seen
+    }
+
+    fn base(path: &Path) -> String {
+        path.file_name().expect("a name").to_string_lossy().into_owned()
+    }
+
+    fn names(names: &[&str]) -> Look {
+        Look::Names(names.iter().map(OsString::from).collect())
+    }
+
+    #[test]
+    fn each_file_is_reported_once_however_often_it_is_looked_at() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(dir.path().join("a.torrent"), torrent("a")).expect("written");
+        std::fs::write(dir.path().join("b.TORRENT"), torrent("b")).expect("written");
+        let mut folder = Folder::new(dir.path().to_owned());
+        assert_eq!(look(&mut folder, &Look::All), ["+a.torrent=a", "+b.TORRENT=b"]);
+        assert!(look(&mut folder, &Look::All).is_empty());
+        assert!(look(&mut folder, &names(&["a.torrent"])).is_empty());
+    }
+
+    #[test]
+    fn hidden_files_and_other_names_are_left_alone() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        for name in [".a.torrent", ".torrent", "a.torrent.part", "a.txt"] {
+            std::fs::write(dir.path().join(name), torrent("a")).expect("written");
+        }
+        let mut folder = Folder::new(dir.path().to_owned());
+        assert!(look(&mut folder, &Look::All).is_empty());
+        assert!(look(&mut folder, &names(&[".a.torrent", "a.txt"])).is_empty());
+    }
+
+    #[test]
+    fn a_rename_adds_before_it_removes() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(dir.path().join("b.torrent"), torrent("a")).expect("written");
+        let mut folder = Folder::new(dir.path().to_owned());
+        look(&mut folder, &Look::All);
+        std::fs::rename(dir.path().join("b.torrent"), dir.path().join("c.torrent")).expect("renamed");
+        assert_eq!(
+            look(&mut folder, &names(&["b.torrent", "c.torrent"])),
+            ["+c.torrent=a", "-b.torrent"]
+        );
+    }
+
+    #[test]
+    fn a_half_written_file_is_tried_again_when_it_changes() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let whole = torrent("a");
+        std::fs::write(dir.path().join("a.torrent"), &whole[..whole.len() / 2]).expect("written");
+        let mut folder = Folder::new(dir.path().to_owned());
+        assert_eq!(look(&mut folder, &Look::All), ["!a.torrent"]);
+        assert!(look(&mut folder, &Look::All).is_empty());
+        std::fs::write(dir.path().join("a.torrent"), &whole).expect("written");
+        assert_eq!(look(&mut folder, &names(&["a.torrent"])), ["+a.torrent=a"]);
+    }
+
+    #[test]
+    fn the_regular_rescan_leaves_a_file_in_peace_while_it_is_written() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("a.torrent");
+        std::fs::write(&path, torrent("a")).expect("written");
+        let mut folder = Folder::new(dir.path().to_owned());
+        assert!(look(&mut folder, &Look::Settled).is_empty());
+        let long_ago = SystemTime::now() - 2 * SETTLED_AFTER;
+        std::fs::File::options()
+            .write(true)
+            .open(&path)
+            .and_then(|file| file.set_modified(long_ago))
+            .expect("set");
+        assert_eq!(look(&mut folder, &Look::Settled), ["+a.torrent=a"]);
+    }
+
+    #[test]
+    fn a_refused_file_that_goes_is_not_a_torrent_that_goes() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("a.torrent");
+        std::fs::write(&path, "rubbish").expect("written");
+        let mut folder = Folder::new(dir.path().to_owned());
+        assert_eq!(look(&mut folder, &Look::All), ["!a.torrent"]);
+        std::fs::remove_file(&path).expect("removed");
+        assert!(look(&mut folder, &Look::All).is_empty());
+    }
+
+    #[test]
+    fn a_folder_that_vanishes_is_told_once_and_keeps_its_torrents() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (here, away) = (dir.path().join("w"), dir.path().join("away"));
+        std::fs::create_dir(&here).expect("made");
+        std::fs::write(here.join("a.torrent"), torrent("a")).expect("written");
+        let mut folder = Folder::new(here.clone());
+        look(&mut folder, &Look::All);
+        std::fs::rename(&here, &away).expect("moved away");
+        assert_eq!(look(&mut folder, &names(&["a.torrent"])), ["lost"]);
+        assert!(folder.is_lost());
+        assert!(look(&mut folder, &Look::All).is_empty());
+        std::fs::rename(&away, &here).expect("moved back");
+        assert_eq!(look(&mut folder, &Look::All), ["back"]);
+    }
+}
