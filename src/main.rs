@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use btd::control::commands::bench;
 use btd::control::{self, cli::Cli};
 use clap::Parser;
 
@@ -9,6 +10,8 @@ use clap::Parser;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// What was looked at is not whole or not clean; the output says in what.
+const NOT_WHOLE: u8 = 1;
 /// The command line is wrong (EX_USAGE of sysexits.h, as the others).
 const USAGE: u8 = 64;
 /// Reading or writing failed.
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
 fn exit_code(error: &control::Error) -> u8 {
     match error {
         control::Error::Config(_) => CONFIG,
-        control::Error::Output(_) => IO,
+        control::Error::Bench(bench::Error::NotClean) => NOT_WHOLE,
+        control::Error::Bench(_) | control::Error::Output(_) => IO,
     }
 }

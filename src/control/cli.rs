@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::commands::bench::Bench;
+
 /// What was asked for.
 #[derive(Debug, Parser)]
 #[command(
@@ -15,8 +17,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     long_about = "A BitTorrent daemon for Linux seedboxes, on io_uring, one shard per core.\n\n\
         `btd --config FILE` runs the daemon in the foreground and logs to standard error; \
         it is ready when ports.json appears in its state folder.",
-    after_help = "Exit codes: 0 done, 1 `verify` found the payload not whole, 64 usage, 73 state folder in use, 74 I/O, \
-        78 bad configuration or missing kernel feature.",
+    after_help = "Exit codes: 0 done, 1 `verify` found the payload not whole or `bench` lost connections, 64 usage, \
+        73 state folder in use, 74 I/O, 78 bad configuration or missing kernel feature.",
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     disable_help_subcommand = true
@@ -44,6 +46,8 @@ pub struct DaemonArgs {
 /// Everything that is not the daemon.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Measure a BitTorrent server of any make
+    Bench(Bench),
     /// Check a configuration file, print every problem found, and exit (0 good, 78 bad)
     CheckConfig {
         /// The configuration file

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod logging;
 pub mod metrics;
@@ -28,6 +29,9 @@ pub enum Error {
     /// The configuration cannot be followed.
     #[error(transparent)]
     Config(#[from] config::Error),
+    /// A measurement did not come about, or found what it should not.
+    #[error(transparent)]
+    Bench(#[from] commands::bench::Error),
     /// Standard output could not be written to.
     #[error("cannot write to standard output: {0}")]
     Output(std::io::Error),
@@ -43,6 +47,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
             Config::load(&file)?;
             writeln!(std::io::stdout(), "{}: good", file.display()).map_err(Error::Output)
         }
+        Some(Command::Bench(bench)) => Ok(commands::bench::run(&bench)?),
         None => Ok(()),
     }
 }

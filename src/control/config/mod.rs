@@ -7,7 +7,7 @@
 mod document;
 mod problem;
 mod reader;
-mod units;
+pub(super) mod units;
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -4,7 +4,7 @@
 //! which would be milli, is refused rather than guessed. Rates and times come with the first key that needs them.
 
 /// Parses a size: a number, decimals allowed, and one of `B`, `kB`/`KB`, `MB`, `GB`, `TB`, `KiB`, `MiB`, `GiB`, `TiB`.
-pub(super) fn size(text: &str) -> Option<u64> {
+pub(in crate::control) fn size(text: &str) -> Option<u64> {
     let text = text.trim();
     let unit_at = text.find(|c: char| c != '.' && !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(unit_at);

@@ -1,0 +1,289 @@
+//! `btd bench`: the measuring harness on the command line. What the figures mean is told in PERF.md.
+
+use std::fs;
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use crate::harness::Target;
+use crate::harness::floor::{self, Floor};
+use crate::harness::load::{self, Load, Order, Until};
+use crate::proto::metainfo::{self, Metainfo};
+
+use super::super::config::units;
+
+/// Measure a BitTorrent server of any make.
+#[derive(Debug, Args)]
+pub struct Bench {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Drive a seeding server as a swarm of leechers and tell what it costs.
+    ///
+    /// Every leecher asks for a random piece at a time, its blocks in order, and drops what it gets. The clocks start
+    /// when the server has unchoked all of them, or after 12 seconds. The exit code is 0 if every connection was served
+    /// to the end and every sampled piece was right, else 1.
+    Seed(Seed),
+    /// Serve one torrent with the least work there is (epoll and sendfile): the yardstick for `seed`.
+    FloorServer(FloorServer),
+}
+
+#[derive(Debug, Args)]
+struct Seed {
+    /// The torrent that the server seeds.
+    #[arg(long, value_name = "FILE")]
+    torrent: PathBuf,
+    /// Where the server listens for peers.
+    #[arg(long, value_name = "IP:PORT")]
+    connect: SocketAddr,
+    /// The server's process: its CPU time and memory are measured, with those of its threads and descendants.
+    #[arg(long)]
+    pid: Option<u32>,
+    /// How many leechers; against a loopback address each has its own 127.x.y.z.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    connections: u32,
+    /// Requests that each leecher keeps outstanding.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    queue: usize,
+    /// End after so much payload, "8GiB" [default: --seconds 10].
+    #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with = "seconds")]
+    bytes: Option<u64>,
+    /// End after so many seconds.
+    #[arg(long, value_name = "S")]
+    seconds: Option<f64>,
+    /// Each leecher asks at this rate, "250kB" a second, by a timetable [default: flat out].
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pace: Option<u64>,
+    /// Ask for random pieces (the default).
+    #[arg(long, conflicts_with_all = ["sequential", "idle"])]
+    random_pieces: bool,
+    /// Ask for the pieces in order, each leecher from a place of its own.
+    #[arg(long, conflicts_with = "idle")]
+    sequential: bool,
+    /// Only shake hands and stay: tells what a connection costs in memory. Needs --seconds.
+    #[arg(long, conflicts_with_all = ["bytes", "pace"])]
+    idle: bool,
+    /// Bytes of a request, at most 16384.
+    #[arg(long, value_name = "BYTES", default_value_t = 16 * 1024)]
+    block: u32,
+    /// The share of pieces, 0 to 1, that are kept whole and checked by their SHA-1. It costs the load generator time.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    verify: f64,
+    /// Offer the fast extension (BEP 6).
+    #[arg(long)]
+    fast: bool,
+    /// Offer the extension protocol (BEP 10).
+    #[arg(long)]
+    extended: bool,
+    /// Sleep between events. A receiver that sleeps has its wake-ups charged to the server, so without this the load
+    /// generator keeps one CPU busy from start to end.
+    #[arg(long)]
+    sleep: bool,
+    /// Threads of the load generator.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    threads: u32,
+    /// The first leecher's loopback address; the others count up from it.
+    #[arg(long, value_name = "IP", default_value = "127.16.0.1")]
+    source: Ipv4Addr,
+    /// Decides which pieces are asked for.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print the report as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct FloorServer {
+    /// The torrent to serve.
+    #[arg(long, value_name = "FILE")]
+    torrent: PathBuf,
+    /// The folder that holds its payload, taken to be whole and right.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Where to listen; port 0 takes any.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// Write the port that was taken to this file.
+    #[arg(long, value_name = "FILE")]
+    port_file: Option<PathBuf>,
+}
+
+/// Why a measurement did not come about.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error("{path}: {error}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The torrent file is not one.
+    #[error("{path}: {error}")]
+    Torrent {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: metainfo::Error,
+    },
+    /// The load could not be run.
+    #[error(transparent)]
+    Load(#[from] load::Error),
+    /// The floor server could not serve.
+    #[error(transparent)]
+    Floor(#[from] floor::Error),
+    /// The report could not be written.
+    #[error("cannot write to standard output: {0}")]
+    Output(io::Error),
+    /// The run came to its end, but the server did not do all that was asked of it.
+    #[error("not clean: connections were lost or never served, or bytes were wrong (see the report)")]
+    NotClean,
+}
+
+/// Runs `btd bench`.
+///
+/// # Errors
+/// [`Error::NotClean`] after the report was written; any other before.
+pub fn run(bench: &Bench) -> Result<(), Error> {
+    match &bench.what {
+        What::Seed(args) => seed(args),
+        What::FloorServer(args) => floor_server(args),
+    }
+}
+
+fn seed(args: &Seed) -> Result<(), Error> {
+    let metainfo = read_torrent(&args.torrent)?;
+    let load = Load {
+        pid: args.pid,
+        connections: args.connections,
+        queue: args.queue,
+        block: args.block,
+        pace: args.pace.map(|rate| rate as f64),
+        order: if args.idle {
+            Order::Idle
+        } else if args.sequential {
+            Order::Sequential
+        } else {
+            Order::Random
+        },
+        until: match args.bytes {
+            Some(bytes) => Until::Bytes(bytes),
+            None => Until::Elapsed(Duration::try_from_secs_f64(args.seconds.unwrap_or(10.0)).unwrap_or_default()),
+        },
+        verify: args.verify,
+        fast: args.fast,
+        extended: args.extended,
+        busy: !args.sleep,
+        threads: args.threads,
+        source: args.source,
+        seed: args.seed,
+        ..Load::new(args.connect)
+    };
+    let report = load.run(&Target::from(&metainfo))?;
+    let mut out = io::stdout().lock();
+    let written = if args.json {
+        serde_json::to_writer(&mut out, &report)
+            .map_err(io::Error::from)
+            .and_then(|()| writeln!(out))
+    } else {
+        write!(out, "{report}")
+    };
+    written.map_err(Error::Output)?;
+    if report.is_clean() {
+        Ok(())
+    } else {
+        Err(Error::NotClean)
+    }
+}
+
+fn floor_server(args: &FloorServer) -> Result<(), Error> {
+    let metainfo = read_torrent(&args.torrent)?;
+    let floor = Floor::bind(&metainfo, &args.data, args.listen)?;
+    let address = floor.local_addr().map_err(floor::Error::Serve)?;
+    println!(
+        "floor server for {} on {address}, process {}",
+        metainfo.name,
+        std::process::id()
+    );
+    if let Some(path) = &args.port_file {
+        fs::write(path, format!("{}\n", address.port())).map_err(|error| Error::File {
+            path: path.clone(),
+            error,
+        })?;
+    }
+    // Until a signal ends the process: there is nothing to be tidied up.
+    floor.run(&AtomicBool::new(false))?;
+    Ok(())
+}
+
+fn read_torrent(path: &Path) -> Result<Metainfo, Error> {
+    let bytes = fs::read(path).map_err(|error| Error::File {
+        path: path.to_owned(),
+        error,
+    })?;
+    Metainfo::parse(&bytes).map_err(|error| Error::Torrent {
+        path: path.to_owned(),
+        error,
+    })
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    units::size(text).ok_or_else(|| "a number and a unit, such as 8GiB or 500MB".to_owned())
+}
+
+fn rate(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let bytes = units::size(text.strip_suffix("/s").unwrap_or(text));
+    bytes.ok_or_else(|| "a size in a second, such as 250kB/s".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        bench: Bench,
+    }
+
+    fn parse(words: &str) -> Result<What, clap::Error> {
+        Line::try_parse_from(words.split(' ')).map(|line| line.bench.what)
+    }
+
+    #[test]
+    fn a_line_of_measurement_is_understood() {
+        let line = "bench seed --torrent t --connect 127.0.0.1:1 --pid 7 --connections 500 --queue 4 --bytes 8GiB --pace 250kB/s";
+        let What::Seed(seed) = parse(line).unwrap() else {
+            panic!("not seed")
+        };
+        assert_eq!((seed.pid, seed.connections, seed.queue), (Some(7), 500, 4));
+        assert_eq!((seed.bytes, seed.pace), (Some(8 << 30), Some(250_000)));
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let seed = "bench seed --torrent t --connect 127.0.0.1:1";
+        for more in [
+            "--bytes 1GiB --seconds 2",
+            "--idle --bytes 1GiB",
+            "--sequential --random-pieces",
+            "--pace quick",
+        ] {
+            assert!(parse(&format!("{seed} {more}")).is_err(), "{more}");
+        }
+        assert!(parse(seed).is_ok());
+        assert!(parse("bench seed --torrent t").is_err());
+    }
+}

@@ -1,0 +1,3 @@
+//! What the commands do that are not the daemon: one file for each.
+
+pub mod bench;
