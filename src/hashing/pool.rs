@@ -213,9 +213,7 @@ impl Pool {
     /// Queues a job, waiting for room.
     pub fn submit(&self, job: Job) -> Result<(), Refused> {
         let queue = lock(&self.shared.queue);
-        let full = |queue: &mut Queue| {
-            queue.stopped.is_none() && queue.jobs.len() >= self.shared.queue_max
-        };
+        let full = |queue: &mut Queue| queue.stopped.is_none() && queue.jobs.len() >= self.shared.queue_max;
         let queue = self
             .shared
             .room
@@ -366,11 +364,7 @@ impl Shared {
 
 fn answer(reply: Sender<Done>, tag: u64, buffers: Vec<Bytes>, outcome: Outcome) {
     // The asker may have gone (a check that was cancelled): then the buffers are freed here.
-    let _ = reply.send(Done {
-        tag,
-        buffers,
-        outcome,
-    });
+    let _ = reply.send(Done { tag, buffers, outcome });
 }
 
 /// Lowers the priority of the calling thread (on Linux niceness belongs to threads).
@@ -385,7 +379,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::hashing::sha1;
     use std::sync::mpsc::{Receiver, channel};
@@ -418,7 +412,7 @@ mod tests {
 
     /// Keeps the pool's only worker busy for as long as the caller holds `gate` locked: nobody waits for the answer, so
     /// the worker itself frees the buffer, and freeing it takes the lock.
-    fn occupy(pool: &Pool, gate: &Arc<Mutex<()>>) {
+    pub(crate) fn occupy(pool: &Pool, gate: &Arc<Mutex<()>>) {
         struct Gate(Arc<Mutex<()>>);
         impl AsRef<[u8]> for Gate {
             fn as_ref(&self) -> &[u8] {
@@ -453,11 +447,8 @@ mod tests {
     fn a_job_is_answered_with_what_it_asked_for() {
         let (pool, (reply, replies)) = (pool(2, 4), channel());
         pool.submit(job(1, b"abc", Then::Finish, &reply)).unwrap();
-        assert!(
-            matches!(next(&replies), Done { tag: 1, outcome: Outcome::Digest(d), .. } if d == sha1(b"abc"))
-        );
-        pool.submit(job(2, b"abc", Then::Verify(sha1(b"abc")), &reply))
-            .unwrap();
+        assert!(matches!(next(&replies), Done { tag: 1, outcome: Outcome::Digest(d), .. } if d == sha1(b"abc")));
+        pool.submit(job(2, b"abc", Then::Verify(sha1(b"abc")), &reply)).unwrap();
         assert!(matches!(
             next(&replies),
             Done {
@@ -466,11 +457,8 @@ mod tests {
                 ..
             }
         ));
-        pool.submit(job(3, b"abd", Then::Verify(sha1(b"abc")), &reply))
-            .unwrap();
-        assert!(
-            matches!(next(&replies), Done { tag: 3, outcome: Outcome::Bad(d), .. } if d == sha1(b"abd"))
-        );
+        pool.submit(job(3, b"abd", Then::Verify(sha1(b"abc")), &reply)).unwrap();
+        assert!(matches!(next(&replies), Done { tag: 3, outcome: Outcome::Bad(d), .. } if d == sha1(b"abd")));
         assert_eq!(
             pool.stats(),
             PoolStats {
@@ -510,10 +498,7 @@ mod tests {
         assert!(matches!(done.outcome, Outcome::Digest(d) if d == sha1(b"abc")));
         assert_eq!(done.buffers.concat(), b"abc");
         for buffer in done.buffers {
-            assert!(
-                buffer.try_into_mut().is_ok(),
-                "somebody else still holds the buffer"
-            );
+            assert!(buffer.try_into_mut().is_ok(), "somebody else still holds the buffer");
         }
     }
 
@@ -524,8 +509,7 @@ mod tests {
         let closed = lock(&gate);
         occupy(&pool, &gate);
         for tag in 1..=2 {
-            pool.try_submit(job(tag, b"abc", Then::Finish, &reply))
-                .unwrap();
+            pool.try_submit(job(tag, b"abc", Then::Finish, &reply)).unwrap();
         }
         let Err(Refused::Full(back)) = pool.try_submit(job(3, b"abc", Then::Finish, &reply)) else {
             panic!("a queue of two took three");
@@ -551,9 +535,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| pool.stop(Waiting::Drop));
             for tag in 1..=3 {
-                assert!(
-                    matches!(next(&replies), Done { tag: t, outcome: Outcome::Dropped, .. } if t == tag)
-                );
+                assert!(matches!(next(&replies), Done { tag: t, outcome: Outcome::Dropped, .. } if t == tag));
             }
             drop(closed);
         });
@@ -609,13 +591,8 @@ mod tests {
                 scope.spawn(move || {
                     for n in 0..500 {
                         let data = (submitter * 500 + n).to_be_bytes();
-                        pool.submit(job(
-                            submitter * 500 + n,
-                            &data,
-                            Then::Verify(sha1(&data)),
-                            &reply,
-                        ))
-                        .unwrap();
+                        pool.submit(job(submitter * 500 + n, &data, Then::Verify(sha1(&data)), &reply))
+                            .unwrap();
                     }
                 });
             }

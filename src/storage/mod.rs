@@ -1,1 +1,27 @@
-//! room
+//! Payload on disk: where a torrent's bytes lie, how they are opened safely, and whether they are the right ones.
+//!
+//! - [`layout`]: a range of the torrent -> ranges of its files. Pure arithmetic.
+//! - [`root`]: a data folder, held by a descriptor; nothing named in a torrent can be opened outside of it.
+//! - [`check`]: reads the payload of a torrent and says which pieces are right and what is wrong with the files.
+//! - [`digest`]: reads files that are to become a torrent and gives the digest of each piece.
+//!
+//! Blocking reads live behind one function of `payload`; nothing here runs on a shard. A shard asks [`root`] for
+//! descriptors and [`layout`] for spans, and reads through its own ring. Payload is never mapped into memory: a page
+//! that cannot be read would be a signal instead of an error.
+//!
+//! Writing (`.part` files, preallocation) and the session database are not here.
+#![forbid(unsafe_code)]
+
+pub mod check;
+pub mod digest;
+pub mod layout;
+mod payload;
+mod pieces;
+pub mod root;
+#[cfg(test)]
+mod tests;
+
+pub use check::{CheckReport, FileState, check};
+pub use layout::{Layout, Span};
+pub use pieces::{Error, Progress};
+pub use root::{OpenError, Root};

@@ -24,6 +24,7 @@ fn torrent(name: &str, content: NewContent<'_>, payload: &[u8]) -> Metainfo {
         piece_len: PIECE_LEN,
         piece_hashes: &hashes,
         private: false,
+        source: None,
         announce: &[],
         url_list: &[],
         comment: None,

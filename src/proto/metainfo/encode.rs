@@ -21,6 +21,8 @@ pub struct NewTorrent<'a> {
     pub piece_hashes: &'a [[u8; 20]],
     /// Whether peers may come from its trackers only (BEP 27).
     pub private: bool,
+    /// Who publishes it: part of the info-hash, so that the same payload on two trackers is two torrents.
+    pub source: Option<&'a str>,
     /// Trackers in tiers (BEP 12).
     pub announce: &'a [Vec<String>],
     /// Web seeds (BEP 19).
@@ -77,6 +79,7 @@ struct Info<'a> {
     piece_len: u32,
     pieces: &'a Bytes,
     private: Option<u8>,
+    source: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -108,6 +111,7 @@ pub fn encode(new: &NewTorrent<'_>) -> Vec<u8> {
             piece_len: new.piece_len,
             pieces: Bytes::new(new.piece_hashes.as_flattened()),
             private: new.private.then_some(1),
+            source: new.source,
         },
         url_list: (!new.url_list.is_empty()).then_some(new.url_list),
     };
@@ -134,6 +138,7 @@ mod tests {
             piece_len: 16384,
             piece_hashes,
             private: false,
+            source: None,
             announce: &[],
             url_list: &[],
             comment: None,

@@ -1,0 +1,271 @@
+//! A data folder that nothing named in a torrent can escape from.
+//!
+//! The folder is held by a descriptor, and files are opened beneath it by `openat2` with `RESOLVE_BENEATH` and
+//! `RESOLVE_NO_SYMLINKS`: the kernel itself refuses `..`, absolute paths and symbolic links in every component, so a
+//! folder swapped for a link between a check and the open gains nothing. That a path is *plausible* is checked before,
+//! by [`RelPath`].
+//!
+//! Only opens for reading. Who keeps descriptors open, and how many, is the caller's business.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use crate::proto::path::RelPath;
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+/// How often an open is tried again that the kernel could not finish: `EAGAIN` when something was renamed while
+/// `openat2` walked the path, `EINTR` on a signal.
+const ATTEMPTS_MAX: u32 = 64;
+
+/// A data folder.
+#[derive(Debug)]
+pub struct Root {
+    dir: OwnedFd,
+    path: PathBuf,
+}
+
+/// Why a file of a torrent cannot be opened. Says nothing of its name, which the caller has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// There is no such file.
+    #[error("no such file")]
+    Missing,
+    /// A name on the way to it belongs to a file.
+    #[error("a file stands where a folder of its path should be")]
+    NotAFolder,
+    /// It, or a folder of its path, is a symbolic link.
+    #[error("a symbolic link, which btd does not follow below the data folder")]
+    SymbolicLink,
+    /// There is something of its name that is not a regular file.
+    #[error("{0}, not a regular file")]
+    NotRegular(&'static str),
+    /// Its path leaves the data folder.
+    #[error("its path leaves the data folder")]
+    Outside,
+    /// The process may not read it.
+    #[error("permission denied (hint: btd's user needs to read the file and to enter its folders)")]
+    Denied,
+    /// This process, or the system, has too many files open.
+    #[error("too many open files (hint: raise `LimitNOFILE=` or `ulimit -n`)")]
+    TooManyOpen,
+    /// Anything else the system says.
+    #[error("{}", std::io::Error::from(*.0))]
+    Other(Errno),
+}
+
+impl OpenError {
+    /// The error number that stands for it.
+    pub fn errno(self) -> Errno {
+        match self {
+            Self::Missing => Errno::NOENT,
+            Self::NotAFolder => Errno::NOTDIR,
+            Self::SymbolicLink => Errno::LOOP,
+            Self::NotRegular(_) => Errno::INVAL,
+            Self::Outside => Errno::XDEV,
+            Self::Denied => Errno::ACCESS,
+            Self::TooManyOpen => Errno::MFILE,
+            Self::Other(errno) => errno,
+        }
+    }
+
+    fn new(errno: Errno) -> Self {
+        match errno {
+            Errno::NOENT => Self::Missing,
+            Errno::NOTDIR => Self::NotAFolder,
+            Errno::LOOP => Self::SymbolicLink,
+            Errno::XDEV => Self::Outside,
+            Errno::ACCESS | Errno::PERM => Self::Denied,
+            Errno::MFILE | Errno::NFILE => Self::TooManyOpen,
+            // open(2): a socket, or a device without a driver.
+            Errno::NXIO | Errno::NODEV => Self::NotRegular("a socket or device"),
+            other => Self::Other(other),
+        }
+    }
+}
+
+impl Root {
+    /// Takes hold of a data folder. Its own path is the operator's, who may well use symbolic links in it.
+    ///
+    /// # Errors
+    /// What the system says, for instance that it does not exist or is not a folder.
+    pub fn open(path: impl Into<PathBuf>) -> std::io::Result<Self> {
+        let path = path.into();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(&path, flags, Mode::empty())?;
+        Ok(Self { dir, path })
+    }
+
+    /// The path it was opened by, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder's descriptor (`O_PATH`), for `openat2` through a ring. Whoever uses it owes the checks of
+    /// [`Root::open_file`].
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// Opens a regular file beneath the folder for reading. Never waits for the other end of a FIFO.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_file(&self, path: &RelPath) -> Result<File, OpenError> {
+        let file = self.open_beneath(path.as_path())?;
+        let kind = match FileType::from_raw_mode(stat(&file)?.st_mode) {
+            FileType::RegularFile => {
+                // Only the open needed it. Left on, io_uring would answer `EAGAIN` on some filesystems instead of waiting.
+                rustix::fs::fcntl_setfl(&file, OFlags::empty()).map_err(OpenError::new)?;
+                return Ok(File::from(file));
+            }
+            FileType::Directory => "a folder",
+            FileType::Fifo => "a FIFO",
+            FileType::Socket => "a socket",
+            FileType::CharacterDevice | FileType::BlockDevice => "a device",
+            FileType::Symlink => return Err(OpenError::SymbolicLink),
+            _ => "something else",
+        };
+        Err(OpenError::NotRegular(kind))
+    }
+
+    fn open_beneath(&self, path: &Path) -> Result<OwnedFd, OpenError> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let mut attempts = 0;
+        loop {
+            match rustix::fs::openat2(&self.dir, path, flags, Mode::empty(), resolve) {
+                Err(Errno::AGAIN | Errno::INTR) if attempts < ATTEMPTS_MAX => attempts += 1,
+                opened => return opened.map_err(OpenError::new),
+            }
+        }
+    }
+}
+
+fn stat(file: &OwnedFd) -> Result<rustix::fs::Stat, OpenError> {
+    rustix::fs::fstat(file).map_err(OpenError::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::fs::symlink;
+    use tempfile::TempDir;
+
+    /// A data folder with `in/file`, and a secret beside it.
+    fn root() -> (TempDir, Root) {
+        let temp = tempfile::tempdir().unwrap();
+        let data = temp.path().join("data");
+        std::fs::create_dir_all(data.join("in")).unwrap();
+        std::fs::write(data.join("in/file"), "payload").unwrap();
+        std::fs::create_dir(temp.path().join("outside")).unwrap();
+        std::fs::write(temp.path().join("outside/secret"), "secret").unwrap();
+        let root = Root::open(&data).unwrap();
+        (temp, root)
+    }
+
+    fn open(root: &Root, path: &str) -> Result<File, OpenError> {
+        root.open_file(&RelPath::parse(path).unwrap())
+    }
+
+    #[test]
+    fn a_regular_file_is_opened_and_its_reads_wait() {
+        let (_temp, root) = root();
+        let mut file = open(&root, "in/file").unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "payload");
+        let flags = rustix::fs::fcntl_getfl(&file).unwrap();
+        assert!(!flags.contains(OFlags::NONBLOCK));
+    }
+
+    #[test]
+    fn what_is_missing_is_told_from_what_is_something_else() {
+        let (_temp, root) = root();
+        let dir = root.path();
+        rustix::fs::mknodat(rustix::fs::CWD, dir.join("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(dir.join("socket")).unwrap();
+        assert_eq!(open(&root, "none").unwrap_err(), OpenError::Missing);
+        assert_eq!(open(&root, "none/none").unwrap_err(), OpenError::Missing);
+        assert_eq!(open(&root, "in/file/none").unwrap_err(), OpenError::NotAFolder);
+        assert_eq!(open(&root, "in").unwrap_err(), OpenError::NotRegular("a folder"));
+        // Would wait for a writer for ever without O_NONBLOCK.
+        assert_eq!(open(&root, "fifo").unwrap_err(), OpenError::NotRegular("a FIFO"));
+        assert_eq!(
+            open(&root, "socket").unwrap_err(),
+            OpenError::NotRegular("a socket or device")
+        );
+    }
+
+    #[test]
+    fn symbolic_links_are_refused_wherever_they_stand_and_lead() {
+        let (temp, root) = root();
+        let dir = root.path();
+        symlink("in/file", dir.join("final")).unwrap();
+        symlink("in", dir.join("folder")).unwrap();
+        symlink(temp.path().join("outside"), dir.join("away")).unwrap();
+        symlink("/proc/self/root", dir.join("magic")).unwrap();
+        for path in ["final", "folder/file", "away/secret", "magic/etc/passwd"] {
+            assert_eq!(open(&root, path).unwrap_err(), OpenError::SymbolicLink, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_kernel_refuses_to_leave_the_folder_even_if_the_path_was_not_checked() {
+        let (temp, root) = root();
+        let absolute = temp.path().join("outside/secret");
+        for path in [
+            Path::new("../outside/secret"),
+            Path::new("in/../../outside/secret"),
+            &absolute,
+        ] {
+            assert_eq!(
+                root.open_beneath(path).unwrap_err(),
+                OpenError::Outside,
+                "{}",
+                path.display()
+            );
+        }
+    }
+
+    #[test]
+    fn a_folder_swapped_for_a_link_under_our_feet_never_leads_outside() {
+        let (temp, root) = root();
+        let (inner, real, link) = (
+            root.path().join("in"),
+            temp.path().join("real"),
+            temp.path().join("link"),
+        );
+        symlink(temp.path().join("outside"), &link).unwrap();
+        std::fs::write(root.path().join("in/secret"), "payload").unwrap();
+        std::thread::scope(|scope| {
+            let flips = scope.spawn(|| {
+                for _ in 0..2_000 {
+                    std::fs::rename(&inner, &real).unwrap();
+                    std::fs::rename(&link, &inner).unwrap();
+                    std::fs::rename(&inner, &link).unwrap();
+                    std::fs::rename(&real, &inner).unwrap();
+                }
+            });
+            while !flips.is_finished() {
+                if let Ok(mut file) = open(&root, "in/secret") {
+                    let mut text = String::new();
+                    file.read_to_string(&mut text).unwrap();
+                    assert_eq!(text, "payload");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn the_data_folder_itself_may_be_reached_by_a_link_and_must_be_a_folder() {
+        let (temp, root) = root();
+        symlink(root.path(), temp.path().join("link")).unwrap();
+        let linked = Root::open(temp.path().join("link")).unwrap();
+        assert!(open(&linked, "in/file").is_ok());
+        assert!(Root::open(temp.path().join("none")).is_err());
+        assert!(Root::open(temp.path().join("outside/secret")).is_err());
+    }
+}
