@@ -100,6 +100,10 @@ impl Tally {
 /// Samples in assembly may hold this much in all: 2,000 leechers at 16 MiB pieces would otherwise hold 32 GB.
 const SAMPLE_BYTES_MAX: u64 = 512 * 1024 * 1024;
 
+/// How often a piece is drawn anew because the last one drawn is under way. A server answers a block that was asked for
+/// twice once, so to ask twice would leave a gap in the queue for good.
+const CHOICES_MAX: usize = 16;
+
 /// What the leechers of one thread share.
 pub(super) struct Context<'a> {
     pub(super) target: &'a Target,
@@ -441,19 +445,25 @@ impl Leecher {
             Offer::All => geometry.piece_count(),
             Offer::Some(pieces) => u32::try_from(pieces.len()).ok()?,
         };
-        let choice = if context.habits.sequential {
-            let choice = self.sequence % choices.max(1);
-            self.sequence = choice + 1;
-            choice
-        } else {
-            context.random.below(choices)
-        };
-        let piece = geometry.piece_index(match &self.offer {
-            Offer::All => choice,
-            Offer::Some(pieces) => *pieces.get(choice as usize)?,
-        })?;
-        self.sample(piece, context);
-        Some(piece)
+        for _ in 0..CHOICES_MAX {
+            let choice = if context.habits.sequential {
+                let choice = self.sequence % choices.max(1);
+                self.sequence = choice + 1;
+                choice
+            } else {
+                context.random.below(choices)
+            };
+            let piece = geometry.piece_index(match &self.offer {
+                Offer::All => choice,
+                Offer::Some(pieces) => *pieces.get(choice as usize)?,
+            })?;
+            let outstanding = self.asked.iter().map(|asked| &asked.block).chain(&self.rejected).chain(&self.again);
+            if outstanding.into_iter().all(|block| block.piece() != piece) {
+                self.sample(piece, context);
+                return Some(piece);
+            }
+        }
+        None
     }
 
     /// Decides whether this piece, about to be asked for, will be hashed.
