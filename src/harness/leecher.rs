@@ -457,7 +457,12 @@ impl Leecher {
                 Offer::All => choice,
                 Offer::Some(pieces) => *pieces.get(choice as usize)?,
             })?;
-            let outstanding = self.asked.iter().map(|asked| &asked.block).chain(&self.rejected).chain(&self.again);
+            let outstanding = self
+                .asked
+                .iter()
+                .map(|asked| &asked.block)
+                .chain(&self.rejected)
+                .chain(&self.again);
             if outstanding.into_iter().all(|block| block.piece() != piece) {
                 self.sample(piece, context);
                 return Some(piece);

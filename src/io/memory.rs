@@ -279,6 +279,7 @@ impl Memory {
                 file,
                 offset,
                 len,
+                at,
                 mut buf,
             } => {
                 state.reads += 1;
@@ -289,8 +290,8 @@ impl Memory {
                         let contents = state.files.get(path).map_or(&[][..], Vec::as_slice);
                         let start = usize::try_from(offset).map_or(contents.len(), |at| at.min(contents.len()));
                         let end = (start + len as usize).min(contents.len());
-                        assert!(len as usize <= BUF_LEN, "read of {len} bytes");
-                        buf.as_mut_slice()[..end - start].copy_from_slice(&contents[start..end]);
+                        assert!((at + len) as usize <= BUF_LEN, "read of {len} bytes to {at}");
+                        buf.as_mut_slice()[at as usize..][..end - start].copy_from_slice(&contents[start..end]);
                         Ok((end - start) as u32)
                     }
                 };

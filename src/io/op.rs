@@ -36,14 +36,16 @@ pub enum Op {
         /// Let the network card read the batch in place (`SENDMSG_ZC`). The completion waits for its notification.
         zero_copy: bool,
     },
-    /// Read from a file into the front of a buffer.
+    /// Read from a file into a buffer.
     Read {
         /// A file opened for reading.
         file: Handle,
         /// Where in the file, in bytes.
         offset: u64,
-        /// How much, in bytes; at most [`super::BUF_LEN`].
+        /// How much, in bytes.
         len: u32,
+        /// Where in the buffer the first byte goes; `at + len` is at most [`super::BUF_LEN`].
+        at: u32,
         /// Where to. Comes back with the completion.
         buf: Buf,
     },

@@ -1,1 +1,447 @@
-//! room
+//! A shard: one thread, one ring, one listening socket, and everything its connections need. Shards share nothing on
+//! the path of a block.
+//!
+//! A shard is a state machine. Completions come in through a [`Driver`], operations go out, the time is told from
+//! outside; nothing in here waits. One turn: sleep in the driver for completions or the next deadline, handle each
+//! completion ([`Shard::turn`] has the match), then pump each connection that was touched, once.
+//!
+//! The rooms within:
+//! - [`accept`] and [`limits`]: who may come in;
+//! - [`peers`]: what a connection says, from its handshake on;
+//! - [`upload`]: from a request to bytes in the socket; [`disk`]: from a file to bytes in memory;
+//! - [`deadlines`]: who is late; [`choking`]: who may ask;
+//! - [`mailbox`]: what the control plane says; [`start`]: threads, rings and listeners.
+//!
+//! Deliberately absent: parsing (`proto`), SQEs (`io`), where files lie (`storage`).
+
+#![forbid(unsafe_code)]
+
+mod accept;
+mod choking;
+mod conn;
+mod deadlines;
+mod disk;
+mod ended;
+mod limits;
+mod mailbox;
+mod peers;
+mod slots;
+mod start;
+#[cfg(test)]
+mod tests;
+mod torrent;
+mod upload;
+mod wheel;
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use crate::io::{self, Completion, Driver, Errno, Outcome, Owner, Token, Wait};
+use crate::proto::choker::{Candidate, SeedChoker};
+use crate::proto::{InfoHash, PeerId, choker};
+use crate::stats::{Counters, Histogram, Shared};
+use conn::{Conn, Served, SpareBatches};
+use disk::Disk;
+use ended::Reason;
+pub use limits::{Caps, Limits};
+pub use mailbox::{Command, Full, Mailbox};
+use slots::Slots;
+pub use start::{Handle, ShardConfig, StartError, spawn};
+pub use torrent::Torrent;
+use wheel::{TICK, Wheel};
+
+/// How files are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadMode {
+    /// Past the page cache where the filesystem allows it.
+    #[default]
+    Auto,
+    /// Past the page cache; where the filesystem refuses, through it.
+    Direct,
+    /// Through the page cache.
+    Buffered,
+}
+
+/// What a shard is told when it is made.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Our peer id, the same on all shards.
+    pub peer_id: PeerId,
+    /// Caps on connections, shared by all shards.
+    pub limits: Arc<Limits>,
+    /// Upload slots of this shard; zero is no limit.
+    pub upload_slots: u32,
+    /// How slots are given out when they are fewer than the interested peers.
+    pub choker: choker::Kind,
+    /// How files are read.
+    pub read_mode: ReadMode,
+    /// Files held open.
+    pub files_max: usize,
+    /// Where the figures go.
+    pub stats: Arc<Shared>,
+}
+
+/// Longest sleep, so that figures and the sign of life are never older.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// How long a shard that stops waits for its operations to end.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Whether the shard goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// Turn again.
+    Continue,
+    /// It has stopped.
+    Stop,
+}
+
+/// A listening socket.
+#[derive(Debug)]
+struct Listener {
+    socket: io::Handle,
+    accept: Option<Token>,
+}
+
+/// The shard.
+pub struct Shard<D: Driver> {
+    driver: D,
+    settings: Settings,
+    listeners: Vec<Listener>,
+    /// Accepting is paused until this tick.
+    accept_again: Option<u64>,
+    inbox: Receiver<Command>,
+    bell: io::Handle,
+
+    /// When tick zero was, this turn's time, and its tick.
+    epoch: Instant,
+    now: Instant,
+    tick: u64,
+    wheel: Wheel<Owner>,
+    due: Vec<Owner>,
+
+    torrents: HashMap<InfoHash, Rc<Served>>,
+    next_number: u32,
+    conns: Slots<Conn>,
+    /// Connections to pump this turn.
+    touched: Vec<Owner>,
+    /// Connections whose receive must be armed again.
+    unarmed: Vec<Owner>,
+    /// Connections that wait for a free buffer, longest first.
+    starved: VecDeque<Owner>,
+    batches: SpareBatches,
+    disk: Disk,
+
+    choker: SeedChoker,
+    candidates: Vec<Candidate>,
+    decisions: Vec<(u32, bool)>,
+    peers: u64,
+    interested: u64,
+    unchoked: u64,
+    /// State of the generator for choices that need no secrecy.
+    random: u64,
+
+    completions: Vec<Completion>,
+    counters: Counters,
+    request_latency: Histogram,
+    loop_stall: Histogram,
+    /// When stopping began.
+    stopping: Option<Instant>,
+}
+
+/// Owner of operations that concern the shard itself: listeners by their index, and the doorbell.
+fn of_shard(index: usize) -> Owner {
+    Owner {
+        index: index as u32,
+        generation: u32::MAX,
+    }
+}
+
+impl<D: Driver> Shard<D> {
+    /// A shard that accepts from `listeners` and listens to `inbox` when `bell` rings. `seed` is for choices that need no
+    /// secrecy, `now` is tick zero.
+    pub fn new(
+        driver: D,
+        settings: Settings,
+        listeners: Vec<io::Handle>,
+        inbox: Receiver<Command>,
+        bell: io::Handle,
+        seed: u64,
+        now: Instant,
+    ) -> Shard<D> {
+        let mut shard = Shard {
+            disk: Disk::new(settings.files_max),
+            choker: SeedChoker::new(settings.choker, settings.upload_slots),
+            driver,
+            settings,
+            listeners: listeners
+                .into_iter()
+                .map(|socket| Listener { socket, accept: None })
+                .collect(),
+            accept_again: None,
+            inbox,
+            bell,
+            epoch: now,
+            now,
+            tick: 0,
+            wheel: Wheel::new(),
+            due: Vec::new(),
+            torrents: HashMap::new(),
+            next_number: 0,
+            conns: Slots::new(),
+            touched: Vec::new(),
+            unarmed: Vec::new(),
+            starved: VecDeque::new(),
+            batches: SpareBatches::default(),
+            candidates: Vec::new(),
+            decisions: Vec::new(),
+            peers: 0,
+            interested: 0,
+            unchoked: 0,
+            random: seed | 1,
+            completions: Vec::new(),
+            counters: Counters::default(),
+            request_latency: Histogram::default(),
+            loop_stall: Histogram::default(),
+            stopping: None,
+        };
+        shard.arm_accepts();
+        shard.arm_bell();
+        shard
+    }
+
+    /// Turns until told to stop.
+    ///
+    /// # Errors
+    /// When the driver fails, which ends the shard.
+    pub fn run(&mut self) -> Result<(), Errno> {
+        while self.turn(Instant::now)? == Flow::Continue {}
+        Ok(())
+    }
+
+    /// One turn; `clock` tells the time when the sleep is over, and once more at the end.
+    ///
+    /// # Errors
+    /// When the driver fails, which ends the shard.
+    pub fn turn(&mut self, clock: impl Fn() -> Instant) -> Result<Flow, Errno> {
+        let mut completions = std::mem::take(&mut self.completions);
+        self.driver.turn(self.wait(), &mut completions)?;
+        self.now = clock();
+        let tick = (self.now.saturating_duration_since(self.epoch).as_nanos() / TICK.as_nanos()) as u64;
+        let ticked = tick > self.tick;
+        self.tick = tick;
+        for completion in completions.drain(..) {
+            self.dispatch(completion);
+        }
+        self.completions = completions;
+        self.on_disk_events();
+        if ticked {
+            self.on_tick();
+        }
+        self.pump_touched();
+        self.counters.turns += 1;
+        self.loop_stall.record(clock().saturating_duration_since(self.now), 1);
+        if ticked {
+            self.publish();
+        }
+        Ok(self.flow())
+    }
+
+    /// Every completion is met here; a new kind of outcome does not compile until it is.
+    fn dispatch(&mut self, completion: Completion) {
+        let owner = completion.owner;
+        match completion.outcome {
+            Outcome::Accepted { result, more } => self.on_accepted(owner, result, more),
+            Outcome::Received { result, more } => self.on_received(owner, result, more),
+            // `copied` decides over zero copy, which is not used while every measured route copies (PERF.md).
+            Outcome::Sent { result, batch, .. } => self.on_sent(owner, result, batch),
+            Outcome::ReadDone { result, buf } => {
+                self.disk
+                    .on_read_done(&mut self.driver, &mut self.counters, owner, result, buf);
+            }
+            Outcome::Opened { result } => self.disk.on_opened(&mut self.driver, &mut self.counters, owner, result),
+            Outcome::Rung { result } => self.on_bell(result),
+        }
+    }
+
+    /// Wakes those whose extents have come, and tells those whose extents will not.
+    fn on_disk_events(&mut self) {
+        for waiter in std::mem::take(&mut self.disk.woken) {
+            self.touch(waiter.conn);
+        }
+        self.on_disk_failures();
+    }
+
+    fn pump_touched(&mut self) {
+        self.feed_starved();
+        let mut touched = std::mem::take(&mut self.touched);
+        for owner in touched.drain(..) {
+            self.pump(owner);
+        }
+        // Pumping may have failed a fill at once (a path the kernel cannot take); whom that touched goes next turn.
+        self.touched = touched;
+        self.on_disk_events();
+        for owner in std::mem::take(&mut self.unarmed) {
+            self.arm_receive(owner);
+        }
+    }
+
+    /// Sees to it that a connection is pumped at the end of this turn.
+    fn touch(&mut self, owner: Owner) {
+        if let Some(conn) = self.conns.get_mut(owner)
+            && !conn.touched
+        {
+            conn.touched = true;
+            self.touched.push(owner);
+        }
+    }
+
+    fn wait(&self) -> Wait {
+        if !self.touched.is_empty() {
+            return Wait::POLL;
+        }
+        let next = self.wheel.next().into_iter().chain(self.accept_again).min();
+        let at_most = next.map_or(SLEEP_MAX, |tick| {
+            let due = self.epoch + TICK * u32::try_from(tick).unwrap_or(u32::MAX);
+            due.saturating_duration_since(self.now).min(SLEEP_MAX)
+        });
+        Wait {
+            at_most: at_most.max(Duration::from_millis(1)),
+            at_least: Duration::ZERO,
+        }
+    }
+
+    fn arm_bell(&mut self) {
+        let event = self.bell.clone();
+        self.driver.submit(of_shard(usize::MAX), io::Op::Doorbell { event });
+    }
+
+    fn on_bell(&mut self, result: Result<(), Errno>) {
+        // Whatever ended the read, the queue is looked at, and the bell is armed again: a lost ring would be a lost command.
+        if result.is_err() && self.stopping.is_some() {
+            return;
+        }
+        while let Ok(command) = self.inbox.try_recv() {
+            match command {
+                Command::Add(torrent) => self.add(torrent),
+                Command::Remove(info_hash) => self.remove(info_hash),
+                Command::Stop => self.stop(),
+            }
+        }
+        if self.stopping.is_none() {
+            self.arm_bell();
+        }
+    }
+
+    fn add(&mut self, torrent: Arc<Torrent>) {
+        let info_hash = torrent.info_hash();
+        self.remove(info_hash);
+        let number = self.next_number;
+        self.next_number += 1;
+        let direct = std::cell::Cell::new(self.settings.read_mode != ReadMode::Buffered);
+        let served = Rc::new(Served {
+            torrent,
+            number,
+            direct,
+        });
+        self.torrents.insert(info_hash, served);
+    }
+
+    fn remove(&mut self, info_hash: InfoHash) {
+        let Some(served) = self.torrents.remove(&info_hash) else {
+            return;
+        };
+        let leaving: Vec<Owner> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| conn.peer().is_some_and(|peer| peer.served.number == served.number))
+            .map(|(owner, _)| owner)
+            .collect();
+        for owner in leaving {
+            self.end(owner, Reason::TorrentRemoved, None);
+        }
+        self.disk.forget(served.number);
+    }
+
+    fn stop(&mut self) {
+        self.stopping = Some(self.now);
+        for listener in &mut self.listeners {
+            if let Some(token) = listener.accept.take() {
+                self.driver.cancel(token);
+            }
+        }
+        let all: Vec<Owner> = self.conns.iter().map(|(owner, _)| owner).collect();
+        for owner in all {
+            self.end(owner, Reason::Stopping, None);
+        }
+    }
+
+    fn flow(&mut self) -> Flow {
+        let Some(since) = self.stopping else {
+            return Flow::Continue;
+        };
+        if self.driver.in_flight() == 0 || self.now.saturating_duration_since(since) > STOP_PATIENCE {
+            self.publish();
+            return Flow::Stop;
+        }
+        Flow::Continue
+    }
+
+    /// Ends a connection. Its place is free at once; operations in flight keep what they need and find nobody when they
+    /// end.
+    fn end(&mut self, owner: Owner, reason: Reason, errno: Option<Errno>) {
+        let Some(conn) = self.conns.remove(owner) else {
+            return;
+        };
+        tracing::debug!(peer = %conn.addr, reason = reason.label(), ?errno, "connection ended");
+        self.settings.stats.count_drop(reason.label());
+        self.settings.limits.leave(conn.addr.ip());
+        if let Some(peer) = conn.peer() {
+            peer.served
+                .torrent
+                .connections
+                .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            self.peers -= 1;
+            self.interested -= u64::from(peer.peer.peer_interested());
+            self.unchoked -= u64::from(!peer.peer.am_choking());
+        }
+        self.driver.shutdown(&conn.socket, reason.ending());
+    }
+
+    fn publish(&mut self) {
+        let driver = self.driver.counters();
+        let pool = self.driver.pool();
+        self.counters.connections_now = self.conns.len() as u64;
+        self.counters.peers_now = self.peers;
+        self.counters.peers_interested_now = self.interested;
+        self.counters.peers_unchoked_now = self.unchoked;
+        self.counters.torrents_now = self.torrents.len() as u64;
+        self.counters.buffers_now = u64::from(pool.count());
+        self.counters.buffers_free_now = u64::from(pool.free());
+        self.counters.uring_enters = driver.enters;
+        self.counters.uring_sqes = driver.sqes;
+        self.counters.uring_cqes = driver.cqes;
+        self.counters.uring_overflows = driver.overflows;
+        self.counters.uring_stale = driver.stale;
+        self.counters.uring_enobufs = driver.recv_starved;
+        self.counters.uring_cancelled_unasked = driver.cancelled_unasked;
+        self.counters.uring_zero_copy_sent = driver.zero_copy_sent;
+        self.counters.uring_zero_copy_copied = driver.zero_copy_copied;
+        self.counters.uring_in_flight_now = self.driver.in_flight() as u64;
+        let uptime = self.now.saturating_duration_since(self.epoch);
+        self.settings
+            .stats
+            .publish(&self.counters, &self.request_latency, &self.loop_stall, uptime);
+    }
+
+    /// A number nobody can guess from outside, good enough for choices.
+    fn next_random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+}

@@ -9,12 +9,16 @@
 //! descriptors and [`layout`] for spans, and reads through its own ring. Payload is never mapped into memory: a page
 //! that cannot be read would be a signal instead of an error.
 //!
+//! What a shard keeps of payload lies here too: [`extents`], its cache, and [`open_files`].
+//!
 //! Writing (`.part` files, preallocation) and the session database are not here.
 #![forbid(unsafe_code)]
 
 pub mod check;
 pub mod digest;
+pub mod extents;
 pub mod layout;
+pub mod open_files;
 mod payload;
 mod pieces;
 pub mod root;

@@ -147,6 +147,13 @@ fn stat(file: &OwnedFd) -> Result<rustix::fs::Stat, OpenError> {
     rustix::fs::fstat(file).map_err(OpenError::new)
 }
 
+/// For operations of a ring, which take the folder along.
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -462,13 +462,15 @@ impl Driver for Uring {
                 file,
                 offset,
                 len,
+                at,
                 mut buf,
             } => {
                 assert!(
-                    len as usize <= BUF_LEN,
-                    "read of {len} bytes into a buffer of {BUF_LEN}"
+                    at as usize + len as usize <= BUF_LEN,
+                    "read of {len} bytes to {at} of a buffer of {BUF_LEN}"
                 );
-                let (to, index) = (buf.as_mut_ptr(), buf.registered_index());
+                let to = buf.as_mut_ptr().wrapping_add(at as usize);
+                let index = buf.registered_index();
                 let entry = match self.features.buffers {
                     true => on!(file, |fd| opcode::ReadFixed::new(fd, to, len, index)
                         .offset(offset)

@@ -96,6 +96,7 @@ fn serves_the_same_with_every_feature_masked() {
                 file,
                 offset: 4096,
                 len: 4096,
+                at: 0,
                 buf,
             },
         );

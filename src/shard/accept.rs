@@ -1,0 +1,81 @@
+//! Letting connections in.
+
+use std::net::SocketAddr;
+
+use super::conn::Conn;
+use super::deadlines::{HANDSHAKE_TICKS, ticks};
+use super::{Shard, of_shard};
+use crate::io::{Accepted, Driver, Ending, Errno, Op, Owner};
+
+/// How long accepting is paused when the process or the machine has no descriptor left. Armed again at once it would
+/// fail at once: a busy loop.
+const PAUSE_TICKS: u64 = ticks(1);
+
+impl<D: Driver> Shard<D> {
+    /// Arms the accepts that are not armed.
+    pub(super) fn arm_accepts(&mut self) {
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            if listener.accept.is_none() {
+                let socket = listener.socket.clone();
+                let token = self.driver.submit(of_shard(index), Op::Accept { listener: socket });
+                listener.accept = Some(token);
+            }
+        }
+    }
+
+    /// A connection has come, or accepting has ended.
+    pub(super) fn on_accepted(&mut self, owner: Owner, result: Result<Accepted, Errno>, more: bool) {
+        if !more {
+            self.listeners[owner.index as usize].accept = None;
+        }
+        match result {
+            Ok(accepted) => self.admit(accepted),
+            // Gone before it was accepted: nobody's fault, and accepting goes on.
+            Err(Errno::CONNABORTED | Errno::NOTCONN | Errno::INVAL | Errno::INTR | Errno::AGAIN) => {}
+            Err(Errno::CANCELED) => {}
+            Err(errno) => {
+                self.counters.accept_pauses += 1;
+                self.accept_again = Some(self.tick + PAUSE_TICKS);
+                tracing::warn!(
+                    "accepting connections pauses for a second: {errno} (hint: raise `LimitNOFILE=` in btd.service, or lower \
+                     max-connections)"
+                );
+            }
+        }
+        if !more && self.stopping.is_none() && self.accept_again.is_none() {
+            self.arm_accepts();
+        }
+    }
+
+    /// Ends a pause whose time has come.
+    pub(super) fn resume_accepting(&mut self) {
+        if self.accept_again.is_some_and(|at| at <= self.tick) && self.stopping.is_none() {
+            self.accept_again = None;
+            self.arm_accepts();
+        }
+    }
+
+    fn admit(&mut self, Accepted { socket, peer }: Accepted) {
+        self.counters.accepted += 1;
+        let addr = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        if self.stopping.is_some() || self.settings.limits.admit(addr.ip()).is_err() {
+            self.counters.turned_away += 1;
+            self.driver.shutdown(&socket, Ending::Reset);
+            return;
+        }
+        let owner = self.conns.insert(Conn::new(socket, addr, self.tick));
+        self.arm_receive(owner);
+        self.wake_at(owner, self.tick + HANDSHAKE_TICKS);
+    }
+
+    /// Arms the receive of a connection, if it is not armed.
+    pub(super) fn arm_receive(&mut self, owner: Owner) {
+        if let Some(conn) = self.conns.get_mut(owner)
+            && !conn.receiving
+        {
+            conn.receiving = true;
+            let socket = conn.socket.clone();
+            self.driver.submit(owner, Op::Recv { socket });
+        }
+    }
+}

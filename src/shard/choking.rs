@@ -1,0 +1,91 @@
+//! Carrying out what the choker decides.
+
+use super::Shard;
+use crate::io::{Driver, Owner};
+use crate::proto::choker::Candidate;
+use crate::proto::wire::Message;
+
+impl<D: Driver> Shard<D> {
+    /// A peer wants something: it may ask at once while slots are free.
+    pub(super) fn on_interested(&mut self, owner: Owner) {
+        self.interested += 1;
+        if self.choker.has_free_slot(self.unchoked as usize) {
+            self.unchoke(owner);
+        }
+    }
+
+    /// A peer wants nothing any more. Its slot goes to another at the next rechoke.
+    pub(super) fn on_not_interested(&mut self) {
+        self.interested -= 1;
+    }
+
+    /// Gives the slots out anew.
+    pub(super) fn rechoke(&mut self) {
+        let now = self.now;
+        self.candidates.clear();
+        let mut owners = Vec::with_capacity(self.peers as usize);
+        for (owner, conn) in self.conns.iter() {
+            let Some(peer) = conn.peer() else { continue };
+            self.candidates.push(Candidate {
+                key: owners.len() as u32,
+                interested: peer.peer.peer_interested(),
+                unchoked: !peer.peer.am_choking(),
+                rate: peer.rate.bytes_per_second(now),
+                uploaded_since_unchoke: peer.uploaded_since_unchoke,
+                unchoked_at: peer.peer.unchoked_at(),
+                waiting_since: peer.peer.waiting_since(),
+            });
+            owners.push(owner);
+        }
+        let random = self.next_random();
+        let mut decisions = std::mem::take(&mut self.decisions);
+        self.choker.rechoke(now, &self.candidates, random, &mut decisions);
+        for (key, unchoke) in decisions.drain(..) {
+            let owner = owners[key as usize];
+            match unchoke {
+                true => self.unchoke(owner),
+                false => self.choke(owner),
+            }
+        }
+        self.decisions = decisions;
+    }
+
+    fn unchoke(&mut self, owner: Owner) {
+        let now = self.now;
+        let Some(conn) = self.conns.get_mut(owner) else {
+            return;
+        };
+        let Some(peer) = conn.peer_mut() else { return };
+        if peer.peer.unchoke(now) {
+            peer.uploaded_since_unchoke = 0;
+            self.unchoked += 1;
+            conn.say(&Message::Unchoke);
+            self.touch(owner);
+        }
+    }
+
+    pub(super) fn choke(&mut self, owner: Owner) {
+        let now = self.now;
+        let Some(conn) = self.conns.get_mut(owner) else {
+            return;
+        };
+        let Some(peer) = conn.peer_mut() else { return };
+        if peer.peer.am_choking() {
+            return;
+        }
+        self.unchoked -= 1;
+        let mut rejects = peer.peer.choke(now);
+        // One that was taken from the queue and not staged is as good as queued.
+        if let Some(block) = peer.upload.on_choke()
+            && peer.peer.fast()
+        {
+            rejects.push_front(block);
+        }
+        self.counters.requests_refused += rejects.len() as u64;
+        conn.say(&Message::Choke);
+        for block in &rejects {
+            conn.say(&Message::reject(block));
+        }
+        self.touch(owner);
+    }
+}

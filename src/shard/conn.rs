@@ -1,0 +1,128 @@
+//! One connection: its socket, how far it is, and what lies ready for it.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::Torrent;
+use super::upload::Upload;
+use crate::io::{Handle, SendBatch};
+use crate::proto::handshake::HANDSHAKE_LEN;
+use crate::proto::peer::Peer;
+use crate::proto::rate::Rate;
+use crate::proto::wire::Decoder;
+
+/// A torrent as this shard serves it.
+#[derive(Debug)]
+pub(super) struct Served {
+    pub(super) torrent: Arc<Torrent>,
+    /// The shard's own number for it, never used twice: keys of the caches.
+    pub(super) number: u32,
+    /// Whether its files are opened with `O_DIRECT`. Cleared when the filesystem refuses.
+    pub(super) direct: Cell<bool>,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) socket: Handle,
+    pub(super) addr: SocketAddr,
+    pub(super) phase: Phase,
+    /// Small messages to be sent before the next block.
+    pub(super) out: Vec<u8>,
+    /// Whether a send is in flight: never two, or bytes would change places.
+    pub(super) sending: bool,
+    /// Whether the receive is armed.
+    pub(super) receiving: bool,
+    /// Whether it is in the list of those to be pumped this turn.
+    pub(super) touched: bool,
+    /// Whether it waits for a free buffer.
+    pub(super) starved: bool,
+    /// Ticks: start, last bytes received, last send that moved, and when the wheel wakes it.
+    pub(super) started: u64,
+    pub(super) received_at: u64,
+    pub(super) sent_at: u64,
+    pub(super) wake_at: u64,
+}
+
+/// How far a connection is.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// The handshake is not whole yet.
+    Handshake { bytes: [u8; HANDSHAKE_LEN], len: u8 },
+    /// A peer of a torrent.
+    Peer(Box<PeerConn>),
+}
+
+/// What a connection past the handshake has.
+#[derive(Debug)]
+pub(super) struct PeerConn {
+    pub(super) served: Rc<Served>,
+    pub(super) peer: Peer,
+    pub(super) decoder: Decoder,
+    /// Bitfield and extension handshake are still held back, until the peer speaks or this tick. aria2 1.36 bans a peer
+    /// whose handshake comes together with anything else.
+    pub(super) greet_at: Option<u64>,
+    pub(super) upload: Upload,
+    pub(super) rate: Rate,
+    /// Payload bytes since it was unchoked, for the choker.
+    pub(super) uploaded_since_unchoke: u64,
+}
+
+impl Conn {
+    pub(super) fn new(socket: Handle, addr: SocketAddr, tick: u64) -> Conn {
+        Conn {
+            socket,
+            addr,
+            phase: Phase::Handshake {
+                bytes: [0; HANDSHAKE_LEN],
+                len: 0,
+            },
+            out: Vec::new(),
+            sending: false,
+            receiving: false,
+            touched: false,
+            starved: false,
+            started: tick,
+            received_at: tick,
+            sent_at: tick,
+            wake_at: u64::MAX,
+        }
+    }
+
+    pub(super) fn peer(&self) -> Option<&PeerConn> {
+        match &self.phase {
+            Phase::Peer(peer) => Some(peer),
+            Phase::Handshake { .. } => None,
+        }
+    }
+
+    pub(super) fn peer_mut(&mut self) -> Option<&mut PeerConn> {
+        match &mut self.phase {
+            Phase::Peer(peer) => Some(peer),
+            Phase::Handshake { .. } => None,
+        }
+    }
+}
+
+/// Batches that no send uses, kept for the next: sending does not allocate.
+#[derive(Debug, Default)]
+pub(super) struct SpareBatches(VecDeque<Box<SendBatch>>);
+
+/// Batches kept: as many as a busy shard sends at once.
+const SPARE_MAX: usize = 256;
+
+impl SpareBatches {
+    pub(super) fn take(&mut self) -> Box<SendBatch> {
+        self.0.pop_back().unwrap_or_default()
+    }
+
+    pub(super) fn give(&mut self, mut batch: Box<SendBatch>) {
+        batch.clear();
+        if self.0.len() < SPARE_MAX {
+            self.0.push_back(batch);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What happens because time has passed.
+
+use super::Shard;
+use super::conn::Phase;
+use super::ended::Reason;
+use super::wheel::TICK;
+use crate::io::{Driver, Owner};
+use crate::proto::wire::Message;
+
+/// Seconds as ticks.
+pub(super) const fn ticks(seconds: u64) -> u64 {
+    seconds * 1000 / TICK.as_millis() as u64
+}
+
+/// The whole handshake must be there this long after the connection came, however its bytes trickle in.
+pub(super) const HANDSHAKE_TICKS: u64 = ticks(10);
+
+/// A peer that has said nothing for this long has left. Clients send keep-alives each 120 s at the latest (BEP 3), so this
+/// has to be a little more.
+const IDLE_TICKS: u64 = ticks(130);
+
+/// We say something at least this often.
+const KEEP_ALIVE_TICKS: u64 = ticks(100);
+
+/// A peer that takes nothing for this long is dropped: it pins memory.
+pub(super) const STALLED_TICKS: u64 = ticks(60);
+
+/// The same while others wait for the memory it pins.
+const STALLED_HUNGRY_TICKS: u64 = ticks(5);
+
+impl<D: Driver> Shard<D> {
+    /// Sees to it that the connection's clock is looked at no later than tick `at`.
+    pub(super) fn wake_at(&mut self, owner: Owner, at: u64) {
+        if let Some(conn) = self.conns.get_mut(owner)
+            && at < conn.wake_at
+        {
+            conn.wake_at = self.wheel.insert(at, owner);
+        }
+    }
+
+    /// A tick has passed.
+    pub(super) fn on_tick(&mut self) {
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.advance(self.tick, &mut due);
+        for owner in due.drain(..) {
+            self.look_at_clock(owner);
+        }
+        self.due = due;
+        self.resume_accepting();
+        if !self.starved.is_empty() {
+            self.drop_hoarders();
+        }
+        if self.choker.is_due(self.now) {
+            self.rechoke();
+        }
+    }
+
+    fn look_at_clock(&mut self, owner: Owner) {
+        let tick = self.tick;
+        let Some(conn) = self.conns.get_mut(owner) else {
+            return;
+        };
+        if conn.wake_at > tick {
+            return; // Woken for an earlier appointment that has been replaced.
+        }
+        conn.wake_at = u64::MAX;
+        let (sent_at, sending) = (conn.sent_at, conn.sending);
+        let mut next = match &mut conn.phase {
+            Phase::Handshake { .. } => {
+                let at = conn.started + HANDSHAKE_TICKS;
+                if tick >= at {
+                    return self.end(owner, Reason::HandshakeTimeout, None);
+                }
+                at
+            }
+            Phase::Peer(peer) => {
+                let at = conn.received_at + IDLE_TICKS;
+                if tick >= at {
+                    return self.end(owner, Reason::IdleTimeout, None);
+                }
+                match peer.greet_at {
+                    Some(greet_at) if greet_at > tick => at.min(greet_at),
+                    Some(_) => {
+                        self.greet(owner);
+                        at
+                    }
+                    None => at,
+                }
+            }
+        };
+        if sending {
+            let at = sent_at + STALLED_TICKS;
+            if tick >= at {
+                return self.end(owner, Reason::Stalled, None);
+            }
+            next = next.min(at);
+        } else if let Some(conn) = self.conns.get_mut(owner)
+            && conn.peer().is_some()
+        {
+            let at = conn.sent_at + KEEP_ALIVE_TICKS;
+            if tick >= at {
+                conn.sent_at = tick;
+                conn.say(&Message::KeepAlive);
+                self.touch(owner);
+            }
+            next = next.min(at.max(tick + 1));
+        }
+        self.wake_at(owner, next);
+    }
+
+    /// Others wait for buffers: those who hold some and take nothing have to go sooner.
+    fn drop_hoarders(&mut self) {
+        let hoarders: Vec<Owner> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| conn.sending && conn.sent_at + STALLED_HUNGRY_TICKS <= self.tick)
+            .map(|(owner, _)| owner)
+            .collect();
+        for owner in hoarders {
+            self.end(owner, Reason::Stalled, None);
+        }
+    }
+}

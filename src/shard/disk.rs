@@ -1,0 +1,399 @@
+//! Filling extents: opening files, reading them into pool buffers, and telling who waits.
+//!
+//! A read that cannot be had is an answer like any other: the extent is given up, those who wait are told why, and the
+//! pieces they wanted are withdrawn by the shard. Nothing here ends a connection or the shard.
+
+use std::rc::Rc;
+
+use super::conn::Served;
+use super::slots::Slots;
+use crate::io::{Buf, Driver, Errno, Op, Opened, Owner};
+use crate::proto::geometry::PieceIndex;
+use crate::stats::Counters;
+use crate::storage::extents::{Acquired, EXTENT_LEN, ExtentId, ExtentKey, Extents};
+use crate::storage::open_files::{FileKey, Found, OpenFiles};
+
+/// `O_DIRECT` wants offsets, lengths and addresses to be multiples of the device's block: 512 or 4096.
+const DIRECT_ALIGN: u64 = 4096;
+
+/// Where in its buffer a gathered block's files are read to, before their bytes are moved to the front.
+const GATHER_AT: u32 = EXTENT_LEN / 2;
+
+/// Tries of an operation that was cancelled unasked (io-wq found no thread) or interrupted.
+const TRIES_MAX: u8 = 4;
+
+/// Who waits for an extent, and for which piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Waiter {
+    pub(super) conn: Owner,
+    pub(super) piece: PieceIndex,
+}
+
+/// An extent being filled.
+#[derive(Debug)]
+struct Fill {
+    id: ExtentId,
+    served: Rc<Served>,
+    key: ExtentKey,
+    /// Absent while a read has it.
+    buf: Option<Buf>,
+    /// Bytes that are there.
+    done: u32,
+    tries: u8,
+}
+
+/// What a fill reads next.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    file: u32,
+    offset: u64,
+    len: u32,
+}
+
+#[derive(Debug)]
+struct Opening {
+    key: FileKey,
+    served: Rc<Served>,
+    direct: bool,
+    tries: u8,
+}
+
+/// Those whose extent could not be read, and why.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) waiters: Vec<Waiter>,
+    pub(super) served: Rc<Served>,
+    pub(super) why: String,
+}
+
+/// The disk side of a shard.
+#[derive(Debug)]
+pub(super) struct Disk {
+    pub(super) extents: Extents<Waiter>,
+    files: OpenFiles<Owner>,
+    fills: Slots<Fill>,
+    openings: Slots<Opening>,
+    /// Whose extents have come since the shard last looked.
+    pub(super) woken: Vec<Waiter>,
+    /// Which extents could not be read since the shard last looked.
+    pub(super) failures: Vec<Failure>,
+}
+
+impl Disk {
+    pub(super) fn new(files_max: usize) -> Disk {
+        Disk {
+            extents: Extents::default(),
+            files: OpenFiles::new(files_max),
+            fills: Slots::new(),
+            openings: Slots::new(),
+            woken: Vec::new(),
+            failures: Vec::new(),
+        }
+    }
+
+    /// Finds an extent, or begins to read it. `None` when every buffer is in use.
+    pub(super) fn acquire<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        counters: &mut Counters,
+        served: &Rc<Served>,
+        key: ExtentKey,
+        waiter: Waiter,
+    ) -> Option<ExtentId> {
+        match self.extents.acquire(key, driver.pool()) {
+            Acquired::Ready(id) => {
+                counters.cache_hits += 1;
+                Some(id)
+            }
+            Acquired::Pending(id) => {
+                counters.cache_hits += 1;
+                self.extents.wait(id, waiter);
+                Some(id)
+            }
+            Acquired::Fill(id, buf) => {
+                counters.cache_misses += 1;
+                self.extents.wait(id, waiter);
+                let owner = self.fills.insert(Fill {
+                    id,
+                    served: served.clone(),
+                    key,
+                    buf: Some(buf),
+                    done: 0,
+                    tries: 0,
+                });
+                self.go_on(driver, counters, owner);
+                Some(id)
+            }
+            Acquired::Full => {
+                counters.cache_full += 1;
+                None
+            }
+        }
+    }
+
+    /// Starts the next read of a fill, opens the file for it, or finishes it.
+    fn go_on<D: Driver>(&mut self, driver: &mut D, counters: &mut Counters, owner: Owner) {
+        let Some(fill) = self.fills.get_mut(owner) else {
+            return;
+        };
+        let Some(step) = fill.next_step() else {
+            let fill = self.fills.remove(owner).expect("found above");
+            let buf = fill.buf.expect("no read is in flight");
+            self.woken.append(&mut self.extents.filled(fill.id, buf));
+            return;
+        };
+        let key = FileKey {
+            torrent: fill.served.number,
+            file: step.file,
+        };
+        match self.files.get(key, owner) {
+            Found::Open(file) => {
+                let (offset, len, at) = fill.place(step);
+                counters.disk_reads += 1;
+                driver.submit(
+                    owner,
+                    Op::Read {
+                        file,
+                        offset,
+                        len,
+                        at,
+                        buf: fill.buf.take().expect("no read is in flight"),
+                    },
+                );
+            }
+            Found::Opening => {}
+            Found::Closed => {
+                let served = fill.served.clone();
+                let direct = served.direct.get();
+                let opening = self.openings.insert(Opening {
+                    key,
+                    served,
+                    direct,
+                    tries: 0,
+                });
+                self.open(driver, counters, opening);
+            }
+        }
+    }
+
+    fn open<D: Driver>(&mut self, driver: &mut D, counters: &mut Counters, owner: Owner) {
+        let opening = self.openings.get(owner).expect("an opening that was just made");
+        let torrent = &opening.served.torrent;
+        let Some(path) = torrent.path(opening.key.file) else {
+            // The path rules forbid NUL; a path without a C form is as good as absent.
+            return self.on_opened(driver, counters, owner, Err(Errno::NOENT));
+        };
+        let (dir, direct) = (torrent.root().clone(), opening.direct);
+        driver.submit(owner, Op::Open { dir, path, direct });
+    }
+
+    /// An open has ended.
+    pub(super) fn on_opened<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        counters: &mut Counters,
+        owner: Owner,
+        result: Result<Opened, Errno>,
+    ) {
+        let Some(opening) = self.openings.get_mut(owner) else {
+            return;
+        };
+        opening.tries += 1;
+        let waiting = match result {
+            Ok(opened) if opened.regular => {
+                let opening = self.openings.remove(owner).expect("found above");
+                self.files.opened(opening.key, opened.file)
+            }
+            // The filesystem has no O_DIRECT (tmpfs before 6.6, some network ones): buffered from now on.
+            Err(Errno::INVAL) if opening.direct => {
+                opening.direct = false;
+                opening.served.direct.set(false);
+                return self.open(driver, counters, owner);
+            }
+            Err(Errno::CANCELED | Errno::INTR | Errno::AGAIN) if opening.tries < TRIES_MAX => {
+                return self.open(driver, counters, owner);
+            }
+            failed => {
+                counters.disk_errors += 1;
+                let opening = self.openings.remove(owner).expect("found above");
+                let path = &opening.served.torrent.meta().files[opening.key.file as usize].path;
+                let why = match failed {
+                    Ok(_) => format!("{path}: not a regular file"),
+                    Err(errno) => format!("{path}: cannot be opened: {errno}"),
+                };
+                for fill in self.files.failed(opening.key) {
+                    self.fail(fill, why.clone());
+                }
+                return;
+            }
+        };
+        for fill in waiting {
+            self.go_on(driver, counters, fill);
+        }
+    }
+
+    /// A read has ended.
+    pub(super) fn on_read_done<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        counters: &mut Counters,
+        owner: Owner,
+        result: Result<u32, Errno>,
+        buf: Buf,
+    ) {
+        let Some(fill) = self.fills.get_mut(owner) else {
+            return; // Its torrent left; the buffer returns to the pool.
+        };
+        fill.buf = Some(buf);
+        let step = fill.next_step().expect("a fill that reads has a step");
+        match result {
+            Ok(read) => {
+                counters.disk_read_bytes += u64::from(read);
+                if fill.advance(step, read) {
+                    fill.tries = 0;
+                    return self.go_on(driver, counters, owner);
+                }
+                counters.disk_errors += 1;
+                let path = fill.path(step);
+                let why = format!("{path}: ends before byte {}", step.offset + u64::from(step.len));
+                self.close_file(owner, step);
+                self.fail(owner, why);
+            }
+            // The device wants another alignment than ours, or the filesystem takes O_DIRECT at open only.
+            Err(Errno::INVAL) if fill.served.direct.get() => {
+                fill.served.direct.set(false);
+                self.close_file(owner, step);
+                self.go_on(driver, counters, owner);
+            }
+            Err(Errno::INVAL) if fill.tries < TRIES_MAX => {
+                // Another fill has found out before us; the file may still be open the old way.
+                fill.tries += 1;
+                self.close_file(owner, step);
+                self.go_on(driver, counters, owner);
+            }
+            Err(Errno::CANCELED | Errno::INTR | Errno::AGAIN) if fill.tries < TRIES_MAX => {
+                fill.tries += 1;
+                self.go_on(driver, counters, owner);
+            }
+            Err(errno) => {
+                counters.disk_errors += 1;
+                let why = format!("{}: cannot be read at byte {}: {errno}", fill.path(step), step.offset);
+                self.close_file(owner, step);
+                self.fail(owner, why);
+            }
+        }
+    }
+
+    /// Closes a file that disappointed, so that it is looked at anew next time.
+    fn close_file(&mut self, owner: Owner, step: Step) {
+        if let Some(fill) = self.fills.get(owner) {
+            self.files.close(FileKey {
+                torrent: fill.served.number,
+                file: step.file,
+            });
+        }
+    }
+
+    fn fail(&mut self, owner: Owner, why: String) {
+        let Some(fill) = self.fills.remove(owner) else {
+            return;
+        };
+        let waiters = self.extents.failed(fill.id);
+        self.failures.push(Failure {
+            waiters,
+            served: fill.served,
+            why,
+        });
+    }
+
+    /// A torrent is no longer served. Reads in flight end on their own; their buffers come back then.
+    pub(super) fn forget(&mut self, torrent: u32) {
+        self.extents.forget(torrent);
+        for fill in self.files.forget(torrent) {
+            self.fills.remove(fill);
+        }
+    }
+}
+
+impl Fill {
+    /// The next stretch of a file to read; `None` when the extent is whole. Pad files have no bytes on disk: their zeros
+    /// are written here.
+    fn next_step(&mut self) -> Option<Step> {
+        match self.key {
+            ExtentKey::File { file, index, .. } => {
+                let offset = u64::from(index) * u64::from(EXTENT_LEN);
+                let file_len = self.served.torrent.meta().files[file as usize].len;
+                let whole = u64::from(EXTENT_LEN).min(file_len - offset) as u32;
+                (self.done < whole).then(|| Step {
+                    file,
+                    offset: offset + u64::from(self.done),
+                    len: whole - self.done,
+                })
+            }
+            ExtentKey::Block { offset, len, .. } => {
+                let served = self.served.clone();
+                loop {
+                    let rest = u64::from(len - self.done);
+                    let at = offset + u64::from(self.done);
+                    let span = served.torrent.layout().spans(at, rest).next()?;
+                    if !span.pad {
+                        return Some(Step {
+                            file: span.file,
+                            offset: span.offset,
+                            len: span.len as u32,
+                        });
+                    }
+                    let buf = self.buf.as_mut().expect("no read is in flight");
+                    let (start, len) = (self.done as usize, span.len as usize);
+                    buf.as_mut_slice()[start..start + len].fill(0);
+                    self.done += span.len as u32;
+                }
+            }
+        }
+    }
+
+    /// Offset and length to ask the file for, and where in the buffer: aligned for `O_DIRECT`, past the end if need be.
+    fn place(&self, step: Step) -> (u64, u32, u32) {
+        let start = step.offset / DIRECT_ALIGN * DIRECT_ALIGN;
+        let end = (step.offset + u64::from(step.len)).next_multiple_of(DIRECT_ALIGN);
+        match self.key {
+            // Extents begin aligned, and what follows a short read does so too or is not asked for.
+            ExtentKey::File { .. } => (step.offset, (end - step.offset) as u32, self.done),
+            ExtentKey::Block { .. } => (start, (end - start) as u32, GATHER_AT),
+        }
+    }
+
+    /// Takes what a read brought. False when the file ends too early.
+    fn advance(&mut self, step: Step, read: u32) -> bool {
+        match self.key {
+            ExtentKey::File { .. } => {
+                self.done += read.min(step.len);
+                // A read that was cut short goes on, unless that is where the file ends or a direct read could not.
+                read >= step.len || (read > 0 && u64::from(read).is_multiple_of(DIRECT_ALIGN))
+            }
+            ExtentKey::Block { .. } => {
+                let skip = (step.offset % DIRECT_ALIGN) as u32;
+                if read < skip + step.len {
+                    return false;
+                }
+                let from = (GATHER_AT + skip) as usize;
+                let buf = self.buf.as_mut().expect("the read is done");
+                buf.as_mut_slice()
+                    .copy_within(from..from + step.len as usize, self.done as usize);
+                self.done += step.len;
+                true
+            }
+        }
+    }
+
+    fn path(&self, step: Step) -> String {
+        self.served.torrent.meta().files[step.file as usize].path.to_string()
+    }
+}
+
+/// The key under which a stretch of a file is cached, and where the stretch lies in that extent.
+pub(super) fn file_extent(torrent: u32, file: u32, offset: u64) -> (ExtentKey, u32) {
+    let index = (offset / u64::from(EXTENT_LEN)) as u32;
+    let key = ExtentKey::File { torrent, file, index };
+    (key, (offset % u64::from(EXTENT_LEN)) as u32)
+}

@@ -1,0 +1,80 @@
+//! Why connections end: one label each, for the metric and the log line.
+
+use crate::io::Ending;
+use crate::proto::peer::Violation;
+
+/// Why a connection was ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// The peer ended it.
+    Eof,
+    /// The connection broke.
+    Reset,
+    /// The first bytes are no BitTorrent handshake (an encrypted one, perhaps).
+    NotAHandshake,
+    /// The torrent is not served here.
+    UnknownInfoHash,
+    /// It is ourselves.
+    OwnPeerId,
+    /// The torrent has as many connections as it may.
+    TorrentFull,
+    /// No whole handshake within its time.
+    HandshakeTimeout,
+    /// Nothing received for too long.
+    IdleTimeout,
+    /// The peer took nothing for too long.
+    Stalled,
+    /// A message longer than any that makes sense.
+    MessageTooLong,
+    /// Messages that mean nothing, too many of them.
+    Violation(Violation),
+    /// Both ends have everything.
+    BothSeeds,
+    /// More small messages are owed than the peer takes.
+    ReplyFlood,
+    /// The torrent is no longer served.
+    TorrentRemoved,
+    /// The shard ends.
+    Stopping,
+}
+
+impl Reason {
+    /// Stable name, for metrics.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Reason::Eof => "eof",
+            Reason::Reset => "reset",
+            Reason::NotAHandshake => "not_a_handshake",
+            Reason::UnknownInfoHash => "unknown_info_hash",
+            Reason::OwnPeerId => "own_peer_id",
+            Reason::TorrentFull => "torrent_full",
+            Reason::HandshakeTimeout => "handshake_timeout",
+            Reason::IdleTimeout => "idle_timeout",
+            Reason::Stalled => "stalled",
+            Reason::MessageTooLong => "message_too_long",
+            Reason::Violation(violation) => violation.label(),
+            Reason::BothSeeds => "both_seeds",
+            Reason::ReplyFlood => "reply_flood",
+            Reason::TorrentRemoved => "torrent_removed",
+            Reason::Stopping => "stopping",
+        }
+    }
+
+    /// Whether what the peer has not taken is thrown away.
+    pub(super) fn ending(self) -> Ending {
+        match self {
+            Reason::Eof | Reason::BothSeeds | Reason::TorrentRemoved | Reason::Stopping => Ending::Orderly,
+            Reason::Reset
+            | Reason::NotAHandshake
+            | Reason::UnknownInfoHash
+            | Reason::OwnPeerId
+            | Reason::TorrentFull
+            | Reason::HandshakeTimeout
+            | Reason::IdleTimeout
+            | Reason::Stalled
+            | Reason::MessageTooLong
+            | Reason::Violation(_)
+            | Reason::ReplyFlood => Ending::Reset,
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What the control plane tells a shard: a bounded queue and an eventfd that wakes the shard from its ring.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::Torrent;
+use crate::io::Errno;
+use crate::proto::InfoHash;
+
+/// Commands that may wait for a shard. It empties the queue once a turn, so this is room for a burst.
+const MAILBOX_LEN: usize = 1024;
+
+/// Something for a shard to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Serve a torrent, in place of one with the same info-hash.
+    Add(Arc<Torrent>),
+    /// Serve it no longer, and end its connections.
+    Remove(InfoHash),
+    /// End.
+    Stop,
+}
+
+/// The shard's queue is full (or the shard has ended): the command comes back.
+#[derive(Debug, thiserror::Error)]
+#[error("the shard takes no command: its queue of {MAILBOX_LEN} is full or it has ended")]
+pub struct Full(pub Command);
+
+/// The sending end.
+#[derive(Debug)]
+pub struct Mailbox {
+    sender: SyncSender<Command>,
+    bell: OwnedFd,
+}
+
+impl Mailbox {
+    /// Queues a command and wakes the shard.
+    ///
+    /// # Errors
+    /// When the queue is full or the shard has ended.
+    pub fn send(&self, command: Command) -> Result<(), Full> {
+        self.sender.try_send(command).map_err(|error| match error {
+            TrySendError::Full(command) | TrySendError::Disconnected(command) => Full(command),
+        })?;
+        // The counter of an eventfd cannot overflow here, and a shard that has ended needs no waking.
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+        Ok(())
+    }
+}
+
+/// The shard's end.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    pub(super) receiver: Receiver<Command>,
+    pub(super) bell: OwnedFd,
+}
+
+/// Makes both ends.
+pub(super) fn mailbox() -> Result<(Mailbox, Inbox), Errno> {
+    // Blocking, so that the ring's read of it waits.
+    let bell = eventfd(0, EventfdFlags::CLOEXEC)?;
+    let (sender, receiver) = sync_channel(MAILBOX_LEN);
+    let mailbox = Mailbox {
+        sender,
+        bell: bell.try_clone().map_err(|_| Errno::MFILE)?,
+    };
+    Ok((mailbox, Inbox { receiver, bell }))
+}

@@ -1,0 +1,248 @@
+//! What connections say: the handshake, then messages.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::Shard;
+use super::conn::{Conn, PeerConn, Phase};
+use super::deadlines::ticks;
+use super::ended::Reason;
+use super::upload::Upload;
+use crate::io::{Driver, Errno, Owner, Received};
+use crate::proto::extension::{self, ExtensionHandshake, Extensions};
+use crate::proto::handshake::{HANDSHAKE_LEN, Handshake, Reserved, prefix_ok};
+use crate::proto::peer::{Event, Peer, REQUEST_QUEUE_MAX};
+use crate::proto::rate::Rate;
+use crate::proto::wire::{self, Decoder, Message};
+
+/// How long the bitfield is held back at most, for a peer that owes us a message first (BEP 6: each side sends its
+/// pieces right after the handshake).
+const GREET_TICKS: u64 = ticks(2);
+
+/// Small messages (rejects, mostly) that may wait for a peer who does not take them.
+const OUT_LEN_MAX: usize = 256 * 1024;
+
+/// What is to be done about a message beyond its own connection.
+enum After {
+    Nothing,
+    Interested,
+    NotInterested,
+    End(Reason),
+}
+
+impl<D: Driver> Shard<D> {
+    /// Bytes have come, or the stream has ended.
+    pub(super) fn on_received(&mut self, owner: Owner, result: Result<Received, Errno>, more: bool) {
+        let Some(conn) = self.conns.get_mut(owner) else {
+            return; // The connection was ended; a buffer returns to its ring.
+        };
+        if !more {
+            conn.receiving = false;
+        }
+        match result {
+            Ok(Received::Data(bytes)) => {
+                conn.received_at = self.tick;
+                self.counters.received_bytes += bytes.len() as u64;
+                self.on_bytes(owner, &bytes);
+            }
+            Ok(Received::Eof) => return self.end(owner, Reason::Eof, None),
+            // No buffer was free, or the receive was cancelled unasked or interrupted: armed again at the turn's end, when
+            // the buffers of this turn have returned.
+            Err(Errno::NOBUFS | Errno::CANCELED | Errno::INTR | Errno::AGAIN) => {}
+            Err(errno) => return self.end(owner, Reason::Reset, Some(errno)),
+        }
+        if !more {
+            self.unarmed.push(owner);
+        }
+    }
+
+    fn on_bytes(&mut self, owner: Owner, mut bytes: &[u8]) {
+        let Some(conn) = self.conns.get_mut(owner) else {
+            return;
+        };
+        if let Phase::Handshake { bytes: got, len } = &mut conn.phase {
+            let start = usize::from(*len);
+            let taken = bytes.len().min(HANDSHAKE_LEN - start);
+            got[start..start + taken].copy_from_slice(&bytes[..taken]);
+            *len += taken as u8;
+            bytes = &bytes[taken..];
+            let got = &got[..usize::from(*len)];
+            if !prefix_ok(got) {
+                return self.end(owner, Reason::NotAHandshake, None);
+            }
+            let Ok(whole) = <&[u8; HANDSHAKE_LEN]>::try_from(got) else {
+                return;
+            };
+            match Handshake::decode(whole) {
+                Ok(handshake) => self.on_handshake(owner, handshake),
+                Err(_) => return self.end(owner, Reason::NotAHandshake, None),
+            }
+        }
+        if !bytes.is_empty() {
+            self.on_messages(owner, bytes);
+        }
+    }
+
+    fn on_handshake(&mut self, owner: Owner, theirs: Handshake) {
+        let Some(served) = self.torrents.get(&theirs.info_hash).cloned() else {
+            return self.end(owner, Reason::UnknownInfoHash, None);
+        };
+        if theirs.peer_id == self.settings.peer_id {
+            return self.end(owner, Reason::OwnPeerId, None);
+        }
+        let torrent = &served.torrent;
+        let max = self.settings.limits.caps().per_torrent;
+        if torrent.connections.fetch_add(1, Relaxed) as usize >= max {
+            torrent.connections.fetch_sub(1, Relaxed);
+            return self.end(owner, Reason::TorrentFull, None);
+        }
+        let ours = Handshake {
+            reserved: Reserved::OURS,
+            info_hash: theirs.info_hash,
+            peer_id: self.settings.peer_id,
+        };
+        let peer = Peer::new(ours.reserved, theirs.reserved, self.now);
+        let hold = peer.fast();
+        let decoder = Decoder::new(wire::len_max(torrent.geometry().piece_count()));
+        let Some(conn) = self.conns.get_mut(owner) else {
+            return;
+        };
+        conn.out.extend_from_slice(&ours.encode());
+        conn.phase = Phase::Peer(Box::new(PeerConn {
+            served,
+            peer,
+            decoder,
+            greet_at: Some(self.tick + GREET_TICKS),
+            upload: Upload::default(),
+            rate: Rate::new(self.now),
+            uploaded_since_unchoke: 0,
+        }));
+        self.peers += 1;
+        match hold {
+            true => self.wake_at(owner, self.tick + GREET_TICKS),
+            false => self.greet(owner),
+        }
+        self.touch(owner);
+    }
+
+    /// Says which pieces we have and what we speak, once.
+    pub(super) fn greet(&mut self, owner: Owner) {
+        let Some(conn) = self.conns.get_mut(owner) else {
+            return;
+        };
+        let ip = conn.addr.ip();
+        let Phase::Peer(peer) = &mut conn.phase else {
+            return;
+        };
+        if peer.greet_at.take().is_none() {
+            return;
+        }
+        let torrent = &peer.served.torrent;
+        let out = &mut conn.out;
+        match (torrent.have_count(), peer.peer.fast()) {
+            (0, true) => wire::encode(&Message::HaveNone, out),
+            (0, false) => {} // BEP 3: may be left out.
+            (_, true) if torrent.is_complete() => wire::encode(&Message::HaveAll, out),
+            _ => wire::encode(&Message::Bitfield(&torrent.bitfield()), out),
+        }
+        if peer.peer.speaks_extension() {
+            let mut payload = Vec::new();
+            ExtensionHandshake {
+                m: Extensions::OURS,
+                v: Some(concat!("btd ", env!("CARGO_PKG_VERSION")).to_owned()),
+                reqq: Some(REQUEST_QUEUE_MAX as u32),
+                // Nothing is downloaded in this version: a partial torrent stays as it is (BEP 21).
+                upload_only: true,
+                yourip: Some(ip),
+                p: None,
+                metadata_size: None,
+            }
+            .encode(&mut payload);
+            let id = extension::HANDSHAKE_ID;
+            wire::encode(&Message::Extended { id, payload: &payload }, out);
+        }
+        self.touch(owner);
+    }
+
+    fn on_messages(&mut self, owner: Owner, mut bytes: &[u8]) {
+        self.greet(owner);
+        let now = self.now;
+        loop {
+            let Some(conn) = self.conns.get_mut(owner) else {
+                return;
+            };
+            let Conn { phase, out, .. } = conn;
+            let Phase::Peer(peer) = phase else {
+                return;
+            };
+            let PeerConn {
+                served,
+                peer,
+                decoder,
+                upload,
+                ..
+            } = &mut **peer;
+            let message = match decoder.next(&mut bytes) {
+                Ok(Some(message)) => message,
+                Ok(None) => break,
+                Err(_) => return self.end(owner, Reason::MessageTooLong, None),
+            };
+            self.counters.received_messages += 1;
+            let torrent = &served.torrent;
+            let event = peer.on_message(&message, torrent.geometry(), |piece| torrent.has(piece), now);
+            let after = match event {
+                Err(violation) => After::End(Reason::Violation(violation)),
+                Ok(Event::Request(_)) => {
+                    upload.on_request(now);
+                    After::Nothing
+                }
+                Ok(Event::Refused { request, .. }) => {
+                    self.counters.requests_refused += 1;
+                    if peer.fast() {
+                        wire::encode(&Message::reject(&request), out);
+                    }
+                    After::Nothing
+                }
+                Ok(Event::Cancelled(request)) => {
+                    upload.on_cancel();
+                    if peer.fast() {
+                        wire::encode(&Message::reject(&request), out);
+                    }
+                    After::Nothing
+                }
+                Ok(Event::Interested) => After::Interested,
+                Ok(Event::NotInterested) => After::NotInterested,
+                Ok(Event::Pieces | Event::Have(_)) if peer.is_seed() && torrent.is_complete() => {
+                    After::End(Reason::BothSeeds)
+                }
+                // The rest concerns a downloader; a seed wants nothing.
+                Ok(
+                    Event::None
+                    | Event::Choked
+                    | Event::Unchoked
+                    | Event::Have(_)
+                    | Event::Pieces
+                    | Event::Duplicate(_)
+                    | Event::CancelUnknown(_)
+                    | Event::Block { .. }
+                    | Event::Rejected(_)
+                    | Event::Suggested(_)
+                    | Event::AllowedFast(_)
+                    | Event::ExtensionHandshake
+                    | Event::UploadOnly(_)
+                    | Event::Extended { .. }
+                    | Event::DhtPort(_),
+                ) => After::Nothing,
+            };
+            if out.len() > OUT_LEN_MAX {
+                return self.end(owner, Reason::ReplyFlood, None);
+            }
+            match after {
+                After::Nothing => {}
+                After::Interested => self.on_interested(owner),
+                After::NotInterested => self.on_not_interested(),
+                After::End(reason) => return self.end(owner, reason, None),
+            }
+        }
+        self.touch(owner);
+    }
+}

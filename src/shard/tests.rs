@@ -1,0 +1,865 @@
+//! The shard on the memory driver: whole connections, byte by byte, without a kernel.
+
+use std::cell::Cell;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::mpsc::{SyncSender, sync_channel};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::io::memory::{Memory, World};
+use crate::io::{Ending, OpKind};
+use crate::proto::bitfield::Bitfield;
+use crate::proto::geometry::BLOCK_LEN;
+use crate::proto::handshake::{HANDSHAKE_LEN, Handshake, Reserved};
+use crate::proto::metainfo::{Metainfo, NewContent, NewFile, NewTorrent, encode};
+use crate::proto::wire::{self, Decoder, Message};
+use crate::storage::extents::EXTENT_LEN;
+use crate::storage::root::Root;
+
+const FAST: Reserved = Reserved([0, 0, 0, 0, 0, 0, 0, 4]);
+const PLAIN: Reserved = Reserved([0; 8]);
+const PIECE_LEN: u32 = 64 * 1024;
+
+/// A shard with one torrent, the far end of its connections, and its payload.
+struct Fixture {
+    shard: Shard<Memory>,
+    world: World,
+    commands: SyncSender<Command>,
+    now: Cell<Instant>,
+    torrent: Arc<Torrent>,
+    payload: Vec<u8>,
+    next_port: Cell<u16>,
+    _folder: tempfile::TempDir,
+}
+
+/// A peer as the test plays it.
+struct Far {
+    id: u64,
+    fast: bool,
+    decoder: Decoder,
+    handshake: Vec<u8>,
+    /// What the shard said, the blocks apart.
+    said: Vec<String>,
+    blocks: Vec<(u32, u32, Vec<u8>)>,
+}
+
+fn bytes(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    })
+    .take(len)
+    .collect()
+}
+
+impl Fixture {
+    /// One file of so many bytes.
+    fn single(len: usize, pool_bufs: u32) -> Fixture {
+        Fixture::new(vec![("payload".to_owned(), bytes(len, 1), false)], PIECE_LEN, pool_bufs)
+    }
+
+    /// Files by path, contents, and whether they are pad files.
+    fn new(files: Vec<(String, Vec<u8>, bool)>, piece_len: u32, pool_bufs: u32) -> Fixture {
+        let payload: Vec<u8> = files.iter().flat_map(|(_, contents, _)| contents.clone()).collect();
+        let hashes: Vec<[u8; 20]> = payload.chunks(piece_len as usize).map(crate::hashing::sha1).collect();
+        let single = files.len() == 1;
+        let entries: Vec<NewFile> = files
+            .iter()
+            .map(|(path, contents, pad)| NewFile {
+                path: crate::proto::path::RelPath::parse(path).unwrap(),
+                len: contents.len() as u64,
+                pad: *pad,
+            })
+            .collect();
+        let encoded = encode(&NewTorrent {
+            name: if single { &files[0].0 } else { "folder" },
+            content: match single {
+                true => NewContent::File(files[0].1.len() as u64),
+                false => NewContent::Folder(&entries),
+            },
+            piece_len,
+            piece_hashes: &hashes,
+            private: false,
+            announce: &[],
+            url_list: &[],
+            comment: None,
+            source: None,
+            created_by: None,
+            creation_date: None,
+        });
+        let meta = Metainfo::parse(&encoded).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let root = Arc::new(Root::open(folder.path()).unwrap());
+        let have = Bitfield::full(meta.geometry.piece_count());
+        let torrent = Torrent::new(meta, root, &have);
+        let driver = Memory::new(pool_bufs);
+        let world = driver.world();
+        for (path, contents, pad) in &files {
+            if !pad {
+                let prefix = if single { "" } else { "folder/" };
+                world.file(&format!("{prefix}{path}"), contents);
+            }
+        }
+        let (commands, inbox) = sync_channel(8);
+        let settings = Settings {
+            peer_id: PeerId(*b"-BD0001-tests-tests-"),
+            limits: Arc::new(Limits::new(Caps {
+                connections: 100,
+                per_torrent: 90,
+                per_ip: 80,
+            })),
+            upload_slots: 0,
+            choker: choker::Kind::default(),
+            read_mode: ReadMode::Auto,
+            files_max: 8,
+            stats: Arc::new(Shared::default()),
+        };
+        let (listener, bell) = (driver.handle(), driver.handle());
+        let now = Instant::now();
+        let mut shard = Shard::new(driver, settings, vec![listener], inbox, bell, 7, now);
+        shard.add(torrent.clone());
+        Fixture {
+            shard,
+            world,
+            commands,
+            now: Cell::new(now),
+            torrent,
+            payload,
+            next_port: Cell::new(1000),
+            _folder: folder,
+        }
+    }
+
+    fn turn(&mut self) -> Flow {
+        let now = self.now.get();
+        self.shard.turn(|| now).unwrap()
+    }
+
+    /// Turns until nothing more happens.
+    fn settle(&mut self) {
+        for _ in 0..50 {
+            self.turn();
+        }
+    }
+
+    fn pass(&mut self, seconds: f64) {
+        self.now.set(self.now.get() + Duration::from_secs_f64(seconds));
+        self.settle();
+    }
+
+    fn connect_from(&mut self, ip: Ipv4Addr) -> u64 {
+        self.next_port.set(self.next_port.get() + 1);
+        self.world.connect(SocketAddr::from((ip, self.next_port.get())))
+    }
+
+    fn connect(&mut self) -> u64 {
+        self.connect_from(Ipv4Addr::LOCALHOST)
+    }
+
+    fn handshake(&self, reserved: Reserved) -> [u8; HANDSHAKE_LEN] {
+        Handshake {
+            reserved,
+            info_hash: self.torrent.info_hash(),
+            peer_id: PeerId(*b"-XX0001-far-far-far-"),
+        }
+        .encode()
+    }
+
+    /// A peer whose handshake has been sent.
+    fn far(&mut self, reserved: Reserved) -> Far {
+        let id = self.connect();
+        self.world.write(id, &self.handshake(reserved));
+        Far {
+            id,
+            fast: reserved.fast(),
+            decoder: Decoder::new(1 << 20),
+            handshake: Vec::new(),
+            said: Vec::new(),
+            blocks: Vec::new(),
+        }
+    }
+
+    /// A peer that is interested and unchoked.
+    fn unchoked(&mut self, reserved: Reserved) -> Far {
+        let mut far = self.far(reserved);
+        if far.fast {
+            self.say(&far, &Message::HaveNone);
+        }
+        self.say(&far, &Message::Interested);
+        self.settle();
+        self.hear(&mut far);
+        assert!(far.said.contains(&"Unchoke".to_owned()), "{:?}", far.said);
+        far.said.clear();
+        far
+    }
+
+    fn say(&self, far: &Far, message: &Message<'_>) {
+        let mut bytes = Vec::new();
+        wire::encode(message, &mut bytes);
+        self.world.write(far.id, &bytes);
+    }
+
+    fn request(&self, far: &Far, piece: u32, begin: u32, length: u32) {
+        self.say(far, &Message::Request { piece, begin, length });
+    }
+
+    fn hear(&self, far: &mut Far) {
+        let heard = self.world.read(far.id);
+        let mut heard = &heard[..];
+        let missing = HANDSHAKE_LEN - far.handshake.len();
+        let (front, rest) = heard.split_at(missing.min(heard.len()));
+        far.handshake.extend_from_slice(front);
+        heard = rest;
+        while let Some(message) = far.decoder.next(&mut heard).unwrap() {
+            match message {
+                Message::Piece { piece, begin, data } => far.blocks.push((piece, begin, data.to_vec())),
+                Message::Extended { .. } => far.said.push("Extended".to_owned()),
+                other => far.said.push(format!("{other:?}")),
+            }
+        }
+    }
+
+    /// All blocks heard are the payload's.
+    fn check(&self, far: &Far) {
+        for (piece, begin, data) in &far.blocks {
+            let at = *piece as usize * self.torrent.geometry().piece_len_max() as usize + *begin as usize;
+            assert_eq!(*data, self.payload[at..at + data.len()], "piece {piece} at {begin}");
+        }
+    }
+
+    /// Asks for everything in blocks of 16 KiB.
+    fn request_all(&self, far: &Far) -> usize {
+        let geometry = self.torrent.geometry();
+        let mut count = 0;
+        for piece in 0..geometry.piece_count() {
+            let len = geometry.piece_len(geometry.piece_index(piece).unwrap());
+            for begin in (0..len).step_by(BLOCK_LEN as usize) {
+                self.request(far, piece, begin, BLOCK_LEN.min(len - begin));
+                count += 1;
+            }
+        }
+        count
+    }
+
+    fn drops(&self) -> Vec<&'static str> {
+        self.shard.settings.stats.drops().into_keys().collect()
+    }
+}
+
+#[test]
+fn handshake_comes_alone_for_a_peer_that_owes_a_message() {
+    let mut fixture = Fixture::single(100_000, 4);
+    let mut far = fixture.far(FAST);
+    fixture.settle();
+    fixture.hear(&mut far);
+    assert_eq!(far.handshake.len(), HANDSHAKE_LEN);
+    assert!(far.said.is_empty(), "aria2 bans for this: {:?}", far.said);
+    fixture.say(&far, &Message::HaveNone);
+    fixture.settle();
+    fixture.hear(&mut far);
+    assert_eq!(far.said, ["HaveAll"]);
+}
+
+#[test]
+fn pieces_are_told_to_a_silent_peer_in_the_end() {
+    let mut fixture = Fixture::single(100_000, 4);
+    let mut far = fixture.far(FAST);
+    fixture.settle();
+    fixture.pass(1.0);
+    fixture.hear(&mut far);
+    assert!(far.said.is_empty());
+    fixture.pass(1.5);
+    fixture.hear(&mut far);
+    assert_eq!(far.said, ["HaveAll"]);
+}
+
+#[test]
+fn peer_without_the_fast_extension_gets_its_bitfield_at_once() {
+    let mut fixture = Fixture::single(100_000, 4);
+    let mut far = fixture.far(PLAIN);
+    fixture.settle();
+    fixture.hear(&mut far);
+    assert_eq!(far.said, ["Bitfield([192])"]);
+}
+
+#[test]
+fn extension_handshake_is_sent_to_who_speaks_it() {
+    let mut fixture = Fixture::single(100_000, 4);
+    let mut far = fixture.far(Reserved::OURS);
+    fixture.say(&far, &Message::HaveNone);
+    fixture.settle();
+    fixture.hear(&mut far);
+    assert_eq!(far.said, ["HaveAll", "Extended"]);
+}
+
+#[test]
+fn whole_torrent_is_served() {
+    for reserved in [FAST, PLAIN] {
+        let mut fixture = Fixture::single(1_000_001, 4);
+        let mut far = fixture.unchoked(reserved);
+        let count = fixture.request_all(&far);
+        fixture.settle();
+        fixture.hear(&mut far);
+        assert_eq!(far.blocks.len(), count);
+        fixture.check(&far);
+        assert_eq!(fixture.shard.counters.uploaded_bytes, 1_000_001);
+        assert_eq!(fixture.shard.request_latency.count(), count as u64);
+    }
+}
+
+#[test]
+fn blocks_over_many_files_and_pads_are_served() {
+    let mut files = Vec::new();
+    for i in 0..200 {
+        files.push((format!("tiny/{i}"), bytes(i * 7, i as u64 + 1), false));
+        if i % 10 == 0 {
+            files.push((format!(".pad/{i}"), vec![0; 500 + i], true));
+        }
+    }
+    files.push(("large".to_owned(), bytes(300_000, 5), false));
+    files.push(("empty".to_owned(), Vec::new(), false));
+    files.push(("last".to_owned(), bytes(3, 9), false));
+    let mut fixture = Fixture::new(files, 16 * 1024, 8);
+    let mut far = fixture.unchoked(FAST);
+    let count = fixture.request_all(&far);
+    for _ in 0..20 {
+        fixture.settle();
+    }
+    fixture.hear(&mut far);
+    assert_eq!(far.blocks.len(), count);
+    fixture.check(&far);
+}
+
+#[test]
+fn peer_that_takes_little_at_a_time_gets_the_right_bytes() {
+    let mut fixture = Fixture::single(300_000, 4);
+    let mut far = fixture.unchoked(FAST);
+    let count = fixture.request_all(&far);
+    for room in (1..).map(|i| i * 37 % 9_000) {
+        fixture.world.set_room(far.id, Some(room));
+        fixture.turn();
+        fixture.hear(&mut far);
+        if far.blocks.len() == count {
+            break;
+        }
+    }
+    fixture.check(&far);
+    assert!(fixture.shard.counters.short_sends > 10);
+}
+
+#[test]
+fn request_while_choked_is_rejected_or_dropped() {
+    for (reserved, expected) in [(FAST, 1), (PLAIN, 0)] {
+        let mut fixture = Fixture::single(100_000, 4);
+        let mut far = fixture.far(reserved);
+        if far.fast {
+            fixture.say(&far, &Message::HaveNone);
+        }
+        fixture.request(&far, 0, 0, 16384);
+        fixture.settle();
+        fixture.hear(&mut far);
+        let rejects = far.said.iter().filter(|said| said.starts_with("Reject")).count();
+        assert_eq!(rejects, expected);
+        assert!(far.blocks.is_empty());
+        assert!(fixture.drops().is_empty());
+    }
+}
+
+#[test]
+fn requests_beyond_the_advertised_queue_are_rejected() {
+    let mut fixture = Fixture::single(4_000_000, 4);
+    let mut far = fixture.unchoked(FAST);
+    fixture.world.set_room(far.id, Some(0));
+    for i in 0..2400_u32 {
+        fixture.request(&far, i % 60, i / 60 * 100, 100);
+    }
+    fixture.settle();
+    fixture.world.set_room(far.id, None);
+    for _ in 0..20 {
+        fixture.settle();
+    }
+    fixture.hear(&mut far);
+    let rejects = far.said.iter().filter(|said| said.starts_with("Reject")).count();
+    assert_eq!(rejects + far.blocks.len(), 2400, "each is answered");
+    assert!(rejects > 0 && far.blocks.len() >= 2048, "{rejects} rejected");
+    fixture.check(&far);
+}
+
+#[test]
+fn cancelled_request_is_not_sent() {
+    let mut fixture = Fixture::single(2_000_000, 1);
+    let mut far = fixture.unchoked(FAST);
+    fixture.world.hold(OpKind::Read);
+    let count = fixture.request_all(&far);
+    fixture.settle();
+    let (piece, begin, length) = (20, 16384, 16384);
+    fixture.say(&far, &Message::Cancel { piece, begin, length });
+    fixture.settle();
+    fixture.world.release(OpKind::Read);
+    for _ in 0..20 {
+        fixture.settle();
+    }
+    fixture.hear(&mut far);
+    assert_eq!(far.blocks.len(), count - 1);
+    assert!(!far.blocks.iter().any(|(p, b, _)| (*p, *b) == (piece, begin)));
+    assert_eq!(far.said.len(), 1, "BEP 6: a cancel is answered: {:?}", far.said);
+    fixture.check(&far);
+}
+
+#[test]
+fn slots_bound_who_may_ask_and_go_round() {
+    let mut fixture = Fixture::single(100_000, 4);
+    fixture.shard.choker = SeedChoker::new(choker::Kind::RoundRobin, 2);
+    let mut peers: Vec<Far> = (0..5).map(|_| fixture.far(PLAIN)).collect();
+    for far in &peers {
+        fixture.say(far, &Message::Interested);
+    }
+    fixture.settle();
+    assert_eq!(fixture.shard.unchoked, 2);
+    for _ in 0..60 {
+        fixture.pass(10.0);
+        assert!(fixture.shard.unchoked <= 2);
+        for far in &peers {
+            fixture.say(far, &Message::KeepAlive);
+        }
+    }
+    for far in &mut peers {
+        fixture.hear(far);
+        assert!(
+            far.said.contains(&"Unchoke".to_owned()),
+            "each had its turn: {:?}",
+            far.said
+        );
+    }
+}
+
+#[test]
+fn choked_peer_gets_rejects_for_what_was_queued() {
+    let mut fixture = Fixture::single(4_000_000, 4);
+    let mut far = fixture.unchoked(FAST);
+    fixture.world.set_room(far.id, Some(0));
+    let count = fixture.request_all(&far);
+    fixture.settle();
+    let owner = fixture.shard.conns.iter().next().unwrap().0;
+    fixture.shard.choke(owner);
+    fixture.world.set_room(far.id, None);
+    fixture.settle();
+    fixture.hear(&mut far);
+    let rejects = far.said.iter().filter(|said| said.starts_with("Reject")).count();
+    assert!(rejects > 0);
+    assert_eq!(rejects + far.blocks.len(), count, "each is answered once");
+    fixture.check(&far);
+}
+
+#[test]
+fn what_is_no_handshake_is_dropped_at_its_first_wrong_byte() {
+    let mut fixture = Fixture::single(100_000, 4);
+    let id = fixture.connect();
+    fixture.world.write(id, b"\x13BitX");
+    fixture.settle();
+    assert_eq!(fixture.world.ended(id), Some(Ending::Reset));
+    assert_eq!(fixture.drops(), ["not_a_handshake"]);
+    assert_eq!(fixture.shard.conns.len(), 0);
+}
+
+#[test]
+fn unknown_torrent_and_our_own_id_are_turned_away() {
+    let mut fixture = Fixture::single(100_000, 4);
+    let id = fixture.connect();
+    let mut other = fixture.handshake(PLAIN);
+    other[30] ^= 1;
+    fixture.world.write(id, &other);
+    let id = fixture.connect();
+    let mut own = fixture.handshake(PLAIN);
+    own[48..].copy_from_slice(&fixture.shard.settings.peer_id.0);
+    fixture.world.write(id, &own);
+    fixture.settle();
+    assert_eq!(fixture.drops(), ["own_peer_id", "unknown_info_hash"]);
+}
+
+#[test]
+fn handshake_has_ten_seconds_in_total_however_it_trickles() {
+    let mut fixture = Fixture::single(100_000, 4);
+    let id = fixture.connect();
+    let handshake = fixture.handshake(PLAIN);
+    fixture.settle();
+    for byte in &handshake[..9] {
+        fixture.world.write(id, &[*byte]);
+        fixture.pass(1.0);
+    }
+    assert!(fixture.drops().is_empty());
+    fixture.world.write(id, &handshake[9..10]);
+    fixture.pass(1.2);
+    assert_eq!(fixture.drops(), ["handshake_timeout"]);
+}
+
+#[test]
+fn silent_peer_is_dropped_and_a_living_one_is_kept() {
+    let mut fixture = Fixture::single(100_000, 4);
+    let silent = fixture.far(PLAIN);
+    let mut living = fixture.far(PLAIN);
+    fixture.settle();
+    for _ in 0..30 {
+        fixture.say(&living, &Message::KeepAlive);
+        fixture.pass(10.0);
+    }
+    assert_eq!(fixture.world.ended(silent.id), Some(Ending::Reset));
+    assert_eq!(fixture.world.ended(living.id), None);
+    fixture.hear(&mut living);
+    let keep_alives = living.said.iter().filter(|said| *said == "KeepAlive").count();
+    assert!((2..=4).contains(&keep_alives), "{keep_alives} in 300 s");
+    assert_eq!(fixture.drops(), ["idle_timeout"]);
+}
+
+#[test]
+fn peer_that_takes_nothing_is_dropped() {
+    let mut fixture = Fixture::single(1_000_000, 8);
+    let far = fixture.unchoked(PLAIN);
+    fixture.world.set_room(far.id, Some(0));
+    fixture.request_all(&far);
+    fixture.settle();
+    for _ in 0..5 {
+        fixture.pass(10.0);
+    }
+    assert_eq!(fixture.world.ended(far.id), None);
+    fixture.pass(11.0);
+    assert_eq!(fixture.world.ended(far.id), Some(Ending::Reset));
+    assert_eq!(fixture.drops(), ["stalled"]);
+}
+
+#[test]
+fn hoarder_goes_sooner_when_others_wait_for_its_memory() {
+    let mut fixture = Fixture::single(4_000_000, 2);
+    let hoarder = fixture.unchoked(PLAIN);
+    fixture.world.set_room(hoarder.id, Some(0));
+    fixture.request(&hoarder, 0, 0, 16384);
+    fixture.request(&hoarder, 4, 0, 16384);
+    fixture.settle();
+    let mut hungry = fixture.unchoked(PLAIN);
+    fixture.request(&hungry, 20, 0, 16384);
+    fixture.pass(1.0);
+    fixture.hear(&mut hungry);
+    assert!(hungry.blocks.is_empty(), "both buffers are pinned");
+    for _ in 0..10 {
+        fixture.pass(1.0);
+    }
+    fixture.hear(&mut hungry);
+    assert_eq!(fixture.drops(), ["stalled"]);
+    assert_eq!(hungry.blocks.len(), 1);
+    fixture.check(&hungry);
+}
+
+#[test]
+fn few_buffers_serve_many_peers() {
+    let mut fixture = Fixture::single(8 * EXTENT_LEN as usize, 1);
+    let mut peers: Vec<Far> = (0..20).map(|_| fixture.unchoked(FAST)).collect();
+    let counts: Vec<usize> = peers.iter().map(|far| fixture.request_all(far)).collect();
+    for _ in 0..200 {
+        fixture.settle();
+    }
+    for (far, count) in peers.iter_mut().zip(counts) {
+        fixture.hear(far);
+        assert_eq!(far.blocks.len(), count);
+        fixture.check(far);
+    }
+    assert!(fixture.shard.counters.cache_full > 0);
+}
+
+#[test]
+fn peers_that_want_the_same_extent_share_one_read() {
+    let mut fixture = Fixture::single(EXTENT_LEN as usize, 4);
+    let mut peers: Vec<Far> = (0..5).map(|_| fixture.unchoked(PLAIN)).collect();
+    for far in &peers {
+        fixture.request(far, 0, 0, 16384);
+    }
+    fixture.settle();
+    for far in &mut peers {
+        fixture.hear(far);
+        assert_eq!(far.blocks.len(), 1);
+    }
+    assert_eq!(fixture.world.reads(), 1);
+}
+
+#[test]
+fn no_descriptor_left_pauses_accepting_and_does_not_spin() {
+    let mut fixture = Fixture::single(100_000, 4);
+    fixture.world.fail_next(OpKind::Accept, Errno::MFILE);
+    let id = fixture.connect();
+    fixture.settle();
+    assert_eq!(fixture.shard.conns.len(), 0);
+    assert_eq!(fixture.shard.counters.accept_pauses, 1);
+    fixture.pass(0.5);
+    assert_eq!(fixture.shard.conns.len(), 0, "still paused");
+    fixture.pass(1.0);
+    assert_eq!(fixture.shard.conns.len(), 1);
+    assert_eq!(fixture.world.ended(id), None);
+    assert_eq!(fixture.shard.counters.accept_pauses, 1);
+}
+
+#[test]
+fn connections_beyond_the_caps_are_turned_away() {
+    let mut fixture = Fixture::single(100_000, 4);
+    let ids: Vec<u64> = (0..81).map(|_| fixture.connect()).collect();
+    fixture.settle();
+    fixture.settle();
+    assert_eq!(fixture.world.ended(ids[79]), None);
+    assert_eq!(fixture.world.ended(ids[80]), Some(Ending::Reset), "80 of one address");
+    for i in 0..21 {
+        fixture.connect_from(Ipv4Addr::new(127, 0, 1, i));
+    }
+    fixture.settle();
+    assert_eq!(fixture.shard.conns.len(), 100);
+    assert_eq!(fixture.shard.counters.turned_away, 2);
+    fixture.world.close(ids[0]);
+    fixture.settle();
+    fixture.connect_from(Ipv4Addr::new(127, 0, 2, 1));
+    fixture.settle();
+    assert_eq!(fixture.shard.conns.len(), 100, "a place that was left is taken");
+}
+
+#[test]
+fn operations_cancelled_unasked_are_tried_again() {
+    for errno in [Errno::CANCELED, Errno::INTR, Errno::AGAIN] {
+        let mut fixture = Fixture::single(200_000, 4);
+        for kind in [OpKind::Accept, OpKind::Recv, OpKind::Send, OpKind::Open, OpKind::Read] {
+            fixture.world.fail_next(kind, errno);
+        }
+        let mut far = fixture.unchoked(FAST);
+        let count = fixture.request_all(&far);
+        fixture.settle();
+        fixture.hear(&mut far);
+        assert_eq!(far.blocks.len(), count, "{errno:?}");
+        fixture.check(&far);
+    }
+}
+
+#[test]
+fn receive_without_a_buffer_is_armed_again() {
+    let mut fixture = Fixture::single(200_000, 4);
+    let mut far = fixture.unchoked(FAST);
+    for _ in 0..10 {
+        fixture.world.fail_next(OpKind::Recv, Errno::NOBUFS);
+        fixture.request(&far, 0, 0, 16384);
+        fixture.settle();
+    }
+    fixture.hear(&mut far);
+    assert_eq!(far.blocks.len(), 10);
+}
+
+#[test]
+fn unreadable_piece_is_withdrawn_and_the_rest_is_served() {
+    let mut fixture = Fixture::single(10 * EXTENT_LEN as usize, 16);
+    let mut far = fixture.unchoked(FAST);
+    fixture.world.fail_next(OpKind::Read, Errno::IO);
+    fixture.request(&far, 0, 0, 16384);
+    fixture.settle();
+    fixture.hear(&mut far);
+    assert_eq!(far.said, ["Reject { piece: 0, begin: 0, length: 16384 }"]);
+    assert_eq!(fixture.torrent.have_count(), 19);
+    assert!(
+        fixture
+            .torrent
+            .fault()
+            .unwrap()
+            .contains("payload: cannot be read at byte 0")
+    );
+    for piece in 1..20 {
+        fixture.request(&far, piece, 0, 16384);
+    }
+    fixture.settle();
+    fixture.hear(&mut far);
+    assert_eq!(far.blocks.len(), 19);
+    fixture.check(&far);
+    // A later peer is told.
+    let mut later = fixture.far(PLAIN);
+    fixture.settle();
+    fixture.hear(&mut later);
+    assert_eq!(later.said, ["Bitfield([127, 255, 240])"]);
+}
+
+#[test]
+fn truncated_and_missing_files_withdraw_their_pieces_only() {
+    let files = vec![
+        ("a".to_owned(), bytes(100_000, 1), false),
+        ("b".to_owned(), bytes(100_000, 2), false),
+        ("c".to_owned(), bytes(100_000, 3), false),
+    ];
+    let mut fixture = Fixture::new(files, 16 * 1024, 16);
+    fixture.world.file("folder/a", &fixture.payload[..50_000]);
+    fixture.world.remove_file("folder/b");
+    let mut far = fixture.unchoked(FAST);
+    let count = fixture.request_all(&far);
+    for _ in 0..5 {
+        fixture.settle();
+    }
+    fixture.hear(&mut far);
+    let rejects = far.said.iter().filter(|said| said.starts_with("Reject")).count();
+    assert_eq!(rejects + far.blocks.len(), count);
+    assert!(far.blocks.iter().any(|(piece, _, _)| *piece == 18), "file c is whole");
+    fixture.check(&far);
+    assert!(fixture.drops().is_empty());
+}
+
+#[test]
+fn filesystem_without_direct_reads_is_read_through_the_cache() {
+    for kind in [OpKind::Open, OpKind::Read] {
+        let mut fixture = Fixture::single(200_000, 4);
+        fixture.world.fail_next(kind, Errno::INVAL);
+        let mut far = fixture.unchoked(FAST);
+        let count = fixture.request_all(&far);
+        fixture.settle();
+        fixture.hear(&mut far);
+        assert_eq!(far.blocks.len(), count);
+        assert!(!fixture.shard.torrents[&fixture.torrent.info_hash()].direct.get());
+    }
+}
+
+#[test]
+fn torrent_that_is_removed_ends_its_connections() {
+    let mut fixture = Fixture::single(400_000, 4);
+    let far = fixture.unchoked(FAST);
+    fixture.world.hold(OpKind::Read);
+    fixture.request_all(&far);
+    fixture.settle();
+    fixture
+        .commands
+        .send(Command::Remove(fixture.torrent.info_hash()))
+        .unwrap();
+    fixture.world.ring();
+    fixture.settle();
+    assert_eq!(fixture.world.ended(far.id), Some(Ending::Orderly));
+    assert_eq!(fixture.torrent.connections(), 0);
+    fixture.world.release(OpKind::Read);
+    fixture.settle();
+    assert_eq!(
+        fixture.shard.driver.pool().free(),
+        4,
+        "reads in flight gave their buffers back"
+    );
+    let again = fixture.far(FAST);
+    fixture.settle();
+    assert_eq!(fixture.world.ended(again.id), Some(Ending::Reset));
+}
+
+#[test]
+fn stop_ends_everything_that_is_in_flight() {
+    let mut fixture = Fixture::single(400_000, 4);
+    let far = fixture.unchoked(FAST);
+    fixture.request_all(&far);
+    fixture.turn();
+    fixture.commands.send(Command::Stop).unwrap();
+    fixture.world.ring();
+    let stopped = (0..10).any(|_| fixture.turn() == Flow::Stop);
+    assert!(stopped);
+    assert_eq!(fixture.shard.driver.in_flight(), 0);
+    assert_eq!(fixture.world.ended(far.id), Some(Ending::Orderly));
+}
+
+#[test]
+fn violation_costs_the_connection_and_is_counted() {
+    let cases: [(&[u8], &str); 4] = [
+        (
+            b"\x00\x00\x00\x0d\x06\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+            "bad_request",
+        ),
+        (b"\x00\x00\x00\x05\x04\x7f\x00\x00\x00", "bad_piece"),
+        (b"\x00\x00\x00\x03\x05\x00\x00", "bad_bitfield"),
+        (b"\x7f\xff\xff\xff\x06", "message_too_long"),
+    ];
+    for (bytes, reason) in cases {
+        let mut fixture = Fixture::single(200_000, 4);
+        let mut healthy = fixture.unchoked(FAST);
+        let bad = fixture.unchoked(PLAIN);
+        fixture.world.write(bad.id, bytes);
+        fixture.request(&healthy, 0, 0, 16384);
+        fixture.settle();
+        assert_eq!(fixture.drops(), [reason]);
+        assert_eq!(fixture.world.ended(bad.id), Some(Ending::Reset));
+        fixture.hear(&mut healthy);
+        assert_eq!(healthy.blocks.len(), 1);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// Completions in any order, late, failed and cut short; peers that come, write in any pieces and go: what is sent is
+    /// the payload, nobody panics, and no buffer is lost.
+    #[test]
+    fn any_order_of_completions_serves_right_bytes(
+        seed in 1_u64..u64::MAX,
+        pool_bufs in 1_u32..6,
+        steps in proptest::collection::vec((0_u8..12, any::<u8>(), any::<u16>()), 50..400),
+    ) {
+        let mut fixture = Fixture::single(6 * EXTENT_LEN as usize + 777, pool_bufs);
+        fixture.world.shuffle(seed);
+        let mut peers: Vec<Far> = Vec::new();
+        // Fewer than the tries that an operation has.
+        let mut disk_failures_left = 3;
+        let piece_count = fixture.torrent.geometry().piece_count();
+        for (what, which, value) in steps {
+            let at = usize::from(which) % peers.len().max(1);
+            let live = peers.get(at).filter(|far| fixture.world.ended(far.id).is_none());
+            match (what, live) {
+                (0 | 1, _) if peers.len() < 8 => {
+                    let far = fixture.far(if value & 1 == 0 { FAST } else { PLAIN });
+                    if far.fast {
+                        fixture.say(&far, &Message::HaveNone);
+                    }
+                    fixture.say(&far, &Message::Interested);
+                    peers.push(far);
+                }
+                (2..=5, Some(far)) => {
+                    // The last piece is the shorter one.
+                    let piece = u32::from(value) % (piece_count - 1);
+                    for i in 0..u32::from(which % 8) {
+                        fixture.request(far, (piece + i) % (piece_count - 1), u32::from(value % 3) * 16384, 16384);
+                    }
+                }
+                (6, Some(far)) => {
+                    let (piece, begin, length) = (u32::from(value) % (piece_count - 1), 0, 16384);
+                    fixture.say(far, &Message::Cancel { piece, begin, length });
+                }
+                (7, Some(far)) => fixture.world.set_room(far.id, Some(usize::from(value))),
+                (8, Some(far)) if value % 4 == 0 => fixture.world.close(far.id),
+                (9, _) => {
+                    let errno = [Errno::CANCELED, Errno::INTR, Errno::NOBUFS, Errno::AGAIN][usize::from(which % 4)];
+                    let kind = [OpKind::Recv, OpKind::Send, OpKind::Read, OpKind::Open][usize::from(value % 4)];
+                    let on_disk = matches!(kind, OpKind::Read | OpKind::Open);
+                    let retried = kind == OpKind::Recv || errno != Errno::NOBUFS;
+                    if retried && (!on_disk || disk_failures_left > 0) {
+                        disk_failures_left -= i32::from(on_disk);
+                        fixture.world.fail_next(kind, errno);
+                    }
+                }
+                (10, Some(far)) => {
+                    let message = if value & 1 == 0 { Message::Interested } else { Message::NotInterested };
+                    fixture.say(far, &message);
+                }
+                _ => fixture.now.set(fixture.now.get() + Duration::from_millis(u64::from(value % 500))),
+            }
+            fixture.turn();
+        }
+        for far in &peers {
+            fixture.world.set_room(far.id, None);
+        }
+        for _ in 0..40 {
+            fixture.settle();
+        }
+        for far in &mut peers {
+            fixture.hear(far);
+            fixture.check(far);
+        }
+        prop_assert_eq!(fixture.shard.counters.disk_errors, 0);
+        fixture.commands.send(Command::Remove(fixture.torrent.info_hash())).unwrap();
+        fixture.world.ring();
+        fixture.settle();
+        prop_assert_eq!(fixture.shard.driver.pool().free(), pool_bufs, "a buffer is lost");
+        prop_assert_eq!((fixture.shard.peers, fixture.shard.interested, fixture.shard.unchoked), (0, 0, 0));
+        prop_assert_eq!(fixture.torrent.connections(), 0);
+    }
+}
