@@ -26,4 +26,7 @@ pub mod peer;
 pub mod rate;
 pub mod wire;
 
+#[cfg(test)]
+mod properties;
+
 pub use id::{InfoHash, ParseInfoHashError, PeerId};
