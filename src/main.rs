@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use btd::control::commands::bench;
+use btd::control::commands::{Fault, bench};
 use btd::control::{self, cli::Cli};
 use clap::Parser;
 
@@ -14,6 +14,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const NOT_WHOLE: u8 = 1;
 /// The command line is wrong (EX_USAGE of sysexits.h, as the others).
 const USAGE: u8 = 64;
+/// The content of a file is not what it has to be.
+const DATA: u8 = 65;
 /// Reading or writing failed.
 const IO: u8 = 74;
 /// The configuration, or the kernel, does not allow what was asked.
@@ -45,6 +47,12 @@ fn exit_code(error: &control::Error) -> u8 {
     match error {
         control::Error::Config(_) => CONFIG,
         control::Error::Bench(bench::Error::NotClean) => NOT_WHOLE,
+        control::Error::Command(error) => match error.fault() {
+            Fault::NotWhole => NOT_WHOLE,
+            Fault::Usage => USAGE,
+            Fault::Data => DATA,
+            Fault::Io => IO,
+        },
         control::Error::Bench(_) | control::Error::Output(_) => IO,
     }
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::commands::bench::Bench;
+use super::commands::{completions, create, show, verify};
 
 /// What was asked for.
 #[derive(Debug, Parser)]
@@ -18,7 +19,7 @@ use super::commands::bench::Bench;
         `btd --config FILE` runs the daemon in the foreground and logs to standard error; \
         it is ready when ports.json appears in its state folder.",
     after_help = "Exit codes: 0 done, 1 `verify` found the payload not whole or `bench` lost connections, 64 usage, \
-        73 state folder in use, 74 I/O, 78 bad configuration or missing kernel feature.",
+        65 a torrent file or payload that cannot be used, 73 state folder in use, 74 I/O, 78 bad configuration or missing kernel feature.",
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     disable_help_subcommand = true
@@ -54,6 +55,14 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+    /// Make a torrent file of a file or folder
+    Create(create::Args),
+    /// Show what a torrent file says
+    Show(show::Args),
+    /// Verify the payload of a torrent (exit code 0 whole, 1 not)
+    Verify(verify::Args),
 }
 
 /// Each level includes those before it.

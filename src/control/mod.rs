@@ -32,6 +32,9 @@ pub enum Error {
     /// A measurement did not come about, or found what it should not.
     #[error(transparent)]
     Bench(#[from] commands::bench::Error),
+    /// Another command did not do what was asked for.
+    #[error(transparent)]
+    Command(#[from] commands::Error),
     /// Standard output could not be written to.
     #[error("cannot write to standard output: {0}")]
     Output(std::io::Error),
@@ -47,6 +50,10 @@ pub fn run(cli: Cli) -> Result<(), Error> {
             Config::load(&file)?;
             writeln!(std::io::stdout(), "{}: good", file.display()).map_err(Error::Output)
         }
+        Some(Command::Completions(args)) => Ok(commands::completions::run(&args)?),
+        Some(Command::Create(args)) => Ok(commands::create::run(&args)?),
+        Some(Command::Show(args)) => Ok(commands::show::run(&args)?),
+        Some(Command::Verify(args)) => Ok(commands::verify::run(&args)?),
         Some(Command::Bench(bench)) => Ok(commands::bench::run(&bench)?),
         None => Ok(()),
     }

@@ -49,9 +49,7 @@ impl Config {
             self.shards
         );
         for (watch, data) in &self.watch {
-            toml.push_str(&format!(
-                "\n[[watch]]\ndir = {watch:?}\ndata-dir = {data:?}\n"
-            ));
+            toml.push_str(&format!("\n[[watch]]\ndir = {watch:?}\ndata-dir = {data:?}\n"));
         }
         toml + "\n" + &self.more
     }
@@ -99,9 +97,7 @@ impl Btd {
     /// The sum of the samples of one metric whose line begins with `name` (`btd_peers`, or with labels
     /// `btd_torrents{state="seeding"}`). 0 if there is none yet.
     pub fn metric(&self, name: &str) -> f64 {
-        let text = http::get(self.metrics, "/metrics")
-            .expect("read btd's metrics")
-            .text();
+        let text = http::get(self.metrics, "/metrics").expect("read btd's metrics").text();
         let samples = text.lines().filter_map(|line| {
             let (key, value) = line.rsplit_once(' ')?;
             let labels = key.strip_prefix(name)?;

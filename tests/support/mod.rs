@@ -51,15 +51,11 @@ pub fn tests_dir() -> PathBuf {
 
 /// Says that a test cannot run here, and why. Under `tests/run`, which installs everything, that is a failure.
 pub fn skip(why: &str) {
-    assert!(
-        std::env::var_os("BTD_TEST_REQUIRE_CLIENTS").is_none(),
-        "{why}"
-    );
+    assert!(std::env::var_os("BTD_TEST_REQUIRE_CLIENTS").is_none(), "{why}");
     eprintln!("SKIPPED: {why}");
 }
 
 /// Whether `program` is found in `PATH`.
 pub fn installed(program: &str) -> bool {
-    std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }

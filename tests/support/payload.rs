@@ -43,11 +43,7 @@ impl Payload {
     pub fn make(data_dir: &Path, name: &str, seed: u64, files: &[(String, u64)]) -> Self {
         let files = files.iter().enumerate();
         let files = files.map(|(index, (path, len))| {
-            let sha1 = write_file(
-                &data_dir.join(path),
-                seed.wrapping_mul(1 << 20) + index as u64,
-                *len,
-            );
+            let sha1 = write_file(&data_dir.join(path), seed.wrapping_mul(1 << 20) + index as u64, *len);
             (path.clone(), Fingerprint { len: *len, sha1 })
         });
         Self {
@@ -99,8 +95,7 @@ impl Payload {
         let data_dir = home.join(folder);
         let manifest = home.join(format!("{folder}.json"));
         if let Ok(json) = fs::read(&manifest) {
-            let files =
-                serde_json::from_slice(&json).expect("read the list of the payload's files");
+            let files = serde_json::from_slice(&json).expect("read the list of the payload's files");
             return Self {
                 data_dir,
                 name: name.to_owned(),
@@ -147,10 +142,7 @@ fn many_files() -> Vec<(String, u64)> {
             _ => random.next() % (1 << (4 + random.next() % 15)),
         };
         (
-            format!(
-                "Two thousand files/{}{name}",
-                folders[index % folders.len()]
-            ),
+            format!("Two thousand files/{}{name}", folders[index % folders.len()]),
             len,
         )
     };
@@ -165,8 +157,7 @@ fn long_name(index: usize) -> String {
 
 /// Writes a file of made-up bytes and returns their SHA-1.
 fn write_file(path: &Path, seed: u64, len: u64) -> String {
-    fs::create_dir_all(path.parent().expect("a path below the data folder"))
-        .expect("make a payload folder");
+    fs::create_dir_all(path.parent().expect("a path below the data folder")).expect("make a payload folder");
     let mut file = File::create(path).expect("make a payload file");
     let mut random = SplitMix(seed);
     let mut hasher = Sha1::new();
@@ -187,11 +178,7 @@ fn write_file(path: &Path, seed: u64, len: u64) -> String {
 fn collect(root: &Path, path: &Path, found: &mut BTreeMap<String, Fingerprint>) {
     if path.is_dir() {
         for entry in fs::read_dir(path).expect("list a downloaded folder") {
-            collect(
-                root,
-                &entry.expect("list a downloaded folder").path(),
-                found,
-            );
+            collect(root, &entry.expect("list a downloaded folder").path(), found);
         }
     } else if path.exists() {
         let name = path

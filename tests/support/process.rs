@@ -26,11 +26,7 @@ impl Process {
         }
         let output = File::create(log).expect("create a log file");
         let errors = output.try_clone().expect("open a log file twice");
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors)
-            .spawn();
+        let child = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn();
         let child = child.unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
         Self {
             name: name.to_owned(),
@@ -57,8 +53,7 @@ impl Process {
 
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
-        kill_process(pid, signal)
-            .unwrap_or_else(|error| panic!("cannot send {signal:?} to {}: {error}", self.name));
+        kill_process(pid, signal).unwrap_or_else(|error| panic!("cannot send {signal:?} to {}: {error}", self.name));
     }
 
     /// Waits for the end that the process comes to by itself.
@@ -94,11 +89,7 @@ impl Drop for Process {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
             let tail = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
-            eprintln!(
-                "--- the last lines of {} ---\n{}\n---",
-                self.name,
-                tail.join("\n")
-            );
+            eprintln!("--- the last lines of {} ---\n{}\n---", self.name, tail.join("\n"));
         }
     }
 }

@@ -24,11 +24,7 @@ impl Torrent {
             .arg(payload)
             .arg("--piece-length")
             .arg(piece_len.to_string());
-        let output = command
-            .arg("--output")
-            .arg(&path)
-            .output()
-            .expect("run btd create");
+        let output = command.arg("--output").arg(&path).output().expect("run btd create");
         let message = String::from_utf8_lossy(&output.stderr);
         assert!(
             output.status.success(),

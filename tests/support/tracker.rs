@@ -19,10 +19,7 @@ pub struct Tracker {
 impl Tracker {
     /// Starts one on `addr` that knows `torrents` and no others (Debian's build has a white list). Its files are in `dir`.
     pub fn start(dir: &Path, addr: SocketAddr, torrents: &[Torrent]) -> Self {
-        let hashes: String = torrents
-            .iter()
-            .map(|torrent| torrent.info_hash_hex() + "\n")
-            .collect();
+        let hashes: String = torrents.iter().map(|torrent| torrent.info_hash_hex() + "\n").collect();
         fs::write(dir.join("whitelist"), hashes).expect("write the white list");
         // It changes its root to `dir` and its user to nobody, and then reads the white list.
         fs::set_permissions(dir, Permissions::from_mode(0o755)).expect("open a folder to all");
@@ -57,16 +54,9 @@ impl Tracker {
     /// Announces a seed that is on this machine and does not announce itself. opentracker believes it for 45 minutes,
     /// far longer than a test runs.
     pub fn announce_seed(&self, torrent: &Torrent, port: u16) {
-        let info_hash: String = torrent
-            .info_hash
-            .iter()
-            .map(|byte| format!("%{byte:02x}"))
-            .collect();
-        let query = format!(
-            "info_hash={info_hash}&peer_id=-XX0000-seedseedseed&port={port}&left=0&compact=1"
-        );
-        let response =
-            http::get(self.addr, &format!("/announce?{query}")).expect("announce to opentracker");
+        let info_hash: String = torrent.info_hash.iter().map(|byte| format!("%{byte:02x}")).collect();
+        let query = format!("info_hash={info_hash}&peer_id=-XX0000-seedseedseed&port={port}&left=0&compact=1");
+        let response = http::get(self.addr, &format!("/announce?{query}")).expect("announce to opentracker");
         assert!(
             response.text().contains("8:complete"),
             "opentracker refused a seed: {}",

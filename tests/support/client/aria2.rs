@@ -47,10 +47,6 @@ pub fn download(job: &Job) {
         "--max-concurrent-downloads=8",
         "--file-allocation=none",
     ]);
-    let mut aria2 = Process::spawn(
-        "aria2",
-        command.current_dir(&job.home),
-        &job.home.join("log"),
-    );
+    let mut aria2 = Process::spawn("aria2", command.current_dir(&job.home), &job.home.join("log"));
     aria2.wait_success(job.deadline);
 }

@@ -15,16 +15,9 @@ fn python() -> PathBuf {
 }
 
 pub fn missing() -> Option<String> {
-    let import = Command::new(python())
-        .args(["-c", "import libtorrent"])
-        .output();
+    let import = Command::new(python()).args(["-c", "import libtorrent"]).output();
     let there = import.is_ok_and(|output| output.status.success());
-    (!there).then(|| {
-        format!(
-            "{} has no libtorrent (hint: tests/run makes it)",
-            python().display()
-        )
-    })
+    (!there).then(|| format!("{} has no libtorrent (hint: tests/run makes it)", python().display()))
 }
 
 pub fn download(job: &Job) {

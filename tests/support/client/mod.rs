@@ -72,9 +72,7 @@ impl Client {
             .iter()
             .chain(&["opentracker"])
             .find(|program| !installed(program))?;
-        Some(format!(
-            "`{missing}` is not installed (hint: tests/run installs it)"
-        ))
+        Some(format!("`{missing}` is not installed (hint: tests/run installs it)"))
     }
 
     /// Transmission 3.00 makes no file for a file of no bytes.
@@ -84,22 +82,12 @@ impl Client {
 
     /// Downloads `torrents` from `seed`, each into a folder of its own, and returns those folders. Has ended when it
     /// returns. Panics at `deadline`.
-    pub fn download(
-        self,
-        scratch: &Path,
-        torrents: &[Torrent],
-        seed: SocketAddr,
-        deadline: Instant,
-    ) -> Vec<PathBuf> {
+    pub fn download(self, scratch: &Path, torrents: &[Torrent], seed: SocketAddr, deadline: Instant) -> Vec<PathBuf> {
         let home = scratch.join(format!("{self:?}"));
         fs::create_dir_all(home.join("tracker")).expect("make a client's home");
         // A tracker for this client alone, or the clients would find each other and not all load btd.
         let index = self as u16;
-        let tracker = Tracker::start(
-            &home.join("tracker"),
-            SocketAddr::new(ADDR, 6_900 + index),
-            torrents,
-        );
+        let tracker = Tracker::start(&home.join("tracker"), SocketAddr::new(ADDR, 6_900 + index), torrents);
         let download = |(number, torrent): (usize, &Torrent)| {
             tracker.announce_seed(torrent, seed.port());
             let save = home.join(format!("save-{number}"));
@@ -125,9 +113,6 @@ impl Client {
             Self::Rtorrent => rtorrent::download(&job),
             Self::Aria2 => aria2::download(&job),
         }
-        job.downloads
-            .into_iter()
-            .map(|download| download.save)
-            .collect()
+        job.downloads.into_iter().map(|download| download.save).collect()
     }
 }

@@ -53,9 +53,7 @@ pub fn download(job: &Job) {
         qbittorrent.assert_running();
         let response = http::get(job.control, "/api/v2/torrents/info").ok()?;
         let torrents: Vec<Value> = serde_json::from_slice(&response.body).ok()?;
-        let done = |torrent: &Value| {
-            torrent["progress"] == 1.0 && torrent["state"].as_str().is_some_and(is_seeding)
-        };
+        let done = |torrent: &Value| torrent["progress"] == 1.0 && torrent["state"].as_str().is_some_and(is_seeding);
         (torrents.len() == job.downloads.len() && torrents.iter().all(done)).then_some(())
     });
     http::request(job.control, "POST", "/api/v2/app/shutdown", &[], b"").expect("end qBittorrent");
@@ -68,9 +66,7 @@ fn is_seeding(state: &str) -> bool {
 
 fn form(save: &str, torrent: &[u8]) -> Vec<u8> {
     let field = |name: &str, value: &str| {
-        format!(
-            "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n"
-        )
+        format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
     };
     let file = "Content-Disposition: form-data; name=\"torrents\"; filename=\"t.torrent\"\r\n\
                 Content-Type: application/x-bittorrent";
@@ -79,10 +75,5 @@ fn form(save: &str, torrent: &[u8]) -> Vec<u8> {
         field("savepath", save),
         field("autoTMM", "false")
     );
-    [
-        head.as_bytes(),
-        torrent,
-        format!("\r\n--{BOUNDARY}--\r\n").as_bytes(),
-    ]
-    .concat()
+    [head.as_bytes(), torrent, format!("\r\n--{BOUNDARY}--\r\n").as_bytes()].concat()
 }

@@ -31,9 +31,7 @@ pub fn download(job: &Job) {
     );
     for download in &job.downloads {
         let (torrent, save) = (download.torrent.path.display(), download.save.display());
-        rc.push_str(&format!(
-            "load.start = {torrent}, \"d.directory.set={save}\"\n"
-        ));
+        rc.push_str(&format!("load.start = {torrent}, \"d.directory.set={save}\"\n"));
     }
     fs::write(job.home.join("rtorrent.rc"), rc).expect("write rTorrent's configuration");
 

@@ -25,8 +25,7 @@ pub fn download(job: &Job) {
         // Set to what it is by default: tries encryption first and falls back to plain.
         "encryption": 1,
     });
-    fs::write(job.home.join("settings.json"), settings.to_string())
-        .expect("write Transmission's settings");
+    fs::write(job.home.join("settings.json"), settings.to_string()).expect("write Transmission's settings");
     let mut command = Command::new("transmission-daemon");
     command
         .args(["--foreground", "--log-info", "--config-dir"])
@@ -59,9 +58,7 @@ pub fn download(job: &Job) {
         let done = |torrent: &Value| torrent["leftUntilDone"] == 0 && torrent["status"] == 6;
         (torrents.len() == job.downloads.len() && torrents.iter().all(done)).then_some(())
     });
-    control
-        .call("session-close", &json!({}))
-        .expect("end Transmission");
+    control.call("session-close", &json!({})).expect("end Transmission");
     daemon.wait_success(within(30));
 }
 
@@ -75,14 +72,8 @@ impl Control<'_> {
         let body = json!({"method": method, "arguments": arguments}).to_string();
         loop {
             let headers = [("X-Transmission-Session-Id", self.session_id.as_str())];
-            let response = http::request(
-                self.job.control,
-                "POST",
-                "/transmission/rpc",
-                &headers,
-                body.as_bytes(),
-            )
-            .ok()?;
+            let response =
+                http::request(self.job.control, "POST", "/transmission/rpc", &headers, body.as_bytes()).ok()?;
             // The first answer is always 409, with the id that the following calls must carry.
             if response.status == 409 {
                 self.session_id = response.header("X-Transmission-Session-Id")?.to_owned();
