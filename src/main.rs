@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use btd::control::commands::{Fault, bench};
-use btd::control::{self, cli::Cli};
+use btd::control::{self, cli::Cli, supervisor};
 use clap::Parser;
 
 /// Control and hashing allocate in bursts and from many threads; the shards allocate at start.
@@ -16,6 +16,8 @@ const NOT_WHOLE: u8 = 1;
 const USAGE: u8 = 64;
 /// The content of a file is not what it has to be.
 const DATA: u8 = 65;
+/// Another btd has the state folder.
+const IN_USE: u8 = 73;
 /// Reading or writing failed.
 const IO: u8 = 74;
 /// The configuration, or the kernel, does not allow what was asked.
@@ -52,6 +54,11 @@ fn exit_code(error: &control::Error) -> u8 {
             Fault::Usage => USAGE,
             Fault::Data => DATA,
             Fault::Io => IO,
+        },
+        control::Error::Daemon(error) => match error.fault() {
+            supervisor::Fault::InUse => IN_USE,
+            supervisor::Fault::Setting => CONFIG,
+            supervisor::Fault::Io => IO,
         },
         control::Error::Bench(_) | control::Error::Output(_) => IO,
     }

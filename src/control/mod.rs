@@ -10,13 +10,21 @@
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod example;
 pub mod logging;
 pub mod metrics;
+pub mod shards;
 pub mod state_dir;
+pub mod supervisor;
 pub mod torrent_file;
 pub mod watch;
 
 mod blocking;
+mod checks;
+mod open_files;
+mod service_manager;
+mod signals;
+mod torrents;
 
 use std::io::Write;
 
@@ -35,6 +43,9 @@ pub enum Error {
     /// Another command did not do what was asked for.
     #[error(transparent)]
     Command(#[from] commands::Error),
+    /// The daemon could not start, or not stop cleanly.
+    #[error(transparent)]
+    Daemon(#[from] supervisor::Error),
     /// Standard output could not be written to.
     #[error("cannot write to standard output: {0}")]
     Output(std::io::Error),
@@ -45,16 +56,21 @@ pub enum Error {
 /// # Errors
 /// Whatever stopped it, with a message for the person who typed the command.
 pub fn run(cli: Cli) -> Result<(), Error> {
-    match cli.command {
-        Some(Command::CheckConfig { config: file }) => {
+    match (cli.command, cli.daemon.config) {
+        (Some(Command::CheckConfig { config: file }), _) => {
             Config::load(&file)?;
             writeln!(std::io::stdout(), "{}: good", file.display()).map_err(Error::Output)
         }
-        Some(Command::Completions(args)) => Ok(commands::completions::run(&args)?),
-        Some(Command::Create(args)) => Ok(commands::create::run(&args)?),
-        Some(Command::Show(args)) => Ok(commands::show::run(&args)?),
-        Some(Command::Verify(args)) => Ok(commands::verify::run(&args)?),
-        Some(Command::Bench(bench)) => Ok(commands::bench::run(&bench)?),
-        None => Ok(()),
+        (Some(Command::Completions(args)), _) => Ok(commands::completions::run(&args)?),
+        (Some(Command::Create(args)), _) => Ok(commands::create::run(&args)?),
+        (Some(Command::Show(args)), _) => Ok(commands::show::run(&args)?),
+        (Some(Command::Verify(args)), _) => Ok(commands::verify::run(&args)?),
+        (Some(Command::Bench(bench)), _) => Ok(commands::bench::run(&bench)?),
+        (None, Some(file)) => {
+            let config = Config::load(&file)?;
+            logging::start(cli.daemon.log_level);
+            Ok(supervisor::run(&config)?)
+        }
+        (None, None) => unreachable!("clap insists on --config where there is no command"),
     }
 }

@@ -93,9 +93,9 @@ impl Default for Storage {
 /// How payload is read from the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadMode {
-    /// Directly where the filesystem allows it, else through the page cache.
+    /// Around the page cache where that pays, else through it.
     Auto,
-    /// Around the page cache (O_DIRECT); a filesystem that cannot is an error.
+    /// Around the page cache (O_DIRECT) wherever the filesystem allows it.
     Direct,
     /// Through the page cache.
     Buffered,

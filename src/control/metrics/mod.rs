@@ -1,6 +1,210 @@
-//! What Prometheus reads: the shards' counters, the pool's and the torrents', under the names of the manual.
+//! What Prometheus reads: the shards' counters, the hashing pool's and the torrents', under the names of the manual.
 //!
 //! Counters are gathered when somebody asks, not on a clock. Histograms are counted by the shards in buckets of their
 //! own and written here as they are: recording every request once more, one by one, would cost more than serving it.
 
+mod names;
 pub mod server;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+use crate::hashing::Pool;
+use crate::stats::{BOUNDS_US, Counters, Histogram, Shared};
+
+/// A shard ticks at least once a second. One that has not for this long serves nobody.
+const STUCK_AFTER: Duration = Duration::from_secs(10);
+
+/// Gathers and writes everything.
+#[derive(Debug)]
+pub struct Reporter {
+    shards: Vec<Arc<Shared>>,
+    pool: Arc<Pool>,
+    recorder: PrometheusHandle,
+    /// For each shard, its last tick and when that was new.
+    ticks: Mutex<Vec<(Duration, Instant)>>,
+}
+
+impl Reporter {
+    /// Installs the recorder of the process.
+    #[must_use]
+    pub fn new(shards: Vec<Arc<Shared>>, pool: Arc<Pool>) -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        // A second one in one process (tests) records nothing, and is no harm.
+        let _ = ::metrics::set_global_recorder(recorder);
+        names::describe();
+        ::metrics::gauge!("btd_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
+        let now = Instant::now();
+        let ticks = Mutex::new(shards.iter().map(|shard| (shard.last_tick(), now)).collect());
+        Self {
+            shards,
+            pool,
+            recorder: handle,
+            ticks,
+        }
+    }
+
+    /// Notices which shards have ticked since the last call.
+    pub fn look_at_shards(&self, now: Instant) {
+        let mut ticks = self.ticks.lock().unwrap_or_else(PoisonError::into_inner);
+        for (shard, (tick, seen)) in self.shards.iter().zip(ticks.iter_mut()) {
+            let last = shard.last_tick();
+            if last != *tick {
+                (*tick, *seen) = (last, now);
+            }
+        }
+    }
+
+    fn health_at(&self, now: Instant) -> Result<(), String> {
+        self.look_at_shards(now);
+        let ticks = self.ticks.lock().unwrap_or_else(PoisonError::into_inner);
+        let stuck: Vec<String> = ticks
+            .iter()
+            .enumerate()
+            .map(|(index, (_, seen))| (index, now.duration_since(*seen)))
+            .filter(|(_, silent)| *silent > STUCK_AFTER)
+            .map(|(index, silent)| format!("shard {index} has not ticked for {} s", silent.as_secs()))
+            .collect();
+        if stuck.is_empty() {
+            Ok(())
+        } else {
+            Err(stuck.join("\n"))
+        }
+    }
+
+    fn gather(&self) {
+        let counters: Vec<Counters> = self.shards.iter().map(|shard| shard.counters()).collect();
+        for (name, _, read) in names::SHARD_COUNTERS {
+            ::metrics::counter!(*name).absolute(counters.iter().map(read).sum());
+        }
+        for (name, _, read) in names::SHARD_GAUGES {
+            ::metrics::gauge!(*name).set(counters.iter().map(read).sum::<u64>() as f64);
+        }
+        for (state, read) in names::PEER_STATES {
+            ::metrics::gauge!("btd_peers", "state" => *state).set(counters.iter().map(read).sum::<u64>() as f64);
+        }
+        let mut drops: BTreeMap<&str, u64> = BTreeMap::new();
+        for (reason, count) in self.shards.iter().flat_map(|shard| shard.drops()) {
+            *drops.entry(reason).or_default() += count;
+        }
+        for (reason, count) in drops {
+            ::metrics::counter!("btd_peer_drops_total", "reason" => reason).absolute(count);
+        }
+        let hashed = self.pool.stats();
+        ::metrics::counter!("btd_hash_bytes_total").absolute(hashed.bytes);
+        ::metrics::counter!("btd_hash_failures_total").absolute(hashed.failures);
+    }
+}
+
+impl server::Source for Reporter {
+    fn metrics(&self) -> String {
+        self.gather();
+        let mut text = self.recorder.render();
+        for (name, help, read) in names::HISTOGRAMS {
+            let mut sum = Histogram::default();
+            for histogram in self.shards.iter().map(|shard| read(shard)) {
+                std::iter::zip(&mut sum.buckets, histogram.buckets).for_each(|(sum, count)| *sum += count);
+                sum.sum_us += histogram.sum_us;
+            }
+            write_histogram(&mut text, name, help, &sum);
+        }
+        text
+    }
+
+    fn health(&self) -> Result<(), String> {
+        self.health_at(Instant::now())
+    }
+}
+
+/// Says how many torrents are in each state. Does nothing while there is no metrics server.
+pub(super) fn publish_torrents(states: &[&'static str], counts: &[usize]) {
+    for (state, count) in std::iter::zip(states, counts) {
+        ::metrics::gauge!("btd_torrents", "state" => *state).set(*count as f64);
+    }
+}
+
+/// The text format: cumulative buckets, bounds in seconds.
+fn write_histogram(text: &mut String, name: &str, help: &str, histogram: &Histogram) {
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
+    let mut count = 0;
+    for (bound, in_bucket) in std::iter::zip(BOUNDS_US, histogram.buckets) {
+        count += in_bucket;
+        let _ = writeln!(text, "{name}_bucket{{le=\"{}\"}} {count}", bound as f64 / 1e6);
+    }
+    let count = histogram.count();
+    let sum = histogram.sum_us as f64 / 1e6;
+    let _ = writeln!(
+        text,
+        "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum}\n{name}_count {count}\n"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::metrics::server::Source;
+    use crate::hashing::PoolConfig;
+
+    fn reporter(shards: Vec<Arc<Shared>>) -> Reporter {
+        let config = PoolConfig {
+            workers: 1,
+            queue_max: 1,
+            nice: 0,
+        };
+        Reporter::new(shards, Arc::new(Pool::start(config).expect("a thread")))
+    }
+
+    fn publish(shard: &Shared, uptime: Duration) {
+        shard.publish(
+            &Counters::default(),
+            &Histogram::default(),
+            &Histogram::default(),
+            uptime,
+        );
+    }
+
+    #[test]
+    fn a_shard_that_stands_still_is_told_after_a_while_and_forgiven_when_it_moves() {
+        let shards = vec![Arc::new(Shared::default()), Arc::new(Shared::default())];
+        let reporter = reporter(shards.clone());
+        let start = Instant::now();
+        assert_eq!(reporter.health_at(start), Ok(()));
+        let later = start + STUCK_AFTER + Duration::from_secs(2);
+        publish(&shards[0], Duration::from_secs(12));
+        assert_eq!(
+            reporter.health_at(later),
+            Err("shard 1 has not ticked for 12 s".to_owned())
+        );
+        publish(&shards[1], Duration::from_secs(12));
+        assert_eq!(reporter.health_at(later), Ok(()));
+    }
+
+    #[test]
+    fn a_histogram_is_written_cumulative_in_seconds_and_summed_over_the_shards() {
+        let shards = vec![Arc::new(Shared::default()), Arc::new(Shared::default())];
+        let mut latency = Histogram::default();
+        latency.record(Duration::from_micros(40), 2);
+        latency.record(Duration::from_micros(900), 1);
+        for shard in &shards {
+            shard.publish(&Counters::default(), &latency, &Histogram::default(), Duration::ZERO);
+        }
+        let text = reporter(shards).metrics();
+        for line in [
+            "# TYPE btd_request_latency_seconds histogram",
+            "btd_request_latency_seconds_bucket{le=\"0.00005\"} 4",
+            "btd_request_latency_seconds_bucket{le=\"0.0005\"} 4",
+            "btd_request_latency_seconds_bucket{le=\"0.001\"} 6",
+            "btd_request_latency_seconds_bucket{le=\"+Inf\"} 6",
+            "btd_request_latency_seconds_sum 0.00196",
+            "btd_request_latency_seconds_count 6",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Every metric's name, its meaning, and where its value comes from. Names are fixed: dashboards rely on them.
+
+use metrics::{Unit, describe_counter, describe_gauge};
+
+use crate::stats::{Counters, Histogram, Shared};
+
+type Read<From, To> = fn(&From) -> To;
+
+/// Counters that are summed over the shards.
+pub(super) const SHARD_COUNTERS: &[(&str, &str, Read<Counters, u64>)] = &[
+    (
+        "btd_uploaded_bytes_total",
+        "Payload bytes that sockets have taken.",
+        |c| c.uploaded_bytes,
+    ),
+    ("btd_uploaded_blocks_total", "Blocks that sockets have taken.", |c| {
+        c.uploaded_blocks
+    }),
+    (
+        "btd_received_bytes_total",
+        "Bytes received from peers, of any kind.",
+        |c| c.received_bytes,
+    ),
+    ("btd_received_messages_total", "Messages received from peers.", |c| {
+        c.received_messages
+    }),
+    (
+        "btd_requests_refused_total",
+        "Requests that were refused: choked, too many, or not to be had.",
+        |c| c.requests_refused,
+    ),
+    ("btd_connections_accepted_total", "Connections accepted.", |c| {
+        c.accepted
+    }),
+    (
+        "btd_connections_turned_away_total",
+        "Connections turned away at a limit.",
+        |c| c.turned_away,
+    ),
+    (
+        "btd_accept_pauses_total",
+        "Times accepting was paused for want of file descriptors or memory.",
+        |c| c.accept_pauses,
+    ),
+    (
+        "btd_disk_read_bytes_total",
+        "Bytes read from payload files to serve them.",
+        |c| c.disk_read_bytes,
+    ),
+    ("btd_disk_reads_total", "Reads from payload files to serve them.", |c| {
+        c.disk_reads
+    }),
+    (
+        "btd_disk_errors_total",
+        "Reads and opens of payload files that failed.",
+        |c| c.disk_errors,
+    ),
+    (
+        "btd_cache_hits_total",
+        "Extents found in the cache, or being read for another peer.",
+        |c| c.cache_hits,
+    ),
+    ("btd_cache_misses_total", "Extents that had to be read.", |c| {
+        c.cache_misses
+    }),
+    (
+        "btd_cache_full_total",
+        "Times a connection waited because every buffer was in use.",
+        |c| c.cache_full,
+    ),
+    (
+        "btd_short_sends_total",
+        "Sends that the socket took only in part.",
+        |c| c.short_sends,
+    ),
+    ("btd_loop_turns_total", "Turns of the shards' loops.", |c| c.turns),
+    ("btd_uring_enters_total", "Calls of io_uring_enter.", |c| c.uring_enters),
+    ("btd_uring_sqes_total", "Submission queue entries.", |c| c.uring_sqes),
+    ("btd_uring_cqes_total", "Completion queue entries.", |c| c.uring_cqes),
+    (
+        "btd_uring_overflows_total",
+        "Turns that found the completion queue overflown.",
+        |c| c.uring_overflows,
+    ),
+    (
+        "btd_uring_stale_total",
+        "Completions of operations that were no more.",
+        |c| c.uring_stale,
+    ),
+    ("btd_uring_enobufs_total", "Receives that found no free buffer.", |c| {
+        c.uring_enobufs
+    }),
+    (
+        "btd_uring_cancelled_unasked_total",
+        "Operations cancelled although nobody asked for it.",
+        |c| c.uring_cancelled_unasked,
+    ),
+    (
+        "btd_uring_zero_copy_sent_total",
+        "Zero-copy sends that copied nothing.",
+        |c| c.uring_zero_copy_sent,
+    ),
+    (
+        "btd_uring_zero_copy_copied_total",
+        "Zero-copy sends that copied after all.",
+        |c| c.uring_zero_copy_copied,
+    ),
+];
+
+/// Gauges that are summed over the shards.
+pub(super) const SHARD_GAUGES: &[(&str, &str, Read<Counters, u64>)] = &[
+    (
+        "btd_connections",
+        "Connections, also those still in the handshake.",
+        |c| c.connections_now,
+    ),
+    ("btd_buffers", "Cache buffers in all.", |c| c.buffers_now),
+    ("btd_buffers_free", "Cache buffers that nobody holds.", |c| {
+        c.buffers_free_now
+    }),
+    ("btd_uring_in_flight", "Operations in flight.", |c| {
+        c.uring_in_flight_now
+    }),
+];
+
+/// The values of the label `state` of `btd_peers`. They overlap: an unchoked peer is a connected one too.
+pub(super) const PEER_STATES: &[(&str, Read<Counters, u64>)] = &[
+    ("connected", |c| c.peers_now),
+    ("interested", |c| c.peers_interested_now),
+    ("unchoked", |c| c.peers_unchoked_now),
+];
+
+/// Histograms, in seconds.
+pub(super) const HISTOGRAMS: &[(&str, &str, Read<Shared, Histogram>)] = &[
+    (
+        "btd_request_latency_seconds",
+        "From a request read off the socket to its last byte accepted by the socket.",
+        Shared::request_latency,
+    ),
+    (
+        "btd_loop_stall_seconds",
+        "How long one turn of a shard's loop worked, while everybody else waited.",
+        Shared::loop_stall,
+    ),
+];
+
+/// Tells the recorder what each means.
+pub(super) fn describe() {
+    for (name, help, _) in SHARD_COUNTERS {
+        describe_counter!(*name, *help);
+    }
+    for (name, help, _) in SHARD_GAUGES {
+        describe_gauge!(*name, *help);
+    }
+    describe_gauge!("btd_build_info", "Always 1; the labels tell which btd this is.");
+    describe_gauge!(
+        "btd_peers",
+        "Peers past the handshake, by what they do. The states overlap."
+    );
+    describe_gauge!("btd_torrents", "Torrents, by how much of their payload is there.");
+    describe_counter!("btd_peer_drops_total", "Connections that ended, by reason.");
+    describe_counter!("btd_hash_bytes_total", Unit::Bytes, "Bytes of payload hashed.");
+    describe_counter!("btd_hash_failures_total", "Pieces that did not match their hash.");
+}

@@ -1,0 +1,277 @@
+//! The shards as the control plane sees them: started and stopped together, told the same things.
+//!
+//! Splits what the configuration says for all of btd among them, and keeps what a full mailbox did not take, in order.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::blocking;
+use super::config::{self, Config};
+use crate::io::uring::Features;
+use crate::proto::{InfoHash, PeerId, choker};
+use crate::shard::{self, Caps, Command, Handle, Limits, Settings, ShardConfig, Torrent};
+use crate::stats;
+
+/// Payload files that a shard keeps open.
+const FILES_MAX: u32 = 1024;
+/// How long to wait for room in a mailbox that is full when btd stops.
+const MAILBOX_PAUSE: Duration = Duration::from_millis(1);
+
+/// Why the shards cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An address to listen on cannot be had.
+    #[error("cannot listen on {address} ([peers] listen): {source}{}", hint(source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// No random numbers for the peer id.
+    #[error("cannot get random bytes from the kernel")]
+    Random,
+    /// `BTD_URING_MASK` names something that is no feature.
+    #[error("BTD_URING_MASK: there is no feature {0:?}")]
+    Features(String),
+    /// A shard could not start.
+    #[error(transparent)]
+    Start(#[from] shard::StartError),
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => " (hint: another program has this port; ss -ltnp shows which)",
+        io::ErrorKind::AddrNotAvailable => " (hint: this machine has no such address; ip address shows which it has)",
+        io::ErrorKind::PermissionDenied => " (hint: ports below 1024 need CAP_NET_BIND_SERVICE)",
+        _ => "",
+    }
+}
+
+/// All shards.
+pub(super) struct Shards {
+    shards: Vec<One>,
+}
+
+struct One {
+    handle: Handle,
+    /// What its mailbox had no room for. Bounded by what is told: two commands for each torrent at most at a time.
+    waiting: VecDeque<Command>,
+}
+
+impl Shards {
+    /// Starts them. The first one settles which ports are taken where the configuration leaves that open.
+    pub(super) fn start(config: &Config) -> Result<Self, Error> {
+        let cores = cores();
+        let count = match config.shards.count {
+            0 => cores.len().max(1),
+            count => count,
+        };
+        for address in &config.peers.listen {
+            ensure_free(*address).map_err(|source| Error::Listen {
+                address: *address,
+                source,
+            })?;
+        }
+        let features = wanted_features()?;
+        let caps = Caps {
+            connections: config.peers.max_connections,
+            per_torrent: config.peers.max_connections_per_torrent,
+            per_ip: config.peers.max_connections_per_ip,
+        };
+        let limits = Arc::new(Limits::new(caps));
+        let peer_id = peer_id()?;
+        let mut listen = config.peers.listen.clone();
+        let mut shards: Vec<One> = Vec::with_capacity(count);
+        for index in 0..count {
+            let pin_cpu = if config.shards.pin && !cores.is_empty() {
+                Some(cores[index % cores.len()])
+            } else {
+                None
+            };
+            let handle = shard::spawn(ShardConfig {
+                index,
+                listen: listen.clone(),
+                pin_cpu,
+                cache_len: config.storage.cache_size / count as u64,
+                // Any shard may be given all connections: which one gets a connection is the kernel's choice.
+                descriptors_max: u32::try_from(config.peers.max_connections)
+                    .unwrap_or(u32::MAX)
+                    .saturating_add(FILES_MAX),
+                features,
+                settings: Settings {
+                    peer_id,
+                    limits: Arc::clone(&limits),
+                    upload_slots: u32::try_from(config.limits.upload_slots.div_ceil(count)).unwrap_or(u32::MAX),
+                    choker: choker::Kind::default(),
+                    read_mode: match config.storage.read_mode {
+                        config::ReadMode::Auto => shard::ReadMode::Auto,
+                        config::ReadMode::Direct => shard::ReadMode::Direct,
+                        config::ReadMode::Buffered => shard::ReadMode::Buffered,
+                    },
+                    files_max: FILES_MAX as usize,
+                    stats: Arc::default(),
+                },
+            })?;
+            // The shards differ in nothing the kernel sees, so the first one's notices are everybody's.
+            for notice in handle.notices.iter().filter(|_| index == 0) {
+                tracing::warn!("{notice}");
+            }
+            listen.clone_from(&handle.local_addrs);
+            shards.push(One {
+                handle,
+                waiting: VecDeque::new(),
+            });
+        }
+        Ok(Self { shards })
+    }
+
+    /// Whether one has ended without being told to: its ring broke.
+    pub(super) fn any_has_ended(&self) -> bool {
+        self.shards.iter().any(|shard| shard.handle.has_ended())
+    }
+
+    /// Where they listen, one address for each of the configuration.
+    pub(super) fn addresses(&self) -> &[SocketAddr] {
+        self.shards.first().map_or(&[], |shard| &shard.handle.local_addrs)
+    }
+
+    /// Their counters.
+    pub(super) fn counters(&self) -> Vec<Arc<stats::Shared>> {
+        self.shards
+            .iter()
+            .map(|shard| Arc::clone(&shard.handle.stats))
+            .collect()
+    }
+
+    /// Serve this torrent.
+    pub(super) fn add(&mut self, torrent: &Arc<Torrent>) {
+        self.tell(|| Command::Add(Arc::clone(torrent)));
+    }
+
+    /// Serve it no more.
+    pub(super) fn remove(&mut self, info_hash: InfoHash) {
+        self.tell(|| Command::Remove(info_hash));
+    }
+
+    fn tell(&mut self, command: impl Fn() -> Command) {
+        for shard in &mut self.shards {
+            shard.waiting.push_back(command());
+        }
+        self.flush();
+    }
+
+    /// Tries again what a full mailbox did not take.
+    pub(super) fn flush(&mut self) {
+        for shard in &mut self.shards {
+            while let Some(command) = shard.waiting.pop_front() {
+                if let Err(shard::Full(command)) = shard.handle.send(command) {
+                    shard.waiting.push_front(command);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Stops them and waits until they have.
+    pub(super) async fn stop(self) {
+        let stopped = blocking::run("btd-stop", move || {
+            // All are told before any is waited for, and by a mailbox that has room again within a turn.
+            for shard in &self.shards {
+                while !shard.handle.has_ended() && shard.handle.send(Command::Stop).is_err() {
+                    std::thread::sleep(MAILBOX_PAUSE);
+                }
+            }
+            for shard in self.shards {
+                let index = shard.handle.index;
+                if let Err(errno) = shard.handle.join() {
+                    tracing::error!("shard {index} ended with an error of its ring: {errno}");
+                }
+            }
+        });
+        if let Err(error) = stopped.await {
+            tracing::error!("cannot wait for the shards to stop: {error}");
+        }
+    }
+}
+
+/// What to use of io_uring: everything, but for what `BTD_URING_MASK` takes away to test the fallbacks.
+fn wanted_features() -> Result<Features, Error> {
+    match std::env::var("BTD_URING_MASK") {
+        Ok(mask) => Features::masked(&mask).map_err(Error::Features),
+        Err(_) => Ok(Features::ALL),
+    }
+}
+
+/// Two programs of one user may listen on one port by SO_REUSEPORT, as the shards do, and would share the peers without
+/// noticing. A socket that does not agree to that is refused while anybody listens.
+fn ensure_free(address: SocketAddr) -> io::Result<()> {
+    if address.port() == 0 {
+        return Ok(());
+    }
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Connections of an earlier run that the kernel still winds down are no reason to refuse.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())
+}
+
+/// The cores this process may use, by number.
+fn cores() -> Vec<usize> {
+    let allowed = rustix::thread::sched_getaffinity(None).ok();
+    let allowed: Vec<usize> = allowed
+        .map(|set| {
+            (0..rustix::thread::CpuSet::MAX_CPU)
+                .filter(|core| set.is_set(*core))
+                .collect()
+        })
+        .unwrap_or_default();
+    // A machine with more cores than the set has room for: as many shards as cores, unpinned.
+    if allowed.is_empty() { Vec::new() } else { allowed }
+}
+
+/// `-BT0100-` and twelve random characters, as BEP 20 has it: a new one for each run.
+fn peer_id() -> Result<PeerId, Error> {
+    use ring::rand::SecureRandom;
+    let mut id = *b"-BT0100-............";
+    ring::rand::SystemRandom::new()
+        .fill(&mut id[8..])
+        .map_err(|_| Error::Random)?;
+    for byte in &mut id[8..] {
+        // Characters that survive a URL and a log unescaped. 64 of them: no bias.
+        *byte = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_"[usize::from(*byte % 64)];
+    }
+    Ok(PeerId(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_somebody_listens_on_is_refused_with_a_hint() {
+        let holder = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = holder.local_addr().expect("bound");
+        let source = ensure_free(address).expect_err("it is taken");
+        let error = Error::Listen { address, source }.to_string();
+        assert!(error.contains("another program has this port"), "{error}");
+    }
+
+    #[test]
+    fn a_peer_id_names_the_client_and_differs_each_time() {
+        let (one, two) = (peer_id().expect("random"), peer_id().expect("random"));
+        assert!(one.0.starts_with(b"-BT0100-") && one.0 != two.0);
+        assert!(
+            one.0[8..]
+                .iter()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        );
+    }
+}

@@ -1,0 +1,510 @@
+//! Runs the daemon: starts everything, tells each part what the others found, stops everything.
+//!
+//! Events come from the watch folders, the checks, a clock and the signals; each is one method call here. The supervisor
+//! decides nothing about bytes: what a torrent is comes from `torrent_file`, what is there of it from `checks`, and
+//! who gets it is the shards' affair.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::checks::{Checked, Checks, Job, Progress};
+use super::config::{Config, display_size};
+use super::metrics::{self, Reporter};
+use super::shards::{self, Shards};
+use super::signals::{Request, Signals};
+use super::state_dir::{self, Ports, StateDir};
+use super::torrents::{Addition, Entry, STATE_NAMES, State, Torrents};
+use super::watch;
+use super::{example, open_files, service_manager};
+use crate::hashing::{Pool, PoolConfig};
+use crate::proto::InfoHash;
+use crate::proto::metainfo::Metainfo;
+use crate::shard::StartError;
+
+/// Events that wait to be handled. A folder of 100,000 files is not read faster than they are taken in.
+const EVENTS_MAX: usize = 64;
+/// How often the status is brought up to date and messages that a full mailbox refused are tried again.
+const TICK: Duration = Duration::from_millis(250);
+/// How often a long check says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+/// How often payload that was not there is looked for again: it may be on a disk that is mounted late.
+const MISSING_RETRY: Duration = Duration::from_secs(30);
+/// How long the shards may take to stop. With the rest it stays within the 5 s that are promised.
+const STOP_DEADLINE: Duration = Duration::from_secs(4);
+
+/// Why the daemon could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The state folder is in use or cannot be written.
+    #[error(transparent)]
+    StateDir(#[from] state_dir::Error),
+    /// The shards could not be started.
+    #[error(transparent)]
+    Shards(#[from] shards::Error),
+    /// The metrics server cannot have its address.
+    #[error("cannot listen on {address} ([metrics] listen): {source}")]
+    Metrics {
+        /// The address asked for.
+        address: SocketAddr,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// The example of the first run could not be made.
+    #[error(transparent)]
+    Example(#[from] example::Error),
+    /// The kernel refused something every process needs.
+    #[error("cannot {step}: {source}")]
+    System {
+        /// What was tried.
+        step: &'static str,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// A shard's ring broke. The others are stopped too: half of the peers would wait in vain.
+    #[error("a shard ended by itself; btd has stopped and should be started again")]
+    ShardEnded,
+    /// The shards hung.
+    #[error("the shards did not stop within {} s", STOP_DEADLINE.as_secs())]
+    Stop,
+}
+
+/// What kind of remedy an [`Error`] has; each has an exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Another btd has the state folder.
+    InUse,
+    /// The configuration, the kernel, its settings or its limits: starting again would not help.
+    Setting,
+    /// Anything that may be gone at the next start.
+    Io,
+}
+
+impl Error {
+    /// What kind of remedy it has.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::StateDir(state_dir::Error::InUse { .. }) => Fault::InUse,
+            Self::Shards(
+                shards::Error::Features(_)
+                | shards::Error::Start(StartError::Ring(_) | StartError::CacheTooSmall { .. }),
+            ) => Fault::Setting,
+            Self::StateDir(state_dir::Error::Io { .. })
+            | Self::Shards(_)
+            | Self::ShardEnded
+            | Self::Metrics { .. }
+            | Self::Example(_)
+            | Self::System { .. }
+            | Self::Stop => Fault::Io,
+        }
+    }
+}
+
+/// Runs the daemon until a signal stops it.
+///
+/// # Errors
+/// It could not start, or not stop cleanly.
+pub fn run(config: &Config) -> Result<(), Error> {
+    let started = Instant::now();
+    tracing::info!(
+        "btd {} starts as process {}",
+        env!("CARGO_PKG_VERSION"),
+        std::process::id()
+    );
+    let state_dir = StateDir::open(&config.state_dir)?;
+    open_files::raise(config.peers.max_connections);
+    for watch in config.watch.iter().filter(|watch| watch.example) {
+        example::make_if_empty(watch)?;
+    }
+    if config.watch.is_empty() {
+        tracing::warn!("there is no [[watch]] section: without a folder of torrents there is nothing to serve");
+    }
+    // Before the runtime, which also needs io_uring but does not say why it cannot have it.
+    let shards = Shards::start(config)?;
+    let system = |step| move |source| Error::System { step, source };
+    let runtime =
+        tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(system("set up the control plane's io_uring"))?;
+    runtime.block_on(async {
+        let mut supervisor = Supervisor::start(config, &state_dir, shards, started).await?;
+        let served = supervisor.serve().await;
+        served.and(supervisor.stop().await)
+    })
+}
+
+struct Supervisor<'a> {
+    config: &'a Config,
+    state_dir: &'a StateDir,
+    shards: Shards,
+    torrents: Torrents,
+    checks: Checks,
+    checked: mpsc::UnboundedReceiver<Checked>,
+    watched: mpsc::Receiver<watch::Told>,
+    signals: Signals,
+    tasks: Vec<JoinHandle<()>>,
+    ports: Ports,
+    metrics_address: Option<SocketAddr>,
+    reporter: Option<Arc<Reporter>>,
+    /// Torrents of which nothing was there, to be looked for again.
+    missing: Vec<Job>,
+    missing_tried: Instant,
+    /// Watch folders whose first look is not over.
+    scans_left: usize,
+    ready: bool,
+    started: Instant,
+    progress_told: Instant,
+    status_told: String,
+}
+
+impl<'a> Supervisor<'a> {
+    async fn start(
+        config: &'a Config,
+        state_dir: &'a StateDir,
+        shards: Shards,
+        started: Instant,
+    ) -> Result<Self, Error> {
+        let system = |step| move |source| Error::System { step, source };
+        let signals = Signals::new().map_err(system("listen to signals"))?;
+        let mut tasks = Vec::new();
+        let (sender, checked) = mpsc::unbounded_channel(); // Holds no more than there are torrents.
+        let pool = Pool::start(PoolConfig::default()).map_err(system("start the threads that hash"))?;
+        let pool = Arc::new(pool);
+        let checks = Checks::start(&pool, sender).map_err(system("start the threads that check payload"))?;
+        let mut metrics_address = None;
+        let mut reporter = None;
+        if let Some(plan) = &config.metrics {
+            let refused = |source| Error::Metrics {
+                address: plan.listen,
+                source,
+            };
+            let listener = TcpListener::bind(plan.listen).await.map_err(refused)?;
+            metrics_address = Some(listener.local_addr().map_err(refused)?);
+            let source = Arc::new(Reporter::new(shards.counters(), pool));
+            let served = metrics::server::serve(listener, Arc::clone(&source), plan.hosts.clone());
+            tasks.push(tokio::task::spawn_local(served));
+            reporter = Some(source);
+        }
+        let (sender, watched) = mpsc::channel(EVENTS_MAX);
+        for (folder, watch) in config.watch.iter().enumerate() {
+            tasks.push(tokio::task::spawn_local(watch::run(
+                folder,
+                watch.dir.clone(),
+                sender.clone(),
+            )));
+        }
+        let ports = Ports {
+            peers: shards.addresses().iter().map(SocketAddr::port).collect(),
+            metrics: metrics_address.as_ref().map(SocketAddr::port),
+        };
+        let now = Instant::now();
+        Ok(Self {
+            config,
+            state_dir,
+            shards,
+            torrents: Torrents::default(),
+            checks,
+            checked,
+            watched,
+            signals,
+            tasks,
+            ports,
+            metrics_address,
+            reporter,
+            missing: Vec::new(),
+            missing_tried: now,
+            scans_left: config.watch.len(),
+            ready: false,
+            started,
+            progress_told: now,
+            status_told: String::new(),
+        })
+    }
+
+    /// Handles events until a signal asks to stop.
+    async fn serve(&mut self) -> Result<(), Error> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            if self.scans_left == 0 && !self.ready {
+                self.ready = true;
+                self.on_ready().await;
+            }
+            tokio::select! {
+                Some(told) = self.watched.recv() => self.on_watch(told),
+                Some(checked) = self.checked.recv() => self.on_checked(checked),
+                _ = tick.tick() => {
+                    self.on_tick();
+                    if self.shards.any_has_ended() {
+                        return Err(Error::ShardEnded);
+                    }
+                }
+                request = self.signals.next() => match request {
+                    Request::Stop => return Ok(()),
+                    Request::Reload => tracing::warn!("SIGHUP: this version does not reload its configuration; restart it to apply changes"),
+                },
+            }
+        }
+    }
+}
+
+/// What an event means.
+impl Supervisor<'_> {
+    async fn on_ready(&mut self) {
+        let status = self.status();
+        if let Err(error) = self.state_dir.write_ports(&self.ports).await {
+            // Peers are served all the same; only whoever waits for the file has to be told.
+            tracing::error!("{error}");
+        }
+        service_manager::ready(&status);
+        let peers: Vec<String> = self.shards.addresses().iter().map(ToString::to_string).collect();
+        tracing::info!(
+            "ready after {:.2} s: peers on {}{}; {status}",
+            self.started.elapsed().as_secs_f64(),
+            peers.join(", "),
+            self.metrics_address
+                .map(|at| format!(", metrics on http://{at}/metrics"))
+                .unwrap_or_default(),
+        );
+        for watch in self.config.watch.iter().filter(|watch| watch.example) {
+            example::tell_how_to_fetch(watch, &self.ports.peers);
+        }
+    }
+
+    fn on_watch(&mut self, told: watch::Told) {
+        match told.event {
+            watch::Event::Added { file, meta } => self.on_torrent_file(told.folder, &file, Arc::from(meta)),
+            watch::Event::Refused { file, error } => {
+                tracing::warn!("refused {file:?}: {error} (it is tried again when it changes)");
+            }
+            watch::Event::Removed { file } => {
+                if let Some((info_hash, entry)) = self.torrents.remove(&file) {
+                    self.drop_torrent(info_hash, &entry, &format!("{file:?} is gone"));
+                }
+            }
+            watch::Event::FolderLost { dir, error } => {
+                tracing::warn!(
+                    "cannot look into watch folder {dir:?}: {error} (its torrents stay, and it is tried again)"
+                );
+            }
+            watch::Event::FolderBack { dir } => tracing::info!("watch folder {dir:?} is there"),
+            watch::Event::Scanned => self.scans_left -= 1,
+        }
+        self.publish_counts();
+    }
+
+    fn on_torrent_file(&mut self, folder: usize, file: &Path, meta: Arc<Metainfo>) {
+        let info_hash = meta.info_hash;
+        let progress = Arc::new(Progress::new(meta.geometry.total_len()));
+        let (addition, replaced) = self.torrents.add(file, info_hash, &meta.name, &progress);
+        if let Some((info_hash, entry)) = replaced {
+            self.drop_torrent(info_hash, &entry, &format!("{file:?} holds another torrent now"));
+        }
+        let generation = match addition {
+            Addition::New { generation } => generation,
+            // Somebody touched the file: the way to ask for another look at what was not whole.
+            Addition::Known => match self.torrents.check_again(info_hash, &progress) {
+                Some(generation) => generation,
+                None => return,
+            },
+            Addition::SameAs(other) => {
+                tracing::info!("{file:?} is the same torrent as {other:?} ({info_hash}): it is served once");
+                return;
+            }
+        };
+        tracing::debug!("checking {:?} ({info_hash}) from {file:?}", meta.name);
+        let data_dir = self.config.watch[folder].data_dir.clone();
+        self.checks.submit(Job {
+            info_hash,
+            generation,
+            meta,
+            data_dir,
+            progress,
+        });
+    }
+
+    fn on_checked(&mut self, Checked { job, result }: Checked) {
+        let Job {
+            info_hash,
+            generation,
+            meta,
+            ..
+        } = &job;
+        let (name, len) = (&meta.name, display_size(meta.geometry.total_len()));
+        let piece_count = meta.geometry.piece_count();
+        let (state, served) = match &result {
+            Ok(found) if found.have_count == piece_count => (State::Seeding, found.torrent.clone()),
+            Ok(found) if found.have_count + found.wrong_count > 0 => (State::Partial, found.torrent.clone()),
+            Ok(_) => (State::Missing, None),
+            Err(_) => (State::Error, None),
+        };
+        let Some(settled) = self
+            .torrents
+            .settle(*info_hash, *generation, state.clone(), served.clone())
+        else {
+            return;
+        };
+        if settled.was_served {
+            self.shards.remove(*info_hash); // What it had then is not what it has now.
+        }
+        if let Some(torrent) = &served {
+            self.shards.add(torrent);
+        }
+        match (state, result) {
+            (_, Err(error)) => {
+                tracing::error!("cannot serve {name:?} ({info_hash}): {error} (touch its .torrent to check it again)");
+            }
+            (State::Seeding, Ok(_)) => {
+                tracing::info!(
+                    "seeding {name:?} ({info_hash}): {len}, checked in {:.1} s",
+                    job.progress.seconds()
+                );
+            }
+            (State::Missing, Ok(found)) => {
+                if settled.is_news {
+                    let why = found.why.unwrap_or_else(|| "no piece of it could be read".to_owned());
+                    let seconds = MISSING_RETRY.as_secs();
+                    tracing::warn!(
+                        "nothing to seed of {name:?} ({info_hash}): {why} (looked for again every {seconds} s)"
+                    );
+                }
+                self.missing.push(job);
+            }
+            (_, Ok(found)) => {
+                let why = found.why.map(|why| format!("; {why}")).unwrap_or_default();
+                tracing::warn!(
+                    "seeding a part of {name:?} ({info_hash}): {} of {piece_count} pieces are right, {} wrong{why} \
+                     (touch its .torrent to check it again)",
+                    found.have_count,
+                    found.wrong_count,
+                );
+            }
+        }
+        self.publish_counts();
+    }
+
+    fn on_tick(&mut self) {
+        self.shards.flush();
+        let now = Instant::now();
+        if let Some(reporter) = &self.reporter {
+            reporter.look_at_shards(now);
+        }
+        if now.duration_since(self.progress_told) >= PROGRESS_EVERY {
+            self.progress_told = now;
+            self.tell_progress();
+            self.tell_damage();
+        }
+        if now.duration_since(self.missing_tried) >= MISSING_RETRY {
+            self.missing_tried = now;
+            for job in std::mem::take(&mut self.missing) {
+                if self.torrents.is_missing(job.info_hash, job.generation) {
+                    self.checks.submit(job);
+                }
+            }
+        }
+        let status = self.status();
+        if self.ready && status != self.status_told {
+            service_manager::status(&status);
+            self.status_told = status;
+        }
+    }
+
+    fn drop_torrent(&mut self, info_hash: InfoHash, entry: &Entry, why: &str) {
+        if let State::Checking(progress) = &entry.state {
+            progress.cancel();
+        }
+        if entry.served.is_some() {
+            self.shards.remove(info_hash);
+        }
+        tracing::info!("removed {:?} ({info_hash}): {why}", entry.name);
+    }
+
+    /// One line for each check that takes long, but not a screenful.
+    fn tell_progress(&self) {
+        let [checking, ..] = self.torrents.counts();
+        if checking == 0 {
+            return;
+        }
+        let mut told = 0;
+        for entry in self.torrents.iter() {
+            let State::Checking(progress) = &entry.state else {
+                continue;
+            };
+            let Some(line) = progress.line() else { continue };
+            tracing::info!("checking {:?}: {line}", entry.name);
+            told += 1;
+        }
+        if checking > told {
+            tracing::info!("{} more torrents wait to be checked", checking - told);
+        }
+    }
+
+    /// A disk that fails while serving takes pieces away.
+    fn tell_damage(&mut self) {
+        for torrent in self.torrents.newly_damaged() {
+            let (have, count) = (torrent.have_count(), torrent.geometry().piece_count());
+            let why = torrent.fault().unwrap_or_default();
+            let (name, info_hash) = (&torrent.meta().name, torrent.info_hash());
+            tracing::warn!(
+                "{name:?} ({info_hash}) is no longer whole, {have} of {count} pieces are left: {why} \
+                 (touch its .torrent to check it again)"
+            );
+            self.publish_counts();
+        }
+    }
+
+    /// One line for the service manager: `3 torrents: 2 seeding, 1 checking`.
+    fn status(&self) -> String {
+        let count = self.torrents.len();
+        let parts: Vec<String> = std::iter::zip(self.torrents.counts(), STATE_NAMES)
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, name)| format!("{count} {name}"))
+            .collect();
+        let plural = if count == 1 { "" } else { "s" };
+        let colon = if parts.is_empty() { "" } else { ": " };
+        format!("{count} torrent{plural}{colon}{}", parts.join(", "))
+    }
+
+    fn publish_counts(&self) {
+        metrics::publish_torrents(&STATE_NAMES, &self.torrents.counts());
+    }
+
+    /// Ends everything in the order that keeps promises: nobody is sent here any more, then the work ends.
+    async fn stop(mut self) -> Result<(), Error> {
+        let started = Instant::now();
+        tracing::info!("stopping");
+        service_manager::stopping();
+        if let Err(error) = self.state_dir.remove_ports() {
+            tracing::error!("{error}");
+        }
+        for task in &self.tasks {
+            task.abort();
+        }
+        self.watched.close();
+        self.checks.cancel();
+        for entry in self.torrents.iter() {
+            if let State::Checking(progress) = &entry.state {
+                progress.cancel();
+            }
+        }
+        let stopped = tokio::time::timeout(STOP_DEADLINE, self.shards.stop());
+        tokio::pin!(stopped);
+        loop {
+            tokio::select! {
+                result = &mut stopped => {
+                    result.map_err(|_| Error::Stop)?;
+                    tracing::info!("stopped after {:.2} s", started.elapsed().as_secs_f64());
+                    return Ok(());
+                }
+                request = self.signals.next() => if request == Request::Stop {
+                    tracing::warn!("stopped at once by a second signal");
+                    return Ok(());
+                },
+            }
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! Which torrents there are, which files they come from, and how they do.
+//!
+//! A plain table without disk, clock or shard: the supervisor asks it what an event means, and acts. One torrent may
+//! come from several files; it is added with the first and removed with the last.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::checks::Progress;
+use crate::proto::InfoHash;
+use crate::shard::Torrent;
+
+/// Where a torrent stands.
+#[derive(Clone, Debug)]
+pub(super) enum State {
+    /// Its payload is being looked at, or waits for that.
+    Checking(Arc<Progress>),
+    /// All of it is there and served.
+    Seeding,
+    /// A part of it is there and served.
+    Partial,
+    /// None of it is there.
+    Missing,
+    /// It cannot be served; the log says why.
+    Error,
+}
+
+/// The states as metrics name them, in the order of [`Torrents::counts`].
+pub(super) const STATE_NAMES: [&str; 5] = ["checking", "seeding", "partial", "missing", "error"];
+
+impl State {
+    fn index(&self) -> usize {
+        match self {
+            Self::Checking(_) => 0,
+            Self::Seeding => 1,
+            Self::Partial => 2,
+            Self::Missing => 3,
+            Self::Error => 4,
+        }
+    }
+}
+
+/// One torrent.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// For messages.
+    pub(super) name: String,
+    /// Where it stands.
+    pub(super) state: State,
+    /// What the shards have.
+    pub(super) served: Option<Arc<Torrent>>,
+    /// Tells the check that counts from earlier ones of the same info-hash that may still end.
+    pub(super) generation: u64,
+    /// Never empty.
+    files: BTreeSet<PathBuf>,
+}
+
+/// What a file that holds a torrent means.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Addition {
+    /// A torrent nobody has yet.
+    New {
+        /// Of the new entry.
+        generation: u64,
+    },
+    /// The same torrent from the same file as before.
+    Known,
+    /// The same torrent as in another file.
+    SameAs(PathBuf),
+}
+
+/// What a check's end changed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Settled {
+    /// Whether the shards have it with what it had before.
+    pub(super) was_served: bool,
+    /// Whether the state is another one than before.
+    pub(super) is_news: bool,
+}
+
+/// All torrents.
+#[derive(Debug, Default)]
+pub(super) struct Torrents {
+    by_hash: HashMap<InfoHash, Entry>,
+    by_file: HashMap<PathBuf, InfoHash>,
+    counts: [usize; STATE_NAMES.len()],
+    generations: u64,
+}
+
+impl Torrents {
+    /// `file` holds this torrent now. Gives what that means, and the torrent that the file held before if that one has
+    /// no file any more.
+    pub(super) fn add(
+        &mut self,
+        file: &Path,
+        info_hash: InfoHash,
+        name: &str,
+        progress: &Arc<Progress>,
+    ) -> (Addition, Option<(InfoHash, Entry)>) {
+        if self.by_file.get(file) == Some(&info_hash) {
+            return (Addition::Known, None);
+        }
+        let replaced = self.remove(file);
+        self.by_file.insert(file.to_owned(), info_hash);
+        if let Some(entry) = self.by_hash.get_mut(&info_hash) {
+            let other = entry.files.first().cloned().unwrap_or_default();
+            entry.files.insert(file.to_owned());
+            return (Addition::SameAs(other), replaced);
+        }
+        self.generations += 1;
+        let entry = Entry {
+            name: name.to_owned(),
+            state: State::Checking(Arc::clone(progress)),
+            served: None,
+            generation: self.generations,
+            files: BTreeSet::from([file.to_owned()]),
+        };
+        self.counts[entry.state.index()] += 1;
+        self.by_hash.insert(info_hash, entry);
+        (
+            Addition::New {
+                generation: self.generations,
+            },
+            replaced,
+        )
+    }
+
+    /// `file` is gone. Gives its torrent if that was the last file of it.
+    pub(super) fn remove(&mut self, file: &Path) -> Option<(InfoHash, Entry)> {
+        let info_hash = self.by_file.remove(file)?;
+        let entry = self.by_hash.get_mut(&info_hash)?;
+        entry.files.remove(file);
+        if !entry.files.is_empty() {
+            return None;
+        }
+        let entry = self.by_hash.remove(&info_hash)?;
+        self.counts[entry.state.index()] -= 1;
+        Some((info_hash, entry))
+    }
+
+    /// A check has ended. `None` if the torrent is gone, or was checked anew since.
+    pub(super) fn settle(
+        &mut self,
+        info_hash: InfoHash,
+        generation: u64,
+        state: State,
+        served: Option<Arc<Torrent>>,
+    ) -> Option<Settled> {
+        let entry = self
+            .by_hash
+            .get_mut(&info_hash)
+            .filter(|entry| entry.generation == generation)?;
+        let was_served = std::mem::replace(&mut entry.served, served).is_some();
+        let is_news = entry.state.index() != state.index();
+        self.counts[entry.state.index()] -= 1;
+        self.counts[state.index()] += 1;
+        entry.state = state;
+        Some(Settled { was_served, is_news })
+    }
+
+    /// Starts another check of a torrent that is not whole. Gives its new generation.
+    pub(super) fn check_again(&mut self, info_hash: InfoHash, progress: &Arc<Progress>) -> Option<u64> {
+        let entry = self.by_hash.get_mut(&info_hash)?;
+        if matches!(entry.state, State::Checking(_) | State::Seeding) {
+            return None;
+        }
+        self.generations += 1;
+        entry.generation = self.generations;
+        let state = State::Checking(Arc::clone(progress));
+        self.counts[entry.state.index()] -= 1;
+        self.counts[state.index()] += 1;
+        entry.state = state;
+        Some(self.generations)
+    }
+
+    /// Whether that check found nothing, and is still the last word.
+    pub(super) fn is_missing(&self, info_hash: InfoHash, generation: u64) -> bool {
+        let entry = self
+            .by_hash
+            .get(&info_hash)
+            .filter(|entry| entry.generation == generation);
+        entry.is_some_and(|entry| matches!(entry.state, State::Missing))
+    }
+
+    /// Torrents that were whole and of which pieces can no longer be read. Each is given once.
+    pub(super) fn newly_damaged(&mut self) -> Vec<Arc<Torrent>> {
+        let mut damaged = Vec::new();
+        for entry in self.by_hash.values_mut() {
+            let Some(torrent) = entry.served.as_ref().filter(|torrent| !torrent.is_complete()) else {
+                continue;
+            };
+            if matches!(entry.state, State::Seeding) {
+                damaged.push(Arc::clone(torrent));
+                self.counts[entry.state.index()] -= 1;
+                entry.state = State::Partial;
+                self.counts[entry.state.index()] += 1;
+            }
+        }
+        damaged
+    }
+
+    /// How many are in each state of [`STATE_NAMES`].
+    pub(super) fn counts(&self) -> [usize; STATE_NAMES.len()] {
+        self.counts
+    }
+
+    /// All of them, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.by_hash.values()
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.by_hash.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: InfoHash = InfoHash([1; 20]);
+    const TWO: InfoHash = InfoHash([2; 20]);
+
+    fn add(torrents: &mut Torrents, file: &str, info_hash: InfoHash) -> (Addition, Option<InfoHash>) {
+        let (addition, replaced) = torrents.add(Path::new(file), info_hash, "name", &Arc::default());
+        (addition, replaced.map(|(info_hash, _)| info_hash))
+    }
+
+    fn remove(torrents: &mut Torrents, file: &str) -> Option<InfoHash> {
+        torrents.remove(Path::new(file)).map(|(info_hash, _)| info_hash)
+    }
+
+    #[test]
+    fn a_torrent_in_two_files_is_one_and_goes_with_the_last() {
+        let mut torrents = Torrents::default();
+        assert_eq!(add(&mut torrents, "a", ONE), (Addition::New { generation: 1 }, None));
+        assert_eq!(add(&mut torrents, "b", ONE), (Addition::SameAs("a".into()), None));
+        assert_eq!(add(&mut torrents, "b", ONE), (Addition::Known, None));
+        assert_eq!(torrents.len(), 1);
+        assert_eq!(remove(&mut torrents, "a"), None);
+        assert_eq!(remove(&mut torrents, "b"), Some(ONE));
+        assert_eq!((torrents.len(), torrents.counts()), (0, [0; 5]));
+    }
+
+    #[test]
+    fn a_file_replaced_by_another_torrent_removes_the_one_it_held() {
+        let mut torrents = Torrents::default();
+        add(&mut torrents, "a", ONE);
+        assert_eq!(
+            add(&mut torrents, "a", TWO),
+            (Addition::New { generation: 2 }, Some(ONE))
+        );
+        assert_eq!(torrents.len(), 1);
+        assert_eq!(remove(&mut torrents, "a"), Some(TWO));
+    }
+
+    #[test]
+    fn a_renamed_file_keeps_its_torrent() {
+        let mut torrents = Torrents::default();
+        add(&mut torrents, "a", ONE);
+        add(&mut torrents, "b", ONE);
+        assert_eq!(remove(&mut torrents, "a"), None);
+        assert_eq!(torrents.len(), 1);
+    }
+
+    #[test]
+    fn a_check_that_ends_after_its_torrent_went_changes_nothing() {
+        let mut torrents = Torrents::default();
+        add(&mut torrents, "a", ONE);
+        remove(&mut torrents, "a");
+        assert!(torrents.settle(ONE, 1, State::Seeding, None).is_none());
+        add(&mut torrents, "a", ONE);
+        assert!(torrents.settle(ONE, 1, State::Seeding, None).is_none());
+        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0]);
+        assert_eq!(
+            torrents.settle(ONE, 2, State::Partial, None),
+            Some(Settled {
+                was_served: false,
+                is_news: true
+            })
+        );
+        assert_eq!(torrents.counts(), [0, 0, 1, 0, 0]);
+    }
+
+    #[test]
+    fn what_is_not_whole_can_be_checked_again_and_what_is_whole_is_left_alone() {
+        let mut torrents = Torrents::default();
+        add(&mut torrents, "a", ONE);
+        assert_eq!(torrents.check_again(ONE, &Arc::default()), None, "it is being checked");
+        torrents.settle(ONE, 1, State::Partial, None);
+        assert_eq!(torrents.check_again(ONE, &Arc::default()), Some(2));
+        assert_eq!(
+            torrents.settle(ONE, 1, State::Missing, None),
+            None,
+            "that check is out of date"
+        );
+        assert_eq!(
+            torrents.settle(ONE, 2, State::Seeding, None),
+            Some(Settled {
+                was_served: false,
+                is_news: true
+            })
+        );
+        assert_eq!(torrents.check_again(ONE, &Arc::default()), None, "it is whole");
+    }
+
+    #[test]
+    fn a_missing_torrent_that_is_still_missing_is_no_news() {
+        let mut torrents = Torrents::default();
+        add(&mut torrents, "a", ONE);
+        torrents.settle(ONE, 1, State::Missing, None);
+        assert!(torrents.is_missing(ONE, 1) && !torrents.is_missing(ONE, 2) && !torrents.is_missing(TWO, 1));
+        assert_eq!(
+            torrents.settle(ONE, 1, State::Missing, None),
+            Some(Settled {
+                was_served: false,
+                is_news: false
+            })
+        );
+    }
+}

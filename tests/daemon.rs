@@ -1,0 +1,405 @@
+//! The daemon as an operator meets it: start, stop, exit codes, watch folders, metrics. No peer connects here.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use btd::hashing::sha1;
+use btd::proto::metainfo::{NewContent, NewTorrent, encode};
+use rustix::process::Signal;
+use support::btd::{Btd, Config};
+use support::process::Process;
+use support::scratch::Scratch;
+use support::{http, wait_for, within};
+
+const PIECE_LEN: u32 = 16 << 10;
+/// Long enough for a machine that runs all tests at once.
+const SECONDS: u64 = 60;
+
+/// A folder with a configuration, a watch folder and a data folder.
+struct Home {
+    scratch: Scratch,
+    torrents: PathBuf,
+    data: PathBuf,
+}
+
+impl Home {
+    fn new(name: &str) -> Self {
+        let scratch = Scratch::new(name);
+        let (torrents, data) = (scratch.dir("torrents"), scratch.dir("data"));
+        Self {
+            scratch,
+            torrents,
+            data,
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    fn config(&self) -> Config {
+        Config {
+            watch: vec![(self.torrents.clone(), self.data.clone())],
+            ..Config::default()
+        }
+    }
+
+    fn start(&self) -> Btd {
+        Btd::start(self.path(), &self.config())
+    }
+
+    /// A payload of three pieces in the data folder; gives its torrent.
+    fn payload(&self, name: &str) -> Vec<u8> {
+        let content = content(name);
+        fs::write(self.data.join(name), &content).expect("write a payload");
+        torrent(name, &content)
+    }
+
+    /// Puts a torrent into the watch folder as most tools do: written elsewhere, renamed in.
+    fn drop_in(&self, file: &str, torrent: &[u8]) {
+        let beside = self.path().join(file);
+        fs::write(&beside, torrent).expect("write a torrent");
+        fs::rename(beside, self.torrents.join(file)).expect("move a torrent into the watch folder");
+    }
+}
+
+fn content(name: &str) -> Vec<u8> {
+    name.bytes().cycle().take(2 * PIECE_LEN as usize + 1).collect()
+}
+
+fn torrent(name: &str, content: &[u8]) -> Vec<u8> {
+    let hashes: Vec<[u8; 20]> = content.chunks(PIECE_LEN as usize).map(sha1).collect();
+    torrent_of(name, content.len() as u64, PIECE_LEN, &hashes)
+}
+
+fn torrent_of(name: &str, len: u64, piece_len: u32, piece_hashes: &[[u8; 20]]) -> Vec<u8> {
+    encode(&NewTorrent {
+        name,
+        content: NewContent::File(len),
+        piece_len,
+        piece_hashes,
+        private: false,
+        source: None,
+        announce: &[],
+        url_list: &[],
+        comment: None,
+        created_by: None,
+        creation_date: None,
+    })
+}
+
+fn wait_for_torrents(btd: &mut Btd, state: &str, count: usize) {
+    let name = format!("btd_torrents{{state=\"{state}\"}}");
+    wait_for(&format!("{count} torrents are {state}"), within(SECONDS), || {
+        btd.process.assert_running();
+        (btd.metric(&name) == count as f64).then_some(())
+    });
+}
+
+fn wait_for_log(btd: &mut Btd, text: &str) -> String {
+    wait_for(&format!("the log says {text:?}"), within(SECONDS), || {
+        btd.process.assert_running();
+        btd.process
+            .log()
+            .lines()
+            .find(|line| line.contains(text))
+            .map(str::to_owned)
+    })
+}
+
+/// Runs btd to its end in `home`, where the configuration is `btd.toml`; gives the exit code and what it said.
+fn run_to_end(home: &Path) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_btd"));
+    command.args(["--config", "btd.toml"]).current_dir(home);
+    let mut process = Process::spawn("btd", &mut command, &home.join("ended.log"));
+    let status = process.wait(within(SECONDS));
+    (status.code(), process.log())
+}
+
+#[test]
+fn it_says_when_it_is_ready_reports_and_stops_cleanly() {
+    let home = Home::new("ready");
+    home.drop_in("a.torrent", &home.payload("a"));
+    let mut btd = home.start();
+    wait_for_torrents(&mut btd, "seeding", 1);
+
+    let health = http::get(btd.metrics, "/health").expect("btd answers");
+    assert_eq!((health.status, health.text().as_str()), (200, "ok\n"));
+    let metrics = http::get(btd.metrics, "/metrics").expect("btd answers").text();
+    for name in [
+        "btd_build_info",
+        "btd_uploaded_bytes_total",
+        "btd_peers",
+        "btd_torrents",
+        "btd_disk_read_bytes_total",
+        "btd_cache_hits_total",
+        "btd_cache_misses_total",
+        "btd_hash_bytes_total",
+        "btd_hash_failures_total",
+        "btd_loop_stall_seconds",
+        "btd_request_latency_seconds",
+        "btd_uring_enters_total",
+    ] {
+        assert!(
+            metrics.contains(&format!("# HELP {name} ")),
+            "no help for {name} in:\n{metrics}"
+        );
+        assert!(
+            metrics.contains(&format!("# TYPE {name} ")),
+            "no type for {name} in:\n{metrics}"
+        );
+    }
+    assert_eq!(http::get(btd.metrics, "/").expect("btd answers").status, 404);
+
+    let ports = home.path().join("state/ports.json");
+    assert!(ports.exists());
+    btd.stop();
+    assert!(!ports.exists(), "ports.json says ready after the stop");
+}
+
+#[test]
+fn a_second_instance_is_refused_with_73_and_the_pid_of_the_first() {
+    let home = Home::new("second");
+    let first = home.start();
+    let (code, log) = run_to_end(home.path());
+    assert_eq!(code, Some(73), "{log}");
+    assert!(log.contains(&format!("process {}", first.process.pid())), "{log}");
+    assert!(
+        home.path().join("state/ports.json").exists(),
+        "the second took the first one's ports.json away"
+    );
+    first.stop();
+}
+
+#[test]
+fn a_bad_configuration_is_refused_with_78_file_line_and_key() {
+    let home = Home::new("bad");
+    fs::write(home.path().join("btd.toml"), "[peers]\nlisten = 6881\n").expect("write the configuration");
+    let (code, log) = run_to_end(home.path());
+    assert_eq!(code, Some(78), "{log}");
+    assert!(log.starts_with("btd.toml:2: peers.listen: "), "{log}");
+}
+
+#[test]
+fn an_address_that_is_taken_is_refused_with_74_and_named() {
+    let home = Home::new("taken");
+    let first = home.start();
+    for (key, address) in [("[peers]\nlisten", first.peers), ("[metrics]\nlisten", first.metrics)] {
+        let text = format!("state-dir = \"other\"\n{key} = \"{address}\"\n");
+        let text = if key.starts_with("[peers]") {
+            text
+        } else {
+            text + "[peers]\nlisten = \"127.0.0.1:0\"\n"
+        };
+        fs::write(home.path().join("btd.toml"), text).expect("write the configuration");
+        let (code, log) = run_to_end(home.path());
+        assert_eq!(code, Some(74), "{log}");
+        assert!(log.contains(&format!("cannot listen on {address}")), "{log}");
+    }
+    first.stop();
+}
+
+#[test]
+fn torrents_come_go_and_change_their_names_while_it_runs() {
+    let home = Home::new("watch");
+    let mut btd = home.start();
+    home.drop_in("a.torrent", &home.payload("a"));
+    wait_for_torrents(&mut btd, "seeding", 1);
+    fs::write(home.torrents.join("b.torrent"), home.payload("b")).expect("write a torrent in place");
+    wait_for_torrents(&mut btd, "seeding", 2);
+
+    fs::rename(home.torrents.join("a.torrent"), home.torrents.join("c.torrent")).expect("rename");
+    wait_for_log(&mut btd, "c.torrent\" is the same torrent as");
+    fs::remove_file(home.torrents.join("b.torrent")).expect("remove");
+    wait_for_log(&mut btd, "removed \"b\"");
+    wait_for_torrents(&mut btd, "seeding", 1);
+    assert!(
+        !btd.process.log().contains("removed \"a\""),
+        "a rename must not interrupt a torrent"
+    );
+
+    home.drop_in("c.torrent", &home.payload("d"));
+    wait_for_log(&mut btd, "removed \"a\"");
+    wait_for_log(&mut btd, "seeding \"d\"");
+    wait_for_torrents(&mut btd, "seeding", 1);
+    btd.stop();
+}
+
+#[test]
+fn a_torrent_in_two_files_is_one_until_both_are_gone() {
+    let home = Home::new("twice");
+    let torrent = home.payload("a");
+    let mut btd = home.start();
+    home.drop_in("one.torrent", &torrent);
+    wait_for_torrents(&mut btd, "seeding", 1);
+    home.drop_in("two.torrent", &torrent);
+    wait_for_log(&mut btd, "it is served once");
+    fs::remove_file(home.torrents.join("one.torrent")).expect("remove");
+    // Handled after the removal, so the removal has been handled when this shows.
+    home.drop_in("other.torrent", &home.payload("b"));
+    wait_for_torrents(&mut btd, "seeding", 2);
+    fs::remove_file(home.torrents.join("two.torrent")).expect("remove");
+    wait_for_torrents(&mut btd, "seeding", 1);
+    btd.stop();
+}
+
+#[test]
+fn a_thousand_torrents_at_once_are_loaded_each_once() {
+    let home = Home::new("thousand");
+    let torrents: Vec<_> = (0..1000)
+        .map(|index| (index, home.payload(&format!("t{index}"))))
+        .collect();
+    let mut btd = home.start();
+    for (index, torrent) in &torrents {
+        fs::write(home.torrents.join(format!("{index}.torrent")), torrent).expect("write a torrent");
+    }
+    wait_for_torrents(&mut btd, "seeding", 1000);
+    let log = btd.process.log();
+    for (index, _) in &torrents {
+        let line = format!("seeding \"t{index}\" ");
+        assert_eq!(log.matches(&line).count(), 1, "{line}");
+    }
+    btd.stop();
+
+    // And at start, when all are there already.
+    let mut btd = home.start();
+    wait_for_torrents(&mut btd, "seeding", 1000);
+    btd.stop();
+}
+
+#[test]
+fn bad_torrents_are_refused_by_name_and_reason_while_the_others_load() {
+    let home = Home::new("hostile");
+    let good = home.payload("good");
+    home.drop_in("good.torrent", &good);
+    home.drop_in("rubbish.torrent", b"<html>404</html>");
+    home.drop_in("cut.torrent", &good[..good.len() - 30]);
+    home.drop_in(".hidden.torrent", b"rubbish");
+    let evil = encode(&NewTorrent {
+        name: "evil",
+        content: NewContent::File(1),
+        piece_len: PIECE_LEN,
+        piece_hashes: &[[0; 20]],
+        private: false,
+        source: None,
+        announce: &[],
+        url_list: &[],
+        comment: None,
+        created_by: None,
+        creation_date: None,
+    });
+    let evil = String::from_utf8_lossy(&evil).replace("4:evil", "4:../x");
+    home.drop_in("evil.torrent", evil.as_bytes());
+    fs::create_dir(home.torrents.join("folder.torrent")).expect("make a folder");
+    let mode = rustix::fs::Mode::RWXU;
+    rustix::fs::mkfifoat(rustix::fs::CWD, home.torrents.join("pipe.torrent"), mode).expect("make a pipe");
+    let giant = fs::File::create(home.torrents.join("giant.torrent")).expect("make a file");
+    giant.set_len(1 << 30).expect("a hole costs nothing");
+
+    let mut btd = home.start();
+    wait_for_torrents(&mut btd, "seeding", 1);
+    for (file, reason) in [
+        ("rubbish.torrent", "byte 0"),
+        ("cut.torrent", "byte"),
+        ("evil.torrent", "name"),
+        ("folder.torrent", "not a regular file"),
+        ("pipe.torrent", "not a regular file"),
+        ("giant.torrent", "1073741824 bytes long"),
+    ] {
+        let line = wait_for_log(&mut btd, file);
+        assert!(line.contains("refused") && line.contains(reason), "{line}");
+    }
+    let log = btd.process.log();
+    assert_eq!(log.matches("refused").count(), 6, "{log}");
+    // What was cut off is tried again when it is whole.
+    fs::write(home.torrents.join("cut.torrent"), home.payload("cut")).expect("write");
+    wait_for_torrents(&mut btd, "seeding", 2);
+    btd.stop();
+}
+
+#[test]
+fn payload_that_is_missing_or_wrong_is_told_and_checked_again_on_request() {
+    let home = Home::new("payload");
+    let (absent, torn) = (home.payload("absent"), home.payload("torn"));
+    fs::remove_file(home.data.join("absent")).expect("remove");
+    let mut damaged = content("torn");
+    damaged[0] ^= 1;
+    fs::write(home.data.join("torn"), &damaged).expect("write");
+    home.drop_in("absent.torrent", &absent);
+    home.drop_in("torn.torrent", &torn);
+    let mut btd = home.start();
+    wait_for_torrents(&mut btd, "missing", 1);
+    wait_for_torrents(&mut btd, "partial", 1);
+    let line = wait_for_log(&mut btd, "seeding a part of \"torn\"");
+    assert!(line.contains("2 of 3 pieces are right, 1 wrong"), "{line}");
+    wait_for_log(&mut btd, "nothing to seed of \"absent\"");
+
+    home.payload("absent");
+    home.payload("torn");
+    for file in ["absent.torrent", "torn.torrent"] {
+        // What touch does.
+        let file = fs::File::options()
+            .append(true)
+            .open(home.torrents.join(file))
+            .expect("open");
+        file.set_modified(std::time::SystemTime::now()).expect("touch");
+    }
+    wait_for_torrents(&mut btd, "seeding", 2);
+    btd.stop();
+}
+
+#[test]
+fn a_watch_folder_that_vanishes_is_told_and_picked_up_again() {
+    let home = Home::new("vanish");
+    home.drop_in("a.torrent", &home.payload("a"));
+    let mut btd = home.start();
+    wait_for_torrents(&mut btd, "seeding", 1);
+    let away = home.path().join("away");
+    fs::rename(&home.torrents, &away).expect("move the folder away");
+    wait_for_log(&mut btd, "cannot look into watch folder");
+    fs::rename(&away, &home.torrents).expect("move the folder back");
+    wait_for_log(&mut btd, "is there");
+    home.drop_in("b.torrent", &home.payload("b"));
+    wait_for_torrents(&mut btd, "seeding", 2);
+    assert!(!btd.process.log().contains("removed"), "its torrents stay meanwhile");
+    btd.stop();
+}
+
+#[test]
+fn it_stops_within_its_time_while_it_checks_and_a_hangup_does_not_stop_it() {
+    let home = Home::new("stop");
+    // A hole of 256 GiB takes minutes to hash.
+    let (len, piece_len) = (256_u64 << 30, 16 << 20);
+    let hashes = vec![[0; 20]; usize::try_from(len / u64::from(piece_len)).expect("a small number")];
+    let file = fs::File::create(home.data.join("hole")).expect("make a file");
+    file.set_len(len).expect("a hole costs nothing");
+    home.drop_in("hole.torrent", &torrent_of("hole", len, piece_len, &hashes));
+    let mut btd = home.start();
+    wait_for_torrents(&mut btd, "checking", 1);
+    btd.process.signal(Signal::HUP);
+    wait_for_log(&mut btd, "SIGHUP");
+    let line = wait_for_log(&mut btd, "checking \"hole\": ");
+    assert!(line.contains("% of 256 GiB, ") && line.contains(" s left"), "{line}");
+    btd.stop();
+}
+
+#[test]
+fn the_example_is_made_at_the_first_run_and_seeded() {
+    let scratch = Scratch::new("example");
+    let more = "[[watch]]\ndir = \"example/torrents\"\ndata-dir = \"example/data\"\nexample = true\n";
+    let config = Config {
+        more: more.to_owned(),
+        ..Config::default()
+    };
+    let mut btd = Btd::start(scratch.path(), &config);
+    wait_for_torrents(&mut btd, "seeding", 1);
+    wait_for_log(&mut btd, "to fetch the example from this machine");
+    btd.stop();
+    let mut btd = Btd::start(scratch.path(), &config);
+    wait_for_torrents(&mut btd, "seeding", 1);
+    assert!(!btd.process.log().contains("made an example"), "it is made once");
+    btd.stop();
+}
