@@ -7,7 +7,7 @@
 //! Every job accepted is answered exactly once, also when the pool stops before its turn ([`Outcome::Dropped`]): a
 //! caller that counts what it has out never waits for ever.
 //!
-//! A worker takes its fair share of what is queued, up to [`BATCH_MAX`] jobs, under one lock: at 16 KiB a piece the
+//! A worker takes its fair share of what is queued, up to 16 jobs, under one lock: at 16 KiB a piece the
 //! lock and the wake-up would otherwise cost as much as the hashing. It never waits for a batch to fill.
 
 use std::collections::VecDeque;

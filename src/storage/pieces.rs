@@ -20,8 +20,10 @@ use bytes::{Bytes, BytesMut};
 /// One read: large enough to cost few system calls and little seeking, small enough to stay in the processor's cache.
 pub(super) const SEGMENT_LEN: usize = 1 << 20;
 
-/// Buffers one run may hold. Pieces of 16 MiB then keep four workers busy.
+/// Buffers one run may hold at most: pieces of 16 MiB then keep four workers busy.
 const BUFFER_COUNT_MAX: usize = 64;
+/// Buffers one run may hold at least, so that reading and hashing overlap.
+const BUFFER_COUNT_MIN: usize = 8;
 
 /// How long the loop waits for anything before it looks whether it was cancelled.
 const CANCEL_LATENCY: Duration = Duration::from_millis(50);
@@ -88,11 +90,7 @@ pub(super) fn run(
         reply,
         replies,
         large: HashMap::new(),
-        buffers: Buffers {
-            free: Vec::new(),
-            made: 0,
-            len: segment_len(geometry),
-        },
+        buffers: Buffers::new(segment_len(geometry), buffer_count(geometry, pool.workers())),
         jobs_out: 0,
     };
     run.all(payload)
@@ -107,6 +105,12 @@ fn segment_len(geometry: &Geometry) -> usize {
         SEGMENT_LEN
     };
     usize::try_from(geometry.total_len()).map_or(len, |total| len.min(total))
+}
+
+/// How many buffers a run may hold: two pieces for each worker, within bounds. Several runs may be under way at once.
+fn buffer_count(geometry: &Geometry, workers: usize) -> usize {
+    let per_piece = (geometry.piece_len_max() as usize).div_ceil(SEGMENT_LEN);
+    (2 * workers * per_piece).clamp(BUFFER_COUNT_MIN, BUFFER_COUNT_MAX)
 }
 
 struct Run<'a, V> {
@@ -352,18 +356,28 @@ impl<V: Visitor> Run<'_, V> {
 struct Buffers {
     free: Vec<BytesMut>,
     made: usize,
+    count_max: usize,
     len: usize,
 }
 
 impl Buffers {
+    fn new(len: usize, count_max: usize) -> Self {
+        Self {
+            free: Vec::new(),
+            made: 0,
+            count_max,
+            len,
+        }
+    }
+
     fn any_left(&self) -> bool {
-        !self.free.is_empty() || self.made < BUFFER_COUNT_MAX
+        !self.free.is_empty() || self.made < self.count_max
     }
 
     /// A buffer of `self.len` bytes.
     fn take(&mut self) -> BytesMut {
         self.free.pop().unwrap_or_else(|| {
-            assert!(self.made < BUFFER_COUNT_MAX, "any_left() was not asked");
+            assert!(self.made < self.count_max, "any_left() was not asked");
             self.made += 1;
             BytesMut::zeroed(self.len)
         })
@@ -388,11 +402,7 @@ mod tests {
 
     #[test]
     fn a_buffer_cut_into_pieces_is_whole_again_when_the_last_comes_home() {
-        let mut buffers = Buffers {
-            free: Vec::new(),
-            made: 0,
-            len: 3000,
-        };
+        let mut buffers = Buffers::new(3000, 1);
         let mut buffer = buffers.take();
         buffer.fill(1);
         let memory = buffer.as_ptr();
@@ -405,6 +415,14 @@ mod tests {
         }
         let again = buffers.take();
         assert_eq!((again.len(), again.as_ptr(), buffers.made), (3000, memory, 1));
+    }
+
+    #[test]
+    fn buffers_are_enough_for_the_workers_and_bounded() {
+        let count = |piece_len, workers| buffer_count(&Geometry::new(piece_len, 1 << 30).unwrap(), workers);
+        assert_eq!(count(16 << 10, 2), 8);
+        assert_eq!(count(4 << 20, 4), 32);
+        assert_eq!(count(64 << 20, 128), 64);
     }
 
     #[test]

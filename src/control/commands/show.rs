@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::{Error, print};
 use crate::control::config::display_size;
 use crate::control::torrent_file;
-use crate::proto::metainfo::Metainfo;
+use crate::proto::metainfo::{FileEntry, Metainfo};
 use crate::proto::path::escaped;
 use serde_json::json;
 
@@ -43,7 +43,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
 }
 
 fn write_json(out: &mut dyn Write, metainfo: &Metainfo) -> io::Result<()> {
-    let file = |file: &crate::proto::metainfo::FileEntry| json!({ "path": file.path.as_str(), "len": file.len, "pad": file.pad });
+    let file = |file: &FileEntry| json!({ "path": file.path.as_str(), "len": file.len, "pad": file.pad });
     let value = json!({
         "name": metainfo.name,
         "info_hash": metainfo.info_hash.to_string(),
