@@ -1,6 +1,6 @@
 //! The digests of files that are to become a torrent.
 //!
-//! Here, unlike in [`check`](super::check), a file that is not what it was said to be ends the work: a torrent made of
+//! Here, unlike in [`check`](mod@super::check), a file that is not what it was said to be ends the work: a torrent made of
 //! bytes that are changing would be one nobody can seed.
 
 use super::layout::Layout;

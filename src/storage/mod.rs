@@ -2,7 +2,7 @@
 //!
 //! - [`layout`]: a range of the torrent -> ranges of its files. Pure arithmetic.
 //! - [`root`]: a data folder, held by a descriptor; nothing named in a torrent can be opened outside of it.
-//! - [`check`]: reads the payload of a torrent and says which pieces are right and what is wrong with the files.
+//! - [`mod@check`]: reads the payload of a torrent and says which pieces are right and what is wrong with the files.
 //! - [`digest`]: reads files that are to become a torrent and gives the digest of each piece.
 //!
 //! Blocking reads live behind one function of `payload`; nothing here runs on a shard. A shard asks [`root`] for
