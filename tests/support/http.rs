@@ -1,8 +1,9 @@
 //! As much HTTP as the tests speak: one request, one answer, connection closed. To trackers, to the clients' remote
 //! controls, to btd's `/metrics`.
 
+use socket2::{Domain, Socket, Type};
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 pub struct Response {
@@ -35,7 +36,6 @@ pub fn get(addr: SocketAddr, path: &str) -> io::Result<Response> {
     request(addr, "GET", path, &[], b"")
 }
 
-/// HTTP/1.0, so that no answer comes in chunks and every answer ends with the connection.
 pub fn request(
     addr: SocketAddr,
     method: &str,
@@ -43,8 +43,34 @@ pub fn request(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> io::Result<Response> {
-    let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(5))?;
+    exchange(
+        TcpStream::connect_timeout(&addr, Duration::from_secs(5))?,
+        addr,
+        method,
+        path,
+        headers,
+        body,
+    )
+}
+
+/// A GET that comes from the address `source` of this machine.
+pub fn get_from(source: IpAddr, addr: SocketAddr, path: &str) -> io::Result<Response> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(source, 0).into())?;
+    socket.connect_timeout(&addr.into(), Duration::from_secs(5))?;
+    exchange(socket.into(), addr, "GET", path, &[], b"")
+}
+
+fn exchange(
+    mut stream: TcpStream,
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> io::Result<Response> {
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    // HTTP/1.0, so that no answer comes in chunks and every answer ends with the connection.
     let mut head = format!(
         "{method} {path} HTTP/1.0\r\nHost: {addr}\r\nContent-Length: {}\r\n",
         body.len()

@@ -7,8 +7,16 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 
-/// The one address, beside 127.0.0.1, that exists in there.
-pub const ADDR: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1));
+/// Where btd listens.
+pub const SEED: IpAddr = address(1);
+
+/// The further addresses, one for each client: to Transmission, two peers of one address are one peer, and one of the
+/// two that its tracker names is itself.
+pub const CLIENTS: [IpAddr; 5] = [address(2), address(3), address(4), address(5), address(6)];
+
+const fn address(last: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 77, 0, last))
+}
 
 const INSIDE: &str = "BTD_TEST_PRIVATE_NET";
 
@@ -16,7 +24,9 @@ const INSIDE: &str = "BTD_TEST_PRIVATE_NET";
 pub fn run(test: &str, body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         ip(&["link", "set", "lo", "up"]);
-        ip(&["address", "add", &format!("{ADDR}/32"), "dev", "lo"]);
+        for addr in CLIENTS.iter().chain([&SEED]) {
+            ip(&["address", "add", &format!("{addr}/32"), "dev", "lo"]);
+        }
         return body();
     }
     if let Err(why) = available() {

@@ -53,10 +53,14 @@ impl Tracker {
 
     /// Announces a seed that is on this machine and does not announce itself. opentracker believes it for 45 minutes,
     /// far longer than a test runs.
-    pub fn announce_seed(&self, torrent: &Torrent, port: u16) {
+    pub fn announce_seed(&self, torrent: &Torrent, seed: SocketAddr) {
         let info_hash: String = torrent.info_hash.iter().map(|byte| format!("%{byte:02x}")).collect();
-        let query = format!("info_hash={info_hash}&peer_id=-XX0000-seedseedseed&port={port}&left=0&compact=1");
-        let response = http::get(self.addr, &format!("/announce?{query}")).expect("announce to opentracker");
+        let path = format!(
+            "/announce?info_hash={info_hash}&peer_id=-XX0000-seedseedseed&port={}&left=0&compact=1",
+            seed.port()
+        );
+        // The tracker takes the address that the announce comes from.
+        let response = http::get_from(seed.ip(), self.addr, &path).expect("announce to opentracker");
         assert!(
             response.text().contains("8:complete"),
             "opentracker refused a seed: {}",

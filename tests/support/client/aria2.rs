@@ -1,7 +1,6 @@
 //! aria2 1.36: finds peers only through a tracker, and bans one that sends anything together with its handshake.
 
 use super::Job;
-use crate::support::private_net::ADDR;
 use crate::support::process::Process;
 use std::fs;
 use std::process::Command;
@@ -35,7 +34,7 @@ pub fn download(job: &Job) {
         .env("HOME", &job.home);
     command
         .arg(format!("--listen-port={}", job.port))
-        .arg(format!("--interface={ADDR}"));
+        .arg(format!("--interface={}", job.addr));
     command.args([
         "--enable-dht=false",
         "--bt-enable-lpd=false",

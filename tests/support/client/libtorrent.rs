@@ -1,7 +1,6 @@
 //! libtorrent 2.1, by a small Python program: `tests/clients/libtorrent_get.py`.
 
 use super::Job;
-use crate::support::private_net::ADDR;
 use crate::support::process::Process;
 use crate::support::tests_dir;
 use std::path::PathBuf;
@@ -25,7 +24,7 @@ pub fn download(job: &Job) {
     command.arg(tests_dir().join("clients/libtorrent_get.py"));
     command
         .arg("--listen")
-        .arg(format!("{ADDR}:{}", job.port))
+        .arg(format!("{}:{}", job.addr, job.port))
         .arg("--peer")
         .arg(job.seed.to_string());
     for download in &job.downloads {

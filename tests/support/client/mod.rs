@@ -12,11 +12,11 @@ mod rtorrent;
 mod transmission;
 
 use super::installed;
-use super::private_net::ADDR;
+use super::private_net::CLIENTS;
 use super::torrent::Torrent;
 use super::tracker::Tracker;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -43,7 +43,9 @@ struct Job {
     downloads: Vec<Download>,
     /// Where the seed listens.
     seed: SocketAddr,
-    /// For the client to listen on.
+    /// For everything that the client does on the network.
+    addr: IpAddr,
+    /// For peers.
     port: u16,
     /// For its remote control.
     control: SocketAddr,
@@ -86,10 +88,10 @@ impl Client {
         let home = scratch.join(format!("{self:?}"));
         fs::create_dir_all(home.join("tracker")).expect("make a client's home");
         // A tracker for this client alone, or the clients would find each other and not all load btd.
-        let index = self as u16;
-        let tracker = Tracker::start(&home.join("tracker"), SocketAddr::new(ADDR, 6_900 + index), torrents);
+        let addr = CLIENTS[self as usize];
+        let tracker = Tracker::start(&home.join("tracker"), SocketAddr::new(addr, 6_969), torrents);
         let download = |(number, torrent): (usize, &Torrent)| {
-            tracker.announce_seed(torrent, seed.port());
+            tracker.announce_seed(torrent, seed);
             let save = home.join(format!("save-{number}"));
             fs::create_dir_all(&save).expect("make a download folder");
             let path = home.join(format!("{number}.torrent"));
@@ -102,8 +104,10 @@ impl Client {
             downloads: torrents.iter().enumerate().map(download).collect(),
             home,
             seed,
-            port: 51_400 + index,
-            control: SocketAddr::from(([127, 0, 0, 1], 9_090 + index)),
+            addr,
+            port: 51_413,
+            // qBittorrent trusts callers from 127.0.0.1 alone.
+            control: SocketAddr::from(([127, 0, 0, 1], 9_090 + self as u16)),
             deadline,
         };
         match self {

@@ -1,7 +1,6 @@
 //! qBittorrent 4.5.2 (on libtorrent 2.0.8) without a window, by its web interface.
 
 use super::Job;
-use crate::support::private_net::ADDR;
 use crate::support::process::Process;
 use crate::support::{http, wait_for, within};
 use serde_json::Value;
@@ -16,13 +15,14 @@ pub fn download(job: &Job) {
     let settings = format!(
         "[LegalNotice]\nAccepted=true\n\n\
          [BitTorrent]\n\
-         Session\\Interface=lo\nSession\\InterfaceAddress={ADDR}\nSession\\InterfaceName=lo\nSession\\Port={port}\n\
+         Session\\Interface=lo\nSession\\InterfaceAddress={addr}\nSession\\InterfaceName=lo\nSession\\Port={port}\n\
          Session\\DHTEnabled=false\nSession\\LSDEnabled=false\nSession\\PeXEnabled=false\n\
          Session\\QueueingSystemEnabled=false\n\n\
          [Network]\nPortForwardingEnabled=false\n\n\
          [Preferences]\n\
          WebUI\\Enabled=true\nWebUI\\Address={control}\nWebUI\\Port={control_port}\nWebUI\\LocalHostAuth=false\n\
          WebUI\\UseUPnP=false\n",
+        addr = job.addr,
         port = job.port,
         control = job.control.ip(),
         control_port = job.control.port(),

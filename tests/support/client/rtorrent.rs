@@ -1,7 +1,6 @@
 //! rTorrent 0.9.8, without a terminal. Refuses torrents without a tracker.
 
 use super::Job;
-use crate::support::private_net::ADDR;
 use crate::support::process::Process;
 use crate::support::{wait_for, within};
 use rustix::process::Signal;
@@ -19,13 +18,14 @@ pub fn download(job: &Job) {
          log.open_file = log, {home}/rtorrent.log\n\
          log.add_output = info, log\n\
          log.add_output = connection_debug, log\n\
-         network.bind_address.set = {ADDR}\n\
+         network.bind_address.set = {addr}\n\
          network.port_range.set = {port}-{port}\n\
          dht.mode.set = disable\n\
          protocol.pex.set = no\n\
          trackers.use_udp.set = no\n\
          method.set_key = event.download.finished, done, \"execute.nothrow=touch,(cat,{done}/,(d.hash))\"\n",
         home = job.home.display(),
+        addr = job.addr,
         port = job.port,
         done = done.display(),
     );

@@ -1,8 +1,7 @@
-//! Transmission 3.00, by its daemon's JSON remote control. Takes no peers in 127.0.0.0/8, and no new requests from
-//! itself more than twice a second.
+//! Transmission 3.00, by its daemon's JSON remote control. Takes no peers in 127.0.0.0/8, and one peer of an
+//! address.
 
 use super::Job;
-use crate::support::private_net::ADDR;
 use crate::support::process::Process;
 use crate::support::{http, wait_for, within};
 use serde_json::{Value, json};
@@ -11,16 +10,20 @@ use std::process::Command;
 
 pub fn download(job: &Job) {
     let settings = json!({
-        "bind-address-ipv4": ADDR.to_string(),
+        "bind-address-ipv4": job.addr.to_string(),
         "bind-address-ipv6": "::1",
         "dht-enabled": false,
         "lpd-enabled": false,
         "pex-enabled": false,
         "peer-port": job.port,
         "port-forwarding-enabled": false,
+        // With uTP, which btd does not speak, it waits ten seconds for the answer to each peer's first packet, then
+        // drops its own first TCP connection, and comes back after minutes.
+        "utp-enabled": false,
         "rpc-bind-address": job.control.ip().to_string(),
         "rpc-port": job.control.port(),
         "rpc-host-whitelist-enabled": false,
+        "rpc-whitelist-enabled": false,
         "rpc-authentication-required": false,
         // Set to what it is by default: tries encryption first and falls back to plain.
         "encryption": 1,
