@@ -276,11 +276,13 @@ impl<D: Driver> Shard<D> {
     }
 
     fn pump_touched(&mut self) {
-        self.feed_starved();
         let mut touched = std::mem::take(&mut self.touched);
         for owner in touched.drain(..) {
             self.pump(owner);
         }
+        // Behind those whose extents have just come: these are theirs only once they have been pumped, and would be the
+        // first to be taken from them.
+        self.feed_starved();
         // Pumping may have failed a fill at once (a path the kernel cannot take); whom that touched goes next turn.
         self.touched = touched;
         self.on_disk_events();

@@ -570,6 +570,47 @@ fn few_buffers_serve_many_peers() {
 }
 
 #[test]
+fn peers_with_one_request_each_are_all_served_through_one_buffer() {
+    let mut fixture = Fixture::single(8 * EXTENT_LEN as usize, 1);
+    let mut peers: Vec<Far> = (0..8).map(|_| fixture.unchoked(FAST)).collect();
+    for (extent, far) in (0..).zip(&peers) {
+        fixture.request(far, extent * (EXTENT_LEN / PIECE_LEN), 0, 16384);
+    }
+    fixture.settle();
+    for far in &mut peers {
+        fixture.hear(far);
+        assert_eq!(far.blocks.len(), 1);
+        fixture.check(far);
+    }
+}
+
+#[test]
+fn peers_that_ask_again_at_once_do_not_starve_those_who_wait() {
+    let mut fixture = Fixture::single(16 * EXTENT_LEN as usize, 2);
+    let pieces_in_extent = EXTENT_LEN / PIECE_LEN;
+    let mut peers: Vec<Far> = (0..16).map(|_| fixture.unchoked(FAST)).collect();
+    for (extent, far) in (0..).zip(&peers) {
+        fixture.request(far, extent * pieces_in_extent, 0, 16384);
+    }
+    let mut asked = [1; 16];
+    for _ in 0..200 {
+        fixture.turn();
+        for (index, far) in peers.iter_mut().enumerate() {
+            fixture.hear(far);
+            // Another block of another extent for each that came.
+            if far.blocks.len() == asked[index] && asked[index] < 8 {
+                let extent = (index as u32 + asked[index] as u32) % 16;
+                fixture.request(far, extent * pieces_in_extent, 0, 16384);
+                asked[index] += 1;
+            }
+        }
+        let (least, most) = (asked.iter().min().unwrap(), asked.iter().max().unwrap());
+        assert!(most - least <= 3, "{asked:?}");
+    }
+    assert_eq!(asked, [8; 16]);
+}
+
+#[test]
 fn peers_that_want_the_same_extent_share_one_read() {
     let mut fixture = Fixture::single(EXTENT_LEN as usize, 4);
     let mut peers: Vec<Far> = (0..5).map(|_| fixture.unchoked(PLAIN)).collect();

@@ -104,46 +104,67 @@ enum Readiness {
 }
 
 impl<D: Driver> Shard<D> {
-    /// Moves a connection on: stages, builds a batch, sends it.
+    /// Moves a connection on: stages, builds a batch, sends it. While others wait for a buffer it stages nothing but
+    /// goes to the end of their line: who asks often must not take what comes free before those who asked first.
     pub(super) fn pump(&mut self, owner: Owner) {
+        self.pump_in_line(owner, self.starved.is_empty());
+    }
+
+    fn pump_in_line(&mut self, owner: Owner, first: bool) {
         let Some(conn) = self.conns.get_mut(owner) else {
             return;
         };
         conn.touched = false;
+        let mut starved = false;
         if let Phase::Peer(peer) = &mut conn.phase {
-            let starved = stage(
-                &mut self.driver,
-                &mut self.disk,
-                &mut self.counters,
-                owner,
-                peer,
-                &mut conn.out,
-            );
-            if starved && !conn.starved {
-                conn.starved = true;
-                self.starved.push_back(owner);
-            }
+            starved = match first {
+                true => stage(
+                    &mut self.driver,
+                    &mut self.disk,
+                    &mut self.counters,
+                    owner,
+                    peer,
+                    &mut conn.out,
+                ),
+                false => peer.wants_to_stage(),
+            };
         }
-        if conn.sending {
-            return;
-        }
-        let mut batch = self.batches.take();
-        batch.push_bytes(&conn.out);
-        conn.out.clear();
-        conn.out.shrink_to(256);
-        if let Phase::Peer(peer) = &mut conn.phase {
-            collect(
-                &mut self.driver,
-                &mut self.disk,
-                &mut self.counters,
-                owner,
-                peer,
-                &mut batch,
-            );
-            // Rejects of blocks that turned out unreadable come behind the blocks.
+        if !conn.sending {
+            let mut batch = self.batches.take();
             batch.push_bytes(&conn.out);
             conn.out.clear();
+            conn.out.shrink_to(256);
+            if let Phase::Peer(peer) = &mut conn.phase {
+                // What was read and taken back before its turn came has to be waited for again, or nobody would.
+                starved |= collect(
+                    &mut self.driver,
+                    &mut self.disk,
+                    &mut self.counters,
+                    owner,
+                    peer,
+                    &mut batch,
+                );
+                // Rejects of blocks that turned out unreadable come behind the blocks.
+                batch.push_bytes(&conn.out);
+                conn.out.clear();
+            }
+            self.send(owner, batch);
         }
+        if let Some(conn) = self.conns.get_mut(owner)
+            && starved
+            && !conn.starved
+        {
+            conn.starved = true;
+            self.starved.push_back(owner);
+        }
+    }
+
+    /// Sends a batch, unless there is nothing in it.
+    fn send(&mut self, owner: Owner, batch: Box<SendBatch>) {
+        let Some(conn) = self.conns.get_mut(owner) else {
+            self.batches.give(batch);
+            return;
+        };
         if batch.left() == 0 {
             self.batches.give(batch);
             return;
@@ -229,7 +250,7 @@ impl<D: Driver> Shard<D> {
                 continue;
             };
             conn.starved = false;
-            self.pump(owner);
+            self.pump_in_line(owner, true);
             if self.conns.get(owner).is_some_and(|conn| conn.starved) {
                 // The first in line stays the first.
                 self.starved.pop_back();
@@ -368,7 +389,8 @@ fn waiting(disk: &Disk, id: ExtentId, key: ExtentKey, start: u32, len: u32) -> P
     }
 }
 
-/// Puts the staged blocks that are in memory into the batch, as many as one send takes.
+/// Puts the staged blocks that are in memory into the batch, as many as one send takes. Whether one of the others is
+/// neither in memory nor on its way, since no buffer is free.
 fn collect<D: Driver>(
     driver: &mut D,
     disk: &mut Disk,
@@ -376,12 +398,16 @@ fn collect<D: Driver>(
     owner: Owner,
     peer: &mut PeerConn,
     batch: &mut SendBatch,
-) {
-    let mut at = 0;
+) -> bool {
+    let (mut at, mut starved) = (0, false);
     while at < peer.upload.staged.len() && batch.left() < SEND_LEN_MAX && batch.has_room(PARTS_MAX + 1) {
         let staged = &mut peer.upload.staged[at];
         match look(driver, disk, counters, owner, &peer.served, staged) {
-            Readiness::Waiting | Readiness::Starved => at += 1,
+            Readiness::Waiting => at += 1,
+            Readiness::Starved => {
+                starved = true;
+                at += 1;
+            }
             Readiness::Ready => {
                 let staged = peer.upload.staged.remove(at).expect("in range");
                 push_block(batch, staged.parts, &staged.block);
@@ -398,6 +424,7 @@ fn collect<D: Driver>(
             }
         }
     }
+    starved
 }
 
 /// Whether all of a staged block is in memory by now.
@@ -497,6 +524,12 @@ impl Upload {
 }
 
 impl PeerConn {
+    /// Whether there is a request that the window has room for.
+    fn wants_to_stage(&self) -> bool {
+        let upload = &self.upload;
+        upload.staged_len < upload.window && (upload.unstaged.is_some() || self.peer.request_count() > 0)
+    }
+
     /// The next block to stage, and when it was asked for.
     fn next_request(&mut self) -> Option<(BlockRequest, Instant)> {
         if let Some(unstaged) = self.upload.unstaged.take() {
