@@ -25,8 +25,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// For torrent files. Their largest kind, a million files of four levels, has two million tokens only if their
-    /// paths are short; 32 MiB hold the hashes of 1.6 million pieces.
+    /// For torrent files. 32 MiB hold the hashes of 1.6 million pieces; a file in a list is eight tokens.
     pub const METAINFO: Self = Self {
         len: 32 << 20,
         depth: 64,

@@ -19,12 +19,13 @@ use super::geometry::{self, Geometry, PieceIndex};
 use super::path::{self, RelPath};
 use super::{InfoHash, bencode};
 
-/// The most files a torrent may have.
-pub const FILE_COUNT_MAX: usize = 1_000_000;
+/// The most files a torrent may have. A file is eight tokens of bencode and one more for each folder it is in, so that
+/// [`bencode::Limits::METAINFO`] would soon end a longer list without naming it.
+pub const FILE_COUNT_MAX: usize = 200_000;
 
 /// The longest all paths may be together: every path repeats the torrent's name, so that a small torrent file could
 /// otherwise take a large multiple of its size.
-pub const PATHS_LEN_MAX: usize = 64 << 20;
+pub const PATHS_LEN_MAX: usize = 32 << 20;
 
 /// The names that clients gave to pad files before BEP 47 marked them.
 const PAD_PREFIX_OLD: &str = "_____padding_file";

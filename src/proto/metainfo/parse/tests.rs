@@ -234,3 +234,27 @@ fn web_seeds_are_one_string_or_a_list() {
     assert_eq!(with("l1:u1:ve"), ["u", "v"]);
     assert!(with("0:").is_empty());
 }
+
+#[test]
+fn the_number_of_files_is_bounded() {
+    let many = |count: usize| {
+        let files: String = (0..count).map(|at| format!("d6:lengthi1e4:pathl6:{at:06}ee")).collect();
+        torrent(&["5:filesl", &files, "e", NAME, PIECE_LEN, &pieces(count.div_ceil(16384))])
+    };
+    assert_eq!(
+        Metainfo::parse(&many(FILE_COUNT_MAX)).unwrap().files.len(),
+        FILE_COUNT_MAX
+    );
+    assert_eq!(
+        problem(&many(FILE_COUNT_MAX + 1)),
+        ("info.files".into(), Problem::TooManyFiles)
+    );
+}
+
+#[test]
+fn paths_that_repeat_a_long_name_have_a_bound_together() {
+    let files = "d6:lengthi1e4:pathl1:aee".repeat(150_000);
+    let name = format!("4:name255:{}", "n".repeat(255));
+    let (field, found) = problem(&torrent(&["5:filesl", &files, "e", &name, PIECE_LEN, &pieces(10)]));
+    assert_eq!((field.as_str(), found), ("info.files[130561]", Problem::PathsTooLong));
+}
