@@ -119,17 +119,24 @@ fn torrent(numbers: &[u8]) -> Vec<u8> {
 /// Prints how to download the example from this machine, when it is what this folder holds.
 pub(super) fn tell_how_to_fetch(watch: &Watch, ports: &[u16]) {
     let file = watch.dir.join(format!("{NAME}.torrent"));
-    let (Some(port), true) = (ports.first(), file.exists()) else {
+    let (Some(port), Ok(meta)) = (ports.first(), super::torrent_file::read(&file)) else {
         return;
     };
     let file = std::path::absolute(&file).unwrap_or(file);
     let file = file.display();
+    let hex = meta.info_hash;
+    // Every byte escaped: shorter forms save nothing here.
+    let info_hash: String = meta.info_hash.0.iter().map(|byte| format!("%{byte:02x}")).collect();
     tracing::info!(
-        "to fetch the example from this machine:\n  \
-         python3 -m pip install libtorrent && python3 -c 'import libtorrent as lt, time; s = lt.session(); \
+        "to fetch the example from this machine, with libtorrent (Debian: apt install python3-libtorrent):\n  \
+         python3 -c 'import libtorrent as lt, time; s = lt.session(); \
          h = s.add_torrent(dict(ti=lt.torrent_info(\"{file}\"), save_path=\"/tmp/btd-fetched\")); \
          h.connect_peer((\"127.0.0.1\", {port})); \
-         [time.sleep(0.1) for _ in iter(lambda: h.status().is_seeding, True)]; print(\"fetched to /tmp/btd-fetched\")'"
+         [time.sleep(0.1) for _ in iter(lambda: h.status().is_seeding, True)]; print(\"fetched to /tmp/btd-fetched\")'\n\
+         or with aria2, to which a tracker hands out the address (apt install aria2 opentracker):\n  \
+         echo {hex} > /tmp/btd-torrents; opentracker -i 127.0.0.1 -p 6969 -w /tmp/btd-torrents &\n  \
+         curl -s -o /dev/null '{TRACKER}?info_hash={info_hash}&peer_id=-BT0100-seed-example&port={port}&left=0&event=started'\n  \
+         aria2c --enable-dht=false --seed-time=0 --dir=/tmp/btd-fetched '{file}'"
     );
 }
 
