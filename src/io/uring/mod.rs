@@ -365,6 +365,10 @@ impl Uring {
         let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
         // The inode is in memory since the open, so this does not wait for a disk.
         let stat = rustix::fs::fstat(&fd)?;
+        // Of use for the open only. A ring takes it as "never wait" on filesystems that cannot read asynchronously
+        // (tmpfs, FUSE, NFS), whose reads would all end with EAGAIN.
+        let flags = rustix::fs::fcntl_getfl(&fd)?;
+        rustix::fs::fcntl_setfl(&fd, flags.difference(rustix::fs::OFlags::NONBLOCK))?;
         Ok(Opened {
             regular: rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file(),
             len: u64::try_from(stat.st_size).unwrap_or(0),

@@ -413,6 +413,39 @@ fn open_stays_beneath_its_folder_and_does_not_hang() {
 }
 
 #[test]
+fn file_of_a_filesystem_without_asynchronous_reads_is_read() {
+    let mut driver = driver();
+    // tmpfs where there is one; elsewhere this is one more read.
+    let folder = tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap();
+    fs::write(folder.path().join("payload"), [3; 100]).unwrap();
+    let dir: Arc<dyn AsFd + Send + Sync> = Arc::new(fs::File::open(folder.path()).unwrap());
+    let (path, direct) = (CString::new("payload").unwrap(), false);
+    driver.submit(OWNER, Op::Open { dir, path, direct });
+    let Outcome::Opened { result: Ok(opened) } = reap(&mut driver, 1).remove(0).outcome else {
+        panic!("not opened");
+    };
+    let (file, buf) = (opened.file, driver.pool().take().unwrap());
+    let (offset, len, at) = (0, 4096, 0);
+    driver.submit(
+        OWNER,
+        Op::Read {
+            file,
+            offset,
+            len,
+            at,
+            buf,
+        },
+    );
+    let Outcome::ReadDone { result, buf } = reap(&mut driver, 1).remove(0).outcome else {
+        panic!("not a read");
+    };
+    assert_eq!(result, Ok(100));
+    assert_eq!(buf.as_slice()[..100], [3; 100]);
+}
+
+#[test]
 fn descriptor_is_closed_when_its_last_handle_is_dropped() {
     let mut driver = driver();
     let (socket, mut far) = pair(&mut driver);
