@@ -326,7 +326,8 @@ impl Load {
                 memory_before: outcome.memory_before,
                 memory_peak: outcome.memory_peak,
                 memory_after: outcome.memory_after,
-                bytes_per_connection: (standing.open > 0).then(|| grown / f64::from(standing.open)),
+                bytes_per_connection: (self.order == Order::Idle && standing.open > 0)
+                    .then(|| grown / f64::from(standing.open)),
             }),
             load_cpu_seconds,
             machine_busy_seconds: outcome.busy,

@@ -135,7 +135,8 @@ pub struct Server {
     pub memory_peak: Memory,
     /// At the end, with the connections still open.
     pub memory_after: Memory,
-    /// Anonymous and huge pages that came with the connections, divided among those that were open.
+    /// Anonymous and huge pages that came with the connections, divided among those that are open. Of idle runs only: in
+    /// the others buffers that come and go outweigh it.
     pub bytes_per_connection: Option<f64>,
 }
 

@@ -14,6 +14,7 @@ pub mod btd;
 pub mod client;
 pub mod http;
 pub mod payload;
+pub mod peer;
 pub mod private_net;
 pub mod process;
 pub mod scratch;
