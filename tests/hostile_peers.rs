@@ -153,7 +153,13 @@ const DEEDS: &[(&str, bool, Misdeed, Then)] = &[
         |peer| peer.say(&Message::Bitfield(&[0, 1])),
         Dropped("bad_bitfield"),
     ),
-    ("two bitfields", false, two_bitfields, Dropped("late_bitfield")),
+    ("two bitfields", true, two_bitfields, Served),
+    (
+        "have-none after a bitfield",
+        true,
+        have_none_late,
+        Dropped("late_have_all"),
+    ),
     (
         "a have of a piece that is not",
         false,
@@ -247,6 +253,11 @@ fn cancel(peer: &mut Peer, piece: u32, begin: u32, length: u32) -> std::io::Resu
 fn two_bitfields(peer: &mut Peer) -> std::io::Result<()> {
     peer.say(&Message::Bitfield(&[0x80, 0]))?;
     peer.say(&Message::Bitfield(&[0x80, 0]))
+}
+
+fn have_none_late(peer: &mut Peer) -> std::io::Result<()> {
+    peer.say(&Message::Bitfield(&[0x80, 0]))?;
+    peer.say(&Message::HaveNone)
 }
 
 fn unknown_messages(peer: &mut Peer, count: u8) -> std::io::Result<()> {

@@ -110,7 +110,12 @@ fn shard_ticks(pid: u32) -> Vec<u64> {
     // proc(5): behind the name come fields 3 and on; user and system time are 14 and 15.
     let ticks = shards.map(|stat| {
         let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
-        fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().expect("a number")).sum()
+        fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(|field| field.parse::<u64>().expect("a number"))
+            .sum()
     });
     ticks.collect()
 }

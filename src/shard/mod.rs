@@ -6,11 +6,11 @@
 //! completion ([`Shard::turn`] has the match), then pump each connection that was touched, once.
 //!
 //! The rooms within:
-//! - [`accept`] and [`limits`]: who may come in;
-//! - [`peers`]: what a connection says, from its handshake on;
-//! - [`upload`]: from a request to bytes in the socket; [`disk`]: from a file to bytes in memory;
-//! - [`deadlines`]: who is late; [`choking`]: who may ask;
-//! - [`mailbox`]: what the control plane says; [`start`]: threads, rings and listeners.
+//! - `accept` and `limits`: who may come in;
+//! - `peers`: what a connection says, from its handshake on;
+//! - `upload`: from a request to bytes in the socket; `disk`: from a file to bytes in memory;
+//! - `deadlines`: who is late; `choking`: who may ask;
+//! - `mailbox`: what the control plane says; `start`: threads, rings and listeners.
 //!
 //! Deliberately absent: parsing (`proto`), SQEs (`io`), where files lie (`storage`).
 

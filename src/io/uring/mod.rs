@@ -3,10 +3,10 @@
 //! # Safety
 //! The kernel reads and writes our memory between a submission and the operation's last completion. What keeps that
 //! sound:
-//! - All such memory is owned by the operation's entry in the [`op_table`]: pool buffers, message headers with their
+//! - All such memory is owned by the operation's entry in the `op_table`: pool buffers, message headers with their
 //!   iovecs, path strings, the eight bytes of a doorbell. An entry leaves when its last completion is reaped, which is when
 //!   `IORING_CQE_F_MORE` is clear, and for a zero-copy send when the notification has come. Boxed memory does not move.
-//! - Registered memory (the [`pool`]) and the provided buffers ([`recv_ring`]) are held by this driver until the ring is
+//! - Registered memory (the [`pool`]) and the provided buffers (`recv_ring`) are held by this driver until the ring is
 //!   closed; pool buffers are unique values while something is read into them.
 //! - When the driver is dropped, it cancels what is in flight and reaps until the table is empty, then closes the ring,
 //!   then frees. Should the kernel keep an operation beyond patience, the memory is leaked rather than freed.

@@ -275,21 +275,29 @@ fn a_bitfield_of_another_torrent_is_a_violation() {
 }
 
 #[test]
-fn what_the_peer_has_is_told_once() {
+fn have_all_and_have_none_come_once_and_first() {
     let first = [
         Message::HaveAll,
         Message::HaveNone,
         Message::Bitfield(&[0, 0]),
         Message::Have(0),
     ];
-    let second = [Message::HaveAll, Message::HaveNone, Message::Bitfield(&[0, 0])];
     for first in first {
-        for second in second {
+        for second in [Message::HaveAll, Message::HaveNone] {
             let mut peer = Fixture::new();
             peer.says(first).unwrap();
-            assert_eq!(peer.says(second), Err(Violation::LateBitfield));
+            assert_eq!(peer.says(second), Err(Violation::LateHaveAll));
         }
     }
+}
+
+#[test]
+fn a_later_bitfield_is_the_last_word() {
+    let mut peer = Fixture::new();
+    peer.says(Message::HaveNone).unwrap();
+    assert_eq!(peer.says(Message::Bitfield(&[0b1000_0000, 0])), Ok(Event::Pieces));
+    assert_eq!(peer.says(Message::Bitfield(&[0b1100_0000, 0])), Ok(Event::Pieces));
+    assert!(matches!(peer.peer.pieces(), Pieces::Bits(bits) if bits.count() == 2));
 }
 
 #[test]
