@@ -68,14 +68,14 @@ impl<D: Driver> Shard<D> {
         self.wake_at(owner, self.tick + HANDSHAKE_TICKS);
     }
 
-    /// Arms the receive of a connection, if it is not armed.
+    /// Arms the receive of a connection, if it is not armed and there is room for what it brings.
     pub(super) fn arm_receive(&mut self, owner: Owner) {
         if let Some(conn) = self.conns.get_mut(owner)
-            && !conn.receiving
+            && conn.receive.is_none()
+            && !conn.is_held()
         {
-            conn.receiving = true;
             let socket = conn.socket.clone();
-            self.driver.submit(owner, Op::Recv { socket });
+            conn.receive = Some(self.driver.submit(owner, Op::Recv { socket }));
         }
     }
 }

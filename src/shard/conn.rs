@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::Torrent;
 use super::upload::Upload;
-use crate::io::{Handle, SendBatch};
+use crate::io::{Handle, SendBatch, Token};
 use crate::proto::handshake::HANDSHAKE_LEN;
 use crate::proto::peer::Peer;
 use crate::proto::rate::Rate;
@@ -34,8 +34,8 @@ pub(super) struct Conn {
     pub(super) out: Vec<u8>,
     /// Whether a send is in flight: never two, or bytes would change places.
     pub(super) sending: bool,
-    /// Whether the receive is armed.
-    pub(super) receiving: bool,
+    /// The receive, while it is armed.
+    pub(super) receive: Option<Token>,
     /// Whether it is in the list of those to be pumped this turn.
     pub(super) touched: bool,
     /// Whether it waits for a free buffer.
@@ -62,6 +62,8 @@ pub(super) struct PeerConn {
     pub(super) served: Rc<Served>,
     pub(super) peer: Peer,
     pub(super) decoder: Decoder,
+    /// What it said after its request queue was full, not looked at yet. See [`super::held`].
+    pub(super) held: Vec<u8>,
     /// Bitfield and extension handshake are still held back, until the peer speaks or this tick. aria2 1.36 bans a peer
     /// whose handshake comes together with anything else.
     pub(super) greet_at: Option<u64>,
@@ -82,7 +84,7 @@ impl Conn {
             },
             out: Vec::new(),
             sending: false,
-            receiving: false,
+            receive: None,
             touched: false,
             starved: false,
             started: tick,

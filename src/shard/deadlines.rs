@@ -74,7 +74,12 @@ impl<D: Driver> Shard<D> {
                 at
             }
             Phase::Peer(peer) => {
-                let at = conn.received_at + IDLE_TICKS;
+                // One that is not listened to cannot be heard, and is alive while it takes what it asked for.
+                let heard_at = match peer.held.is_empty() {
+                    true => conn.received_at,
+                    false => conn.received_at.max(sent_at),
+                };
+                let at = heard_at + IDLE_TICKS;
                 if tick >= at {
                     return self.end(owner, Reason::IdleTimeout, None);
                 }

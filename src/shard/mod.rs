@@ -7,7 +7,7 @@
 //!
 //! The rooms within:
 //! - `accept` and `limits`: who may come in;
-//! - `peers`: what a connection says, from its handshake on;
+//! - `peers`: what a connection says, from its handshake on; `held`: when not to listen;
 //! - `upload`: from a request to bytes in the socket; `disk`: from a file to bytes in memory;
 //! - `deadlines`: who is late; `choking`: who may ask;
 //! - `mailbox`: what the control plane says; `start`: threads, rings and listeners.
@@ -22,6 +22,7 @@ mod conn;
 mod deadlines;
 mod disk;
 mod ended;
+mod held;
 mod limits;
 mod mailbox;
 mod peers;
@@ -130,6 +131,8 @@ pub struct Shard<D: Driver> {
     touched: Vec<Owner>,
     /// Connections whose receive must be armed again.
     unarmed: Vec<Owner>,
+    /// Connections whose request queue has room again.
+    listenable: Vec<Owner>,
     /// Connections that wait for a free buffer, longest first.
     starved: VecDeque<Owner>,
     batches: SpareBatches,
@@ -194,6 +197,7 @@ impl<D: Driver> Shard<D> {
             conns: Slots::new(),
             touched: Vec::new(),
             unarmed: Vec::new(),
+            listenable: Vec::new(),
             starved: VecDeque::new(),
             batches: SpareBatches::default(),
             candidates: Vec::new(),
@@ -286,6 +290,9 @@ impl<D: Driver> Shard<D> {
         // Pumping may have failed a fill at once (a path the kernel cannot take); whom that touched goes next turn.
         self.touched = touched;
         self.on_disk_events();
+        for owner in std::mem::take(&mut self.listenable) {
+            self.listen_again(owner);
+        }
         for owner in std::mem::take(&mut self.unarmed) {
             self.arm_receive(owner);
         }

@@ -36,7 +36,7 @@ impl<D: Driver> Shard<D> {
             return; // The connection was ended; a buffer returns to its ring.
         };
         if !more {
-            conn.receiving = false;
+            conn.receive = None;
         }
         match result {
             Ok(Received::Data(bytes)) => {
@@ -111,6 +111,7 @@ impl<D: Driver> Shard<D> {
             served,
             peer,
             decoder,
+            held: Vec::new(),
             greet_at: Some(self.tick + GREET_TICKS),
             upload: Upload::default(),
             rate: Rate::new(self.now),
@@ -163,8 +164,11 @@ impl<D: Driver> Shard<D> {
         self.touch(owner);
     }
 
-    fn on_messages(&mut self, owner: Owner, mut bytes: &[u8]) {
+    pub(super) fn on_messages(&mut self, owner: Owner, mut bytes: &[u8]) {
         self.greet(owner);
+        if self.conns.get(owner).is_some_and(Conn::is_held) {
+            return self.hold(owner, bytes);
+        }
         let now = self.now;
         loop {
             let Some(conn) = self.conns.get_mut(owner) else {
@@ -181,6 +185,9 @@ impl<D: Driver> Shard<D> {
                 upload,
                 ..
             } = &mut **peer;
+            if !peer.fast() && peer.request_count() >= REQUEST_QUEUE_MAX && !bytes.is_empty() {
+                return self.hold(owner, bytes);
+            }
             let message = match decoder.next(&mut bytes) {
                 Ok(Some(message)) => message,
                 Ok(None) => break,

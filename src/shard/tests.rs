@@ -390,6 +390,27 @@ fn requests_beyond_the_advertised_queue_are_rejected() {
 }
 
 #[test]
+fn requests_beyond_the_queue_of_a_peer_that_cannot_be_refused_wait() {
+    let mut fixture = Fixture::single(4_000_000, 4);
+    let mut far = fixture.unchoked(PLAIN);
+    fixture.world.set_room(far.id, Some(0));
+    for i in 0..9000_u32 {
+        fixture.request(&far, i % 60, i / 60 * 100, 100);
+        if i % 1000 == 0 {
+            fixture.settle();
+        }
+    }
+    fixture.settle();
+    fixture.world.set_room(far.id, None);
+    for _ in 0..200 {
+        fixture.settle();
+    }
+    fixture.hear(&mut far);
+    assert_eq!(far.blocks.len(), 9000, "each is served: {:?}", fixture.drops());
+    fixture.check(&far);
+}
+
+#[test]
 fn cancelled_request_is_not_sent() {
     let mut fixture = Fixture::single(2_000_000, 1);
     let mut far = fixture.unchoked(FAST);

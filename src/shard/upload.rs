@@ -128,6 +128,9 @@ impl<D: Driver> Shard<D> {
                 ),
                 false => peer.wants_to_stage(),
             };
+            if peer.may_be_heard() {
+                self.listenable.push(owner);
+            }
         }
         if !conn.sending {
             let mut batch = self.batches.take();
