@@ -118,10 +118,9 @@ impl<'a> Seed<'a> {
             watch,
             ..Config::default()
         };
-        Self {
-            btd: Btd::start(&scratch.dir("btd"), &config),
-            torrents,
-        }
+        let btd = Btd::start(&scratch.dir("btd"), &config);
+        btd.wait_seeding(torrents.len());
+        Self { btd, torrents }
     }
 
     /// Stops btd cleanly, after a look at its own count of what it sent.

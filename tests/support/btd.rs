@@ -94,6 +94,13 @@ impl Btd {
         }
     }
 
+    /// Waits until `count` torrents are checked and served: a peer that comes sooner is turned away.
+    pub fn wait_seeding(&self, count: usize) {
+        wait_for("btd seeds all torrents", within(START_SECONDS), || {
+            (self.metric("btd_torrents{state=\"seeding\"}") >= count as f64).then_some(())
+        });
+    }
+
     /// The sum of the samples of one metric whose line begins with `name` (`btd_peers`, or with labels
     /// `btd_torrents{state="seeding"}`). 0 if there is none yet.
     pub fn metric(&self, name: &str) -> f64 {
