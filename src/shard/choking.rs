@@ -75,12 +75,9 @@ impl<D: Driver> Shard<D> {
         }
         self.unchoked -= 1;
         let mut rejects = peer.peer.choke(now);
-        // One that was taken from the queue and not staged is as good as queued.
-        if let Some(block) = peer.upload.on_choke()
-            && peer.peer.fast()
-        {
-            rejects.push_front(block);
-        }
+        // Those that were taken from the queue and not staged are as good as queued.
+        let unstaged = peer.upload.on_choke();
+        rejects.extend(unstaged.filter(|_| peer.peer.fast()));
         self.counters.requests_refused += rejects.len() as u64;
         conn.say(&Message::Choke);
         for block in &rejects {

@@ -28,6 +28,8 @@ pub(super) enum Reason {
     MessageTooLong,
     /// Messages that mean nothing, too many of them.
     Violation(Violation),
+    /// It asked for a piece that cannot be read any more, and knows no rejects.
+    PieceWithdrawn,
     /// Both ends have everything.
     BothSeeds,
     /// More small messages are owed than the peer takes.
@@ -53,6 +55,7 @@ impl Reason {
             Reason::Stalled => "stalled",
             Reason::MessageTooLong => "message_too_long",
             Reason::Violation(violation) => violation.label(),
+            Reason::PieceWithdrawn => "piece_withdrawn",
             Reason::BothSeeds => "both_seeds",
             Reason::ReplyFlood => "reply_flood",
             Reason::TorrentRemoved => "torrent_removed",
@@ -63,7 +66,9 @@ impl Reason {
     /// Whether what the peer has not taken is thrown away.
     pub(super) fn ending(self) -> Ending {
         match self {
-            Reason::Eof | Reason::BothSeeds | Reason::TorrentRemoved | Reason::Stopping => Ending::Orderly,
+            Reason::Eof | Reason::PieceWithdrawn | Reason::BothSeeds | Reason::TorrentRemoved | Reason::Stopping => {
+                Ending::Orderly
+            }
             Reason::Reset
             | Reason::NotAHandshake
             | Reason::UnknownInfoHash

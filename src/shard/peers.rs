@@ -10,7 +10,7 @@ use super::upload::Upload;
 use crate::io::{Driver, Errno, Owner, Received};
 use crate::proto::extension::{self, ExtensionHandshake, Extensions};
 use crate::proto::handshake::{HANDSHAKE_LEN, Handshake, Reserved, prefix_ok};
-use crate::proto::peer::{Event, Peer, REQUEST_QUEUE_MAX};
+use crate::proto::peer::{Event, Peer, REQUEST_QUEUE_MAX, Refusal};
 use crate::proto::rate::Rate;
 use crate::proto::wire::{self, Decoder, Message};
 
@@ -202,12 +202,17 @@ impl<D: Driver> Shard<D> {
                     upload.on_request(now);
                     After::Nothing
                 }
-                Ok(Event::Refused { request, .. }) => {
+                Ok(Event::Refused { request, why }) => {
                     self.counters.requests_refused += 1;
-                    if peer.fast() {
-                        wire::encode(&Message::reject(&request), out);
+                    match (peer.fast(), why) {
+                        (true, _) => {
+                            wire::encode(&Message::reject(&request), out);
+                            After::Nothing
+                        }
+                        // Without rejects it would wait for ever.
+                        (false, Refusal::PieceNotHad) => After::End(Reason::PieceWithdrawn),
+                        (false, Refusal::Choked | Refusal::QueueFull) => After::Nothing,
                     }
-                    After::Nothing
                 }
                 Ok(Event::Cancelled(request)) => {
                     upload.on_cancel();

@@ -22,6 +22,9 @@ const RING_ENTRIES: u32 = 2048;
 /// Receive buffers of 4 KiB: many times the number of peers that say something in one turn.
 const RECV_BUFS: u16 = 1024;
 
+/// Buffers a shard needs: a block may have four stretches, and a few connections should get on beside each other.
+const BUFS_MIN: u64 = 16;
+
 /// Pending connections per listening socket; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
@@ -67,8 +70,8 @@ pub enum StartError {
         /// The kernel's answer.
         source: std::io::Error,
     },
-    /// Fewer bytes than one buffer.
-    #[error("cache-size gives shard {index} {len} bytes, at least {BUF_LEN} needed")]
+    /// Too few buffers for a shard to get on.
+    #[error("cache-size gives shard {index} {len} bytes, at least {} needed", BUFS_MIN * BUF_LEN as u64)]
     CacheTooSmall {
         /// Which shard.
         index: usize,
@@ -208,7 +211,7 @@ fn ready(
         }
     }
     let bufs = config.cache_len / BUF_LEN as u64;
-    if bufs == 0 {
+    if bufs < BUFS_MIN {
         return Err(StartError::CacheTooSmall {
             index: config.index,
             len: config.cache_len,

@@ -744,6 +744,35 @@ fn unreadable_piece_is_withdrawn_and_the_rest_is_served() {
 }
 
 #[test]
+fn peer_that_knows_no_rejects_is_let_go_when_its_piece_cannot_be_read() {
+    let mut fixture = Fixture::single(10 * EXTENT_LEN as usize, 16);
+    let far = fixture.unchoked(PLAIN);
+    fixture.world.fail_next(OpKind::Read, Errno::IO);
+    fixture.request(&far, 0, 0, 16384);
+    fixture.settle();
+    assert_eq!(fixture.world.ended(far.id), Some(Ending::Orderly));
+    assert_eq!(fixture.drops(), ["piece_withdrawn"]);
+}
+
+#[test]
+fn blocks_across_extents_do_not_wait_for_each_other_for_ever() {
+    // Pieces of 48 KiB: every third begins in one extent and ends in the next.
+    let files = vec![("payload".to_owned(), bytes(12 * EXTENT_LEN as usize, 3), false)];
+    let mut fixture = Fixture::new(files, 48 * 1024, 2);
+    let mut peers: Vec<Far> = (0..6).map(|_| fixture.unchoked(FAST)).collect();
+    fixture.world.shuffle(99);
+    let counts: Vec<usize> = peers.iter().map(|far| fixture.request_all(far)).collect();
+    for _ in 0..200 {
+        fixture.settle();
+    }
+    for (far, count) in peers.iter_mut().zip(counts) {
+        fixture.hear(far);
+        assert_eq!(far.blocks.len(), count);
+        fixture.check(far);
+    }
+}
+
+#[test]
 fn truncated_and_missing_files_withdraw_their_pieces_only() {
     let files = vec![
         ("a".to_owned(), bytes(100_000, 1), false),

@@ -60,8 +60,10 @@ struct Staged {
 pub(super) struct Upload {
     /// When the requests in the queue arrived: so many at each time, oldest first.
     arrivals: VecDeque<(Instant, u32)>,
-    /// Taken from the queue, but no buffer was free.
-    unstaged: Option<(BlockRequest, Instant)>,
+    /// Taken from the queue, but no buffer was free. To be staged before the rest of the queue.
+    unstaged: VecDeque<(BlockRequest, Instant)>,
+    /// A request that was admitted cannot be served, and the peer cannot be told: it would wait for ever.
+    unanswerable: bool,
     staged: VecDeque<Staged>,
     staged_len: u32,
     window: u32,
@@ -76,7 +78,8 @@ impl Default for Upload {
     fn default() -> Self {
         Upload {
             arrivals: VecDeque::new(),
-            unstaged: None,
+            unstaged: VecDeque::new(),
+            unanswerable: false,
             staged: VecDeque::new(),
             staged_len: 0,
             window: WINDOW_MIN,
@@ -153,10 +156,14 @@ impl<D: Driver> Shard<D> {
             }
             self.send(owner, batch);
         }
-        if let Some(conn) = self.conns.get_mut(owner)
-            && starved
-            && !conn.starved
-        {
+        let Some(conn) = self.conns.get_mut(owner) else {
+            return;
+        };
+        if conn.peer().is_some_and(|peer| peer.upload.unanswerable) {
+            // It comes back, and is told then which pieces there are.
+            return self.end(owner, Reason::PieceWithdrawn, None);
+        }
+        if starved && !conn.starved {
             conn.starved = true;
             self.starved.push_back(owner);
         }
@@ -305,7 +312,7 @@ fn stage<D: Driver>(
                 peer.upload.staged.push_back(Staged { block, asked_at, parts });
             }
             Err(NotStaged::Full) => {
-                peer.upload.unstaged = Some((block, asked_at));
+                peer.upload.unstaged.push_front((block, asked_at));
                 return true;
             }
         }
@@ -407,9 +414,12 @@ fn collect<D: Driver>(
         let staged = &mut peer.upload.staged[at];
         match look(driver, disk, counters, owner, &peer.served, staged) {
             Readiness::Waiting => at += 1,
+            // What it holds goes back meanwhile: two that each hold half of what the other needs would wait for ever.
             Readiness::Starved => {
+                let staged = peer.upload.staged.remove(at).expect("in range");
+                peer.upload.staged_len -= staged.block.length();
+                peer.upload.unstaged.push_back((staged.block, staged.asked_at));
                 starved = true;
-                at += 1;
             }
             Readiness::Ready => {
                 let staged = peer.upload.staged.remove(at).expect("in range");
@@ -488,10 +498,11 @@ fn push_block(batch: &mut SendBatch, parts: [Option<Part>; PARTS_MAX], block: &B
 }
 
 /// Answers a request that will not be served.
-fn refuse(counters: &mut Counters, peer: &PeerConn, out: &mut Vec<u8>, block: &BlockRequest) {
+fn refuse(counters: &mut Counters, peer: &mut PeerConn, out: &mut Vec<u8>, block: &BlockRequest) {
     counters.requests_refused += 1;
-    if peer.peer.fast() {
-        wire::encode(&Message::reject(block), out);
+    match peer.peer.fast() {
+        true => wire::encode(&Message::reject(block), out),
+        false => peer.upload.unanswerable = true,
     }
 }
 
@@ -509,10 +520,10 @@ impl Upload {
         self.pop_arrival();
     }
 
-    /// The queue was emptied. Gives the block that had left it and was not staged: it is not sent either.
-    pub(super) fn on_choke(&mut self) -> Option<BlockRequest> {
+    /// The queue was emptied. Gives the blocks that had left it and were not staged: they are not sent either.
+    pub(super) fn on_choke(&mut self) -> impl Iterator<Item = BlockRequest> + use<> {
         self.arrivals = VecDeque::new();
-        self.unstaged.take().map(|(block, _)| block)
+        std::mem::take(&mut self.unstaged).into_iter().map(|(block, _)| block)
     }
 
     fn pop_arrival(&mut self) -> Option<Instant> {
@@ -530,12 +541,12 @@ impl PeerConn {
     /// Whether there is a request that the window has room for.
     fn wants_to_stage(&self) -> bool {
         let upload = &self.upload;
-        upload.staged_len < upload.window && (upload.unstaged.is_some() || self.peer.request_count() > 0)
+        upload.staged_len < upload.window && (!upload.unstaged.is_empty() || self.peer.request_count() > 0)
     }
 
     /// The next block to stage, and when it was asked for.
     fn next_request(&mut self) -> Option<(BlockRequest, Instant)> {
-        if let Some(unstaged) = self.upload.unstaged.take() {
+        if let Some(unstaged) = self.upload.unstaged.pop_front() {
             return Some(unstaged);
         }
         let block = self.peer.next_request()?;
