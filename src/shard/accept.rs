@@ -31,15 +31,18 @@ impl<D: Driver> Shard<D> {
         match result {
             Ok(accepted) => self.admit(accepted),
             // Gone before it was accepted: nobody's fault, and accepting goes on.
-            Err(Errno::CONNABORTED | Errno::NOTCONN | Errno::INVAL | Errno::INTR | Errno::AGAIN) => {}
-            Err(Errno::CANCELED) => {}
+            Err(Errno::CONNABORTED | Errno::NOTCONN | Errno::INTR | Errno::AGAIN | Errno::CANCELED) => {}
+            Err(Errno::INVAL) if more => {}
             Err(errno) => {
                 self.counters.accept_pauses += 1;
                 self.accept_again = Some(self.tick + PAUSE_TICKS);
-                tracing::warn!(
-                    "accepting connections pauses for a second: {errno} (hint: raise `LimitNOFILE=` in btd.service, or lower \
-                     max-connections)"
-                );
+                let hint = match errno {
+                    Errno::MFILE | Errno::NFILE => {
+                        " (hint: raise `LimitNOFILE=` in btd.service, or lower max-connections)"
+                    }
+                    _ => "",
+                };
+                tracing::warn!("accepting connections pauses for a second: {errno}{hint}");
             }
         }
         if !more && self.stopping.is_none() && self.accept_again.is_none() {
