@@ -288,6 +288,7 @@ impl<D: Driver> Shard<D> {
         // first to be taken from them.
         self.feed_starved();
         // Pumping may have failed a fill at once (a path the kernel cannot take); whom that touched goes next turn.
+        touched.append(&mut self.touched);
         self.touched = touched;
         self.on_disk_events();
         for owner in std::mem::take(&mut self.listenable) {

@@ -9,6 +9,7 @@ use super::ended::Reason;
 use super::upload::Upload;
 use crate::io::{Driver, Errno, Owner, Received};
 use crate::proto::extension::{self, ExtensionHandshake, Extensions};
+use crate::proto::geometry::PIECE_COUNT_MAX;
 use crate::proto::handshake::{HANDSHAKE_LEN, Handshake, Reserved, prefix_ok};
 use crate::proto::peer::{Event, Peer, REQUEST_QUEUE_MAX, Refusal};
 use crate::proto::rate::Rate;
@@ -18,8 +19,14 @@ use crate::proto::wire::{self, Decoder, Message};
 /// pieces right after the handshake).
 const GREET_TICKS: u64 = ticks(2);
 
-/// Small messages (rejects, mostly) that may wait for a peer who does not take them.
-const OUT_LEN_MAX: usize = 256 * 1024;
+/// Small messages that may wait for a peer who does not take them.
+pub(super) const OUT_LEN_MAX: usize = 512 * 1024;
+
+/// A reject on the wire: length, id, index, begin, length.
+const REJECT_LEN: usize = 4 + 1 + 4 + 4 + 4;
+
+// The longest bitfield, and rejects for a whole queue twice over, are no flood.
+const _: () = assert!(PIECE_COUNT_MAX as usize / 8 + 2 * REQUEST_QUEUE_MAX * REJECT_LEN < OUT_LEN_MAX);
 
 /// What is to be done about a message beyond its own connection.
 enum After {
@@ -245,14 +252,17 @@ impl<D: Driver> Shard<D> {
                     | Event::DhtPort(_),
                 ) => After::Nothing,
             };
-            if out.len() > OUT_LEN_MAX {
-                return self.end(owner, Reason::ReplyFlood, None);
-            }
+            // The peer has changed already: its interest is counted before anything may end the connection, which
+            // counts it out again.
+            let flood = out.len() > OUT_LEN_MAX;
             match after {
                 After::Nothing => {}
                 After::Interested => self.on_interested(owner),
                 After::NotInterested => self.on_not_interested(),
                 After::End(reason) => return self.end(owner, reason, None),
+            }
+            if flood {
+                return self.end(owner, Reason::ReplyFlood, None);
             }
         }
         self.touch(owner);

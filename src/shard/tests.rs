@@ -773,6 +773,63 @@ fn blocks_across_extents_do_not_wait_for_each_other_for_ever() {
 }
 
 #[test]
+fn peer_that_owes_too_many_replies_is_dropped_with_its_interest_counted_once() {
+    let mut fixture = Fixture::single(4_000_000, 8);
+    let far = fixture.unchoked(FAST);
+    fixture.world.set_room(far.id, Some(0));
+    for i in 0..1500_u32 {
+        fixture.request(&far, i % 60, i / 60 * 16, 16);
+    }
+    fixture.settle();
+    let owner = fixture.shard.conns.iter().next().unwrap().0;
+    // Requests that are taken back at once: a reject each, until one more choke is too much.
+    let (piece, begin, length) = (20, 9_000, 16);
+    while fixture.shard.conns.get(owner).unwrap().out.len() + 17 * 500 < peers::OUT_LEN_MAX {
+        for _ in 0..400 {
+            fixture.request(&far, piece, begin, length);
+            fixture.say(&far, &Message::Cancel { piece, begin, length });
+        }
+        fixture.settle();
+    }
+    fixture.say(&far, &Message::NotInterested);
+    fixture.settle();
+    fixture.shard.choke(owner);
+    assert!(fixture.shard.conns.get(owner).unwrap().out.len() > peers::OUT_LEN_MAX);
+    fixture.say(&far, &Message::Interested);
+    fixture.settle();
+    assert_eq!(fixture.drops(), ["reply_flood"]);
+    assert_eq!(
+        (fixture.shard.interested, fixture.shard.unchoked, fixture.shard.peers),
+        (0, 0, 0)
+    );
+}
+
+#[test]
+fn tiny_requests_do_not_get_around_the_request_queue() {
+    let mut fixture = Fixture::single(4_000_000, 8);
+    let far = fixture.unchoked(FAST);
+    fixture.world.set_room(far.id, Some(0));
+    // Not so many that it is dropped as a flooder.
+    for i in 0..5_000_u32 {
+        fixture.request(&far, i % 60, i / 60, 1);
+        if i % 500 == 0 {
+            fixture.settle();
+        }
+    }
+    for _ in 0..5 {
+        fixture.settle();
+    }
+    let owner = fixture.shard.conns.iter().next().unwrap().0;
+    let peer = fixture.shard.conns.get(owner).and_then(Conn::peer).unwrap();
+    assert!(
+        peer.upload.staged_count() <= 64,
+        "{} staged",
+        peer.upload.staged_count()
+    );
+    assert!(fixture.shard.counters.requests_refused > 2_800, "the rest is refused");
+}
+
+#[test]
 fn truncated_and_missing_files_withdraw_their_pieces_only() {
     let files = vec![
         ("a".to_owned(), bytes(100_000, 1), false),

@@ -24,6 +24,9 @@ use crate::storage::extents::{EXTENT_LEN, ExtentId, ExtentKey, Fill};
 const WINDOW_MIN: u32 = 4 * BLOCK_LEN_MAX;
 const WINDOW_MAX: u32 = 32 * BLOCK_LEN_MAX;
 
+/// Blocks staged per connection, however short they are: a window of tiny ones would hold half a million.
+const STAGED_MAX: usize = 64;
+
 /// Bytes in one send: at 32 blocks the calls per byte no longer count (PERF.md).
 const SEND_LEN_MAX: u64 = 32 * BLOCK_LEN_MAX as u64;
 
@@ -150,9 +153,6 @@ impl<D: Driver> Shard<D> {
                     peer,
                     &mut batch,
                 );
-                // Rejects of blocks that turned out unreadable come behind the blocks.
-                batch.push_bytes(&conn.out);
-                conn.out.clear();
             }
             self.send(owner, batch);
         }
@@ -213,9 +213,11 @@ impl<D: Driver> Shard<D> {
             }
         }
         if batch.left() > 0 {
-            self.counters.short_sends += 1;
-            if let Some(peer) = conn.peer_mut() {
-                peer.upload.short = true;
+            if result.is_ok() {
+                self.counters.short_sends += 1;
+                if let Some(peer) = conn.peer_mut() {
+                    peer.upload.short = true;
+                }
             }
             let socket = conn.socket.clone();
             let zero_copy = false;
@@ -298,7 +300,7 @@ fn stage<D: Driver>(
     peer: &mut PeerConn,
     out: &mut Vec<u8>,
 ) -> bool {
-    while peer.upload.staged_len < peer.upload.window {
+    while peer.upload.has_window() {
         let Some((block, asked_at)) = peer.next_request() else {
             return false;
         };
@@ -526,6 +528,16 @@ impl Upload {
         std::mem::take(&mut self.unstaged).into_iter().map(|(block, _)| block)
     }
 
+    fn has_window(&self) -> bool {
+        self.staged_len < self.window && self.staged.len() < STAGED_MAX
+    }
+
+    /// Blocks in the window.
+    #[cfg(test)]
+    pub(super) fn staged_count(&self) -> usize {
+        self.staged.len()
+    }
+
     fn pop_arrival(&mut self) -> Option<Instant> {
         let (at, count) = self.arrivals.front_mut()?;
         let arrived = *at;
@@ -541,7 +553,7 @@ impl PeerConn {
     /// Whether there is a request that the window has room for.
     fn wants_to_stage(&self) -> bool {
         let upload = &self.upload;
-        upload.staged_len < upload.window && (!upload.unstaged.is_empty() || self.peer.request_count() > 0)
+        upload.has_window() && (!upload.unstaged.is_empty() || self.peer.request_count() > 0)
     }
 
     /// The next block to stage, and when it was asked for.
