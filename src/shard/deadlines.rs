@@ -46,6 +46,9 @@ impl<D: Driver> Shard<D> {
             self.look_at_clock(owner);
         }
         self.due = due;
+        for owner in std::mem::take(&mut self.later) {
+            self.touch(owner);
+        }
         self.resume_accepting();
         if !self.starved.is_empty() {
             self.drop_hoarders();

@@ -3,6 +3,7 @@
 //! A read that cannot be had is an answer like any other: the extent is given up, those who wait are told why, and the
 //! pieces they wanted are withdrawn by the shard. Nothing here ends a connection or the shard.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use super::conn::Served;
@@ -58,12 +59,31 @@ struct Opening {
     tries: u8,
 }
 
-/// Those whose extent could not be read, and why.
+/// Those whose extent could not be read.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) waiters: Vec<Waiter>,
     pub(super) served: Rc<Served>,
-    pub(super) why: String,
+    pub(super) what: Failed,
+}
+
+/// What a failure says about the payload.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// Nothing: descriptors, memory or threads ran out. To be tried again when some time has passed.
+    ForNow,
+    /// Some of the extent cannot be read, perhaps not what is wanted of it: its blocks are read one by one from now on.
+    Extent,
+    /// The block itself cannot be read, and why.
+    Block(String),
+}
+
+/// Whether an error tells of the machine's state rather than of the file.
+fn is_for_now(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::CANCELED | Errno::INTR | Errno::AGAIN
+    )
 }
 
 /// The disk side of a shard.
@@ -73,6 +93,8 @@ pub(super) struct Disk {
     files: OpenFiles<Owner>,
     fills: Slots<Fill>,
     openings: Slots<Opening>,
+    /// Extents of files that could not be read whole. No more than the payload has.
+    broken: HashSet<ExtentKey>,
     /// Whose extents have come since the shard last looked.
     pub(super) woken: Vec<Waiter>,
     /// Which extents could not be read since the shard last looked.
@@ -86,6 +108,7 @@ impl Disk {
             files: OpenFiles::new(files_max),
             fills: Slots::new(),
             openings: Slots::new(),
+            broken: HashSet::new(),
             woken: Vec::new(),
             failures: Vec::new(),
         }
@@ -136,6 +159,11 @@ impl Disk {
         let Some(fill) = self.fills.get_mut(owner) else {
             return;
         };
+        if self.extents.get(fill.id).is_none() {
+            // Its torrent left while a read was in flight: its files are not opened again.
+            self.fills.remove(owner);
+            return;
+        }
         let Some(step) = fill.next_step() else {
             let fill = self.fills.remove(owner).expect("found above");
             let buf = fill.buf.expect("no read is in flight");
@@ -218,8 +246,9 @@ impl Disk {
                 let opening = self.openings.remove(owner).expect("found above");
                 let path = &opening.served.torrent.meta().files[opening.key.file as usize].path;
                 let why = match failed {
-                    Ok(_) => format!("{path}: not a regular file"),
-                    Err(errno) => format!("{path}: cannot be opened: {errno}"),
+                    Ok(_) => Some(format!("{path}: not a regular file")),
+                    Err(errno) if is_for_now(errno) => None,
+                    Err(errno) => Some(format!("{path}: cannot be opened: {errno}")),
                 };
                 for fill in self.files.failed(opening.key) {
                     self.fail(fill, why.clone());
@@ -257,7 +286,7 @@ impl Disk {
                 let path = fill.path(step);
                 let why = format!("{path}: ends before byte {}", step.offset + u64::from(step.len));
                 self.close_file(owner, step);
-                self.fail(owner, why);
+                self.fail(owner, Some(why));
             }
             // The device wants another alignment than ours, or the filesystem takes O_DIRECT at open only.
             Err(Errno::INVAL) if fill.served.direct.get() => {
@@ -277,7 +306,8 @@ impl Disk {
             }
             Err(errno) => {
                 counters.disk_errors += 1;
-                let why = format!("{}: cannot be read at byte {}: {errno}", fill.path(step), step.offset);
+                let why = (!is_for_now(errno))
+                    .then(|| format!("{}: cannot be read at byte {}: {errno}", fill.path(step), step.offset));
                 self.close_file(owner, step);
                 self.fail(owner, why);
             }
@@ -294,21 +324,37 @@ impl Disk {
         }
     }
 
-    fn fail(&mut self, owner: Owner, why: String) {
+    /// Gives a fill up; without a `why` it is for now.
+    fn fail(&mut self, owner: Owner, why: Option<String>) {
         let Some(fill) = self.fills.remove(owner) else {
             return;
+        };
+        let what = match (why, fill.key) {
+            (None, _) => Failed::ForNow,
+            (Some(_), ExtentKey::File { .. }) => {
+                self.broken.insert(fill.key);
+                Failed::Extent
+            }
+            (Some(why), ExtentKey::Block { .. }) => Failed::Block(why),
         };
         let waiters = self.extents.failed(fill.id);
         self.failures.push(Failure {
             waiters,
             served: fill.served,
-            why,
+            what,
         });
+    }
+
+    /// Whether the blocks of this extent have to be read one by one.
+    pub(super) fn is_broken(&self, key: &ExtentKey) -> bool {
+        // Empty but for a failing disk: not even hashed then.
+        !self.broken.is_empty() && self.broken.contains(key)
     }
 
     /// A torrent is no longer served. Reads in flight end on their own; their buffers come back then.
     pub(super) fn forget(&mut self, torrent: u32) {
         self.extents.forget(torrent);
+        self.broken.retain(|key| key.torrent() != torrent);
         for fill in self.files.forget(torrent) {
             self.fills.remove(fill);
         }

@@ -133,6 +133,8 @@ pub struct Shard<D: Driver> {
     unarmed: Vec<Owner>,
     /// Connections whose request queue has room again.
     listenable: Vec<Owner>,
+    /// Connections whose disk operations wait for the machine to have descriptors, memory or threads again: the next tick.
+    later: Vec<Owner>,
     /// Connections that wait for a free buffer, longest first.
     starved: VecDeque<Owner>,
     batches: SpareBatches,
@@ -198,6 +200,7 @@ impl<D: Driver> Shard<D> {
             touched: Vec::new(),
             unarmed: Vec::new(),
             listenable: Vec::new(),
+            later: Vec::new(),
             starved: VecDeque::new(),
             batches: SpareBatches::default(),
             candidates: Vec::new(),
@@ -313,7 +316,14 @@ impl<D: Driver> Shard<D> {
         if !self.touched.is_empty() {
             return Wait::POLL;
         }
-        let next = self.wheel.next().into_iter().chain(self.accept_again).min();
+        let later = (!self.later.is_empty()).then_some(self.tick + 1);
+        let next = self
+            .wheel
+            .next()
+            .into_iter()
+            .chain(self.accept_again)
+            .chain(later)
+            .min();
         let at_most = next.map_or(SLEEP_MAX, |tick| {
             let due = self.epoch + TICK * u32::try_from(tick).unwrap_or(u32::MAX);
             due.saturating_duration_since(self.now).min(SLEEP_MAX)

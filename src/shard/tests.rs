@@ -717,6 +717,7 @@ fn unreadable_piece_is_withdrawn_and_the_rest_is_served() {
     let mut fixture = Fixture::single(10 * EXTENT_LEN as usize, 16);
     let mut far = fixture.unchoked(FAST);
     fixture.world.fail_next(OpKind::Read, Errno::IO);
+    fixture.world.fail_next(OpKind::Read, Errno::IO);
     fixture.request(&far, 0, 0, 16384);
     fixture.settle();
     fixture.hear(&mut far);
@@ -747,6 +748,7 @@ fn unreadable_piece_is_withdrawn_and_the_rest_is_served() {
 fn peer_that_knows_no_rejects_is_let_go_when_its_piece_cannot_be_read() {
     let mut fixture = Fixture::single(10 * EXTENT_LEN as usize, 16);
     let far = fixture.unchoked(PLAIN);
+    fixture.world.fail_next(OpKind::Read, Errno::IO);
     fixture.world.fail_next(OpKind::Read, Errno::IO);
     fixture.request(&far, 0, 0, 16384);
     fixture.settle();
@@ -847,9 +849,40 @@ fn truncated_and_missing_files_withdraw_their_pieces_only() {
     fixture.hear(&mut far);
     let rejects = far.said.iter().filter(|said| said.starts_with("Reject")).count();
     assert_eq!(rejects + far.blocks.len(), count);
-    assert!(far.blocks.iter().any(|(piece, _, _)| *piece == 18), "file c is whole");
+    let mut served: Vec<u32> = far.blocks.iter().map(|(piece, _, _)| *piece).collect();
+    served.sort_unstable();
+    // What is left of `a` holds pieces 0 to 2 whole; `c` holds 13 to 18.
+    assert_eq!(served, [0, 1, 2, 13, 14, 15, 16, 17, 18]);
+    assert_eq!(fixture.torrent.have_count(), 9);
     fixture.check(&far);
     assert!(fixture.drops().is_empty());
+}
+
+#[test]
+fn want_of_descriptors_or_memory_withdraws_nothing() {
+    for (kind, errno, times) in [
+        (OpKind::Open, Errno::MFILE, 3),
+        (OpKind::Open, Errno::NFILE, 1),
+        (OpKind::Open, Errno::CANCELED, 9),
+        (OpKind::Read, Errno::NOMEM, 2),
+        (OpKind::Read, Errno::AGAIN, 9),
+    ] {
+        for reserved in [FAST, PLAIN] {
+            let mut fixture = Fixture::single(300_000, 8);
+            let mut far = fixture.unchoked(reserved);
+            for _ in 0..times {
+                fixture.world.fail_next(kind, errno);
+            }
+            let count = fixture.request_all(&far);
+            for _ in 0..20 {
+                fixture.pass(0.2);
+            }
+            fixture.hear(&mut far);
+            assert!(fixture.torrent.is_complete(), "{kind:?} {errno:?}");
+            assert_eq!(far.blocks.len(), count, "{kind:?} {errno:?}");
+            fixture.check(&far);
+        }
+    }
 }
 
 #[test]

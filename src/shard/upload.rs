@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::Shard;
 use super::conn::{Conn, PeerConn, Phase, Served};
 use super::deadlines::STALLED_TICKS;
-use super::disk::{Disk, Waiter, file_extent};
+use super::disk::{Disk, Failed, Failure, Waiter, file_extent};
 use super::ended::Reason;
 use crate::io::{Buf, Driver, Errno, Op, Owner, SendBatch};
 use crate::proto::geometry::{BLOCK_LEN_MAX, BlockRequest};
@@ -103,7 +103,7 @@ enum NotStaged {
 enum Readiness {
     Ready,
     Waiting,
-    /// Every buffer is in use, and its extent has left meanwhile.
+    /// Its extent has left meanwhile, and every buffer is in use; or the extent is broken. Staged anew.
     Starved,
     /// Its piece has been withdrawn.
     Gone,
@@ -272,20 +272,25 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// Extents could not be read: the pieces that were wanted from them are withdrawn.
+    /// Extents could not be read: what was wanted from them is read another way, or later, or withdrawn.
     pub(super) fn on_disk_failures(&mut self) {
-        for failure in std::mem::take(&mut self.disk.failures) {
-            let torrent = failure.served.torrent.clone();
-            for waiter in failure.waiters {
-                if torrent.withdraw(waiter.piece, &failure.why) {
-                    tracing::warn!(
-                        torrent = %torrent.info_hash(),
-                        piece = waiter.piece.get(),
-                        "piece is no longer served: {}",
-                        failure.why
-                    );
+        for Failure { waiters, served, what } in std::mem::take(&mut self.disk.failures) {
+            for Waiter { conn, piece } in waiters {
+                match &what {
+                    Failed::ForNow => {
+                        self.later.push(conn);
+                        continue;
+                    }
+                    Failed::Extent => {}
+                    // The supervisor tells it once per torrent.
+                    Failed::Block(why) => {
+                        if served.torrent.withdraw(piece, why) {
+                            let torrent = served.torrent.info_hash();
+                            tracing::debug!(%torrent, piece = piece.get(), "piece is no longer served: {why}");
+                        }
+                    }
                 }
-                self.touch(waiter.conn);
+                self.touch(conn);
             }
         }
     }
@@ -336,7 +341,7 @@ fn parts_of<D: Driver>(
         piece: block.piece(),
     };
     let offset = served.torrent.geometry().offset(block);
-    if part_count(served, offset, block.length()) > PARTS_MAX {
+    if part_count(disk, served, offset, block.length()) > PARTS_MAX {
         let key = ExtentKey::Block {
             torrent: served.number,
             offset,
@@ -372,16 +377,21 @@ fn parts_of<D: Driver>(
     Ok(parts)
 }
 
-/// How many stretches of files, cut at the ends of extents, make up a block; counting stops when they are too many.
-fn part_count(served: &Served, offset: u64, len: u32) -> usize {
+/// How many stretches of files, cut at the ends of extents, make up a block; counting stops when they are too many. A
+/// block in a broken extent counts as too many: gathered by itself, it needs nothing of the extent but its own bytes.
+fn part_count(disk: &Disk, served: &Served, offset: u64, len: u32) -> usize {
     let mut count = 0;
     for span in served.torrent.layout().spans(offset, u64::from(len)) {
-        let (_, start) = file_extent(served.number, span.file, span.offset);
-        count += if span.pad {
-            1
+        if span.pad {
+            count += 1;
         } else {
-            (u64::from(start) + span.len).div_ceil(u64::from(EXTENT_LEN)) as usize
-        };
+            let (first, start) = file_extent(served.number, span.file, span.offset);
+            let (last, _) = file_extent(served.number, span.file, span.offset + span.len - 1);
+            if disk.is_broken(&first) || disk.is_broken(&last) {
+                return usize::MAX;
+            }
+            count += (u64::from(start) + span.len).div_ceil(u64::from(EXTENT_LEN)) as usize;
+        }
         if count > PARTS_MAX {
             break;
         }
@@ -471,6 +481,8 @@ fn look<D: Driver>(
             Some(Fill::Pending) => readiness = Readiness::Waiting,
             // Failed, and then the piece is withdrawn; or read and taken back before this connection had its turn.
             None if !served.torrent.has(staged.block.piece()) => return Readiness::Gone,
+            // To be staged anew, without the extent.
+            None if disk.is_broken(&key) => return Readiness::Starved,
             None => match disk.acquire(driver, counters, served, key, waiter) {
                 Some(id) => {
                     *part = waiting(disk, id, key, start, len);
