@@ -12,7 +12,7 @@
 //!   then frees. Should the kernel keep an operation beyond patience, the memory is leaked rather than freed.
 //! - A descriptor is closed after the last operation on it, because each operation holds its [`Handle`].
 //!
-//! A late or foreign completion finds no entry (wrong generation or kind) and is counted and dropped.
+//! A late or foreign completion finds no entry (its generation is another) and is counted and dropped.
 //!
 //! Deliberately absent: SQPOLL, IOPOLL, splice, links, bundles, incremental buffers. ARCHITECTURE.md has the measured
 //! reasons.
@@ -574,11 +574,12 @@ impl Driver for Uring {
 impl Drop for Uring {
     fn drop(&mut self) {
         let deadline = Instant::now() + DROP_PATIENCE;
-        let all = opcode::AsyncCancel2::new(CancelBuilder::any()).build().user_data(0);
-        // SAFETY: a cancellation points to no memory.
-        let _ = unsafe { self.ring.submission().push(&all) };
         let mut completions = Vec::new();
         while self.ops.len() > 0 && Instant::now() < deadline {
+            // Each time round: a full queue may have had no room for it, and entries that were held back start only now.
+            let all = opcode::AsyncCancel2::new(CancelBuilder::any()).build().user_data(0);
+            // SAFETY: a cancellation points to no memory.
+            let _ = unsafe { self.ring.submission().push(&all) };
             let wait = Wait {
                 at_most: Duration::from_millis(100),
                 at_least: Duration::ZERO,

@@ -486,6 +486,23 @@ fn dropping_the_driver_ends_what_is_in_flight() {
 }
 
 #[test]
+fn dropping_the_driver_ends_what_had_not_even_started() {
+    let mut driver = driver();
+    // More than the submission queue of 64 holds, none of it submitted by a turn.
+    let bells: Vec<OwnedFd> = (0..200).map(|_| eventfd(0, EventfdFlags::CLOEXEC).unwrap()).collect();
+    for bell in &bells {
+        let event = driver.adopt(bell.try_clone().unwrap());
+        driver.submit(OWNER, Op::Doorbell { event });
+    }
+    let started = Instant::now();
+    drop(driver);
+    assert!(
+        started.elapsed() < DROP_PATIENCE,
+        "ended by cancellation, not by patience"
+    );
+}
+
+#[test]
 fn foreign_user_data_is_counted_and_dropped() {
     let mut driver = driver();
     let nop = opcode::Nop::new().build();
