@@ -21,6 +21,9 @@ use super::{Counters, Driver, Ending, Wait};
 /// Longest receive of one completion in bytes, as with the ring's provided buffers.
 const RECV_LEN: usize = 4096;
 
+/// Receives of one operation that complete in one turn at most; a ring has so many buffers for all its connections.
+const RECVS_PER_TURN: usize = 128;
+
 /// One connection as both ends see it.
 #[derive(Debug, Default)]
 struct Connection {
@@ -238,10 +241,15 @@ impl Memory {
                     }
                     return Some(Op::Recv { socket });
                 }
-                let len = connection.to_shard.len().min(RECV_LEN);
-                let bytes = connection.to_shard.drain(..len).collect();
-                let result = Ok(Received::Data(RecvBuf::from_vec(bytes)));
-                out.push((Outcome::Received { result, more: true }, false));
+                for _ in 0..RECVS_PER_TURN {
+                    let len = connection.to_shard.len().min(RECV_LEN);
+                    let bytes: Vec<u8> = connection.to_shard.drain(..len).collect();
+                    if bytes.is_empty() {
+                        break;
+                    }
+                    let result = Ok(Received::Data(RecvBuf::from_vec(bytes)));
+                    out.push((Outcome::Received { result, more: true }, false));
+                }
                 Some(Op::Recv { socket })
             }
             Op::Send {
@@ -385,7 +393,7 @@ impl Driver for Memory {
         self.cancelled.clear();
         let seed = &mut self.world.0.borrow_mut().seed;
         if let Some(seed) = seed {
-            shuffle(&mut out[first..], seed);
+            shuffle(out, first, seed);
         }
         Ok(())
     }
@@ -409,15 +417,20 @@ impl Driver for Memory {
     }
 }
 
-/// Fisher-Yates with a xorshift generator. Completions of one operation keep their order, as a ring keeps it.
-fn shuffle(completions: &mut [Completion], seed: &mut u64) {
-    for i in (1..completions.len()).rev() {
+/// Fisher-Yates with a xorshift generator. Completions of one operation keep their order, as a ring keeps it: what is
+/// shuffled is whose turn it is.
+fn shuffle(completions: &mut Vec<Completion>, first: usize, seed: &mut u64) {
+    let mut turns: Vec<u32> = completions[first..].iter().map(|one| one.token.index).collect();
+    for i in (1..turns.len()).rev() {
         *seed ^= *seed << 13;
         *seed ^= *seed >> 7;
         *seed ^= *seed << 17;
         let j = (*seed % (i as u64 + 1)) as usize;
-        if completions[i].token != completions[j].token {
-            completions.swap(i, j);
-        }
+        turns.swap(i, j);
     }
+    let mut by_op: BTreeMap<u32, VecDeque<Completion>> = BTreeMap::new();
+    for completion in completions.drain(first..) {
+        by_op.entry(completion.token.index).or_default().push_back(completion);
+    }
+    completions.extend(turns.iter().filter_map(|index| by_op.get_mut(index)?.pop_front()));
 }

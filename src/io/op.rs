@@ -276,6 +276,14 @@ impl SendBatch {
         self.left
     }
 
+    /// Whether a shared buffer is held.
+    #[must_use]
+    pub fn holds_buffers(&self) -> bool {
+        self.segments
+            .iter()
+            .any(|segment| matches!(segment, Segment::Buffer { .. }))
+    }
+
     /// Counts bytes that the socket took; lets go of the buffers that are wholly sent.
     ///
     /// # Panics
@@ -314,6 +322,21 @@ impl SendBatch {
         self.first = 0;
         self.skip = 0;
         self.left = 0;
+    }
+
+    /// Keeps only the next `len` bytes of what is left, as a copy, and lets all buffers go.
+    ///
+    /// # Panics
+    /// When fewer bytes are left.
+    pub fn keep_copy(&mut self, len: usize) {
+        let mut kept = Vec::with_capacity(len);
+        self.for_each_left(|part| {
+            let wanted = part.len().min(len - kept.len());
+            kept.extend_from_slice(&part[..wanted]);
+        });
+        assert_eq!(kept.len(), len, "bytes to keep of a batch with {} left", self.left);
+        self.clear();
+        self.push_bytes(&kept);
     }
 
     /// Calls `visit` with each stretch that is still to be sent, in order.
@@ -360,6 +383,26 @@ mod tests {
             batch.advance(cut);
             assert_eq!(left(&batch), expected[cut as usize..], "cut at {cut}");
             assert_eq!(batch.left(), (whole.len() as u64) - u64::from(cut));
+        }
+    }
+
+    #[test]
+    fn batch_that_keeps_a_copy_sends_the_next_bytes_and_holds_no_buffer() {
+        let pool = Pool::new(1, false).unwrap();
+        let mut buf = pool.take().unwrap();
+        buf.as_mut_slice()[..6].copy_from_slice(b"payloa");
+        let buf = Rc::new(buf);
+        let whole = b"headpayloamore";
+        for (taken, kept) in (0..=14).flat_map(|taken| (0..=14 - taken).map(move |kept| (taken, kept))) {
+            let mut batch = SendBatch::default();
+            batch.push_bytes(b"head");
+            batch.push_buffer(buf.clone(), 0, 6);
+            batch.push_bytes(b"more");
+            batch.advance(taken as u32);
+            batch.keep_copy(kept);
+            assert_eq!(left(&batch), whole[taken..taken + kept]);
+            assert_eq!(batch.left(), kept as u64);
+            assert_eq!(Rc::strong_count(&buf), 1);
         }
     }
 

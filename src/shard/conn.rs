@@ -32,14 +32,17 @@ pub(super) struct Conn {
     pub(super) phase: Phase,
     /// Small messages to be sent before the next block.
     pub(super) out: Vec<u8>,
-    /// Whether a send is in flight: never two, or bytes would change places.
-    pub(super) sending: bool,
+    /// The send in flight: never two, or bytes would change places.
+    pub(super) send: Option<Token>,
     /// The receive, while it is armed.
     pub(super) receive: Option<Token>,
     /// Whether it is in the list of those to be pumped this turn.
     pub(super) touched: bool,
     /// Whether it waits for a free buffer.
     pub(super) starved: bool,
+    /// The turn in which it was heard last, and what was heard of it in that turn.
+    pub(super) heard_turn: u64,
+    pub(super) heard_count: u32,
     /// Ticks: start, last bytes received, last send that moved, and when the wheel wakes it.
     pub(super) started: u64,
     pub(super) received_at: u64,
@@ -83,10 +86,12 @@ impl Conn {
                 len: 0,
             },
             out: Vec::new(),
-            sending: false,
+            send: None,
             receive: None,
             touched: false,
             starved: false,
+            heard_turn: 0,
+            heard_count: 0,
             started: tick,
             received_at: tick,
             sent_at: tick,

@@ -25,8 +25,9 @@ const KEEP_ALIVE_TICKS: u64 = ticks(100);
 /// A peer that takes nothing for this long is dropped: it pins memory.
 pub(super) const STALLED_TICKS: u64 = ticks(60);
 
-/// The same while others wait for the memory it pins.
-const STALLED_HUNGRY_TICKS: u64 = ticks(5);
+/// While others wait for buffers, one that a send has held for this long is given back. A peer that takes 64 KiB/s never
+/// comes to that: its window is no larger.
+pub(super) const YIELD_TICKS: u64 = ticks(1);
 
 impl<D: Driver> Shard<D> {
     /// Sees to it that the connection's clock is looked at no later than tick `at`.
@@ -51,7 +52,7 @@ impl<D: Driver> Shard<D> {
         }
         self.resume_accepting();
         if !self.starved.is_empty() {
-            self.drop_hoarders();
+            self.reclaim();
         }
         if self.choker.is_due(self.now) {
             self.rechoke();
@@ -67,7 +68,7 @@ impl<D: Driver> Shard<D> {
             return; // Woken for an earlier appointment that has been replaced.
         }
         conn.wake_at = u64::MAX;
-        let (sent_at, sending) = (conn.sent_at, conn.sending);
+        let (sent_at, sending) = (conn.sent_at, conn.send.is_some());
         let mut next = match &mut conn.phase {
             Phase::Handshake { .. } => {
                 let at = conn.started + HANDSHAKE_TICKS;
@@ -114,18 +115,5 @@ impl<D: Driver> Shard<D> {
             next = next.min(at.max(tick + 1));
         }
         self.wake_at(owner, next);
-    }
-
-    /// Others wait for buffers: those who hold some and take nothing have to go sooner.
-    fn drop_hoarders(&mut self) {
-        let hoarders: Vec<Owner> = self
-            .conns
-            .iter()
-            .filter(|(_, conn)| conn.sending && conn.sent_at + STALLED_HUNGRY_TICKS <= self.tick)
-            .map(|(owner, _)| owner)
-            .collect();
-        for owner in hoarders {
-            self.end(owner, Reason::Stalled, None);
-        }
     }
 }

@@ -4,9 +4,12 @@
 //! told: it would wait for the block in vain. rTorrent 0.9.8 does so, with 6,600 requests under way, and stops for good
 //! when the rest of its torrent is among those that were dropped. So such a peer is not read from while its queue is
 //! full: TCP tells it to wait. What had been received by then is held here.
+//!
+//! The same is done to a peer that says so much in one turn of the loop that the others would wait for it: what is
+//! beyond its share is held until the next turn.
 
 use super::Shard;
-use super::conn::{Conn, PeerConn};
+use super::conn::{Conn, PeerConn, Phase};
 use super::ended::Reason;
 use crate::io::{Driver, Owner};
 use crate::proto::peer::{REQUEST_QUEUE_MAX, Violation};
@@ -14,9 +17,15 @@ use crate::proto::peer::{REQUEST_QUEUE_MAX, Violation};
 /// The peer is listened to again when its queue is down to this.
 const LISTEN_AGAIN: usize = REQUEST_QUEUE_MAX / 2;
 
+/// Receives of one connection that are looked at in one turn, of 4 KiB each: 15,000 requests.
+pub(super) const HEARD_MAX: u32 = 64;
+
+/// Bytes of what was held that are looked at in one turn: as much as that.
+const HEARD_LEN_MAX: usize = HEARD_MAX as usize * 4096;
+
 /// Bytes held at most per connection: 30,000 requests, of which 6,600 are the most that was seen. More than that can come
 /// in the turn before the receive is cancelled only from somebody who means harm.
-const HELD_LEN_MAX: usize = 512 * 1024;
+pub(super) const HELD_LEN_MAX: usize = 512 * 1024;
 
 impl<D: Driver> Shard<D> {
     /// Keeps `bytes`, which are not empty, for later, and stops receiving.
@@ -37,13 +46,36 @@ impl<D: Driver> Shard<D> {
         self.touch(owner);
     }
 
-    /// Goes on where [`Shard::hold`] stopped.
-    pub(super) fn listen_again(&mut self, owner: Owner) {
-        let Some(peer) = self.conns.get_mut(owner).and_then(Conn::peer_mut) else {
+    /// Sees to it that what is held is looked at, at the end of this turn or in a later one.
+    pub(super) fn look_at_held(&mut self, owner: Owner) {
+        let turn = self.counters.turns;
+        let Some(conn) = self.conns.get_mut(owner) else {
             return;
         };
-        let held = std::mem::take(&mut peer.held);
+        if !conn.peer().is_some_and(PeerConn::may_be_heard) {
+            return;
+        }
+        match conn.heard_turn == turn && conn.heard_count >= HEARD_MAX {
+            true => self.touch(owner),
+            false => self.listenable.push(owner),
+        }
+    }
+
+    /// Goes on where [`Shard::hold`] stopped.
+    pub(super) fn listen_again(&mut self, owner: Owner) {
+        let turn = self.counters.turns;
+        let Some(conn) = self.conns.get_mut(owner) else {
+            return;
+        };
+        conn.heard_turn = turn;
+        conn.heard_count = HEARD_MAX;
+        let Some(peer) = conn.peer_mut() else { return };
+        let mut held = std::mem::take(&mut peer.held);
+        let later = held.split_off(held.len().min(HEARD_LEN_MAX));
         self.on_messages(owner, &held);
+        if !later.is_empty() {
+            self.hold(owner, &later);
+        }
         // Armed at the turn's end, if nothing is held again and the cancelled receive has ended; else by what ends last.
         self.unarmed.push(owner);
     }
@@ -57,6 +89,17 @@ impl PeerConn {
 }
 
 impl Conn {
+    /// Whether the connection has had its share of the turn; counts one receive that is looked at, if not.
+    pub(super) fn has_been_heard_enough(&mut self, turn: u64) -> bool {
+        if self.heard_turn != turn {
+            self.heard_turn = turn;
+            self.heard_count = 0;
+        }
+        let enough = self.heard_count >= HEARD_MAX && matches!(self.phase, Phase::Peer(_));
+        self.heard_count += u32::from(!enough);
+        enough
+    }
+
     /// Whether something is held.
     pub(super) fn is_held(&self) -> bool {
         self.peer().is_some_and(|peer| !peer.held.is_empty())

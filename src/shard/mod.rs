@@ -26,7 +26,9 @@ mod held;
 mod limits;
 mod mailbox;
 mod peers;
+mod reclaim;
 mod slots;
+mod stage;
 mod start;
 #[cfg(test)]
 mod tests;

@@ -49,7 +49,11 @@ impl<D: Driver> Shard<D> {
             Ok(Received::Data(bytes)) => {
                 conn.received_at = self.tick;
                 self.counters.received_bytes += bytes.len() as u64;
-                self.on_bytes(owner, &bytes);
+                if conn.has_been_heard_enough(self.counters.turns) {
+                    self.hold(owner, &bytes);
+                } else {
+                    self.on_bytes(owner, &bytes);
+                }
             }
             Ok(Received::Eof) => return self.end(owner, Reason::Eof, None),
             // No buffer was free, or the receive was cancelled unasked or interrupted: armed again at the turn's end, when

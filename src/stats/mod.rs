@@ -70,6 +70,8 @@ counters! {
     cache_full,
     /// Sends that the socket took only in part.
     short_sends,
+    /// Sends cancelled to take back the buffers that a slow peer held while others waited for one.
+    reclaimed_sends,
     /// Turns of the loop.
     turns,
     /// Connections.

@@ -73,6 +73,11 @@ pub(super) const SHARD_COUNTERS: &[(&str, &str, Read<Counters, u64>)] = &[
         "Sends that the socket took only in part.",
         |c| c.short_sends,
     ),
+    (
+        "btd_reclaimed_sends_total",
+        "Sends cancelled to take back the buffers that a slow peer held while others waited for one.",
+        |c| c.reclaimed_sends,
+    ),
     ("btd_loop_turns_total", "Turns of the shards' loops.", |c| c.turns),
     ("btd_uring_enters_total", "Calls of io_uring_enter.", |c| c.uring_enters),
     ("btd_uring_sqes_total", "Submission queue entries.", |c| c.uring_sqes),

@@ -261,6 +261,7 @@ impl Uring {
             return;
         };
         let more = cqueue::more(cqe.flags());
+        let asked = self.ops.is_cancelled(token);
         let Some((owner, op)) = self.ops.get_mut(token) else {
             self.counters.stale += 1;
             return;
@@ -268,7 +269,7 @@ impl Uring {
         // A notification's result is flags, not an errno.
         let notified = cqueue::notif(cqe.flags());
         let result = if notified { Ok(0) } else { result_of(cqe.result()) };
-        if result == Err(Errno::CANCELED) && !matches!(op, InFlight::Cancel) {
+        if result == Err(Errno::CANCELED) && !asked && !matches!(op, InFlight::Cancel) {
             self.counters.cancelled_unasked += 1;
         }
         // What stays in flight. A zero-copy send has two completions: the result, and the notification that the kernel
@@ -516,6 +517,7 @@ impl Driver for Uring {
             index: u32::MAX,
             generation: u32::MAX,
         };
+        self.ops.mark_cancelled(token);
         let own = self.ops.insert(OpKind::Cancel, nobody, InFlight::Cancel);
         let entry = opcode::AsyncCancel::new(token.to_u64()).build().user_data(own.to_u64());
         self.push(entry);

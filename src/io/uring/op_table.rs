@@ -46,6 +46,8 @@ pub(super) struct OpenArgs {
 
 struct Entry {
     generation: u32,
+    /// Whether we have asked for its cancellation.
+    cancelled: bool,
     owner: Owner,
     op: InFlight,
 }
@@ -62,7 +64,12 @@ impl OpTable {
     pub(super) fn insert(&mut self, kind: OpKind, owner: Owner, op: InFlight) -> Token {
         self.next_generation = (self.next_generation + 1) & GENERATION_MASK;
         let generation = self.next_generation;
-        let index = self.entries.insert(Entry { generation, owner, op });
+        let index = self.entries.insert(Entry {
+            generation,
+            cancelled: false,
+            owner,
+            op,
+        });
         Token {
             kind,
             generation,
@@ -74,6 +81,21 @@ impl OpTable {
     pub(super) fn get_mut(&mut self, token: Token) -> Option<(Owner, &mut InFlight)> {
         let entry = self.entries.get_mut(token.index as usize)?;
         (entry.generation == token.generation).then_some((entry.owner, &mut entry.op))
+    }
+
+    /// Notes that the cancellation of an operation was asked for.
+    pub(super) fn mark_cancelled(&mut self, token: Token) {
+        if let Some(entry) = self.entries.get_mut(token.index as usize)
+            && entry.generation == token.generation
+        {
+            entry.cancelled = true;
+        }
+    }
+
+    /// Whether [`OpTable::mark_cancelled`] was called for an operation that is still here.
+    pub(super) fn is_cancelled(&self, token: Token) -> bool {
+        let entry = self.entries.get(token.index as usize);
+        entry.is_some_and(|entry| entry.generation == token.generation && entry.cancelled)
     }
 
     /// Takes the entry out, unless it has left.

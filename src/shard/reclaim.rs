@@ -1,0 +1,34 @@
+//! Taking buffers back from those who do not send them.
+//!
+//! A buffer in a send belongs to the kernel until the socket has taken it all. Peers that take nothing, or a few bytes a
+//! second, would between them pin every buffer there is. While nobody waits for one that harms nobody. When somebody does,
+//! the send is cancelled: of its batch the peer keeps a copy of the block it is in the middle of, at most 16 KiB, and the
+//! other blocks go back to its queue. Nobody is dropped for being slow.
+
+use super::Shard;
+use super::conn::Conn;
+use super::deadlines::YIELD_TICKS;
+use crate::io::{Driver, Owner, Token};
+
+impl<D: Driver> Shard<D> {
+    /// Others wait for buffers: who has held some for a while gives them back.
+    pub(super) fn reclaim(&mut self) {
+        let Some(since) = self.tick.checked_sub(YIELD_TICKS) else {
+            return;
+        };
+        let slow: Vec<(Owner, Token)> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| conn.peer().is_some_and(|peer| peer.upload.has_held_since(since)))
+            .filter_map(|(owner, conn)| Some((owner, conn.send?)))
+            .collect();
+        for (owner, send) in slow {
+            if let Some(peer) = self.conns.get_mut(owner).and_then(Conn::peer_mut) {
+                peer.upload.yield_staged();
+                self.counters.reclaimed_sends += 1;
+                // The rest follows when the send has ended, as cancelled or as taken in part.
+                self.driver.cancel(send);
+            }
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Blocks on their way from a peer's queue to a batch: what they wait for, and what they hold.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::conn::{PeerConn, Served};
+use super::disk::{Disk, Waiter, file_extent};
+use super::upload::Sending;
+use crate::io::{Buf, Driver, Owner, SendBatch};
+use crate::proto::geometry::{BLOCK_LEN_MAX, BlockRequest};
+use crate::proto::wire::{self, Message};
+use crate::stats::Counters;
+use crate::storage::extents::{EXTENT_LEN, ExtentId, ExtentKey, Fill};
+
+/// Bytes in one send: at 32 blocks the calls per byte no longer count (PERF.md).
+const SEND_LEN_MAX: u64 = 32 * BLOCK_LEN_MAX as u64;
+
+/// Stretches a staged block may have. One of more files is gathered into a buffer of its own, so that a block over a
+/// thousand tiny files costs one buffer and not a thousand.
+const PARTS_MAX: usize = 4;
+
+/// A stretch of a block.
+#[derive(Debug)]
+enum Part {
+    /// In memory and held.
+    Held { buf: Rc<Buf>, start: u32, len: u32 },
+    /// Being read.
+    Waiting {
+        id: ExtentId,
+        key: ExtentKey,
+        start: u32,
+        len: u32,
+    },
+    /// Of a pad file.
+    Zeros { len: u32 },
+}
+
+/// A block on its way.
+#[derive(Debug)]
+pub(super) struct Staged {
+    pub(super) block: BlockRequest,
+    pub(super) asked_at: Instant,
+    parts: [Option<Part>; PARTS_MAX],
+}
+
+/// Why a block could not be staged.
+enum NotStaged {
+    /// Every buffer is in use.
+    Full,
+}
+
+/// What became of a staged block's look at its extents.
+enum Readiness {
+    Ready,
+    Waiting,
+    /// Its extent has left meanwhile, and every buffer is in use; or the extent is broken. Staged anew.
+    Starved,
+    /// Its piece has been withdrawn.
+    Gone,
+}
+
+/// Takes requests from the peer's queue into its window. True when it has to wait for a free buffer.
+pub(super) fn stage<D: Driver>(
+    driver: &mut D,
+    disk: &mut Disk,
+    counters: &mut Counters,
+    owner: Owner,
+    peer: &mut PeerConn,
+    out: &mut Vec<u8>,
+) -> bool {
+    while peer.upload.has_window() {
+        let Some((block, asked_at)) = peer.next_request() else {
+            return false;
+        };
+        if !peer.served.torrent.has(block.piece()) {
+            refuse(counters, peer, out, &block);
+            continue;
+        }
+        match parts_of(driver, disk, counters, owner, &peer.served, &block) {
+            Ok(parts) => {
+                peer.upload.staged_len += block.length();
+                peer.upload.staged.push_back(Staged { block, asked_at, parts });
+            }
+            Err(NotStaged::Full) => {
+                peer.upload.unstaged.push_front((block, asked_at));
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// Looks up or begins to read all stretches of a block.
+fn parts_of<D: Driver>(
+    driver: &mut D,
+    disk: &mut Disk,
+    counters: &mut Counters,
+    owner: Owner,
+    served: &Rc<Served>,
+    block: &BlockRequest,
+) -> Result<[Option<Part>; PARTS_MAX], NotStaged> {
+    let waiter = Waiter {
+        conn: owner,
+        piece: block.piece(),
+    };
+    let offset = served.torrent.geometry().offset(block);
+    if part_count(disk, served, offset, block.length()) > PARTS_MAX {
+        let key = ExtentKey::Block {
+            torrent: served.number,
+            offset,
+            len: block.length(),
+        };
+        let id = disk
+            .acquire(driver, counters, served, key, waiter)
+            .ok_or(NotStaged::Full)?;
+        let mut parts = [const { None }; PARTS_MAX];
+        parts[0] = Some(waiting(disk, id, key, 0, block.length()));
+        return Ok(parts);
+    }
+    let mut parts = [const { None }; PARTS_MAX];
+    let mut free = parts.iter_mut();
+    let mut push = |part| *free.next().expect("counted above") = Some(part);
+    for span in served.torrent.layout().spans(offset, u64::from(block.length())) {
+        if span.pad {
+            push(Part::Zeros { len: span.len as u32 });
+            continue;
+        }
+        let (mut at, mut rest) = (span.offset, span.len as u32);
+        while rest > 0 {
+            let (key, start) = file_extent(served.number, span.file, at);
+            let len = rest.min(EXTENT_LEN - start);
+            let id = disk
+                .acquire(driver, counters, served, key, waiter)
+                .ok_or(NotStaged::Full)?;
+            push(waiting(disk, id, key, start, len));
+            at += u64::from(len);
+            rest -= len;
+        }
+    }
+    Ok(parts)
+}
+
+/// How many stretches of files, cut at the ends of extents, make up a block; counting stops when they are too many. A
+/// block in a broken extent counts as too many: gathered by itself, it needs nothing of the extent but its own bytes.
+fn part_count(disk: &Disk, served: &Served, offset: u64, len: u32) -> usize {
+    let mut count = 0;
+    for span in served.torrent.layout().spans(offset, u64::from(len)) {
+        if span.pad {
+            count += 1;
+        } else {
+            let (first, start) = file_extent(served.number, span.file, span.offset);
+            let (last, _) = file_extent(served.number, span.file, span.offset + span.len - 1);
+            if disk.is_broken(&first) || disk.is_broken(&last) {
+                return usize::MAX;
+            }
+            count += (u64::from(start) + span.len).div_ceil(u64::from(EXTENT_LEN)) as usize;
+        }
+        if count > PARTS_MAX {
+            break;
+        }
+    }
+    count
+}
+
+/// A stretch of an extent that was found or begun: held if it is there.
+fn waiting(disk: &Disk, id: ExtentId, key: ExtentKey, start: u32, len: u32) -> Part {
+    match disk.extents.get(id) {
+        Some(Fill::Ready(buf)) => Part::Held {
+            buf: buf.clone(),
+            start,
+            len,
+        },
+        Some(Fill::Pending) | None => Part::Waiting { id, key, start, len },
+    }
+}
+
+/// Puts the staged blocks that are in memory into the batch, as many as one send takes; what is said of the others goes
+/// to `out`, so that a batch holds nothing but blocks behind its small messages. Whether one of the others is
+/// neither in memory nor on its way, since no buffer is free.
+pub(super) fn collect<D: Driver>(
+    driver: &mut D,
+    disk: &mut Disk,
+    counters: &mut Counters,
+    owner: Owner,
+    peer: &mut PeerConn,
+    out: &mut Vec<u8>,
+    batch: &mut SendBatch,
+) -> bool {
+    let (mut at, mut starved) = (0, false);
+    // Where the next block begins in the batch, of which nothing has been sent.
+    let mut end = batch.left();
+    while at < peer.upload.staged.len() && batch.left() < SEND_LEN_MAX && batch.has_room(PARTS_MAX + 1) {
+        let staged = &mut peer.upload.staged[at];
+        match look(driver, disk, counters, owner, &peer.served, staged) {
+            Readiness::Waiting => at += 1,
+            // What it holds goes back meanwhile: two that each hold half of what the other needs would wait for ever.
+            Readiness::Starved => {
+                let staged = peer.upload.staged.remove(at).expect("in range");
+                peer.upload.staged_len -= staged.block.length();
+                peer.upload.unstaged.push_back((staged.block, staged.asked_at));
+                starved = true;
+            }
+            Readiness::Ready => {
+                let staged = peer.upload.staged.remove(at).expect("in range");
+                peer.upload.staged_len -= staged.block.length();
+                push_block(batch, staged.parts, &staged.block);
+                let start = std::mem::replace(&mut end, batch.left());
+                peer.upload.sending.push_back(Sending {
+                    block: staged.block,
+                    asked_at: staged.asked_at,
+                    start,
+                    end,
+                });
+            }
+            Readiness::Gone => {
+                let staged = peer.upload.staged.remove(at).expect("in range");
+                peer.upload.staged_len -= staged.block.length();
+                refuse(counters, peer, out, &staged.block);
+            }
+        }
+    }
+    starved
+}
+
+/// Whether all of a staged block is in memory by now.
+fn look<D: Driver>(
+    driver: &mut D,
+    disk: &mut Disk,
+    counters: &mut Counters,
+    owner: Owner,
+    served: &Rc<Served>,
+    staged: &mut Staged,
+) -> Readiness {
+    let waiter = Waiter {
+        conn: owner,
+        piece: staged.block.piece(),
+    };
+    let mut readiness = Readiness::Ready;
+    for part in staged.parts.iter_mut().flatten() {
+        let Part::Waiting { id, key, start, len } = *part else {
+            continue;
+        };
+        match disk.extents.get(id) {
+            Some(Fill::Ready(buf)) => {
+                *part = Part::Held {
+                    buf: buf.clone(),
+                    start,
+                    len,
+                };
+            }
+            Some(Fill::Pending) => readiness = Readiness::Waiting,
+            // Failed, and then the piece is withdrawn; or read and taken back before this connection had its turn.
+            None if !served.torrent.has(staged.block.piece()) => return Readiness::Gone,
+            // To be staged anew, without the extent.
+            None if disk.is_broken(&key) => return Readiness::Starved,
+            None => match disk.acquire(driver, counters, served, key, waiter) {
+                Some(id) => {
+                    *part = waiting(disk, id, key, start, len);
+                    if matches!(part, Part::Waiting { .. }) {
+                        readiness = Readiness::Waiting;
+                    }
+                }
+                None => readiness = Readiness::Starved,
+            },
+        }
+    }
+    readiness
+}
+
+fn push_block(batch: &mut SendBatch, parts: [Option<Part>; PARTS_MAX], block: &BlockRequest) {
+    batch.push_bytes(&wire::piece_header(block));
+    for part in parts.into_iter().flatten() {
+        match part {
+            Part::Held { buf, start, len } => batch.push_buffer(buf, start, len),
+            Part::Zeros { len } => {
+                const ZEROS: [u8; BLOCK_LEN_MAX as usize] = [0; BLOCK_LEN_MAX as usize];
+                batch.push_bytes(&ZEROS[..len as usize]);
+            }
+            Part::Waiting { id, .. } => unreachable!("{id:?} is not there"),
+        }
+    }
+}
+
+/// Answers a request that will not be served.
+fn refuse(counters: &mut Counters, peer: &mut PeerConn, out: &mut Vec<u8>, block: &BlockRequest) {
+    counters.requests_refused += 1;
+    match peer.peer.fast() {
+        true => wire::encode(&Message::reject(block), out),
+        false => peer.upload.unanswerable = true,
+    }
+}
