@@ -22,7 +22,8 @@ use support::scratch::Scratch;
 use support::torrent::Torrent;
 
 const LEECHERS: u32 = 2_000;
-/// A third of them sends garbage, a third stalls in the handshake, a third asks and never reads.
+/// A quarter of them sends garbage, a quarter stalls in the handshake, and the others ask and never read: a quarter for
+/// blocks, a quarter for single bytes.
 const HARMFUL: u32 = 200;
 const PIECE_LEN: u32 = 64 << 10;
 const PAYLOAD_LEN: u64 = 128 << 20;
@@ -133,7 +134,7 @@ fn do_harm(server: SocketAddr, info_hash: InfoHash, stop: &AtomicBool, count: &A
                 continue;
             };
             // Those that never read do not even look whether they were dropped: writing tells.
-            let dropped = if number % 3 == 2 {
+            let dropped = if number % 4 >= 2 {
                 matches!((&mut peer.stream()).write(&[0; 4]), Err(error) if error.kind() != ErrorKind::WouldBlock)
             } else {
                 match (&mut peer.stream()).read(&mut buffer) {
@@ -151,7 +152,7 @@ fn do_harm(server: SocketAddr, info_hash: InfoHash, stop: &AtomicBool, count: &A
 
 fn set_to_work(server: SocketAddr, info_hash: InfoHash, number: u32) -> io::Result<Peer> {
     let source = Ipv4Addr::from_bits(Ipv4Addr::new(127, 99, 0, 1).to_bits() + number);
-    let peer = match number % 3 {
+    let peer = match number % 4 {
         0 => {
             let mut peer = Peer::connect(server, source)?;
             peer.send(format!("GET /{number} HTTP/1.1\r\nHost: nobody\r\n\r\n").as_bytes())?;
@@ -162,12 +163,12 @@ fn set_to_work(server: SocketAddr, info_hash: InfoHash, number: u32) -> io::Resu
             peer.send(&hello(info_hash, Reserved::default())[..30])?;
             peer
         }
-        _ => {
+        what => {
             let mut peer = Peer::join(server, source, info_hash, Reserved::OURS)?;
             peer.hear_id(1)?;
             let mut requests = Vec::new();
             for piece in 0..1_000 {
-                let (begin, length) = (0, 16 << 10);
+                let (begin, length) = (0, if what == 2 { 16 << 10 } else { 1 });
                 wire::encode(&Message::Request { piece, begin, length }, &mut requests);
             }
             peer.send(&requests)?;

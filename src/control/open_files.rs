@@ -1,14 +1,28 @@
-//! The limit of open files: raised as far as it goes, and a warning when that is not far enough.
+//! The limit of open files: raised as far as it goes, and shared out among connections and payload.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors beside connections: payload files kept open, rings, logs, scrapers.
-const OTHER_FILES: u64 = 1024;
+/// Payload files that a shard keeps open, where descriptors are plenty.
+const FILES_PER_SHARD_MAX: u64 = 1024;
+/// The same where they are not: fewer would be opened and closed all the time.
+const FILES_PER_SHARD_MIN: u64 = 16;
+/// Descriptors of the process beside those: logs, watches, scrapers, files being checked.
+const OTHERS: u64 = 48;
+/// Descriptors of a shard beside its connections and files: ring, doorbell, listeners, what is being closed.
+const OTHERS_PER_SHARD: u64 = 16;
 
-/// Raises the soft limit to the hard one.
-pub(super) fn raise(connections: usize) {
+/// What the limit of open files allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Descriptors {
+    /// Connections in all.
+    pub(super) connections: usize,
+    /// Payload files that each shard may keep open.
+    pub(super) files_per_shard: usize,
+}
+
+/// Raises the soft limit to the hard one, and shares it out. Says so if it is not enough for so many connections.
+pub(super) fn raise(connections: usize, shards: usize) -> Descriptors {
     let limit = getrlimit(Resource::Nofile);
-    let wanted = connections as u64 + OTHER_FILES;
     let allowed = limit.maximum.unwrap_or(u64::MAX);
     if limit.current.is_some_and(|current| current < allowed) {
         let raised = Rlimit {
@@ -20,10 +34,63 @@ pub(super) fn raise(connections: usize) {
         }
     }
     let now = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    if now < wanted {
+    let descriptors = share_out(now, connections as u64, shards as u64);
+    if descriptors.connections < connections {
         tracing::warn!(
-            "only {now} files may be open at once, {connections} connections and the payload may need {wanted}: \
-             peers will have to wait (hint: LimitNOFILE= in btd.service, or ulimit -n)"
+            "only {now} files may be open at once: at most {} connections are accepted, not {connections} \
+             (hint: LimitNOFILE= in btd.service, or ulimit -n)",
+            descriptors.connections
         );
+    }
+    descriptors
+}
+
+/// Connections come first, but for a quarter of what there is.
+fn share_out(limit: u64, connections: u64, shards: u64) -> Descriptors {
+    let left = limit.saturating_sub(OTHERS + shards * OTHERS_PER_SHARD);
+    let files = left.saturating_sub(connections).max(left / 4) / shards;
+    let files = files.clamp(FILES_PER_SHARD_MIN, FILES_PER_SHARD_MAX);
+    // With next to nothing, one connection is tried: accepting pauses when it fails.
+    let connections = connections.min(left.saturating_sub(files * shards)).max(1);
+    Descriptors {
+        connections: usize::try_from(connections).unwrap_or(usize::MAX),
+        files_per_shard: usize::try_from(files).unwrap_or(usize::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(limit: u64, connections: u64, shards: u64) -> (usize, usize) {
+        let descriptors = share_out(limit, connections, shards);
+        (descriptors.connections, descriptors.files_per_shard)
+    }
+
+    #[test]
+    fn plenty_is_enough_for_all() {
+        assert_eq!(of(u64::MAX, 8000, 2), (8000, 1024));
+        assert_eq!(of(65_536, 8000, 32), (8000, 1024));
+    }
+
+    #[test]
+    fn what_is_given_out_is_there() {
+        assert_eq!(of(1024, 8000, 2), (708, 118));
+        assert_eq!(of(1024, 500, 2), (500, 222));
+        for limit in (200..70_000).step_by(111) {
+            for (connections, shards) in [(1, 1), (8000, 2), (200, 4), (1_000_000, 4)] {
+                let (connections, files) = of(limit, connections, shards);
+                let all = connections as u64 + files as u64 * shards + OTHERS + OTHERS_PER_SHARD * shards;
+                assert!(
+                    all <= limit,
+                    "{limit}: {connections} connections, {files} files, {shards} shards"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn next_to_nothing_is_shared_out_too() {
+        assert_eq!(of(10, 8000, 2), (1, 16));
     }
 }

@@ -12,13 +12,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::blocking;
 use super::config::{self, Config};
+use super::open_files;
 use crate::io::uring::Features;
-use crate::proto::{InfoHash, PeerId, choker};
+use crate::proto::{InfoHash, PeerId};
 use crate::shard::{self, Caps, Command, Handle, Limits, Settings, ShardConfig, Torrent};
 use crate::stats;
 
-/// Payload files that a shard keeps open.
-const FILES_MAX: u32 = 1024;
 /// How long to wait for room in a mailbox that is full when btd stops.
 const MAILBOX_PAUSE: Duration = Duration::from_millis(1);
 
@@ -72,6 +71,7 @@ impl Shards {
             0 => cores.len().max(1),
             count => count,
         };
+        let descriptors = open_files::raise(config.peers.max_connections, count);
         for address in &config.peers.listen {
             ensure_free(*address).map_err(|source| Error::Listen {
                 address: *address,
@@ -80,7 +80,7 @@ impl Shards {
         }
         let features = wanted_features()?;
         let caps = Caps {
-            connections: config.peers.max_connections,
+            connections: descriptors.connections,
             per_torrent: config.peers.max_connections_per_torrent,
             per_ip: config.peers.max_connections_per_ip,
         };
@@ -100,21 +100,20 @@ impl Shards {
                 pin_cpu,
                 cache_len: config.storage.cache_size / count as u64,
                 // Any shard may be given all connections: which one gets a connection is the kernel's choice.
-                descriptors_max: u32::try_from(config.peers.max_connections)
-                    .unwrap_or(u32::MAX)
-                    .saturating_add(FILES_MAX),
+                descriptors_max: u32::try_from(descriptors.connections + descriptors.files_per_shard)
+                    .unwrap_or(u32::MAX),
                 features,
                 settings: Settings {
                     peer_id,
                     limits: Arc::clone(&limits),
                     upload_slots: u32::try_from(config.limits.upload_slots.div_ceil(count)).unwrap_or(u32::MAX),
-                    choker: choker::Kind::default(),
+                    choker: config.limits.seed_choker,
                     read_mode: match config.storage.read_mode {
                         config::ReadMode::Auto => shard::ReadMode::Auto,
                         config::ReadMode::Direct => shard::ReadMode::Direct,
                         config::ReadMode::Buffered => shard::ReadMode::Buffered,
                     },
-                    files_max: FILES_MAX as usize,
+                    files_max: descriptors.files_per_shard,
                     stats: Arc::default(),
                 },
             })?;

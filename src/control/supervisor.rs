@@ -21,7 +21,7 @@ use super::signals::{Request, Signals};
 use super::state_dir::{self, Ports, StateDir};
 use super::torrents::{Addition, Entry, STATE_NAMES, State, Torrents};
 use super::watch;
-use super::{example, open_files, service_manager};
+use super::{example, service_manager};
 use crate::hashing::{Pool, PoolConfig};
 use crate::proto::InfoHash;
 use crate::proto::metainfo::Metainfo;
@@ -118,7 +118,6 @@ pub fn run(config: &Config) -> Result<(), Error> {
         std::process::id()
     );
     let state_dir = StateDir::open(&config.state_dir)?;
-    open_files::raise(config.peers.max_connections);
     for watch in config.watch.iter().filter(|watch| watch.example) {
         example::make_if_empty(watch)?;
     }
@@ -307,7 +306,7 @@ impl Supervisor<'_> {
         let generation = match addition {
             Addition::New { generation } => generation,
             // Somebody touched the file: the way to ask for another look at what was not whole.
-            Addition::Known => match self.torrents.check_again(info_hash, &progress) {
+            Addition::Known => match self.torrents.check_anew(info_hash, &progress) {
                 Some(generation) => generation,
                 None => return,
             },
@@ -402,7 +401,7 @@ impl Supervisor<'_> {
             self.missing_tried = now;
             for job in std::mem::take(&mut self.missing) {
                 if self.torrents.is_missing(job.info_hash, job.generation) {
-                    self.checks.submit(job);
+                    self.look_again(job);
                 }
             }
         }
@@ -410,6 +409,19 @@ impl Supervisor<'_> {
         if self.ready && status != self.status_told {
             service_manager::status(&status);
             self.status_told = status;
+        }
+    }
+
+    /// Looks again for payload that was not there.
+    fn look_again(&mut self, job: Job) {
+        // A new one: it tells how far and how long this look is, and can be cancelled.
+        let progress = Arc::new(Progress::new(job.meta.geometry.total_len()));
+        if let Some(generation) = self.torrents.check_again(job.info_hash, &progress) {
+            self.checks.submit(Job {
+                generation,
+                progress,
+                ..job
+            });
         }
     }
 

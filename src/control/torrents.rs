@@ -52,6 +52,8 @@ pub(super) struct Entry {
     pub(super) served: Option<Arc<Torrent>>,
     /// Tells the check that counts from earlier ones of the same info-hash that may still end.
     pub(super) generation: u64,
+    /// What the last check said; `None` when what the next one says is to be told in any case.
+    settled_as: Option<usize>,
     /// Never empty.
     files: BTreeSet<PathBuf>,
 }
@@ -114,6 +116,7 @@ impl Torrents {
             state: State::Checking(Arc::clone(progress)),
             served: None,
             generation: self.generations,
+            settled_as: None,
             files: BTreeSet::from([file.to_owned()]),
         };
         self.counts[entry.state.index()] += 1;
@@ -152,11 +155,18 @@ impl Torrents {
             .get_mut(&info_hash)
             .filter(|entry| entry.generation == generation)?;
         let was_served = std::mem::replace(&mut entry.served, served).is_some();
-        let is_news = entry.state.index() != state.index();
+        let is_news = entry.settled_as.replace(state.index()) != Some(state.index());
         self.counts[entry.state.index()] -= 1;
         self.counts[state.index()] += 1;
         entry.state = state;
         Some(Settled { was_served, is_news })
+    }
+
+    /// Like [`Torrents::check_again`], for somebody who wants to hear what comes of it, be it the same as before.
+    pub(super) fn check_anew(&mut self, info_hash: InfoHash, progress: &Arc<Progress>) -> Option<u64> {
+        let generation = self.check_again(info_hash, progress)?;
+        self.by_hash.get_mut(&info_hash)?.settled_as = None;
+        Some(generation)
     }
 
     /// Starts another check of a torrent that is not whole. Gives its new generation.
@@ -307,17 +317,31 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_torrent_that_is_still_missing_is_no_news() {
+    fn a_missing_torrent_that_is_still_missing_is_no_news_but_for_who_asked() {
         let mut torrents = Torrents::default();
         add(&mut torrents, "a", ONE);
-        torrents.settle(ONE, 1, State::Missing, None);
-        assert!(torrents.is_missing(ONE, 1) && !torrents.is_missing(ONE, 2) && !torrents.is_missing(TWO, 1));
-        assert_eq!(
-            torrents.settle(ONE, 1, State::Missing, None),
-            Some(Settled {
-                was_served: false,
-                is_news: false
-            })
-        );
+        let mut is_news = |generation| {
+            torrents
+                .settle(ONE, generation, State::Missing, None)
+                .map(|s| s.is_news)
+        };
+        assert_eq!(is_news(1), Some(true));
+        assert_eq!(torrents.check_again(ONE, &Arc::default()), Some(2));
+        assert!(torrents.settle(ONE, 1, State::Missing, None).is_none());
+        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0], "it is being looked at");
+        let mut is_news = |generation| {
+            torrents
+                .settle(ONE, generation, State::Missing, None)
+                .map(|s| s.is_news)
+        };
+        assert_eq!(is_news(2), Some(false));
+        assert_eq!(torrents.check_anew(ONE, &Arc::default()), Some(3));
+        let mut is_news = |generation| {
+            torrents
+                .settle(ONE, generation, State::Missing, None)
+                .map(|s| s.is_news)
+        };
+        assert_eq!(is_news(3), Some(true));
+        assert!(torrents.is_missing(ONE, 3) && !torrents.is_missing(ONE, 2));
     }
 }

@@ -23,11 +23,13 @@ impl<D: Driver> Shard<D> {
     pub(super) fn rechoke(&mut self) {
         let now = self.now;
         self.candidates.clear();
-        let mut owners = Vec::with_capacity(self.peers as usize);
+        // In the order of their indices, as the slots are walked.
+        let mut owners: Vec<Owner> = Vec::with_capacity(self.peers as usize);
         for (owner, conn) in self.conns.iter() {
             let Some(peer) = conn.peer() else { continue };
             self.candidates.push(Candidate {
-                key: owners.len() as u32,
+                // The same at the next rechoke, when the one with the optimistic slot is looked for.
+                key: owner.index,
                 interested: peer.peer.peer_interested(),
                 unchoked: !peer.peer.am_choking(),
                 rate: peer.rate.bytes_per_second(now),
@@ -41,7 +43,10 @@ impl<D: Driver> Shard<D> {
         let mut decisions = std::mem::take(&mut self.decisions);
         self.choker.rechoke(now, &self.candidates, random, &mut decisions);
         for (key, unchoke) in decisions.drain(..) {
-            let owner = owners[key as usize];
+            let Ok(place) = owners.binary_search_by_key(&key, |owner| owner.index) else {
+                continue;
+            };
+            let owner = owners[place];
             match unchoke {
                 true => self.unchoke(owner),
                 false => self.choke(owner),

@@ -59,7 +59,7 @@ use wheel::{TICK, Wheel};
 /// How files are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReadMode {
-    /// Past the page cache where the filesystem allows it.
+    /// As is best: [`ReadMode::Direct`], until the mount has a say in it.
     #[default]
     Auto,
     /// Past the page cache; where the filesystem refuses, through it.

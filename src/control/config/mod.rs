@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 pub use problem::{At, Error, Problem};
 pub use units::display_size;
 
+use crate::proto::choker;
 use document::Table;
 use reader::{Context, Section};
 
@@ -93,7 +94,7 @@ impl Default for Storage {
 /// How payload is read from the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadMode {
-    /// Around the page cache where that pays, else through it.
+    /// As btd chooses: like `Direct`, in this version.
     Auto,
     /// Around the page cache (O_DIRECT) wherever the filesystem allows it.
     Direct,
@@ -117,11 +118,16 @@ pub struct Watch {
 pub struct Limits {
     /// Peers that are unchoked at once, over all shards.
     pub upload_slots: usize,
+    /// Who has the slots when more peers want one.
+    pub seed_choker: choker::Kind,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { upload_slots: 4000 }
+        Self {
+            upload_slots: 4000,
+            seed_choker: choker::Kind::default(),
+        }
     }
 }
 
@@ -241,7 +247,15 @@ fn read(context: &Context<'_>, root: Table) -> Config {
     let watch = read_watches(context, &mut top);
 
     let mut section = top.section("limits");
-    let upload_slots = section.count("upload-slots", Limits::default().upload_slots, 1..=CONNECTIONS_MAX);
+    let default = Limits::default();
+    let chokers = [
+        ("fastest-upload", choker::Kind::FastestUpload),
+        ("round-robin", choker::Kind::RoundRobin),
+    ];
+    let limits = Limits {
+        upload_slots: section.count("upload-slots", default.upload_slots, 1..=CONNECTIONS_MAX),
+        seed_choker: section.choice("seed-choker", default.seed_choker, &chokers),
+    };
     section.finish();
 
     let metrics = top.optional_section("metrics").map(|mut section| {
@@ -267,7 +281,7 @@ fn read(context: &Context<'_>, root: Table) -> Config {
         peers,
         storage,
         watch,
-        limits: Limits { upload_slots },
+        limits,
         metrics,
         shards,
     }

@@ -18,6 +18,11 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 /// Length of one receive buffer in bytes: about 240 requests of 17 bytes.
 pub(super) const RECV_BUF_LEN: usize = 4096;
 
+/// Where the fields of `struct io_uring_buf` (linux/io_uring.h) are: `addr` at 0, then `len` and `bid`, 16 bytes in all.
+const ENTRY_LEN_AT: usize = 8;
+const ENTRY_BID_AT: usize = 12;
+const _: () = assert!(size_of::<BufRingEntry>() == 16 && align_of::<BufRingEntry>() == 8);
+
 /// The ring of provided buffers and the buffers themselves, in one mapping: entries first, buffers behind.
 pub(super) struct RecvRing {
     base: NonNull<u8>,
@@ -79,12 +84,17 @@ impl RecvRing {
         let tail = self.tail.get();
         let index = usize::from(tail & (self.count - 1));
         let entries = self.base.as_ptr().cast::<BufRingEntry>();
-        // SAFETY: `index < count`, so the entry lies in the mapping. The kernel reads entries between its head and the
-        // published tail only; there are as many entries as buffers, so this one is outside of that range.
-        let entry = unsafe { &mut *entries.wrapping_add(index) };
-        entry.set_addr(self.buf_ptr(bid) as u64);
-        entry.set_len(RECV_BUF_LEN as u32);
-        entry.set_bid(bid);
+        let entry = entries.wrapping_add(index).cast::<u8>();
+        // Field by field and never as a whole: the last two bytes of entry 0 are the ring's tail, which the kernel may be
+        // reading.
+        // SAFETY: `index < count`, so the entry lies in the mapping, and its fields are aligned in it. The kernel reads
+        // entries between its head and the published tail only; there are as many entries as buffers, so this one is
+        // outside of that range.
+        unsafe {
+            entry.cast::<u64>().write(self.buf_ptr(bid) as u64);
+            entry.add(ENTRY_LEN_AT).cast::<u32>().write(RECV_BUF_LEN as u32);
+            entry.add(ENTRY_BID_AT).cast::<u16>().write(bid);
+        }
         self.tail.set(tail.wrapping_add(1));
         // SAFETY: `entries` is the page-aligned start of the ring, which is what `tail` asks for.
         let published = unsafe { BufRingEntry::tail(entries) }.cast_mut();
