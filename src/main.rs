@@ -1,5 +1,6 @@
 //! The `btd` binary: arguments in, exit code out.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use btd::control::commands::{Fault, bench};
@@ -39,7 +40,8 @@ fn main() -> ExitCode {
     match control::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}");
+            // The exit code says it too, should nobody read this.
+            let _ = writeln!(std::io::stderr(), "{error}");
             ExitCode::from(exit_code(&error))
         }
     }

@@ -129,6 +129,34 @@ fn a_watch_folder_needs_both_paths_and_is_watched_once() {
 }
 
 #[test]
+fn a_configuration_that_is_no_file_is_refused_and_not_waited_for() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let pipe = rustix::fs::CWD;
+    rustix::fs::mknodat(
+        pipe,
+        dir.path().join("pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .expect("a pipe");
+    std::fs::File::create(dir.path().join("long"))
+        .and_then(|file| file.set_len(1 << 40))
+        .expect("a long file");
+    for (name, why) in [
+        ("pipe", "not a regular file"),
+        ("/dev/zero", "not a regular file"),
+        (".", "is a directory"),
+        ("long", "more than 1 MiB long"),
+    ] {
+        let output = btd(dir.path(), &[], &["check-config", "--config", name]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains(why), "{name}: {stderr}");
+        assert_eq!(output.status.code(), Some(78));
+    }
+}
+
+#[test]
 fn broken_toml_is_refused_with_its_line() {
     let output = check("[limits]\nupload-slots = \n", &[]);
     let stderr = String::from_utf8_lossy(&output.stderr);

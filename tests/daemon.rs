@@ -203,6 +203,44 @@ fn an_address_that_is_taken_is_refused_with_74_and_named() {
 }
 
 #[test]
+fn its_port_is_free_when_it_is_gone() {
+    let home = Home::new("restart");
+    for _ in 0..3 {
+        let btd = home.start();
+        let address = btd.peers;
+        btd.stop();
+        std::net::TcpListener::bind(address).expect("the port is free at once");
+    }
+}
+
+#[test]
+fn it_serves_on_when_its_log_cannot_be_written() {
+    let home = Home::new("log");
+    fs::write(home.path().join("btd.toml"), home.config().to_toml()).expect("write the configuration");
+    // Process::spawn sends both outputs to a log; here the errors go to a disk that is full.
+    let mut command = Command::new("sh");
+    command
+        .args([
+            "-c",
+            "exec \"$0\" --config btd.toml 2>/dev/full",
+            env!("CARGO_BIN_EXE_btd"),
+        ])
+        .current_dir(home.path());
+    let mut btd = Btd::start_by(&mut command, home.path(), &home.config());
+    home.drop_in("a.torrent", &home.payload("a"));
+    wait_for_torrents(&mut btd, "seeding", 1);
+    btd.stop();
+    let show = Command::new("sh")
+        .args([
+            "-c",
+            "\"$0\" show nothing.torrent 2>/dev/full",
+            env!("CARGO_BIN_EXE_btd"),
+        ])
+        .status();
+    assert_eq!(show.expect("run btd show").code(), Some(74));
+}
+
+#[test]
 fn torrents_come_go_and_change_their_names_while_it_runs() {
     let home = Home::new("watch");
     let mut btd = home.start();

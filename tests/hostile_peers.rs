@@ -158,7 +158,7 @@ const DEEDS: &[(&str, bool, Misdeed, Then)] = &[
         "have-none after a bitfield",
         true,
         have_none_late,
-        Dropped("late_have_all"),
+        Dropped("late_have_none"),
     ),
     (
         "a have of a piece that is not",

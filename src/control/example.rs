@@ -128,15 +128,20 @@ pub(super) fn tell_how_to_fetch(watch: &Watch, ports: &[u16]) {
     // Every byte escaped: shorter forms save nothing here.
     let info_hash: String = meta.info_hash.0.iter().map(|byte| format!("%{byte:02x}")).collect();
     tracing::info!(
-        "to fetch the example from this machine, with libtorrent (Debian: apt install python3-libtorrent):\n  \
-         python3 -c 'import libtorrent as lt, time; s = lt.session(); \
-         h = s.add_torrent(dict(ti=lt.torrent_info(\"{file}\"), save_path=\"/tmp/btd-fetched\")); \
+        "to fetch the example from this machine while btd runs, with libtorrent (apt install python3-libtorrent, or \
+         pip install libtorrent for another python3):\n  \
+         python3 -c 'import libtorrent as lt, time; s = lt.session(); p = lt.add_torrent_params(); \
+         p.ti = lt.torrent_info(\"{file}\"); p.save_path = \"/tmp/btd-fetched/libtorrent\"; h = s.add_torrent(p); \
          h.connect_peer((\"127.0.0.1\", {port})); \
-         [time.sleep(0.1) for _ in iter(lambda: h.status().is_seeding, True)]; print(\"fetched to /tmp/btd-fetched\")'\n\
-         or with aria2, to which a tracker hands out the address (apt install aria2 opentracker):\n  \
-         echo {hex} > /tmp/btd-torrents; opentracker -i 127.0.0.1 -p 6969 -w /tmp/btd-torrents &\n  \
-         curl -s -o /dev/null '{TRACKER}?info_hash={info_hash}&peer_id=-BT0100-seed-example&port={port}&left=0&event=started'\n  \
-         aria2c --enable-dht=false --seed-time=0 --dir=/tmp/btd-fetched '{file}'"
+         [time.sleep(0.1) for _ in iter(lambda: h.status().is_seeding, True)]; print(\"fetched to\", p.save_path)'\n\
+         or with aria2, to which a tracker hands out the address (apt install aria2 curl opentracker):\n  \
+         mkdir -p /tmp/btd-fetched && echo {hex} > /tmp/btd-fetched/torrents\n  \
+         opentracker -i 127.0.0.1 -p 6969 -w /tmp/btd-fetched/torrents > /dev/null 2>&1 & tracker=$!\n  \
+         curl -fsS --retry 5 --retry-connrefused -o /dev/null \
+         '{TRACKER}?info_hash={info_hash}&peer_id=-BT0100-seed-example&port={port}&left=0&event=started'\n  \
+         aria2c --enable-dht=false --seed-time=0 --allow-overwrite=true --dir=/tmp/btd-fetched/aria2 '{file}'\n  \
+         kill $tracker\n\
+         Both leave what they fetched in /tmp/btd-fetched."
     );
 }
 

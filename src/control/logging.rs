@@ -27,6 +27,9 @@ pub fn start(level: Option<LogLevel>) {
     };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // It would say on stderr that stderr cannot be written, and panic when that fails too. A full log disk or a reader
+        // that went away is no reason to stop serving.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     // A second logger in one process (tests) changes nothing, and is no harm.
     let _ = if std::env::var_os("JOURNAL_STREAM").is_some() {

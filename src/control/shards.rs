@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -20,6 +20,9 @@ use crate::stats;
 
 /// How long to wait for room in a mailbox that is full when btd stops.
 const MAILBOX_PAUSE: Duration = Duration::from_millis(1);
+/// How long to wait at the start for a port that is taken, and how often to look.
+const PORT_PATIENCE: Duration = Duration::from_secs(1);
+const PORT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why the shards cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +76,7 @@ impl Shards {
         };
         let descriptors = open_files::raise(config.peers.max_connections, count);
         for address in &config.peers.listen {
-            ensure_free(*address).map_err(|source| Error::Listen {
+            wait_until_free(*address).map_err(|source| Error::Listen {
                 address: *address,
                 source,
             })?;
@@ -207,6 +210,20 @@ fn wanted_features() -> Result<Features, Error> {
     }
 }
 
+/// Waits a moment for a port that is taken: the kernel takes the rings of a btd that was killed down in the background,
+/// and their listeners with them, for some 50 ms after the process is gone.
+fn wait_until_free(address: SocketAddr) -> io::Result<()> {
+    let deadline = Instant::now() + PORT_PATIENCE;
+    loop {
+        match ensure_free(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(PORT_PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
 /// Two programs of one user may listen on one port by SO_REUSEPORT, as the shards do, and would share the peers without
 /// noticing. A socket that does not agree to that is refused while anybody listens.
 fn ensure_free(address: SocketAddr) -> io::Result<()> {
@@ -261,6 +278,17 @@ mod tests {
         let source = ensure_free(address).expect_err("it is taken");
         let error = Error::Listen { address, source }.to_string();
         assert!(error.contains("another program has this port"), "{error}");
+    }
+
+    #[test]
+    fn a_port_that_is_still_being_given_back_is_waited_for() {
+        let holder = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = holder.local_addr().expect("bound");
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(move || wait_until_free(address));
+            drop(holder);
+            waiting.join().expect("no panic").expect("it is free now");
+        });
     }
 
     #[test]

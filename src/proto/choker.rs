@@ -1,8 +1,9 @@
 //! Whom a seed unchokes.
 //!
 //! A seed gets nothing back, so there is no tit for tat: slots go round ([`Kind::RoundRobin`]) or to those who take
-//! fastest ([`Kind::FastestUpload`]). Either way no interested peer stays choked while a slot is free, and one slot is
-//! the optimistic unchoke of BEP 3: it goes to a random waiting peer and moves on every 30 s.
+//! fastest ([`Kind::FastestUpload`]). Either way no interested peer stays choked while a slot is free. Where speed decides,
+//! one slot is the optimistic unchoke of BEP 3: it goes to a random waiting peer and moves on every 30 s. In a round robin
+//! everybody has a turn anyway.
 //!
 //! Nothing is sent here; the shard carries out the decisions. How many slots there are is the configuration's choice.
 
@@ -152,9 +153,13 @@ impl SeedChoker {
     /// Moves those who get a slot to the front of `ranked`, and tells how many they are.
     fn choose(&mut self, now: Instant, candidates: &[Candidate], random: u64) -> usize {
         let slots = self.slots as usize;
-        if slots == 0 || self.ranked.len() <= slots {
+        if slots == 0 || self.ranked.len() <= slots || self.kind == Kind::RoundRobin {
             self.optimistic = None;
-            return self.ranked.len();
+            return if slots == 0 {
+                self.ranked.len()
+            } else {
+                self.ranked.len().min(slots)
+            };
         }
         let (regular, rest) = self.ranked.split_at_mut(slots - 1);
         let key_of = |place: &u32| candidates[*place as usize].key;

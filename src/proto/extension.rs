@@ -107,22 +107,31 @@ impl ExtensionHandshake {
 
     /// Reads the payload of the handshake's message.
     pub fn decode(payload: &[u8]) -> Result<Self, Error> {
+        let mut read = Self::default();
+        read.update(payload)?;
+        Ok(read)
+    }
+
+    /// Takes a later handshake in, which changes what it names and nothing else (BEP 10).
+    ///
+    /// # Errors
+    /// As [`ExtensionHandshake::decode`]; nothing is changed then.
+    pub fn update(&mut self, payload: &[u8]) -> Result<(), Error> {
         let scanned = bencode::scan(payload, Limits::MESSAGE)?;
         let dict = scanned.value.as_dict().ok_or(Error::NotADictionary)?;
-        let mut read = Self::default();
         for (key, value) in dict {
             match key {
-                b"m" => read.m = value.as_dict().map(Extensions::read).unwrap_or_default(),
-                b"v" => read.v = value.as_bytes().and_then(clean),
-                b"reqq" => read.reqq = positive(value),
-                b"upload_only" => read.upload_only = value.as_int().is_some_and(|flag| flag != 0),
-                b"yourip" => read.yourip = value.as_bytes().and_then(address),
-                b"p" => read.p = positive(value),
-                b"metadata_size" => read.metadata_size = positive(value),
+                b"m" => value.as_dict().into_iter().for_each(|dict| self.m.update(dict)),
+                b"v" => self.v = value.as_bytes().and_then(clean),
+                b"reqq" => self.reqq = positive(value),
+                b"upload_only" => self.upload_only = value.as_int().is_some_and(|flag| flag != 0),
+                b"yourip" => self.yourip = value.as_bytes().and_then(address),
+                b"p" => self.p = positive(value),
+                b"metadata_size" => self.metadata_size = positive(value),
                 _ => {}
             }
         }
-        Ok(read)
+        Ok(())
     }
 }
 
@@ -135,19 +144,17 @@ impl Extensions {
         lt_donthave: 0,
     };
 
-    fn read(dict: Dict<'_>) -> Self {
-        let mut read = Self::default();
+    fn update(&mut self, dict: Dict<'_>) {
         for (name, value) in dict {
             let place = match name {
-                b"ut_metadata" => &mut read.ut_metadata,
-                b"ut_pex" => &mut read.ut_pex,
-                b"upload_only" => &mut read.upload_only,
-                b"lt_donthave" => &mut read.lt_donthave,
+                b"ut_metadata" => &mut self.ut_metadata,
+                b"ut_pex" => &mut self.ut_pex,
+                b"upload_only" => &mut self.upload_only,
+                b"lt_donthave" => &mut self.lt_donthave,
                 _ => continue,
             };
             *place = positive(value).unwrap_or(0);
         }
-        read
     }
 }
 

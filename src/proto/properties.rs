@@ -173,14 +173,22 @@ struct Folder {
 fn folder() -> impl Strategy<Value = Folder> {
     // A number in each name keeps paths from clashing.
     let file = ("[a-zA-Zäß€ .-]{1,20}", 0..200_000_u64, any::<bool>());
-    let files = vec(file, 1..20).prop_filter("a torrent has bytes", |files| files.iter().any(|file| file.1 > 0));
+    let files = vec(file, 1..20).prop_filter("a torrent has bytes", |files| {
+        files.iter().any(|file| file.1 > 0 && !file.2)
+    });
     let announce = vec(vec("(udp|http)://[a-z]{1,9}", 1..3), 0..3);
     let comment = proptest::option::of("\\PC{1,20}");
     (files, PIECE_LEN_MIN..100_000, any::<bool>(), announce, comment).prop_map(
         |(files, piece_len, private, announce, comment)| {
+            // All padding together is shorter than a piece, as each run of it has to be.
+            let pad_count = files.iter().filter(|(_, _, pad)| *pad).count() as u64;
             let file = |(at, (name, len, pad)): (usize, (String, u64, bool))| NewFile {
                 path: RelPath::new([format!("{name}{at}").as_str(), "f"]).expect("a harmless path"),
-                len,
+                len: if pad {
+                    len % (u64::from(piece_len) / pad_count)
+                } else {
+                    len
+                },
                 pad,
             };
             let files: Vec<NewFile> = files.into_iter().enumerate().map(file).collect();

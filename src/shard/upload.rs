@@ -340,7 +340,9 @@ impl PeerConn {
     fn on_taken(&mut self, taken: u32, now: Instant, counters: &mut Counters, request_latency: &mut Histogram) {
         let upload = &mut self.upload;
         upload.taken += u64::from(taken);
-        while let Some(sent) = upload.sending.pop_front_if(|sending| sending.end <= upload.taken) {
+        while upload.sending.front().is_some_and(|first| first.end <= upload.taken)
+            && let Some(sent) = upload.sending.pop_front()
+        {
             let len = u64::from(sent.block.length());
             counters.uploaded_bytes += len;
             counters.uploaded_blocks += 1;

@@ -75,7 +75,12 @@ impl Btd {
             .arg(&file)
             .args(["--log-level", config.log_level])
             .current_dir(home);
-        let mut process = Process::spawn("btd", &mut command, &home.join("btd.log"));
+        Self::start_by(&mut command, home, config)
+    }
+
+    /// The same by a command of the caller's, with the configuration written.
+    pub fn start_by(command: &mut Command, home: &Path, config: &Config) -> Self {
+        let mut process = Process::spawn("btd", command, &home.join("btd.log"));
 
         let ports: Value = wait_for("btd writes ports.json", within(START_SECONDS), || {
             process.assert_running();

@@ -14,10 +14,10 @@ mod tree;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use super::{Error, print, progress};
+use super::{Error, print, progress, tell};
 use crate::control::config::display_size;
 use crate::hashing::{Pool, PoolConfig};
-use crate::proto::geometry::{Geometry, PIECE_LEN_MAX};
+use crate::proto::geometry::{Geometry, PIECE_LEN_MAX, TOTAL_LEN_MAX};
 use crate::proto::metainfo::{FileEntry, Metainfo, NewContent, NewFile, NewTorrent, encode};
 use crate::proto::path::escaped;
 use crate::storage::digest::{self, digests};
@@ -69,14 +69,17 @@ pub fn run(args: &Args) -> Result<(), Error> {
     output::check(&args.output, args.force)?;
     let tree = Tree::look(&args.path, &args.output)?;
     for left_out in &tree.left_out {
-        eprintln!("left out: {left_out}");
+        tell(format_args!("left out: {left_out}"));
     }
-    let total_len = tree.files.iter().map(|file| file.len).sum();
-    let piece_len = args.piece_length.unwrap_or_else(|| auto_piece_len(total_len));
     let unfit = |reason: String| Error::Payload {
         path: args.path.clone(),
         reason,
     };
+    let mut lens = tree.files.iter().map(|file| file.len);
+    let total_len = lens
+        .try_fold(0_u64, |total, len| total.checked_add(len))
+        .ok_or_else(|| unfit(format!("more than {TOTAL_LEN_MAX} bytes in all")))?;
+    let piece_len = args.piece_length.unwrap_or_else(|| auto_piece_len(total_len));
     let geometry = Geometry::new(piece_len, total_len).map_err(|error| unfit(error.to_string()))?;
     let piece_hashes = hash(&tree, &geometry)?;
     tree.check_unchanged()?;

@@ -17,6 +17,11 @@ use super::torrent_file;
 use crate::proto::path::escaped;
 use crate::storage;
 
+/// Says something beside the result. Nobody may be listening, which is no reason to stop.
+fn tell(message: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{message}");
+}
+
 /// Why a command did not do what was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

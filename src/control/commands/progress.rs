@@ -6,6 +6,7 @@ use std::io::IsTerminal;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use super::tell;
 use crate::control::config::display_size;
 use crate::storage::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -36,7 +37,10 @@ pub(super) fn show<T: Send>(
         while let Err(RecvTimeoutError::Timeout) = is_done.recv_timeout(interval) {
             match &bar {
                 Some(bar) => bar.set_position(progress.bytes_done()),
-                None => eprintln!("{}", line(doing, progress.bytes_done(), total, started.elapsed())),
+                None => tell(format_args!(
+                    "{}",
+                    line(doing, progress.bytes_done(), total, started.elapsed())
+                )),
             }
         }
         worker.join()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::{Error, print, progress};
+use super::{Error, print, progress, tell};
 use crate::control::config::display_size;
 use crate::control::torrent_file;
 use crate::hashing::{Pool, PoolConfig};
@@ -57,7 +57,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
         return Ok(());
     }
     if let Some(hint) = hint(&metainfo, &report, &args.data) {
-        eprintln!("hint: {hint}");
+        tell(format_args!("hint: {hint}"));
     }
     Err(Error::NotWhole {
         path: args.torrent.clone(),

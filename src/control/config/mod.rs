@@ -10,7 +10,10 @@ mod reader;
 pub(super) mod units;
 
 use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 pub use problem::{At, Error, Problem};
@@ -27,6 +30,8 @@ const SHARDS_MAX: usize = 1024;
 /// Less could not hold the blocks in flight to a handful of peers.
 const CACHE_SIZE_MIN: u64 = 16 << 20;
 const CACHE_SIZE_MAX: u64 = 1 << 40;
+/// No configuration is longer.
+const FILE_LEN_MAX: u64 = 1 << 20;
 /// Keys outside of any section, which the environment names without `__`.
 const TOP_KEYS: [&str; 2] = ["state-dir", "watch"];
 
@@ -171,7 +176,7 @@ impl Config {
     /// The file cannot be read, or says something that cannot be followed.
     pub fn load(file: &Path) -> Result<Self, Error> {
         let refuse = |message: String| Error::new(file, vec![Problem { at: At::File, message }]);
-        let bytes = std::fs::read(file).map_err(|error| refuse(format!("cannot read the configuration: {error}")))?;
+        let bytes = read_bounded(file).map_err(|error| refuse(format!("cannot read the configuration: {error}")))?;
         let text = String::from_utf8(bytes).map_err(|error| {
             let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
@@ -206,6 +211,27 @@ impl Config {
             problems => Err(Error::new(file, problems)),
         }
     }
+}
+
+/// Reads a file that should be small: a pipe would block, and a device never end.
+fn read_bounded(file: &Path) -> std::io::Result<Vec<u8>> {
+    let refused = |why: &str| std::io::Error::new(std::io::ErrorKind::InvalidInput, why.to_owned());
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(file)?;
+    let metadata = file.metadata()?;
+    if metadata.is_dir() {
+        return Err(std::io::ErrorKind::IsADirectory.into());
+    }
+    if !metadata.is_file() {
+        return Err(refused("not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    if file.take(FILE_LEN_MAX + 1).read_to_end(&mut bytes)? as u64 > FILE_LEN_MAX {
+        return Err(refused("more than 1 MiB long"));
+    }
+    Ok(bytes)
 }
 
 /// Gives the tree its meaning. Each key is named here and nowhere else.

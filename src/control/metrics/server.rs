@@ -20,8 +20,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-/// A scraper or two, a health check, and somebody with curl.
-const CONNECTIONS_MAX: usize = 32;
+/// A scraper or two, a health check, somebody with curl, and room for those that connect and say nothing.
+const CONNECTIONS_MAX: usize = 256;
 /// From accept to the last byte of the answer.
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(30);
 /// For the request's line and headers.

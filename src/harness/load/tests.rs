@@ -79,7 +79,7 @@ fn a_swarm_gets_every_byte_right_from_the_floor_server() {
 #[test]
 fn files_and_pads_are_served_as_one_stretch_of_bytes() {
     let dir = tempfile::tempdir().unwrap();
-    let (one, pad, two) = (bytes(50_000, 1), vec![0; 48_304], bytes(70_000, 2));
+    let (one, pad, two) = (bytes(50_000, 1), vec![0; 15_536], bytes(70_000, 2));
     fs::create_dir_all(dir.path().join("folder/sub")).unwrap();
     fs::write(dir.path().join("folder/one"), &one).unwrap();
     fs::write(dir.path().join("folder/empty"), []).unwrap();
@@ -91,7 +91,7 @@ fn files_and_pads_are_served_as_one_stretch_of_bytes() {
     };
     let files = [
         file("one", one.len(), false),
-        file(".pad/48304", pad.len(), true),
+        file(".pad/15536", pad.len(), true),
         file("empty", 0, false),
         file("sub/two", two.len(), false),
     ];

@@ -175,6 +175,9 @@ pub enum Problem {
     /// The lengths of the files add up to more than any torrent may have.
     #[error("more than {max} bytes in all", max = geometry::TOTAL_LEN_MAX)]
     TotalLen,
+    /// Padding without end: zeros that nobody stores, but that somebody would have to hash.
+    #[error("padding as long as a piece or longer, where less than a piece would do (BEP 47)")]
+    PadTooLong,
     /// Too many files.
     #[error("more than {FILE_COUNT_MAX} files")]
     TooManyFiles,

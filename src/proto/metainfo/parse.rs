@@ -36,7 +36,7 @@ pub(super) fn parse(input: &[u8]) -> Result<Metainfo, Error> {
         (Some(_), Some(_)) => return Err(field("info.files", Problem::LengthAndFiles)),
         (None, None) => return Err(field("info.length", Problem::Missing)),
         (Some(length), None) => Files::single(name, length)?,
-        (None, Some(files)) => Files::several(name, files)?,
+        (None, Some(files)) => Files::several(name, files, piece_len)?,
     };
     let geometry = Geometry::new(piece_len, files.total_len).map_err(|error| match error {
         geometry::Error::PieceLen(_) => field("info.piece length", error),
@@ -171,6 +171,8 @@ struct Files {
     total_len: u64,
     paths_len: usize,
     symlinks: u32,
+    /// Bytes of pad files since the last byte of any other.
+    pad_run: u64,
 }
 
 impl Files {
@@ -184,7 +186,7 @@ impl Files {
         Ok(files)
     }
 
-    fn several(name: &str, list: Value<'_>) -> Result<Self, Error> {
+    fn several(name: &str, list: Value<'_>, piece_len: u32) -> Result<Self, Error> {
         let list = list
             .as_list()
             .ok_or_else(|| field("info.files", Problem::NotA("a list")))?;
@@ -195,6 +197,9 @@ impl Files {
             }
             let read = files.read(name, value);
             read.map_err(|(key, problem)| field(&format!("info.files[{index}]{key}"), problem))?;
+            if files.pad_run >= u64::from(piece_len) {
+                return Err(field(&format!("info.files[{index}].length"), Problem::PadTooLong));
+            }
         }
         // Pad files are never on disk, and often all called the same.
         let on_disk = files.entries.iter().filter(|file| !file.pad).map(|file| &file.path);
@@ -234,6 +239,11 @@ impl Files {
         if self.paths_len > PATHS_LEN_MAX {
             return Err(Problem::PathsTooLong);
         }
+        self.pad_run = match pad {
+            true => self.pad_run + len,
+            false if len > 0 => 0,
+            false => self.pad_run,
+        };
         self.entries.push(FileEntry { path, len, offset, pad });
         Ok(())
     }

@@ -26,7 +26,7 @@ pub use violation::Violation;
 /// trip at 100 MB/s; clients in use ask for 500 at most, unless told otherwise.
 pub const REQUEST_QUEUE_MAX: usize = 2048;
 
-/// How many requests in a row may come to nothing, refused or asked for twice. A peer that we choke may have a whole
+/// How many requests and cancels in a row may come to nothing: refused, asked for twice, cancelled without being queued. A peer that we choke may have a whole
 /// queue under way, and one more if it did not look; beyond that it is not listening.
 pub const VAIN_REQUESTS_MAX: u16 = 2 * REQUEST_QUEUE_MAX as u16;
 
@@ -56,7 +56,7 @@ pub struct Peer {
     am_interested: bool,
     peer_choking: bool,
     peer_interested: bool,
-    /// It has said which pieces it has: have-all and have-none can come no more.
+    /// It has said which pieces it has: have-none can come no more.
     pieces_told: bool,
     /// We have been interested at some time, so blocks may come.
     asked: bool,
@@ -211,15 +211,15 @@ impl Peer {
             }
             Message::Cancel { piece, begin, length } => {
                 let bad = Violation::BadRequest { piece, begin, length };
-                Ok(self.on_cancel(geometry.check(piece, begin, length).ok_or(bad)?))
+                self.on_cancel(geometry.check(piece, begin, length).ok_or(bad)?)
             }
             Message::Port(port) => Ok(Event::DhtPort(port)),
             Message::Suggest(piece) => {
                 self.check_fast()?;
                 Ok(Event::Suggested(check_piece(piece, geometry)?))
             }
-            Message::HaveAll => self.on_pieces(Pieces::HaveAll),
-            Message::HaveNone => self.on_pieces(Pieces::HaveNone),
+            Message::HaveAll => self.on_have_all(),
+            Message::HaveNone => self.on_have_none(),
             Message::Reject { piece, begin, length } => {
                 self.check_fast()?;
                 Ok(Event::Rejected(self.check_answer(piece, begin, length, geometry)?))
@@ -286,11 +286,19 @@ impl Peer {
         Ok(Event::Pieces)
     }
 
-    fn on_pieces(&mut self, pieces: Pieces) -> Result<Event<'static>, Violation> {
+    /// BEP 6 has it first or never. aria2 1.36 says it once more when its download is complete, which is true.
+    fn on_have_all(&mut self) -> Result<Event<'static>, Violation> {
+        self.check_fast()?;
+        self.pieces_told = true;
+        self.pieces = Pieces::HaveAll;
+        Ok(Event::Pieces)
+    }
+
+    fn on_have_none(&mut self) -> Result<Event<'static>, Violation> {
         self.check_fast()?;
         self.check_pieces_untold()?;
         self.pieces_told = true;
-        self.pieces = pieces;
+        self.pieces = Pieces::HaveNone;
         Ok(Event::Pieces)
     }
 
@@ -313,21 +321,28 @@ impl Peer {
             self.requests.push_back(request);
             return Ok(Event::Request(request));
         };
+        self.count_vain()?;
+        Ok(refusal.map_or(Event::Duplicate(request), |why| Event::Refused { request, why }))
+    }
+
+    fn on_cancel(&mut self, request: BlockRequest) -> Result<Event<'static>, Violation> {
+        if !is_queued(&self.requests, request) {
+            // Its block had left, or was never asked for: no more of these than a queue can have under way.
+            self.count_vain()?;
+            return Ok(Event::CancelUnknown(request));
+        }
+        if let Some(at) = self.requests.iter().position(|queued| *queued == request) {
+            self.requests.remove(at);
+        }
+        Ok(Event::Cancelled(request))
+    }
+
+    fn count_vain(&mut self) -> Result<(), Violation> {
         if self.vain_requests == VAIN_REQUESTS_MAX {
             return Err(Violation::RequestFlood);
         }
         self.vain_requests += 1;
-        Ok(refusal.map_or(Event::Duplicate(request), |why| Event::Refused { request, why }))
-    }
-
-    fn on_cancel(&mut self, request: BlockRequest) -> Event<'static> {
-        match self.requests.iter().position(|queued| *queued == request) {
-            Some(at) => {
-                self.requests.remove(at);
-                Event::Cancelled(request)
-            }
-            None => Event::CancelUnknown(request),
-        }
+        Ok(())
     }
 
     fn on_extended<'a>(&mut self, id: u8, payload: &'a [u8]) -> Result<Event<'a>, Violation> {
@@ -335,13 +350,8 @@ impl Peer {
             return Err(Violation::ExtensionNotNegotiated);
         }
         if id == extension::HANDSHAKE_ID {
-            let mut told = ExtensionHandshake::decode(payload).map_err(Violation::BadExtensionHandshake)?;
-            // A second handshake changes what it names.
-            if let Some(before) = self.extension.take() {
-                told.v = told.v.or(before.v);
-                told.reqq = told.reqq.or(before.reqq);
-            }
-            self.extension = Some(Box::new(told));
+            let told = self.extension.get_or_insert_default();
+            told.update(payload).map_err(Violation::BadExtensionHandshake)?;
             return Ok(Event::ExtensionHandshake);
         }
         if id == Extensions::OURS.upload_only {
@@ -388,7 +398,7 @@ impl Peer {
     /// before it, which does no harm; what it may not do is contradict what the peer already said.
     fn check_pieces_untold(&self) -> Result<(), Violation> {
         if self.pieces_told {
-            Err(Violation::LateHaveAll)
+            Err(Violation::LateHaveNone)
         } else {
             Ok(())
         }

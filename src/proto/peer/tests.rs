@@ -283,11 +283,14 @@ fn have_all_and_have_none_come_once_and_first() {
         Message::Have(0),
     ];
     for first in first {
-        for second in [Message::HaveAll, Message::HaveNone] {
-            let mut peer = Fixture::new();
-            peer.says(first).unwrap();
-            assert_eq!(peer.says(second), Err(Violation::LateHaveAll));
-        }
+        let mut peer = Fixture::new();
+        peer.says(first).unwrap();
+        assert_eq!(peer.says(Message::HaveNone), Err(Violation::LateHaveNone));
+        // Whoever has all may say so at any time.
+        let mut peer = Fixture::new();
+        peer.says(first).unwrap();
+        assert_eq!(peer.says(Message::HaveAll), Ok(Event::Pieces));
+        assert!(peer.peer.is_seed());
     }
 }
 
@@ -373,6 +376,32 @@ fn upload_only_can_change_later() {
     );
     let other = Message::Extended { id: 77, payload: b"x" };
     assert_eq!(peer.says(other), Ok(Event::Extended { id: 77, payload: b"x" }));
+}
+
+#[test]
+fn a_second_extension_handshake_changes_what_it_names_and_nothing_else() {
+    let mut peer = Fixture::new();
+    let says = |peer: &mut Fixture, payload| peer.says(Message::Extended { id: 0, payload }).map(drop);
+    let first = b"d1:md11:upload_onlyi3e6:ut_pexi7ee1:pi6881e4:reqqi250e11:upload_onlyi1ee";
+    assert_eq!(says(&mut peer, &first[..]), Ok(()));
+    assert_eq!(says(&mut peer, b"d1:md6:ut_pexi0ee4:reqqi500ee"), Ok(()));
+    let told = peer.peer.extension().unwrap();
+    assert_eq!((told.m.upload_only, told.m.ut_pex), (3, 0));
+    assert_eq!((told.reqq, told.p, told.upload_only), (Some(500), Some(6881), true));
+}
+
+#[test]
+fn cancels_of_what_is_not_queued_are_bounded() {
+    let mut peer = Fixture::new().unchoked();
+    let cancel = Message::Cancel {
+        piece: 0,
+        begin: 0,
+        length: BLOCK,
+    };
+    for _ in 0..VAIN_REQUESTS_MAX {
+        assert!(matches!(peer.says(cancel), Ok(Event::CancelUnknown(_))));
+    }
+    assert_eq!(peer.says(cancel), Err(Violation::RequestFlood));
 }
 
 #[test]

@@ -39,9 +39,9 @@ pub enum Violation {
     /// Its bitfield is not that of this torrent.
     #[error("sent {0}")]
     BadBitfield(bitfield::Error),
-    /// It sent have-all or have-none a second time, or after it had begun to name its pieces.
-    #[error("sent have-all or have-none after it had said what it has")]
-    LateHaveAll,
+    /// It sent have-none after it had said what it has.
+    #[error("sent have-none after it had said what it has")]
+    LateHaveNone,
     /// It sent a message of the fast extension, which it had not offered.
     #[error("used the fast extension without having offered it")]
     FastNotNegotiated,
@@ -71,7 +71,7 @@ impl Violation {
             Self::BadBlock { .. } => "bad_block",
             Self::AnswerNotAskedFor => "answer_not_asked_for",
             Self::BadBitfield(_) => "bad_bitfield",
-            Self::LateHaveAll => "late_have_all",
+            Self::LateHaveNone => "late_have_none",
             Self::FastNotNegotiated => "fast_not_negotiated",
             Self::ExtensionNotNegotiated => "extension_not_negotiated",
             Self::BadExtensionHandshake(_) => "bad_extension_handshake",

@@ -77,6 +77,22 @@ fn pad_files_are_known_by_attribute_and_by_their_old_name() {
 }
 
 #[test]
+fn padding_of_a_piece_or_more_is_refused_however_it_is_divided() {
+    let pad = |len| ("4:attr1:p", len, &[".pad", "0"][..]);
+    let (some, none) = (("", 1, &["a"][..]), ("", 0, &["b"][..]));
+    assert!(Metainfo::parse(&several(&[some, pad(16383), ("", 1, &["c"])])).is_ok());
+    for files in [
+        vec![some, pad(16384)],
+        vec![some, pad(1 << 30)],
+        vec![some, pad(16000), pad(384)],
+        vec![some, pad(16000), none, pad(384)],
+    ] {
+        let last = format!("info.files[{}].length", files.len() - 1);
+        assert_eq!(problem(&several(&files)), (last, Problem::PadTooLong));
+    }
+}
+
+#[test]
 fn paths_that_lead_out_or_clash_are_refused() {
     let (field, problem_found) = problem(&several(&[("", 1, &["a"]), ("", 1, &["..", "x"])]));
     assert_eq!(field, "info.files[1].path");
