@@ -41,6 +41,7 @@ fn compress_avx512(states: &mut [[u32; 5]; WIDTH], blocks: [&[Block]; WIDTH]) {
         unit::vector(d),
         unit::vector(e),
     ];
+    #[allow(clippy::needless_range_loop)] // The index is the same in every lane's slice.
     for index in 0..blocks[0].len() {
         let mut w = words([
             &blocks[0][index],

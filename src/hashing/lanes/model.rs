@@ -8,6 +8,7 @@ use super::{Block, by_message, by_word};
 /// What the AVX-512 kernel does, with arrays for vectors.
 pub(super) fn compress(states: &mut [[u32; 5]; 16], blocks: [&[Block]; 16]) {
     let mut h = by_word(states);
+    #[allow(clippy::needless_range_loop)] // The index is the same in every lane's slice.
     for index in 0..blocks[0].len() {
         let rows: [[u32; 16]; 16] = std::array::from_fn(|lane| words(&blocks[lane][index]));
         let mut w = transpose_16!(unit, rows);

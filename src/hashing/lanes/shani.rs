@@ -39,6 +39,7 @@ fn compress_shani<const N: usize>(states: &mut [[u32; 5]; N], blocks: [&[Block];
         abcd[lane] = _mm_set_epi32(a, b, c, d);
         e[lane] = _mm_set_epi32(last, 0, 0, 0);
     }
+    #[allow(clippy::needless_range_loop)] // The index is the same in every lane's slice.
     for index in 0..blocks[0].len() {
         let mut w = [[zero; 4]; N];
         for lane in 0..N {

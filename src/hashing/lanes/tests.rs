@@ -52,7 +52,7 @@ fn plans() -> Vec<(&'static str, Plan)> {
         .collect()
 }
 
-fn message<'a>(spans: Vec<&'a [u8]>, tag: usize) -> Message<&'a [u8], usize> {
+fn message(spans: Vec<&[u8]>, tag: usize) -> Message<&[u8], usize> {
     Message {
         state: State::new(),
         spans,
