@@ -1,5 +1,8 @@
-//! The parsers under test, compiled without the rest of the daemon: they need none of it, and the targets build in
-//! seconds instead of minutes.
+//! What is under test, compiled without the rest of the daemon: it needs none of it, and the targets build in seconds
+//! instead of minutes.
+
+#[path = "../../src/hashing/lanes/mod.rs"]
+pub mod lanes;
 
 #[path = "../../src/proto/mod.rs"]
 pub mod proto;

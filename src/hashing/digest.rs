@@ -1,21 +1,24 @@
-//! SHA-1, and the choice of who computes it.
+//! One SHA-1 digest, at once or in parts.
 //!
-//! The backend is the `sha1` crate: it asks the processor at run time and uses the SHA instructions where they exist.
-//! On a core with SHA-NI it hashes 1.9 GB/s; `ring` has no such path for SHA-1 and reaches a quarter of that.
+//! This is the single stream: the `sha1` crate's compression function, which asks the processor at run time and uses the
+//! SHA instructions where they exist. On a core with SHA-NI it hashes 1.9 GB/s; `ring` has no such path for SHA-1 and
+//! reaches a quarter of that. Many messages at once are the business of [`lanes`](super::lanes).
+#![forbid(unsafe_code)]
 
-use sha1::Digest as _;
+use super::lanes::State;
 
-/// Bytes of a SHA-1 digest.
-pub const DIGEST_LEN: usize = 20;
+pub use super::lanes::DIGEST_LEN;
 
 /// The SHA-1 digest of `data`.
 pub fn sha1(data: &[u8]) -> [u8; DIGEST_LEN] {
-    sha1::Sha1::digest(data).into()
+    let mut state = State::new();
+    state.update(data);
+    state.finish()
 }
 
 /// A SHA-1 digest in the making, for data that comes in parts.
 #[derive(Clone, Default)]
-pub struct Hasher(sha1::Sha1);
+pub struct Hasher(pub(super) State);
 
 impl Hasher {
     /// A hasher that has seen no bytes.
@@ -30,7 +33,7 @@ impl Hasher {
 
     /// The digest of all bytes taken.
     pub fn finish(self) -> [u8; DIGEST_LEN] {
-        self.0.finalize().into()
+        self.0.finish()
     }
 }
 

@@ -7,10 +7,17 @@
 //! Every job accepted is answered exactly once, also when the pool stops before its turn ([`Outcome::Dropped`]): a
 //! caller that counts what it has out never waits for ever.
 //!
-//! A worker takes its fair share of what is queued, up to 16 jobs, under one lock: at 16 KiB a piece the
-//! lock and the wake-up would otherwise cost as much as the hashing. It never waits for a batch to fill.
+//! A worker takes its fair share of what is queued, up to 16 jobs, under one lock, and hashes them side by side
+//! ([`lanes`](super::lanes)): at 16 KiB a piece the lock and the wake-up would otherwise cost as much as the hashing. It
+//! never waits for a batch to fill; a lone job is hashed as a single stream.
+//!
+//! A job is answered when its own bytes are hashed, not at the end of its batch: the reader has its buffers back the
+//! sooner, and a short piece does not wait for a long one beside it.
+#![forbid(unsafe_code)]
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -20,8 +27,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::digest::{DIGEST_LEN, Hasher};
+use super::lanes::{self, Backend, Message, Plan, Work};
+use crate::stats::Histogram;
 
-/// Jobs one worker takes from the queue at once.
+/// Jobs one worker takes from the queue at once: the lanes of the widest backend.
 const BATCH_MAX: usize = 16;
 
 /// How a [`Pool`] is built.
@@ -120,7 +129,7 @@ pub enum Waiting {
 }
 
 /// What a pool has done since it started.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PoolStats {
     /// Bytes hashed.
     pub bytes: u64,
@@ -130,6 +139,19 @@ pub struct PoolStats {
     pub failures: u64,
     /// Jobs that ended in [`Outcome::Dropped`].
     pub dropped: u64,
+    /// What each worker has done, as of its last batch.
+    pub workers: Vec<WorkerStats>,
+}
+
+/// What one worker has done since the pool started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WorkerStats {
+    /// Bytes hashed.
+    pub bytes: u64,
+    /// Blocks hashed in lanes and alone.
+    pub work: Work,
+    /// How long jobs waited in the queue.
+    pub queue_delay: Histogram,
 }
 
 /// The workers and their queue. Dropping it stops the workers after the job in hand.
@@ -150,11 +172,28 @@ struct Shared {
     queue_max: usize,
     workers: usize,
     counters: Counters,
+    /// One for each worker, which alone writes it, once a batch.
+    worker_stats: Vec<Mutex<WorkerStats>>,
+    plan: &'static Plan,
+}
+
+/// A job that waits, and since when.
+#[derive(Debug)]
+struct Queued {
+    job: Job,
+    since: Instant,
+}
+
+/// What goes through the lanes with a job's bytes.
+struct Ticket {
+    tag: u64,
+    then: Then,
+    reply: Sender<Done>,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<Queued>,
     /// Workers waiting for `work`: a bell nobody hears is a system call saved.
     idle: usize,
     stopped: Option<Waiting>,
@@ -169,7 +208,10 @@ struct Counters {
 }
 
 impl Pool {
-    /// Starts the workers. Fails when the system gives no thread.
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// When the system gives no thread, or `BTD_SHA1` names no backend that the processor has.
     ///
     /// # Panics
     /// When `config` has no worker or no place in the queue.
@@ -178,6 +220,7 @@ impl Pool {
             config.workers > 0 && config.queue_max > 0,
             "a pool without workers or queue: {config:?}"
         );
+        let backend = Backend::from_env().map_err(|error| std::io::Error::new(ErrorKind::InvalidInput, error))?;
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             work: Condvar::new(),
@@ -185,6 +228,8 @@ impl Pool {
             queue_max: config.queue_max,
             workers: config.workers,
             counters: Counters::default(),
+            worker_stats: (0..config.workers).map(|_| Mutex::default()).collect(),
+            plan: Plan::of(backend),
         });
         // Made before the threads: should one of them not start, dropping this stops the others.
         let pool = Pool {
@@ -198,7 +243,7 @@ impl Pool {
                 .name(format!("btd-hash-{index}"))
                 .spawn(move || {
                     be_nice(config.nice);
-                    shared.work();
+                    shared.work(&shared.worker_stats[index]);
                 })?;
             lock(&pool.threads).push(thread);
         }
@@ -255,7 +300,7 @@ impl Pool {
         };
         self.shared.work.notify_all();
         self.shared.room.notify_all();
-        for job in dropped {
+        for Queued { job, .. } in dropped {
             self.shared.counters.dropped.fetch_add(1, Relaxed);
             answer(job.reply, job.tag, job.buffers, Outcome::Dropped);
         }
@@ -274,6 +319,12 @@ impl Pool {
             jobs: counters.jobs.load(Relaxed),
             failures: counters.failures.load(Relaxed),
             dropped: counters.dropped.load(Relaxed),
+            workers: self
+                .shared
+                .worker_stats
+                .iter()
+                .map(|stats| lock(stats).clone())
+                .collect(),
         }
     }
 }
@@ -292,7 +343,8 @@ impl Shared {
         if queue.jobs.len() >= self.queue_max {
             return Err(Refused::Full(Box::new(job)));
         }
-        queue.jobs.push_back(job);
+        let since = Instant::now();
+        queue.jobs.push_back(Queued { job, since });
         let wake = queue.idle > 0;
         drop(queue);
         if wake {
@@ -302,17 +354,15 @@ impl Shared {
     }
 
     /// One worker's life.
-    fn work(&self) {
+    fn work(&self, stats: &Mutex<WorkerStats>) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         while self.take(&mut batch) {
-            for job in batch.drain(..) {
-                self.hash(job);
-            }
+            self.hash(&mut batch, stats);
         }
     }
 
     /// Waits for jobs and moves this worker's share of them to `batch`. False when the pool has stopped.
-    fn take(&self, batch: &mut Vec<Job>) -> bool {
+    fn take(&self, batch: &mut Vec<Queued>) -> bool {
         let mut queue = lock(&self.queue);
         queue.idle += 1;
         let empty = |queue: &mut Queue| queue.jobs.is_empty() && queue.stopped.is_none();
@@ -331,35 +381,70 @@ impl Shared {
         share > 0
     }
 
-    fn hash(&self, job: Job) {
-        let Job {
-            tag,
-            mut hasher,
-            buffers,
-            then,
-            reply,
-        } = job;
-        let mut bytes = 0;
-        for buffer in &buffers {
-            hasher.update(buffer);
-            bytes += buffer.len() as u64;
+    /// Hashes the jobs of a batch side by side and answers each when it is done.
+    fn hash(&self, batch: &mut Vec<Queued>, stats: &Mutex<WorkerStats>) {
+        let taken = Instant::now();
+        {
+            let mut stats = lock(stats);
+            for queued in &*batch {
+                stats
+                    .queue_delay
+                    .record(taken.saturating_duration_since(queued.since), 1);
+            }
         }
-        let outcome = match then {
-            Then::Continue => Outcome::Partial(hasher),
-            Then::Finish => Outcome::Digest(hasher.finish()),
-            Then::Verify(expected) => match hasher.finish() {
-                digest if digest == expected => Outcome::Good,
-                digest => Outcome::Bad(digest),
+        // The longest first: the lanes stay filled until shortly before the end.
+        batch.sort_by_key(|queued| Reverse(len(&queued.job.buffers)));
+        let mut source = batch.drain(..).map(|Queued { job, .. }| Message {
+            state: job.hasher.0,
+            spans: job.buffers,
+            finish: job.then != Then::Continue,
+            tag: Ticket {
+                tag: job.tag,
+                then: job.then,
+                reply: job.reply,
             },
+        });
+        let mut bytes = 0;
+        let work = lanes::run(
+            self.plan,
+            || source.next(),
+            |message| {
+                bytes += len(&message.spans);
+                self.finish(message);
+            },
+        );
+        let mut stats = lock(stats);
+        stats.bytes += bytes;
+        stats.work += work;
+    }
+
+    fn finish(&self, message: Message<Bytes, Ticket>) {
+        let digest = message.digest();
+        let Message {
+            state,
+            spans: buffers,
+            tag: Ticket { tag, then, reply },
+            ..
+        } = message;
+        let outcome = match (then, digest) {
+            (Then::Continue, _) | (_, None) => Outcome::Partial(Hasher(state)),
+            (Then::Finish, Some(digest)) => Outcome::Digest(digest),
+            (Then::Verify(expected), Some(digest)) if digest == expected => Outcome::Good,
+            (Then::Verify(_), Some(digest)) => Outcome::Bad(digest),
         };
         // Before the answer: whoever has it may look at the counters.
-        self.counters.bytes.fetch_add(bytes, Relaxed);
+        self.counters.bytes.fetch_add(len(&buffers), Relaxed);
         self.counters.jobs.fetch_add(1, Relaxed);
         self.counters
             .failures
             .fetch_add(u64::from(matches!(outcome, Outcome::Bad(_))), Relaxed);
         answer(reply, tag, buffers, outcome);
     }
+}
+
+/// Bytes in a job's buffers.
+fn len(buffers: &[Bytes]) -> u64 {
+    buffers.iter().map(|buffer| buffer.len() as u64).sum()
 }
 
 fn answer(reply: Sender<Done>, tag: u64, buffers: Vec<Bytes>, outcome: Outcome) {
@@ -459,15 +544,8 @@ pub(crate) mod tests {
         ));
         pool.submit(job(3, b"abd", Then::Verify(sha1(b"abc")), &reply)).unwrap();
         assert!(matches!(next(&replies), Done { tag: 3, outcome: Outcome::Bad(d), .. } if d == sha1(b"abd")));
-        assert_eq!(
-            pool.stats(),
-            PoolStats {
-                bytes: 9,
-                jobs: 3,
-                failures: 1,
-                dropped: 0
-            }
-        );
+        let stats = pool.stats();
+        assert_eq!((stats.bytes, stats.jobs, stats.failures, stats.dropped), (9, 3, 1, 0));
     }
 
     #[test]
@@ -583,6 +661,47 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_batch_goes_through_the_lanes_at_once_and_its_work_and_delay_are_counted() {
+        let (pool, (reply, replies)) = (pool(1, 16), channel());
+        let gate = Arc::default();
+        let closed = lock(&gate);
+        occupy(&pool, &gate);
+        let data: Vec<Vec<u8>> = (1..=16u8).map(|n| vec![n; 1000 * usize::from(n)]).collect();
+        for (tag, data) in (0..).zip(&data) {
+            // Every third has more to come.
+            let then = if tag % 3 == 0 {
+                Then::Continue
+            } else {
+                Then::Verify(sha1(data))
+            };
+            pool.submit(job(tag, data, then, &reply)).unwrap();
+        }
+        drop(closed);
+        for _ in 0..16 {
+            let Done { tag, buffers, outcome } = next(&replies);
+            assert_eq!(buffers, [&data[tag as usize]]);
+            match outcome {
+                Outcome::Good => assert_ne!(tag % 3, 0),
+                Outcome::Partial(hasher) => assert_eq!(hasher.finish(), sha1(&data[tag as usize])),
+                other => panic!("{other:?}"),
+            }
+        }
+        pool.stop(Waiting::Finish);
+        let stats = pool.stats();
+        let [worker] = &stats.workers[..] else {
+            panic!("one worker")
+        };
+        assert_eq!(worker.bytes, stats.bytes);
+        // The one that kept the worker busy, too.
+        assert_eq!(worker.queue_delay.count(), 17);
+        let work = worker.work;
+        assert!(work.lane_blocks + work.single_blocks >= stats.bytes / 64, "{work:?}");
+        if lanes::Plan::of(Backend::from_env().unwrap()).width() > 1 {
+            assert!(work.lane_blocks > work.single_blocks, "{work:?}");
+        }
+    }
+
+    #[test]
     fn many_submitters_and_workers_lose_no_job() {
         let (pool, (reply, replies)) = (pool(3, 4), channel());
         std::thread::scope(|scope| {
@@ -609,14 +728,10 @@ pub(crate) mod tests {
             .collect();
         tags.sort_unstable();
         assert!(tags.into_iter().eq(0..2000));
+        let stats = pool.stats();
         assert_eq!(
-            pool.stats(),
-            PoolStats {
-                bytes: 16_000,
-                jobs: 2000,
-                failures: 0,
-                dropped: 0
-            }
+            (stats.bytes, stats.jobs, stats.failures, stats.dropped),
+            (16_000, 2000, 0, 0)
         );
     }
 
