@@ -18,7 +18,7 @@ pub enum Backend {
     Avx512,
     /// 8 messages at once in AVX2.
     Avx2,
-    /// 2 messages at once with the SHA instructions.
+    /// 3 messages at once with the SHA instructions.
     ShaNi,
     /// One message at a time, with the `sha1` crate. That uses the SHA instructions too, where it finds them.
     Scalar,

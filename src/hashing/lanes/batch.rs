@@ -98,6 +98,8 @@ pub fn run<S: AsRef<[u8]>, T>(
             Kernel::Avx2 => step(avx2::compress, &mut lanes, &mut work),
             #[cfg(target_arch = "x86_64")]
             Kernel::ShaNi => step(shani::compress::<{ shani::WIDTH }>, &mut lanes, &mut work),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::ShaNiPair => step(shani::compress::<{ shani::PAIR }>, &mut lanes, &mut work),
             Kernel::Single => step_single(&mut lanes[0], &mut work),
         }
     }

