@@ -139,6 +139,8 @@ fn it_says_when_it_is_ready_reports_and_stops_cleanly() {
         "btd_cache_misses_total",
         "btd_hash_bytes_total",
         "btd_hash_failures_total",
+        "btd_hash_lane_blocks_total",
+        "btd_hash_queue_delay_seconds",
         "btd_loop_stall_seconds",
         "btd_request_latency_seconds",
         "btd_uring_enters_total",

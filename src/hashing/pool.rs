@@ -255,6 +255,11 @@ impl Pool {
         self.workers
     }
 
+    /// Jobs that one worker hashes side by side at best: whoever has as many queued for each worker has them hashed fastest.
+    pub fn lanes(&self) -> usize {
+        self.shared.plan.width()
+    }
+
     /// Queues a job, waiting for room.
     pub fn submit(&self, job: Job) -> Result<(), Refused> {
         let queue = lock(&self.shared.queue);

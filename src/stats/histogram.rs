@@ -47,6 +47,12 @@ impl Histogram {
         self.sum_us = self.sum_us.saturating_add(us.saturating_mul(count));
     }
 
+    /// Counts the events of another as well.
+    pub fn add(&mut self, other: &Histogram) {
+        std::iter::zip(&mut self.buckets, other.buckets).for_each(|(sum, count)| *sum += count);
+        self.sum_us = self.sum_us.saturating_add(other.sum_us);
+    }
+
     /// All events.
     #[must_use]
     pub fn count(&self) -> u64 {

@@ -20,7 +20,7 @@ use bytes::{Bytes, BytesMut};
 /// One read: large enough to cost few system calls and little seeking, small enough to stay in the processor's cache.
 pub(super) const SEGMENT_LEN: usize = 1 << 20;
 
-/// Buffers one run may hold at most: pieces of 16 MiB then keep four workers busy.
+/// Buffers one run may hold at most: pieces of 16 MiB then keep four lanes busy.
 const BUFFER_COUNT_MAX: usize = 64;
 /// Buffers one run may hold at least, so that reading and hashing overlap.
 const BUFFER_COUNT_MIN: usize = 8;
@@ -90,7 +90,10 @@ pub(super) fn run(
         reply,
         replies,
         large: HashMap::new(),
-        buffers: Buffers::new(segment_len(geometry), buffer_count(geometry, pool.workers())),
+        buffers: Buffers::new(
+            segment_len(geometry),
+            buffer_count(geometry, pool.workers() * pool.lanes()),
+        ),
         jobs_out: 0,
     };
     run.all(payload)
@@ -107,10 +110,14 @@ fn segment_len(geometry: &Geometry) -> usize {
     usize::try_from(geometry.total_len()).map_or(len, |total| len.min(total))
 }
 
-/// How many buffers a run may hold: two pieces for each worker, within bounds. Several runs may be under way at once.
-fn buffer_count(geometry: &Geometry, workers: usize) -> usize {
-    let per_piece = (geometry.piece_len_max() as usize).div_ceil(SEGMENT_LEN);
-    (2 * workers * per_piece).clamp(BUFFER_COUNT_MIN, BUFFER_COUNT_MAX)
+/// How many buffers a run may hold: two pieces for each lane of all workers, so that the lanes are full while the next
+/// pieces are read, within bounds. Several runs may be under way at once.
+fn buffer_count(geometry: &Geometry, lanes: usize) -> usize {
+    let piece_len = geometry.piece_len_max() as usize;
+    let pieces_len = (2 * lanes).saturating_mul(piece_len);
+    pieces_len
+        .div_ceil(SEGMENT_LEN)
+        .clamp(BUFFER_COUNT_MIN, BUFFER_COUNT_MAX)
 }
 
 struct Run<'a, V> {
@@ -419,8 +426,10 @@ mod tests {
 
     #[test]
     fn buffers_are_enough_for_the_workers_and_bounded() {
-        let count = |piece_len, workers| buffer_count(&Geometry::new(piece_len, 1 << 30).unwrap(), workers);
-        assert_eq!(count(16 << 10, 2), 8);
+        let count = |piece_len, lanes| buffer_count(&Geometry::new(piece_len, 1 << 30).unwrap(), lanes);
+        assert_eq!(count(16 << 10, 32), 8);
+        assert_eq!(count(1 << 20, 2 * 3), 12);
+        assert_eq!(count(1 << 20, 2 * 16), 64);
         assert_eq!(count(4 << 20, 4), 32);
         assert_eq!(count(64 << 20, 128), 64);
     }

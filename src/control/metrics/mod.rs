@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use crate::hashing::Pool;
+use crate::hashing::lanes::Work;
 use crate::stats::{BOUNDS_US, Counters, Histogram, Shared};
 
 /// A shard ticks at least once a second. One that has not for this long serves nobody.
@@ -98,6 +99,10 @@ impl Reporter {
         let hashed = self.pool.stats();
         ::metrics::counter!("btd_hash_bytes_total").absolute(hashed.bytes);
         ::metrics::counter!("btd_hash_failures_total").absolute(hashed.failures);
+        let of_workers = |read: fn(&Work) -> u64| hashed.workers.iter().map(|worker| read(&worker.work)).sum();
+        ::metrics::counter!("btd_hash_lane_blocks_total").absolute(of_workers(|work| work.lane_blocks));
+        ::metrics::counter!("btd_hash_lane_slots_total").absolute(of_workers(|work| work.lane_slots));
+        ::metrics::counter!("btd_hash_single_blocks_total").absolute(of_workers(|work| work.single_blocks));
     }
 }
 
@@ -107,12 +112,14 @@ impl server::Source for Reporter {
         let mut text = self.recorder.render();
         for (name, help, read) in names::HISTOGRAMS {
             let mut sum = Histogram::default();
-            for histogram in self.shards.iter().map(|shard| read(shard)) {
-                std::iter::zip(&mut sum.buckets, histogram.buckets).for_each(|(sum, count)| *sum += count);
-                sum.sum_us += histogram.sum_us;
-            }
+            self.shards.iter().for_each(|shard| sum.add(&read(shard)));
             write_histogram(&mut text, name, help, &sum);
         }
+        let (name, help) = names::HASH_QUEUE_DELAY;
+        let mut sum = Histogram::default();
+        let workers = self.pool.stats().workers;
+        workers.iter().for_each(|worker| sum.add(&worker.queue_delay));
+        write_histogram(&mut text, name, help, &sum);
         text
     }
 

@@ -149,6 +149,12 @@ pub(super) const HISTOGRAMS: &[(&str, &str, Read<Shared, Histogram>)] = &[
     ),
 ];
 
+/// The histogram of the hashing pool.
+pub(super) const HASH_QUEUE_DELAY: (&str, &str) = (
+    "btd_hash_queue_delay_seconds",
+    "How long a piece, or a part of one, waited for a worker to hash it.",
+);
+
 /// Tells the recorder what each means.
 pub(super) fn describe() {
     for (name, help, _) in SHARD_COUNTERS {
@@ -166,4 +172,16 @@ pub(super) fn describe() {
     describe_counter!("btd_peer_drops_total", "Connections that ended, by reason.");
     describe_counter!("btd_hash_bytes_total", Unit::Bytes, "Bytes of payload hashed.");
     describe_counter!("btd_hash_failures_total", "Pieces that did not match their hash.");
+    describe_counter!(
+        "btd_hash_lane_blocks_total",
+        "Blocks of 64 bytes hashed side by side. Divided by the slots: how full the lanes were."
+    );
+    describe_counter!(
+        "btd_hash_lane_slots_total",
+        "Blocks of 64 bytes that full lanes would have hashed in the same steps."
+    );
+    describe_counter!(
+        "btd_hash_single_blocks_total",
+        "Blocks of 64 bytes hashed on their own."
+    );
 }
