@@ -95,6 +95,8 @@ impl Error {
                 shards::Error::Features(_)
                 | shards::Error::Start(StartError::Ring(_) | StartError::CacheTooSmall { .. }),
             ) => Fault::Setting,
+            // `BTD_SHA1` names what this machine has not.
+            Self::System { source, .. } if source.kind() == std::io::ErrorKind::InvalidInput => Fault::Setting,
             Self::StateDir(state_dir::Error::Io { .. })
             | Self::Shards(_)
             | Self::ShardEnded
