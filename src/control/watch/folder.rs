@@ -28,20 +28,28 @@ pub(super) enum Look {
     /// All of them, but new files only when they have been left alone for a while.
     Settled,
     /// These.
-    Names(BTreeSet<OsString>),
+    Names {
+        /// To be looked at.
+        names: BTreeSet<OsString>,
+        /// The same, unless it is an ordinary file: that has just been created, and the end of its writing will be told.
+        created: BTreeSet<OsString>,
+    },
 }
 
 /// The folder as it was seen last.
 #[derive(Debug)]
 pub(super) struct Folder {
     dir: PathBuf,
+    /// Device and inode of the folder that `known` is about.
+    seen: Option<(u64, u64)>,
     known: BTreeMap<OsString, Known>,
     lost: bool,
 }
 
 #[derive(Debug)]
 struct Known {
-    identity: Identity,
+    /// `None` if it could not be read for a reason that may pass. It has been told, and is tried again.
+    identity: Option<Identity>,
     /// Whether a torrent was announced under this name, now or in an earlier content.
     announced: bool,
 }
@@ -68,6 +76,13 @@ impl Identity {
     }
 }
 
+impl Identity {
+    fn is_but_for_the_device(&self, other: &Self) -> bool {
+        let device = other.device;
+        Self { device, ..*self } == *other
+    }
+}
+
 /// Whether a file of this name is ours to load. Hidden files are how many tools write before they rename.
 pub(super) fn is_torrent_name(name: &OsStr) -> bool {
     let name = name.as_bytes();
@@ -78,6 +93,7 @@ impl Folder {
     pub(super) fn new(dir: PathBuf) -> Self {
         Self {
             dir,
+            seen: None,
             known: BTreeMap::new(),
             lost: false,
         }
@@ -95,16 +111,7 @@ impl Folder {
     pub(super) fn look(&mut self, look: &Look, report: &mut dyn FnMut(Event) -> bool) {
         let listed = match self.list(look) {
             Ok(names) => names,
-            Err(error) => {
-                // Its torrents stay: an unmounted disk should not cost a check of everything when it is back.
-                if !std::mem::replace(&mut self.lost, true) {
-                    report(Event::FolderLost {
-                        dir: self.dir.clone(),
-                        error,
-                    });
-                }
-                return;
-            }
+            Err(error) => return self.lose(error, report),
         };
         if std::mem::replace(&mut self.lost, false) && !report(Event::FolderBack { dir: self.dir.clone() }) {
             return;
@@ -126,6 +133,12 @@ impl Folder {
                 }
             }
         }
+        // Names that are missing because the whole folder went meanwhile are not gone.
+        if !gone.is_empty()
+            && let Err(error) = self.is_still_there()
+        {
+            return self.lose(error, report);
+        }
         for name in gone {
             if self.known.remove(&name).is_some_and(|known| known.announced)
                 && !report(Event::Removed {
@@ -137,21 +150,60 @@ impl Folder {
         }
     }
 
-    /// The names to look at: those asked for, or those there are and those there were.
-    fn list(&self, look: &Look) -> io::Result<BTreeSet<OsString>> {
-        if let Look::Names(names) = look {
-            // A name that is missing because the whole folder is missing must not count as removed.
-            std::fs::metadata(&self.dir)?;
-            return Ok(names.iter().filter(|name| is_torrent_name(name)).cloned().collect());
+    /// The folder cannot be looked into. Its torrents stay: an unmounted disk should not cost a check of everything when
+    /// it is back.
+    fn lose(&mut self, error: io::Error, report: &mut dyn FnMut(Event) -> bool) {
+        if !std::mem::replace(&mut self.lost, true) {
+            report(Event::FolderLost {
+                dir: self.dir.clone(),
+                error,
+            });
         }
-        let mut names: BTreeSet<OsString> = self.known.keys().cloned().collect();
+    }
+
+    /// The names to look at: those asked for, or those there are and those there were.
+    fn list(&mut self, look: &Look) -> io::Result<BTreeSet<OsString>> {
+        if let Look::Names { names, created } = look {
+            self.is_still_there()?;
+            let is_link = |name: &&OsString| {
+                let metadata = std::fs::symlink_metadata(self.dir.join(name));
+                metadata.is_ok_and(|metadata| !metadata.is_file() || metadata.nlink() > 1)
+            };
+            let created = created.iter().filter(is_link);
+            return Ok(names
+                .iter()
+                .chain(created)
+                .filter(|name| is_torrent_name(name))
+                .cloned()
+                .collect());
+        }
+        let folder = std::fs::metadata(&self.dir)?;
+        let folder = (folder.dev(), folder.ino());
+        let mut names = BTreeSet::new();
         for entry in std::fs::read_dir(&self.dir)? {
             let name = entry?.file_name();
             if is_torrent_name(&name) {
                 names.insert(name);
             }
         }
+        // A mount point without its disk is an empty folder on another device. One that was replaced on the same device, or
+        // that holds torrents, is what it is now.
+        let is_other_disk = self.seen.is_some_and(|(device, _)| device != folder.0);
+        if is_other_disk && names.is_empty() && !self.known.is_empty() {
+            return Err(io::Error::other("the disk it is on seems to be unmounted"));
+        }
+        self.seen = Some(folder);
+        names.extend(self.known.keys().cloned());
         Ok(names)
+    }
+
+    /// Whether the folder is the one that was listed last.
+    fn is_still_there(&self) -> io::Result<()> {
+        let folder = std::fs::metadata(&self.dir)?;
+        match self.seen == Some((folder.dev(), folder.ino())) {
+            true => Ok(()),
+            false => Err(io::Error::other("another folder has taken its place")),
+        }
     }
 
     fn look_at(
@@ -162,10 +214,22 @@ impl Folder {
         report: &mut dyn FnMut(Event) -> bool,
     ) -> bool {
         let identity = Identity::of(metadata);
-        let known = self.known.get(&name);
-        if known.is_some_and(|known| known.identity == identity) {
+        let known = self.known.get_mut(&name);
+        if let Some(known) = &known
+            && known.identity == Some(identity)
+        {
             return true;
         }
+        // Some filesystems are another device each time they are mounted.
+        if let Some(Known {
+            identity: Some(seen), ..
+        }) = known
+            && seen.is_but_for_the_device(&identity)
+        {
+            *seen = identity;
+            return true;
+        }
+        let known = self.known.get(&name);
         if settled_only && !is_settled(metadata) {
             return true;
         }
@@ -179,9 +243,25 @@ impl Folder {
                 },
                 true,
             ),
+            // Gone since it was listed: the next look tells.
+            Err(torrent_file::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => return true,
+            // Want of descriptors or memory, a disk that is not well: may pass. It is tried again, and told once.
+            Err(torrent_file::Error::Io(error)) => {
+                let is_told = known.is_some_and(|known| known.identity.is_none());
+                self.known.insert(
+                    name,
+                    Known {
+                        identity: None,
+                        announced: announced_before,
+                    },
+                );
+                let error = torrent_file::Error::Io(error);
+                return is_told || report(Event::Refused { file, error });
+            }
             // What was announced under this name stays until it is replaced by a torrent, or the name goes.
             Err(error) => (Event::Refused { file, error }, announced_before),
         };
+        let identity = Some(identity);
         self.known.insert(name, Known { identity, announced });
         report(event)
     }
@@ -224,7 +304,10 @@ mod tests {
     }
 
     fn names(names: &[&str]) -> Look {
-        Look::Names(names.iter().map(OsString::from).collect())
+        Look::Names {
+            names: names.iter().map(OsString::from).collect(),
+            created: BTreeSet::new(),
+        }
     }
 
     #[test]
@@ -299,6 +382,74 @@ mod tests {
         assert_eq!(look(&mut folder, &Look::All), ["!a.torrent"]);
         std::fs::remove_file(&path).expect("removed");
         assert!(look(&mut folder, &Look::All).is_empty());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_for_now_is_told_once_and_tried_again() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("a.torrent");
+        std::fs::write(&path, torrent("a")).expect("written");
+        let mut folder = Folder::new(dir.path().to_owned());
+        // As after an error that may pass: nothing has changed on the disk, but the content was never seen.
+        let known = Known {
+            identity: None,
+            announced: false,
+        };
+        folder.known.insert("a.torrent".into(), known);
+        assert_eq!(look(&mut folder, &Look::All), ["+a.torrent=a"]);
+        assert!(look(&mut folder, &Look::All).is_empty());
+    }
+
+    #[test]
+    fn a_file_that_is_only_created_is_left_until_its_end_and_a_link_is_not() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(dir.path().join("a.torrent"), torrent("a")).expect("written");
+        std::fs::write(dir.path().join("b"), torrent("b")).expect("written");
+        std::fs::hard_link(dir.path().join("b"), dir.path().join("b.torrent")).expect("linked");
+        let mut folder = Folder::new(dir.path().to_owned());
+        folder.list(&Look::All).expect("listed");
+        let created = Look::Names {
+            names: BTreeSet::new(),
+            created: ["a.torrent", "b.torrent"].map(OsString::from).into(),
+        };
+        assert_eq!(look(&mut folder, &created), ["+b.torrent=b"]);
+        assert_eq!(look(&mut folder, &names(&["a.torrent"])), ["+a.torrent=a"]);
+    }
+
+    #[test]
+    fn a_folder_replaced_by_another_holds_what_the_other_holds() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (here, other) = (dir.path().join("w"), dir.path().join("other"));
+        for (folder, name) in [(&here, "a.torrent"), (&other, "b.torrent")] {
+            std::fs::create_dir(folder).expect("made");
+            std::fs::write(folder.join(name), torrent(name)).expect("written");
+        }
+        let mut folder = Folder::new(here.clone());
+        assert_eq!(look(&mut folder, &Look::All), ["+a.torrent=a.torrent"]);
+        std::fs::rename(&here, dir.path().join("away")).expect("moved away");
+        std::fs::rename(&other, &here).expect("moved in");
+        // Seen by a look at a name, it is not yet believed.
+        assert_eq!(look(&mut folder, &names(&["a.torrent"])), ["lost"]);
+        assert_eq!(
+            look(&mut folder, &Look::All),
+            ["back", "+b.torrent=b.torrent", "-a.torrent"]
+        );
+    }
+
+    #[test]
+    fn a_mount_point_without_its_disk_is_lost_and_keeps_its_torrents() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("a.torrent");
+        std::fs::write(&path, torrent("a")).expect("written");
+        let mut folder = Folder::new(dir.path().to_owned());
+        look(&mut folder, &Look::All);
+        let (device, inode) = folder.seen.expect("seen");
+        folder.seen = Some((device + 1, inode));
+        std::fs::remove_file(&path).expect("removed");
+        assert_eq!(look(&mut folder, &Look::All), ["lost"]);
+        assert!(look(&mut folder, &Look::Settled).is_empty());
+        std::fs::write(&path, torrent("b")).expect("written");
+        assert_eq!(look(&mut folder, &Look::All), ["back", "+a.torrent=b"]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchMask};
@@ -28,8 +29,10 @@ const GATHER_MAX: Duration = Duration::from_millis(500);
 const NAMES_MAX: usize = 4096;
 /// How often everything is looked at again.
 const RESCAN: Duration = Duration::from_secs(10);
-/// A rescan takes at most this part of the time, however large the folder: one in 200.
+/// A rescan takes at most this part of the time, however large the folder: one in 200 ...
 const RESCAN_SHARE: u32 = 200;
+/// ... but it comes at least this often.
+const RESCAN_MAX: Duration = Duration::from_secs(600);
 /// How often a missing folder is looked for.
 const RETRY: Duration = Duration::from_secs(2);
 /// Room for one kernel event with the longest name, many times.
@@ -87,35 +90,42 @@ type Events = EventStream<Vec<u8>>;
 /// Watches `dir`, which is called `folder`, until nobody receives its events any more.
 pub async fn run(folder: usize, dir: PathBuf, events: mpsc::Sender<Told>) {
     let index = folder;
-    let mut folder = Folder::new(dir.clone());
+    let folder = Arc::new(Mutex::new(Folder::new(dir.clone())));
+    let mut hints = Hints::default();
     let mut stream = None;
-    let mut look = Look::All;
+    let mut next_rescan = Instant::now();
     let mut scanned = false;
     let mut told = false;
     loop {
         if stream.is_none() {
             stream = arm(&dir, &mut told);
-            // Whatever happened while nobody listened.
-            look = Look::All;
+            hints.all = true; // Whatever happened while nobody listened.
         }
-        let started = Instant::now();
-        let sender = events.clone();
+        let look = match hints.take() {
+            Some(look) => look,
+            None => Look::Settled,
+        };
+        let is_rescan = matches!(look, Look::Settled);
+        let is_whole = !matches!(look, Look::Names { .. });
+        let (sender, shared) = (events.clone(), Arc::clone(&folder));
         let looked = blocking::run("btd-watch", move || {
+            let mut folder = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            let started = Instant::now();
+            let mut telling = Duration::ZERO;
             folder.look(&look, &mut |event| {
-                sender.blocking_send(Told { folder: index, event }).is_ok()
+                let told_at = Instant::now();
+                let listens = sender.blocking_send(Told { folder: index, event }).is_ok();
+                telling += told_at.elapsed();
+                listens
             });
-            folder
+            (started.elapsed().saturating_sub(telling), folder.is_lost())
         });
-        folder = match looked.await {
-            Ok(Some(folder)) => folder,
-            // No thread to be had, or a look that panicked: start over with nothing known. The supervisor takes no
-            // harm from being told again what it knows.
-            Ok(None) | Err(_) => {
-                tracing::error!(dir = %dir.display(), "a look into the watch folder failed; it is looked at again");
-                tokio::time::sleep(RETRY).await;
-                stream = None;
-                Folder::new(dir.clone())
-            }
+        let Ok(Some((took, is_lost))) = looked.await else {
+            // No thread to be had. What is known of the folder stays known.
+            tracing::error!(dir = %dir.display(), "a look into the watch folder failed; it is looked at again");
+            tokio::time::sleep(RETRY).await;
+            hints.all = true;
+            continue;
         };
         if !std::mem::replace(&mut scanned, true)
             && events
@@ -128,34 +138,113 @@ pub async fn run(folder: usize, dir: PathBuf, events: mpsc::Sender<Told>) {
         {
             return;
         }
-        let wait = if folder.is_lost() {
-            RETRY
-        } else {
-            RESCAN.max(started.elapsed() * RESCAN_SHARE)
-        };
-        look = tokio::select! {
-            () = events.closed() => return,
-            () = tokio::time::sleep(wait) => Look::Settled,
-            gathered = gather(stream.as_mut()) => match gathered {
-                Some(look) => look,
-                None => {
-                    stream = None;
-                    Look::All
-                }
-            },
-        };
-        if folder.is_lost() {
+        if is_lost {
             stream = None; // The folder that comes back is another one to inotify.
+            next_rescan = Instant::now() + RETRY;
+        } else if is_rescan {
+            next_rescan = Instant::now() + (took * RESCAN_SHARE).clamp(RESCAN, RESCAN_MAX);
+        } else if is_whole {
+            next_rescan = Instant::now() + RESCAN;
         }
+        tokio::select! {
+            () = events.closed() => return,
+            () = hints.gather(&mut stream, next_rescan) => {}
+        }
+    }
+}
+
+/// What the kernel's events ask to be looked at.
+#[derive(Debug, Default)]
+struct Hints {
+    names: BTreeSet<OsString>,
+    /// Names that appeared, and are looked at only if no end of writing will tell of them.
+    created: BTreeSet<OsString>,
+    all: bool,
+}
+
+impl Hints {
+    /// The look that is asked for, if any. It is not asked for any more.
+    fn take(&mut self) -> Option<Look> {
+        let Hints { names, created, all } = std::mem::take(self);
+        match all || names.len() + created.len() > NAMES_MAX {
+            true => Some(Look::All),
+            false if names.is_empty() && created.is_empty() => None,
+            false => Some(Look::Names { names, created }),
+        }
+    }
+
+    fn add(&mut self, event: EventOwned) -> Heard {
+        if event.mask.contains(EventMask::Q_OVERFLOW) {
+            self.all = true;
+            return Heard::Something;
+        }
+        let folder_itself = EventMask::IGNORED | EventMask::UNMOUNT | EventMask::DELETE_SELF | EventMask::MOVE_SELF;
+        if event.mask.intersects(folder_itself) {
+            self.all = true;
+            return Heard::FolderWent;
+        }
+        match event.name.filter(|name| is_torrent_name(name)) {
+            Some(name) if event.mask.contains(EventMask::CREATE) => self.created.insert(name),
+            Some(name) => self.names.insert(name),
+            None => return Heard::Nothing,
+        };
+        Heard::Something
+    }
+
+    /// Waits until something is to be looked at: for an event and those that follow it closely, or until it is time for a
+    /// rescan. Nothing is lost if it is dropped meanwhile: what was heard is here, not in the future. A `stream` that can
+    /// give no more is taken away.
+    async fn gather(&mut self, stream: &mut Option<Events>, next_rescan: Instant) {
+        let mut last = None;
+        loop {
+            let until = match last {
+                Some(last) => Instant::min(last, Instant::now() + GATHER),
+                None => next_rescan,
+            };
+            let heard = tokio::select! {
+                () = tokio::time::sleep_until(until.into()) => return,
+                event = next(stream) => match event {
+                    Some(Ok(event)) => self.add(event),
+                    Some(Err(_)) | None => Heard::FolderWent,
+                },
+            };
+            match heard {
+                Heard::Nothing => {}
+                Heard::Something => {
+                    last.get_or_insert(Instant::now() + GATHER_MAX);
+                }
+                Heard::FolderWent => {
+                    *stream = None;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// What an event was good for.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    Nothing,
+    Something,
+    /// No more events will come.
+    FolderWent,
+}
+
+/// The next event, for ever if there is no stream.
+async fn next(stream: &mut Option<Events>) -> Option<io::Result<EventOwned>> {
+    match stream {
+        Some(stream) => stream.next().await,
+        None => std::future::pending().await,
     }
 }
 
 /// Asks the kernel for events. Without them (no folder yet, no instances left) the rescans have to do.
 ///
-/// Not for the creation of a file: it is empty then, and the end of its writing is an event. A link, which nobody writes
-/// to, is found by the rescan.
+/// The creation of a file is an event too, because of links, which nobody writes to.
 fn arm(dir: &Path, told: &mut bool) -> Option<Events> {
     let mask = WatchMask::CLOSE_WRITE
+        | WatchMask::CREATE
         | WatchMask::DELETE
         | WatchMask::DELETE_SELF
         | WatchMask::MOVED_FROM
@@ -173,66 +262,16 @@ fn arm(dir: &Path, told: &mut bool) -> Option<Events> {
         Err(error) => {
             tracing::warn!(
                 dir = %dir.display(), %error,
-                "no events from the watch folder, it is only looked at every {} s (hint: sysctl fs.inotify.max_user_instances)",
-                RESCAN.as_secs()
+                "no events from the watch folder, it is only looked at every {} s{}",
+                RESCAN.as_secs(),
+                match error.raw_os_error() {
+                    Some(libc::EMFILE | libc::ENOSPC) =>
+                        " (hint: sysctl fs.inotify.max_user_instances and fs.inotify.max_user_watches)",
+                    _ => "",
+                }
             );
             None
         }
-    }
-}
-
-/// Waits for an event and those that follow it closely. `None`: the folder itself went, or events cannot be had.
-async fn gather(stream: Option<&mut Events>) -> Option<Look> {
-    let Some(stream) = stream else {
-        return std::future::pending().await;
-    };
-    let mut names = BTreeSet::new();
-    let mut all = false;
-    let mut deadline = None;
-    loop {
-        let next = match deadline {
-            None => stream.next().await,
-            Some(deadline) => {
-                let wait = tokio::time::Instant::min(deadline, tokio::time::Instant::now() + GATHER);
-                match tokio::time::timeout_at(wait, stream.next()).await {
-                    Ok(next) => next,
-                    Err(_) => return Some(if all { Look::All } else { Look::Names(names) }),
-                }
-            }
-        };
-        match hint(next?.ok()?) {
-            Hint::Nothing => continue,
-            Hint::Name(name) => {
-                names.insert(name);
-            }
-            Hint::All => all = true,
-            Hint::Folder => return None,
-        }
-        all |= names.len() > NAMES_MAX;
-        deadline.get_or_insert(tokio::time::Instant::now() + GATHER_MAX);
-    }
-}
-
-enum Hint {
-    Nothing,
-    Name(OsString),
-    All,
-    Folder,
-}
-
-fn hint(event: EventOwned) -> Hint {
-    if event.mask.contains(EventMask::Q_OVERFLOW) {
-        return Hint::All;
-    }
-    if event
-        .mask
-        .intersects(EventMask::IGNORED | EventMask::UNMOUNT | EventMask::DELETE_SELF | EventMask::MOVE_SELF)
-    {
-        return Hint::Folder;
-    }
-    match event.name {
-        Some(name) if is_torrent_name(&name) => Hint::Name(name),
-        _ => Hint::Nothing,
     }
 }
 
@@ -323,6 +362,55 @@ mod tests {
             .collect();
         expected.sort();
         assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn a_link_is_told_when_it_appears() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let elsewhere = tempfile::tempdir_in(dir.path()).expect("another");
+        for name in ["a", "b"] {
+            std::fs::write(elsewhere.path().join(name), torrent(name)).expect("written");
+        }
+        let (here, from) = (dir.path().to_owned(), elsewhere.path().to_owned());
+        let change = move || {
+            std::fs::hard_link(from.join("a"), here.join("a.torrent")).expect("linked");
+            std::os::unix::fs::symlink(from.join("b"), here.join("b.torrent")).expect("linked");
+        };
+        // Sooner than a rescan, which leaves new files alone for a while.
+        let mut seen = watch(dir.path(), change, |seen| seen.len() == 2);
+        seen.sort();
+        assert_eq!(seen, ["+a", "+b"]);
+    }
+
+    #[test]
+    fn what_was_heard_survives_a_wait_that_was_dropped() {
+        tokio_uring::start(async {
+            let dir = tempfile::tempdir().expect("a temporary folder");
+            let mut stream = arm(dir.path(), &mut false);
+            std::fs::write(dir.path().join("a.torrent"), torrent("a")).expect("written");
+            let mut hints = Hints::default();
+            let later = Instant::now() + DEADLINE;
+            while hints.names.is_empty() && hints.created.is_empty() {
+                // Dropped as soon as it waits, however little it has gathered.
+                let _ = tokio::time::timeout(Duration::from_millis(1), hints.gather(&mut stream, later)).await;
+            }
+            let Some(Look::Names { names, created }) = hints.take() else {
+                panic!("names were heard");
+            };
+            assert!(names.union(&created).all(|name| name == "a.torrent"));
+            assert!(hints.take().is_none());
+        });
+    }
+
+    #[test]
+    fn a_rescan_comes_when_it_is_due_whatever_else_happens() {
+        tokio_uring::start(async {
+            let mut hints = Hints::default();
+            let due = Instant::now();
+            // In the past: nothing is waited for, and nothing was heard, so the look is a rescan.
+            hints.gather(&mut None, due).await;
+            assert!(hints.take().is_none());
+        });
     }
 
     #[test]
