@@ -380,14 +380,42 @@ fn payload_that_is_missing_or_wrong_is_told_and_checked_again_on_request() {
     home.payload("absent");
     home.payload("torn");
     for file in ["absent.torrent", "torn.torrent"] {
-        // What touch does.
-        let file = fs::File::options()
-            .append(true)
-            .open(home.torrents.join(file))
-            .expect("open");
-        file.set_modified(std::time::SystemTime::now()).expect("touch");
+        touch(&home.torrents.join(file));
     }
     wait_for_torrents(&mut btd, "seeding", 2);
+    // A torrent that is believed to be whole, too.
+    fs::write(home.data.join("torn"), &damaged).expect("write");
+    touch(&home.torrents.join("torn.torrent"));
+    wait_for_torrents(&mut btd, "partial", 1);
+    btd.stop();
+}
+
+/// What touch(1) does.
+fn touch(file: &Path) {
+    let file = fs::File::options().append(true).open(file).expect("open");
+    file.set_modified(std::time::SystemTime::now()).expect("touch");
+}
+
+#[test]
+fn a_torrent_that_moves_to_another_watch_folder_is_looked_for_in_its_data_folder() {
+    let home = Home::new("move");
+    let (other_torrents, other_data) = (home.scratch.dir("other-torrents"), home.scratch.dir("other-data"));
+    home.drop_in("a.torrent", &home.payload("a"));
+    fs::copy(home.data.join("a"), other_data.join("a")).expect("copy the payload");
+    let mut config = home.config();
+    config.watch.push((other_torrents.clone(), other_data));
+    let mut btd = Btd::start(home.path(), &config);
+    wait_for_torrents(&mut btd, "seeding", 1);
+    let (from, to) = (home.torrents.join("a.torrent"), other_torrents.join("a.torrent"));
+    // The other folder has it before this one has lost it; then all that is left is there.
+    fs::hard_link(&from, &to).expect("link");
+    wait_for_log(&mut btd, "is the same torrent as");
+    fs::remove_dir_all(&home.data).expect("remove the payload");
+    fs::remove_file(&from).expect("remove");
+    wait_for_log(&mut btd, "its payload is looked for there");
+    wait_for("it is seeded from there", within(SECONDS), || {
+        (btd.process.log().matches("seeding \"a\"").count() == 2).then_some(())
+    });
     btd.stop();
 }
 

@@ -19,7 +19,7 @@ use super::metrics::{self, Reporter};
 use super::shards::{self, Shards};
 use super::signals::{Request, Signals};
 use super::state_dir::{self, Ports, StateDir};
-use super::torrents::{Addition, Entry, STATE_NAMES, State, Torrents};
+use super::torrents::{Addition, Entry, Removal, STATE_NAMES, State, Torrents};
 use super::watch;
 use super::{example, service_manager};
 use crate::hashing::{Pool, PoolConfig};
@@ -283,9 +283,8 @@ impl Supervisor<'_> {
                 tracing::warn!("refused {file:?}: {error} (it is tried again when it changes)");
             }
             watch::Event::Removed { file } => {
-                if let Some((info_hash, entry)) = self.torrents.remove(&file) {
-                    self.drop_torrent(info_hash, &entry, &format!("{file:?} is gone"));
-                }
+                let removal = self.torrents.remove(&file);
+                self.on_removal(removal, || format!("{file:?} is gone"));
             }
             watch::Event::FolderLost { dir, error } => {
                 tracing::warn!(
@@ -301,13 +300,11 @@ impl Supervisor<'_> {
     fn on_torrent_file(&mut self, folder: usize, file: &Path, meta: Arc<Metainfo>) {
         let info_hash = meta.info_hash;
         let progress = Arc::new(Progress::new(meta.geometry.total_len()));
-        let (addition, replaced) = self.torrents.add(file, info_hash, &meta.name, &progress);
-        if let Some((info_hash, entry)) = replaced {
-            self.drop_torrent(info_hash, &entry, &format!("{file:?} holds another torrent now"));
-        }
+        let (addition, replaced) = self.torrents.add(folder, file, info_hash, &meta.name, &progress);
+        self.on_removal(replaced, || format!("{file:?} holds another torrent now"));
         let generation = match addition {
             Addition::New { generation } => generation,
-            // Somebody touched the file: the way to ask for another look at what was not whole.
+            // Somebody touched the file: the way to ask for another look. What was served is served meanwhile.
             Addition::Known => match self.torrents.check_anew(info_hash, &progress) {
                 Some(generation) => generation,
                 None => return,
@@ -317,15 +314,47 @@ impl Supervisor<'_> {
                 return;
             }
         };
+        self.check(folder, file, generation, meta, progress);
+    }
+
+    fn check(&self, folder: usize, file: &Path, generation: u64, meta: Arc<Metainfo>, progress: Arc<Progress>) {
+        let info_hash = meta.info_hash;
         tracing::debug!("checking {:?} ({info_hash}) from {file:?}", meta.name);
-        let data_dir = self.config.watch[folder].data_dir.clone();
         self.checks.submit(Job {
             info_hash,
             generation,
             meta,
-            data_dir,
+            data_dir: self.config.watch[folder].data_dir.clone(),
             progress,
         });
+    }
+
+    /// A file that held a torrent does no more.
+    fn on_removal(&mut self, removal: Removal, why: impl FnOnce() -> String) {
+        match removal {
+            Removal::Nothing => {}
+            Removal::Gone(info_hash, entry) => self.drop_torrent(info_hash, &entry, &why()),
+            Removal::Moved {
+                info_hash,
+                file,
+                folder,
+            } => {
+                // Small and read a moment ago, by its folder's own thread: this one is not held up.
+                let meta = match super::torrent_file::read(&file) {
+                    Ok(meta) if meta.info_hash == info_hash => Arc::new(meta),
+                    // Its own folder will tell what has become of it.
+                    _ => return,
+                };
+                let progress = Arc::new(Progress::new(meta.geometry.total_len()));
+                if let Some(generation) = self.torrents.check_in(folder, info_hash, &progress) {
+                    tracing::info!(
+                        "{:?} ({info_hash}) comes from {file:?} now: its payload is looked for there",
+                        meta.name
+                    );
+                    self.check(folder, &file, generation, meta, progress);
+                }
+            }
+        }
     }
 
     fn on_checked(&mut self, Checked { job, result }: Checked) {
@@ -339,7 +368,7 @@ impl Supervisor<'_> {
         let piece_count = meta.geometry.piece_count();
         let (state, served) = match &result {
             Ok(found) if found.have_count == piece_count => (State::Seeding, found.torrent.clone()),
-            Ok(found) if found.have_count + found.wrong_count > 0 => (State::Partial, found.torrent.clone()),
+            Ok(found) if found.have_count > 0 => (State::Partial, found.torrent.clone()),
             Ok(_) => (State::Missing, None),
             Err(_) => (State::Error, None),
         };
@@ -367,7 +396,10 @@ impl Supervisor<'_> {
             }
             (State::Missing, Ok(found)) => {
                 if settled.is_news {
-                    let why = found.why.unwrap_or_else(|| "no piece of it could be read".to_owned());
+                    let why = found.why.unwrap_or_else(|| match found.wrong_count {
+                        0 => "no piece of it could be read".to_owned(),
+                        count => format!("{count} of {piece_count} pieces are there, and none is right"),
+                    });
                     let seconds = MISSING_RETRY.as_secs();
                     tracing::warn!(
                         "nothing to seed of {name:?} ({info_hash}): {why} (looked for again every {seconds} s)"

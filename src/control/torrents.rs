@@ -3,7 +3,7 @@
 //! A plain table without disk, clock or shard: the supervisor asks it what an event means, and acts. One torrent may
 //! come from several files; it is added with the first and removed with the last.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,9 +18,9 @@ pub(super) enum State {
     Checking(Arc<Progress>),
     /// All of it is there and served.
     Seeding,
-    /// A part of it is there and served.
+    /// A part of it is there and served, or was until the disk failed.
     Partial,
-    /// None of it is there.
+    /// None of it is there, or nothing that is right.
     Missing,
     /// It cannot be served; the log says why.
     Error,
@@ -54,8 +54,10 @@ pub(super) struct Entry {
     pub(super) generation: u64,
     /// What the last check said; `None` when what the next one says is to be told in any case.
     settled_as: Option<usize>,
-    /// Never empty.
-    files: BTreeSet<PathBuf>,
+    /// The watch folder whose data folder the last check looked into.
+    folder: usize,
+    /// Where it comes from, each with its watch folder. Never empty.
+    files: BTreeMap<PathBuf, usize>,
 }
 
 /// What a file that holds a torrent means.
@@ -70,6 +72,24 @@ pub(super) enum Addition {
     Known,
     /// The same torrent as in another file.
     SameAs(PathBuf),
+}
+
+/// What it means that a file is gone.
+#[derive(Debug)]
+pub(super) enum Removal {
+    /// Nothing: it held no torrent, or another file of the same folder still does.
+    Nothing,
+    /// It was the last file of this torrent.
+    Gone(InfoHash, Entry),
+    /// The torrent now comes from another watch folder, and its payload with it.
+    Moved {
+        /// The torrent.
+        info_hash: InfoHash,
+        /// One of its files, and the watch folder of that.
+        file: PathBuf,
+        /// See there.
+        folder: usize,
+    },
 }
 
 /// What a check's end changed.
@@ -91,23 +111,24 @@ pub(super) struct Torrents {
 }
 
 impl Torrents {
-    /// `file` holds this torrent now. Gives what that means, and the torrent that the file held before if that one has
-    /// no file any more.
+    /// `file`, of a watch folder, holds this torrent now. Gives what that means, and what it means for the torrent that
+    /// the file held before.
     pub(super) fn add(
         &mut self,
+        folder: usize,
         file: &Path,
         info_hash: InfoHash,
         name: &str,
         progress: &Arc<Progress>,
-    ) -> (Addition, Option<(InfoHash, Entry)>) {
+    ) -> (Addition, Removal) {
         if self.by_file.get(file) == Some(&info_hash) {
-            return (Addition::Known, None);
+            return (Addition::Known, Removal::Nothing);
         }
         let replaced = self.remove(file);
         self.by_file.insert(file.to_owned(), info_hash);
         if let Some(entry) = self.by_hash.get_mut(&info_hash) {
-            let other = entry.files.first().cloned().unwrap_or_default();
-            entry.files.insert(file.to_owned());
+            let other = entry.files.keys().next().cloned().unwrap_or_default();
+            entry.files.insert(file.to_owned(), folder);
             return (Addition::SameAs(other), replaced);
         }
         self.generations += 1;
@@ -117,7 +138,8 @@ impl Torrents {
             served: None,
             generation: self.generations,
             settled_as: None,
-            files: BTreeSet::from([file.to_owned()]),
+            folder,
+            files: BTreeMap::from([(file.to_owned(), folder)]),
         };
         self.counts[entry.state.index()] += 1;
         self.by_hash.insert(info_hash, entry);
@@ -129,17 +151,32 @@ impl Torrents {
         )
     }
 
-    /// `file` is gone. Gives its torrent if that was the last file of it.
-    pub(super) fn remove(&mut self, file: &Path) -> Option<(InfoHash, Entry)> {
-        let info_hash = self.by_file.remove(file)?;
-        let entry = self.by_hash.get_mut(&info_hash)?;
+    /// `file` is gone.
+    pub(super) fn remove(&mut self, file: &Path) -> Removal {
+        let Some(info_hash) = self.by_file.remove(file) else {
+            return Removal::Nothing;
+        };
+        let Some(entry) = self.by_hash.get_mut(&info_hash) else {
+            return Removal::Nothing;
+        };
         entry.files.remove(file);
-        if !entry.files.is_empty() {
-            return None;
+        if let Some((file, folder)) = entry.files.iter().next() {
+            return match entry.files.values().any(|folder| *folder == entry.folder) {
+                true => Removal::Nothing,
+                false => Removal::Moved {
+                    info_hash,
+                    file: file.clone(),
+                    folder: *folder,
+                },
+            };
         }
-        let entry = self.by_hash.remove(&info_hash)?;
-        self.counts[entry.state.index()] -= 1;
-        Some((info_hash, entry))
+        match self.by_hash.remove(&info_hash) {
+            Some(entry) => {
+                self.counts[entry.state.index()] -= 1;
+                Removal::Gone(info_hash, entry)
+            }
+            None => Removal::Nothing,
+        }
     }
 
     /// A check has ended. `None` if the torrent is gone, or was checked anew since.
@@ -162,21 +199,43 @@ impl Torrents {
         Some(Settled { was_served, is_news })
     }
 
-    /// Like [`Torrents::check_again`], for somebody who wants to hear what comes of it, be it the same as before.
+    /// Starts another check of a torrent, whole or not, of which somebody wants to hear, be it the same as before. Gives
+    /// its new generation; `None` if it is being checked already.
     pub(super) fn check_anew(&mut self, info_hash: InfoHash, progress: &Arc<Progress>) -> Option<u64> {
-        let generation = self.check_again(info_hash, progress)?;
-        self.by_hash.get_mut(&info_hash)?.settled_as = None;
+        let entry = self.by_hash.get(&info_hash)?;
+        if matches!(entry.state, State::Checking(_)) {
+            return None;
+        }
+        self.begin_check(info_hash, progress)
+    }
+
+    /// Starts a check of a torrent whose payload is another watch folder's now, in place of one that is under way.
+    pub(super) fn check_in(&mut self, folder: usize, info_hash: InfoHash, progress: &Arc<Progress>) -> Option<u64> {
+        let entry = self.by_hash.get_mut(&info_hash)?;
+        entry.folder = folder;
+        if let State::Checking(progress) = &entry.state {
+            progress.cancel();
+        }
+        self.begin_check(info_hash, progress)
+    }
+
+    /// Starts another check of a torrent that is missing, which is told only if it has something new to say.
+    pub(super) fn check_again(&mut self, info_hash: InfoHash, progress: &Arc<Progress>) -> Option<u64> {
+        let entry = self.by_hash.get(&info_hash)?;
+        if !matches!(entry.state, State::Missing) {
+            return None;
+        }
+        let settled_as = entry.settled_as;
+        let generation = self.begin_check(info_hash, progress)?;
+        self.by_hash.get_mut(&info_hash)?.settled_as = settled_as;
         Some(generation)
     }
 
-    /// Starts another check of a torrent that is not whole. Gives its new generation.
-    pub(super) fn check_again(&mut self, info_hash: InfoHash, progress: &Arc<Progress>) -> Option<u64> {
+    fn begin_check(&mut self, info_hash: InfoHash, progress: &Arc<Progress>) -> Option<u64> {
         let entry = self.by_hash.get_mut(&info_hash)?;
-        if matches!(entry.state, State::Checking(_) | State::Seeding) {
-            return None;
-        }
         self.generations += 1;
         entry.generation = self.generations;
+        entry.settled_as = None;
         let state = State::Checking(Arc::clone(progress));
         self.counts[entry.state.index()] -= 1;
         self.counts[state.index()] += 1;
@@ -234,12 +293,38 @@ mod tests {
     const TWO: InfoHash = InfoHash([2; 20]);
 
     fn add(torrents: &mut Torrents, file: &str, info_hash: InfoHash) -> (Addition, Option<InfoHash>) {
-        let (addition, replaced) = torrents.add(Path::new(file), info_hash, "name", &Arc::default());
-        (addition, replaced.map(|(info_hash, _)| info_hash))
+        let (addition, replaced) = torrents.add(0, Path::new(file), info_hash, "name", &Arc::default());
+        (addition, gone(&replaced))
     }
 
     fn remove(torrents: &mut Torrents, file: &str) -> Option<InfoHash> {
-        torrents.remove(Path::new(file)).map(|(info_hash, _)| info_hash)
+        gone(&torrents.remove(Path::new(file)))
+    }
+
+    fn gone(removal: &Removal) -> Option<InfoHash> {
+        match removal {
+            Removal::Gone(info_hash, _) => Some(*info_hash),
+            Removal::Nothing => None,
+            Removal::Moved { .. } => panic!("{removal:?}"),
+        }
+    }
+
+    #[test]
+    fn a_torrent_whose_file_moves_to_another_folder_is_checked_there() {
+        let mut torrents = Torrents::default();
+        let add = |torrents: &mut Torrents, folder, file| {
+            torrents.add(folder, Path::new(file), ONE, "name", &Arc::default()).0
+        };
+        assert_eq!(add(&mut torrents, 0, "0/a"), Addition::New { generation: 1 });
+        torrents.settle(ONE, 1, State::Seeding, None);
+        assert_eq!(add(&mut torrents, 1, "1/a"), Addition::SameAs("0/a".into()));
+        let Removal::Moved { file, folder, .. } = torrents.remove(Path::new("0/a")) else {
+            panic!("it comes from the other folder now");
+        };
+        assert_eq!((file, folder), ("1/a".into(), 1));
+        assert_eq!(torrents.check_in(1, ONE, &Arc::default()), Some(2));
+        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0]);
+        assert!(matches!(torrents.remove(Path::new("1/a")), Removal::Gone(ONE, _)));
     }
 
     #[test]
@@ -295,12 +380,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_whole_can_be_checked_again_and_what_is_whole_is_left_alone() {
+    fn a_check_that_is_asked_for_is_made_unless_there_is_one() {
         let mut torrents = Torrents::default();
         add(&mut torrents, "a", ONE);
-        assert_eq!(torrents.check_again(ONE, &Arc::default()), None, "it is being checked");
+        assert_eq!(torrents.check_anew(ONE, &Arc::default()), None, "it is being checked");
         torrents.settle(ONE, 1, State::Partial, None);
-        assert_eq!(torrents.check_again(ONE, &Arc::default()), Some(2));
+        assert_eq!(torrents.check_again(ONE, &Arc::default()), None, "it is not missing");
+        assert_eq!(torrents.check_anew(ONE, &Arc::default()), Some(2));
         assert_eq!(
             torrents.settle(ONE, 1, State::Missing, None),
             None,
@@ -314,6 +400,11 @@ mod tests {
             })
         );
         assert_eq!(torrents.check_again(ONE, &Arc::default()), None, "it is whole");
+        assert_eq!(
+            torrents.check_anew(ONE, &Arc::default()),
+            Some(3),
+            "but it was asked for"
+        );
     }
 
     #[test]
