@@ -304,7 +304,8 @@ impl Supervisor<'_> {
         self.on_removal(replaced, || format!("{file:?} holds another torrent now"));
         let generation = match addition {
             Addition::New { generation } => generation,
-            // Somebody touched the file: the way to ask for another look. What was served is served meanwhile.
+            // Somebody touched the file: the way to ask for another look. What was served is served until its
+            // end; then the peers are let go, as the files may be others, and come back.
             Addition::Known => match self.torrents.check_anew(info_hash, &progress) {
                 Some(generation) => generation,
                 None => return,

@@ -43,7 +43,9 @@ pub(super) struct Conn {
     /// The turn in which it was heard last, and what was heard of it in that turn.
     pub(super) heard_turn: u64,
     pub(super) heard_count: u32,
-    /// Ticks: start, last bytes received, last send that moved, and when the wheel wakes it.
+    /// Since when nothing has moved, if a send was cancelled before anything did: the next one goes on counting.
+    pub(super) unmoved_since: Option<u64>,
+    /// Ticks: start, last bytes received, last send that was begun or moved, and when the wheel wakes it.
     pub(super) started: u64,
     pub(super) received_at: u64,
     pub(super) sent_at: u64,
@@ -90,6 +92,7 @@ impl Conn {
             receive: None,
             touched: false,
             starved: false,
+            unmoved_since: None,
             heard_turn: 0,
             heard_count: 0,
             started: tick,

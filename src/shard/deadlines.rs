@@ -25,8 +25,8 @@ const KEEP_ALIVE_TICKS: u64 = ticks(100);
 /// A peer that takes nothing for this long is dropped: it pins memory.
 pub(super) const STALLED_TICKS: u64 = ticks(60);
 
-/// While others wait for buffers, one that a send has held for this long is given back. A peer that takes 64 KiB/s never
-/// comes to that: its window is no larger.
+/// While others wait for buffers, those that a send has held for this long are given back. A peer that is faster than its
+/// window a second (64 KiB for a slow one) does not come to that, unless its socket holds more than it takes in that time.
 pub(super) const YIELD_TICKS: u64 = ticks(1);
 
 impl<D: Driver> Shard<D> {

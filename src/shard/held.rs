@@ -67,6 +67,9 @@ impl<D: Driver> Shard<D> {
         let Some(conn) = self.conns.get_mut(owner) else {
             return;
         };
+        if conn.heard_turn == turn && conn.heard_count >= HEARD_MAX {
+            return self.touch(owner); // Listed twice.
+        }
         conn.heard_turn = turn;
         conn.heard_count = HEARD_MAX;
         let Some(peer) = conn.peer_mut() else { return };
@@ -84,7 +87,7 @@ impl<D: Driver> Shard<D> {
 impl PeerConn {
     /// Whether something is held and there is room for it.
     pub(super) fn may_be_heard(&self) -> bool {
-        !self.held.is_empty() && self.peer.request_count() <= LISTEN_AGAIN
+        !self.held.is_empty() && (self.peer.fast() || self.peer.request_count() <= LISTEN_AGAIN)
     }
 }
 

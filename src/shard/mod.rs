@@ -318,7 +318,8 @@ impl<D: Driver> Shard<D> {
         if !self.touched.is_empty() {
             return Wait::POLL;
         }
-        let later = (!self.later.is_empty()).then_some(self.tick + 1);
+        // At the next tick those who are slow give buffers back to those who wait.
+        let later = (!self.later.is_empty() || !self.starved.is_empty()).then_some(self.tick + 1);
         let next = self
             .wheel
             .next()

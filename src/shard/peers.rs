@@ -209,7 +209,9 @@ impl<D: Driver> Shard<D> {
             let event = peer.on_message(&message, torrent.geometry(), |piece| torrent.has(piece), now);
             let after = match event {
                 Err(violation) => After::End(Reason::Violation(violation)),
-                Ok(Event::Request(_)) => {
+                Ok(Event::Request(request)) => {
+                    // Asked for again while it waits for a buffer: it is sent once.
+                    upload.forget_unstaged(&request);
                     upload.on_request(now);
                     After::Nothing
                 }
@@ -232,6 +234,12 @@ impl<D: Driver> Shard<D> {
                     }
                     After::Nothing
                 }
+                Ok(Event::CancelUnknown(request)) => {
+                    if upload.forget_unstaged(&request) && peer.fast() {
+                        wire::encode(&Message::reject(&request), out);
+                    }
+                    After::Nothing
+                }
                 Ok(Event::Interested) => After::Interested,
                 Ok(Event::NotInterested) => After::NotInterested,
                 Ok(Event::Pieces | Event::Have(_)) if peer.is_seed() && torrent.is_complete() => {
@@ -245,7 +253,6 @@ impl<D: Driver> Shard<D> {
                     | Event::Have(_)
                     | Event::Pieces
                     | Event::Duplicate(_)
-                    | Event::CancelUnknown(_)
                     | Event::Block { .. }
                     | Event::Rejected(_)
                     | Event::Suggested(_)

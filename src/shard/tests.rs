@@ -616,6 +616,98 @@ fn peers_that_take_a_few_bytes_now_and_then_do_not_keep_the_buffers() {
     }
 }
 
+/// A fixture of two buffers, both held by a peer that takes nothing and to whom one block was given back after its send was
+/// cancelled, and another that has got one of them.
+fn after_a_reclaim(reserved: Reserved) -> (Fixture, Far) {
+    let mut fixture = Fixture::single(4_000_000, 2);
+    let slow = fixture.unchoked(reserved);
+    fixture.world.set_room(slow.id, Some(100));
+    for piece in [0, 4] {
+        fixture.request(&slow, piece, 0, 16384);
+    }
+    fixture.settle();
+    let mut hungry = fixture.unchoked(FAST);
+    fixture.request(&hungry, 20, 0, 16384);
+    for _ in 0..4 {
+        fixture.pass(0.5);
+    }
+    fixture.hear(&mut hungry);
+    assert_eq!(hungry.blocks.len(), 1);
+    (fixture, slow)
+}
+
+#[test]
+fn block_that_was_given_back_can_be_cancelled() {
+    let (mut fixture, mut slow) = after_a_reclaim(FAST);
+    let (piece, begin, length) = (4, 0, 16384);
+    fixture.say(&slow, &Message::Cancel { piece, begin, length });
+    fixture.settle();
+    fixture.world.set_room(slow.id, None);
+    fixture.settle();
+    fixture.hear(&mut slow);
+    assert_eq!(slow.blocks.len(), 1);
+    assert_eq!(slow.said, ["Reject { piece: 4, begin: 0, length: 16384 }"]);
+    fixture.check(&slow);
+}
+
+#[test]
+fn block_that_was_given_back_and_is_asked_for_again_is_sent_once() {
+    let (mut fixture, mut slow) = after_a_reclaim(PLAIN);
+    fixture.request(&slow, 4, 0, 16384);
+    fixture.settle();
+    fixture.world.set_room(slow.id, None);
+    fixture.settle();
+    fixture.hear(&mut slow);
+    assert_eq!(slow.blocks.len(), 2);
+    fixture.check(&slow);
+}
+
+#[test]
+fn peer_choked_while_its_send_is_cancelled_is_sent_what_was_begun_and_no_more() {
+    for (reserved, rejects) in [(FAST, 1), (PLAIN, 0)] {
+        let mut fixture = Fixture::single(4_000_000, 2);
+        let mut slow = fixture.unchoked(reserved);
+        fixture.world.set_room(slow.id, Some(100));
+        for piece in [0, 4] {
+            fixture.request(&slow, piece, 0, 16384);
+        }
+        fixture.settle();
+        let owner = fixture.shard.conns.iter().next().unwrap().0;
+        let hungry = fixture.unchoked(FAST);
+        fixture.request(&hungry, 20, 0, 16384);
+        fixture.settle();
+        // The send is cancelled in this turn and ends in the next; in between the peer is choked.
+        fixture.now.set(fixture.now.get() + Duration::from_secs(2));
+        fixture.turn();
+        fixture.shard.choke(owner);
+        fixture.settle();
+        fixture.world.set_room(slow.id, None);
+        fixture.settle();
+        fixture.hear(&mut slow);
+        assert_eq!(slow.blocks.len(), 1);
+        let rejected = slow.said.iter().filter(|said| said.starts_with("Reject")).count();
+        assert_eq!(rejected, rejects);
+        fixture.check(&slow);
+    }
+}
+
+#[test]
+fn who_takes_nothing_at_all_is_dropped_however_often_its_send_is_cancelled() {
+    let mut fixture = Fixture::single(4_000_000, 1);
+    let dead = fixture.unchoked(PLAIN);
+    fixture.world.set_room(dead.id, Some(0));
+    fixture.request(&dead, 0, 0, 16384);
+    fixture.settle();
+    let mut hungry = fixture.unchoked(FAST);
+    for piece in (0..124).cycle().take(124) {
+        fixture.request(&hungry, piece % 61, piece / 61 * 16384, 16384);
+        fixture.pass(0.5);
+        fixture.hear(&mut hungry);
+    }
+    assert_eq!(fixture.drops(), ["stalled"]);
+    assert!(fixture.shard.counters.reclaimed_sends > 1);
+}
+
 #[test]
 fn blocks_that_were_taken_are_counted_before_their_batch_is() {
     let mut fixture = Fixture::single(100_000, 4);

@@ -150,12 +150,13 @@ impl<D: Driver> Shard<D> {
             self.batches.give(batch);
             return;
         }
-        conn.sent_at = self.tick;
+        conn.sent_at = conn.unmoved_since.take().unwrap_or(self.tick);
         if let Phase::Peer(peer) = &mut conn.phase {
             peer.upload.begun_at = self.tick;
         }
         conn.send = Some(submit_send(&mut self.driver, owner, conn.socket.clone(), batch));
-        self.wake_at(owner, self.tick + STALLED_TICKS);
+        let stalled_at = conn.sent_at + STALLED_TICKS;
+        self.wake_at(owner, stalled_at);
     }
 
     /// A send has ended, perhaps in part.
@@ -185,6 +186,8 @@ impl<D: Driver> Shard<D> {
                 peer.upload.short |= result.is_ok();
                 if peer.upload.yielding && batch.holds_buffers() {
                     peer.upload.keep_begun(&mut batch);
+                    peer.refuse_unstaged_if_choked(&mut self.counters, &mut conn.out);
+                    self.counters.reclaimed_sends += 1;
                 }
             }
         }
@@ -194,11 +197,12 @@ impl<D: Driver> Shard<D> {
         }
         self.batches.give(batch);
         conn.send = None;
+        conn.unmoved_since = result.is_err().then_some(conn.sent_at);
         if let Phase::Peer(peer) = &mut conn.phase {
             let upload = &mut peer.upload;
             upload.taken = 0;
-            upload.yielding = false;
-            upload.window = match std::mem::take(&mut upload.short) {
+            let slow = std::mem::take(&mut upload.short) | std::mem::take(&mut upload.yielding);
+            upload.window = match slow {
                 true => (upload.window / 2).max(WINDOW_MIN),
                 false => (upload.window * 2).min(WINDOW_MAX),
             };
@@ -282,6 +286,12 @@ impl Upload {
         std::mem::take(&mut self.unstaged).into_iter().map(|(block, _)| block)
     }
 
+    /// Forgets a block that waits to be staged again. False if it is none of these.
+    pub(super) fn forget_unstaged(&mut self, block: &BlockRequest) -> bool {
+        let at = self.unstaged.iter().position(|(unstaged, _)| unstaged == block);
+        at.and_then(|at| self.unstaged.remove(at)).is_some()
+    }
+
     pub(super) fn has_window(&self) -> bool {
         self.staged_len < self.window && self.staged.len() < STAGED_MAX && !self.yielding
     }
@@ -349,6 +359,19 @@ impl PeerConn {
             self.uploaded_since_unchoke += len;
             self.rate.add(len, now);
             request_latency.record(now.saturating_duration_since(sent.asked_at), 1);
+        }
+    }
+
+    /// What was given back by a peer that has been choked meanwhile is not sent either.
+    pub(super) fn refuse_unstaged_if_choked(&mut self, counters: &mut Counters, out: &mut Vec<u8>) {
+        if !self.peer.am_choking() {
+            return;
+        }
+        for block in self.upload.on_choke() {
+            counters.requests_refused += 1;
+            if self.peer.fast() {
+                wire::encode(&Message::reject(&block), out);
+            }
         }
     }
 

@@ -592,9 +592,12 @@ impl Drop for Uring {
             completions.clear();
         }
         let ended = self.ops.len() == 0;
-        // The kernel takes a ring down in the background, some 30 ms later; until then a listener in its file table would
-        // keep the port, and who starts btd again at once would not get it.
-        let _ = self.ring.submitter().unregister_files();
+        if ended {
+            // The kernel takes a ring down in the background, some 30 ms later; until then a listener in its file table
+            // would keep the port, and who starts btd again at once would not get it. Not while something hangs: older
+            // kernels would wait for it here.
+            let _ = self.ring.submitter().unregister_files();
+        }
         // A registered ring descriptor is another reference to the ring, held by this thread until it ends.
         let _ = self.ring.submitter().unregister_ring_fd();
         // SAFETY: neither field is used again; the ring is closed before what it points to is freed.
