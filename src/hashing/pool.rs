@@ -8,7 +8,7 @@
 //! caller that counts what it has out never waits for ever.
 //!
 //! A worker takes its fair share of what is queued, up to 16 jobs, under one lock, and hashes them side by side
-//! ([`lanes`](super::lanes)): at 16 KiB a piece the lock and the wake-up would otherwise cost as much as the hashing. It
+//! ([`lanes`]): at 16 KiB a piece the lock and the wake-up would otherwise cost as much as the hashing. It
 //! never waits for a batch to fill; a lone job is hashed as a single stream.
 //!
 //! A job is answered when its own bytes are hashed, not at the end of its batch: the reader has its buffers back the
