@@ -390,6 +390,25 @@ fn payload_that_is_missing_or_wrong_is_told_and_checked_again_on_request() {
     btd.stop();
 }
 
+#[test]
+fn payload_of_which_nothing_is_right_is_checked_again_only_on_request() {
+    let home = Home::new("wrong");
+    home.drop_in("a.torrent", &home.payload("a"));
+    fs::write(home.data.join("a"), vec![0; content("a").len()]).expect("write");
+    let mut btd = home.start();
+    wait_for_torrents(&mut btd, "missing", 1);
+    // It would be hashed to its end each time.
+    let line = wait_for_log(&mut btd, "nothing to seed of \"a\"");
+    assert!(
+        line.contains("none is right (touch its .torrent to check it again)"),
+        "{line}"
+    );
+    home.payload("a");
+    touch(&home.torrents.join("a.torrent"));
+    wait_for_torrents(&mut btd, "seeding", 1);
+    btd.stop();
+}
+
 /// What touch(1) does.
 fn touch(file: &Path) {
     let file = fs::File::options().append(true).open(file).expect("open");

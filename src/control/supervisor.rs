@@ -401,12 +401,16 @@ impl Supervisor<'_> {
                         0 => "no piece of it could be read".to_owned(),
                         count => format!("{count} of {piece_count} pieces are there, and none is right"),
                     });
-                    let seconds = MISSING_RETRY.as_secs();
-                    tracing::warn!(
-                        "nothing to seed of {name:?} ({info_hash}): {why} (looked for again every {seconds} s)"
-                    );
+                    let next = match found.wrong_count {
+                        0 => format!("looked for again every {} s", MISSING_RETRY.as_secs()),
+                        _ => "touch its .torrent to check it again".to_owned(),
+                    };
+                    tracing::warn!("nothing to seed of {name:?} ({info_hash}): {why} ({next})");
                 }
-                self.missing.push(job);
+                // What is there and wrong would be hashed to its end each time.
+                if found.wrong_count == 0 {
+                    self.missing.push(job);
+                }
             }
             (_, Ok(found)) => {
                 let why = found.why.map(|why| format!("; {why}")).unwrap_or_default();
