@@ -17,7 +17,7 @@ use crate::hashing::Pool;
 use crate::proto::InfoHash;
 use crate::proto::metainfo::Metainfo;
 use crate::shard::Torrent;
-use crate::storage::{self, CheckReport, Root};
+use crate::storage::{self, CheckReport, Device, Means, Root, Throttle};
 
 /// How many at once. Small torrents overlap their waiting; of large ones, a rotating disk can read only one well.
 const THREADS: usize = 2;
@@ -218,7 +218,12 @@ fn look(job: &Job, roots: &Roots, pool: &Pool) -> Result<Found, Error> {
             });
         }
     };
-    let report = storage::check(&job.meta, &root, pool, &job.progress.inner)?;
+    let means = Means {
+        pool,
+        throttle: &Throttle::default(),
+        seeks: Device::of(&*root).seeks,
+    };
+    let report = storage::check(&job.meta, &root, means, &job.progress.inner)?;
     let have_count = report.have.count();
     Ok(Found {
         have_count,

@@ -6,9 +6,9 @@
 use super::layout::Layout;
 pub use super::payload::FileState;
 use super::payload::Payload;
-use super::pieces::{self, Error, Progress, Visitor};
+use super::pieces::{self, Error, Means, Progress, Visitor};
 use super::root::Root;
-use crate::hashing::{Outcome, Pool, Then};
+use crate::hashing::{Outcome, Then};
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::PieceIndex;
 use crate::proto::metainfo::Metainfo;
@@ -41,7 +41,7 @@ impl CheckReport {
 ///
 /// # Errors
 /// When it was cancelled, or the pool stopped. Never for anything found on the disk.
-pub fn check(metainfo: &Metainfo, root: &Root, pool: &Pool, progress: &Progress) -> Result<CheckReport, Error> {
+pub fn check(metainfo: &Metainfo, root: &Root, means: Means<'_>, progress: &Progress) -> Result<CheckReport, Error> {
     let layout = Layout::new(metainfo);
     let payload = Payload::look(root, &layout, &metainfo.files, || !progress.is_cancelled());
     let mut payload = payload.ok_or(Error::Cancelled)?;
@@ -51,7 +51,14 @@ pub fn check(metainfo: &Metainfo, root: &Root, pool: &Pool, progress: &Progress)
         have: Bitfield::new(piece_count),
         wrong: Bitfield::new(piece_count),
     };
-    pieces::run(&metainfo.geometry, &mut payload, pool, progress, &mut verifier)?;
+    pieces::run(&metainfo.geometry, &mut payload, means, progress, &mut verifier)?;
+    if payload.look_again() {
+        for piece in metainfo.geometry.pieces() {
+            if !verifier.is_there(piece, &payload) {
+                verifier.have.clear(piece);
+            }
+        }
+    }
     Ok(CheckReport {
         have: verifier.have,
         wrong: verifier.wrong,
@@ -65,11 +72,17 @@ struct Verifier<'a> {
     wrong: Bitfield,
 }
 
+impl Verifier<'_> {
+    fn is_there(&self, piece: PieceIndex, payload: &Payload<'_>) -> bool {
+        let geometry = &self.metainfo.geometry;
+        payload.is_there(geometry.piece_offset(piece), geometry.piece_len(piece).into())
+    }
+}
+
 impl Visitor for Verifier<'_> {
     fn wanted(&mut self, piece: PieceIndex, payload: &Payload<'_>) -> Option<Then> {
-        let geometry = &self.metainfo.geometry;
-        let there = payload.is_there(geometry.piece_offset(piece), u64::from(geometry.piece_len(piece)));
-        there.then(|| Then::Verify(*self.metainfo.piece_hashes.get(piece)))
+        self.is_there(piece, payload)
+            .then(|| Then::Verify(*self.metainfo.piece_hashes.get(piece)))
     }
 
     fn unreadable(&mut self, _piece: PieceIndex) {
@@ -82,4 +95,6 @@ impl Visitor for Verifier<'_> {
             _ => self.wrong.set(piece),
         };
     }
+
+    fn settled_below(&mut self, _piece: u32) {}
 }

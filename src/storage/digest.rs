@@ -5,9 +5,9 @@
 
 use super::layout::Layout;
 use super::payload::{FileState, Payload};
-use super::pieces::{self, Progress, Visitor};
+use super::pieces::{self, Means, Progress, Visitor};
 use super::root::Root;
-use crate::hashing::{Outcome, Pool, Then};
+use crate::hashing::{Outcome, Then};
 use crate::proto::geometry::{Geometry, PieceIndex};
 use crate::proto::metainfo::FileEntry;
 
@@ -35,7 +35,7 @@ pub fn digests(
     root: &Root,
     files: &[FileEntry],
     geometry: &Geometry,
-    pool: &Pool,
+    means: Means<'_>,
     progress: &Progress,
 ) -> Result<Vec<[u8; 20]>, Error> {
     let layout = Layout::of_files(files);
@@ -46,7 +46,8 @@ pub fn digests(
         digests: vec![[0; 20]; geometry.piece_count() as usize],
         failed: false,
     };
-    pieces::run(geometry, &mut payload, pool, progress, &mut collector)?;
+    pieces::run(geometry, &mut payload, means, progress, &mut collector)?;
+    let _ = payload.look_again(); // The states say it.
     all_ok(&payload)?;
     assert!(
         !collector.failed,
@@ -81,5 +82,9 @@ impl Visitor for Collector {
         if let Outcome::Digest(digest) = outcome {
             self.digests[piece.as_usize()] = digest;
         }
+    }
+
+    fn settled_below(&mut self, _piece: u32) {
+        // A torrent is made in one go.
     }
 }

@@ -14,18 +14,24 @@
 //! Writing (`.part` files, preallocation) and the session database are not here.
 #![forbid(unsafe_code)]
 
+mod buffers;
 pub mod check;
+pub mod device;
 pub mod digest;
 pub mod extents;
 pub mod layout;
 pub mod open_files;
+mod order;
 mod payload;
 mod pieces;
 pub mod root;
 #[cfg(test)]
 mod tests;
+pub mod throttle;
 
 pub use check::{CheckReport, FileState, check};
+pub use device::Device;
 pub use layout::{Layout, Span};
-pub use pieces::{Error, Progress};
+pub use pieces::{Error, Means, Progress};
 pub use root::{OpenError, Root};
+pub use throttle::Throttle;

@@ -1,25 +1,51 @@
 //! The files of one torrent as one run of bytes, read from disk.
 //!
 //! [`Payload::look`] opens and measures every file once, so that a torrent whose files are absent costs no read. After
-//! that files are opened when their bytes are asked for, one at a time, which suits reading from front to back. Nothing
-//! found then was promised before: a file may shrink, vanish or stop being readable at any moment, and all of that only
-//! changes its [`FileState`].
+//! that files are opened when their bytes are asked for, and a few are kept open. Nothing found then was promised before:
+//! a file may shrink, vanish or stop being readable at any moment, and all of that only changes its [`FileState`].
+//!
+//! A stretch of the torrent is read in two steps: [`Payload::plan`] says which parts of which files belong where in a
+//! buffer, a ring carries that out, and [`Payload::finish`] judges what came of it. Whatever a ring did not do in one go
+//! (a short read, an error, an alignment that was refused) is done again plainly, and only that has the last word.
+//!
+//! Two ways lead to the bytes. What is in the page cache is copied from there. What is not is read past it with
+//! `O_DIRECT`, which costs a tenth of the processor time (PERF.md) and leaves the cache as it was; where that cannot be
+//! had, and for small files, the read asks for the same with `RWF_DONTCACHE`.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::IoSliceMut;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::layout::{Layout, Span};
 use super::root::{OpenError, Root};
+use crate::io::uring::file_reader::Part;
+use crate::io::uring::page_cache;
 use crate::proto::metainfo::FileEntry;
-use rustix::fs::Advice;
+use rustix::fs::OFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 
 /// Failing reads of one file after which the rest of it is left alone: a dying disk takes seconds for each.
 const READ_ERRORS_MAX: u32 = 16;
 
-/// Files shorter than this are read whole before the kernel's read-ahead could matter.
-const READ_AHEAD_FROM: u64 = 1 << 20;
+/// Files kept open beside those being read.
+const FILES_OPEN_MAX: usize = 4;
+
+/// Parts of one stretch at most, each with its file open; further ones are read at once, plainly.
+const PARTS_MAX: usize = 16;
+
+/// What direct reads are aligned to, in the file and in memory: no filesystem in use asks for more than a page.
+pub(super) const ALIGNMENT: usize = 4096;
+
+/// Shorter stretches of a file are not worth a direct read.
+const DIRECT_FROM: u64 = 64 << 10;
+
+/// What a buffer needs beyond the stretch it is to hold, so that every part of at least [`DIRECT_FROM`] fits aligned
+/// however its file begins.
+pub(super) const fn slack(stretch_len: usize) -> usize {
+    ALIGNMENT + (stretch_len / DIRECT_FROM as usize + 1) * 2 * ALIGNMENT
+}
 
 /// `RWF_DONTCACHE` (Linux 6.14, uncached buffered reads), which rustix does not name yet: what the read had to fetch
 /// leaves the page cache again, so that checking a large torrent does not push out what others have there.
@@ -99,15 +125,85 @@ pub(super) struct Payload<'a> {
     states: Vec<FileState>,
     /// How many bytes of each file are worth asking for.
     readable: Vec<u64>,
-    open: Option<OpenFile>,
+    /// The one used last at the end.
+    open: Vec<OpenFile>,
+    /// Failing reads, by file.
+    errors: HashMap<u32, u32>,
     /// [`DONTCACHE`] until a filesystem or kernel refuses it.
     read_flags: ReadWriteFlags,
+    /// Whether `O_DIRECT` is tried.
+    direct: bool,
 }
 
 struct OpenFile {
     index: u32,
-    file: File,
-    errors: u32,
+    file: Arc<File>,
+    /// The same with `O_DIRECT`, once that was wanted.
+    direct: Option<Arc<File>>,
+}
+
+/// Where a stretch of the torrent lies in a buffer, and what has to be read for that.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// For the ring.
+    pub(super) parts: Vec<Part>,
+    /// The stretch, in order and without gaps.
+    places: Vec<Place>,
+    /// The first place of the buffer that is aligned.
+    base: usize,
+}
+
+/// A range of one file, and its place in a buffer.
+#[derive(Debug)]
+struct Place {
+    span: Span,
+    /// Where in the buffer its first byte is.
+    at: usize,
+    source: Source,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    /// It is in the buffer.
+    Here,
+    /// It comes with this part, whose first byte lies so many bytes before.
+    Part { index: usize, lead: usize, direct: bool },
+    /// It cannot be had.
+    Gap,
+}
+
+/// What of a stretch is in a buffer: ranges of the buffer with the bytes of the torrent in order, or nothing where a byte
+/// could not be read.
+#[derive(Debug)]
+pub(super) struct Filled {
+    /// Where in the torrent it begins.
+    offset: u64,
+    places: Vec<Place>,
+}
+
+impl Filled {
+    /// Where in the buffer these bytes of the torrent are; `None` if one of them could not be read.
+    pub(super) fn ranges(&self, offset: u64, len: u64) -> Option<Vec<Range<usize>>> {
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        let mut from = self.offset;
+        for place in &self.places {
+            let (start, end) = (from.max(offset), (from + place.span.len).min(offset + len));
+            if start < end {
+                if matches!(place.source, Source::Gap) {
+                    return None;
+                }
+                // Both are within the place, which is shorter than the buffer.
+                let at = place.at + (start - from) as usize;
+                let end = place.at + (end - from) as usize;
+                match ranges.last_mut() {
+                    Some(last) if last.end == at => last.end = end,
+                    _ => ranges.push(at..end),
+                }
+            }
+            from += place.span.len;
+        }
+        Some(ranges)
+    }
 }
 
 impl<'a> Payload<'a> {
@@ -136,8 +232,10 @@ impl<'a> Payload<'a> {
             files,
             states,
             readable,
-            open: None,
+            open: Vec::new(),
+            errors: HashMap::new(),
             read_flags: DONTCACHE,
+            direct: true,
         })
     }
 
@@ -148,23 +246,134 @@ impl<'a> Payload<'a> {
             .all(|span| span.pad || span.offset + span.len <= self.readable[span.file as usize])
     }
 
-    /// Fills `buffer` with the bytes from `offset` on. Ranges of the torrent that could not be read are added to `gaps`;
-    /// the states of their files then say why.
-    pub(super) fn read(&mut self, offset: u64, buffer: &mut [u8], gaps: &mut Vec<Range<u64>>) {
+    /// Whether the first of these bytes are in the page cache, so that no disk has to seek for them.
+    pub(super) fn is_cached(&mut self, offset: u64, len: u64) -> bool {
+        let Some(span) = self.layout.spans(offset, len).find(|span| !span.pad) else {
+            return true;
+        };
+        let file = self.file(span.file);
+        file.is_ok_and(|file| page_cache::is_cached(&file, span.offset, span.len))
+    }
+
+    /// Says what is to be read where for the bytes from `offset` on. `buffer` has [`slack`] to spare; zeros of padding,
+    /// and what is not worth a place in a ring, are put there at once.
+    pub(super) fn plan(&mut self, offset: u64, len: u64, buffer: &mut [u8]) -> Plan {
         let layout = self.layout;
-        let mut at = 0;
-        for span in layout.spans(offset, buffer.len() as u64) {
-            // A span is no longer than the buffer.
-            let part = &mut buffer[at..at + span.len as usize];
-            if span.pad {
-                part.fill(0);
-            } else if let Err(state) = self.read_span(&span, part) {
-                self.states[span.file as usize] = state;
-                let start = offset + at as u64;
-                gaps.push(start..start + span.len);
-            }
-            at += span.len as usize;
+        let base = buffer.as_ptr().align_offset(ALIGNMENT);
+        let mut plan = Plan {
+            base,
+            ..Plan::default()
+        };
+        let mut free = base;
+        let mut len_left = len as usize;
+        for span in layout.spans(offset, len) {
+            let span_len = span.len as usize; // No longer than the buffer.
+            len_left -= span_len;
+            let (at, source, end) = if span.pad {
+                buffer[free..free + span_len].fill(0);
+                (free, Source::Here, free + span_len)
+            } else {
+                self.place(&span, free, buffer, len_left, &mut plan)
+            };
+            plan.places.push(Place { span, at, source });
+            free = end;
         }
+        plan
+    }
+
+    /// Finds a place for a span from `free` on, and what is to be read for it. Also gives where the next may begin.
+    fn place(
+        &mut self,
+        span: &Span,
+        free: usize,
+        buffer: &mut [u8],
+        len_left: usize,
+        plan: &mut Plan,
+    ) -> (usize, Source, usize) {
+        let len = span.len as usize;
+        let gap = (free, Source::Gap, free);
+        if span.offset + span.len > self.readable[span.file as usize] {
+            return gap;
+        }
+        let file = match self.file(span.file) {
+            Ok(file) => file,
+            Err(state) => {
+                self.states[span.file as usize] = state;
+                return gap;
+            }
+        };
+        let index = plan.parts.len();
+        if index == PARTS_MAX {
+            let read = self.read(span, &mut buffer[free..free + len], 0);
+            return if read { (free, Source::Here, free + len) } else { gap };
+        }
+        let lead = (span.offset % ALIGNMENT as u64) as usize;
+        let at = plan.base + (free - plan.base).next_multiple_of(ALIGNMENT);
+        let read_len = (lead + len).next_multiple_of(ALIGNMENT);
+        let wanted = self.direct && span.len >= DIRECT_FROM && at + read_len + len_left <= buffer.len();
+        if wanted
+            && !page_cache::is_cached(&file, span.offset, span.len)
+            && let Some(file) = self.direct_file(span.file)
+        {
+            plan.parts.push(Part {
+                file,
+                offset: span.offset - lead as u64,
+                at,
+                len: read_len,
+                dont_cache: false,
+                result: Ok(0),
+            });
+            let direct = true;
+            return (at + lead, Source::Part { index, lead, direct }, at + lead + len);
+        }
+        plan.parts.push(Part {
+            file,
+            offset: span.offset,
+            at: free,
+            len,
+            dont_cache: self.read_flags == DONTCACHE,
+            result: Ok(0),
+        });
+        let (lead, direct) = (0, false);
+        (free, Source::Part { index, lead, direct }, free + len)
+    }
+
+    /// Judges what was read for a plan. `parts` are those of the plan, with their results.
+    pub(super) fn finish(&mut self, offset: u64, plan: Plan, parts: &[Part], buffer: &mut [u8]) -> Filled {
+        let mut places = plan.places;
+        for place in &mut places {
+            let Source::Part { index, lead, direct } = place.source else {
+                continue;
+            };
+            let part = &parts[index];
+            if direct && part.result == Err(Errno::INVAL) {
+                self.direct = false; // It asks for another alignment.
+            }
+            let len = place.span.len as usize;
+            let have = part.result.map_or(0, |read| read.saturating_sub(lead).min(len));
+            let whole = have == len || self.read(&place.span, &mut buffer[place.at..place.at + len], have);
+            place.source = if whole { Source::Here } else { Source::Gap };
+        }
+        Filled { offset, places }
+    }
+
+    /// Looks at every file once more, after all was read: one that was replaced, removed or cut off meanwhile is what it
+    /// is now, whatever was read of it before. What reading has told of a file stays.
+    ///
+    /// Gives whether there is less to be read than before.
+    pub(super) fn look_again(&mut self) -> bool {
+        let mut less = false;
+        for (index, entry) in self.files.iter().enumerate() {
+            if entry.pad || !matches!(self.states[index], FileState::Ok | FileState::Longer { .. }) {
+                continue;
+            }
+            let state = measure(self.root, entry);
+            let readable = readable_len(entry, &state);
+            less |= readable < self.readable[index];
+            self.readable[index] = self.readable[index].min(readable);
+            self.states[index] = state;
+        }
+        less
     }
 
     /// What each file has turned out to be, in the torrent's order.
@@ -176,52 +385,80 @@ impl<'a> Payload<'a> {
         self.states
     }
 
-    fn read_span(&mut self, span: &Span, part: &mut [u8]) -> Result<(), FileState> {
+    /// Reads a span plainly, but for the first `have` bytes. False when it cannot be had; the state of the file then says
+    /// why.
+    fn read(&mut self, span: &Span, part: &mut [u8], have: usize) -> bool {
         let index = span.file as usize;
         if span.offset + span.len > self.readable[index] {
-            return Err(self.states[index]);
+            return false; // It was found out while this read was under way.
         }
         let want = self.files[index].len;
-        let mut open = match self.open.take().filter(|open| open.index == span.file) {
-            Some(open) => open,
-            None => self.open_file(span.file).map_err(|error| {
-                self.readable[index] = 0;
-                FileState::from(error)
-            })?,
-        };
-        let result = read_exact_at(&open.file, part, span.offset, &mut self.read_flags);
-        let result = match result {
-            Ok(true) => Ok(()),
-            Ok(false) => {
-                // It was longer a moment ago. What is left of it counts.
-                let have = open.file.metadata().map_or(0, |metadata| metadata.len());
-                self.readable[index] = have.min(want);
-                // It may even have grown back in between; a short read says that these bytes were not there.
-                Err(FileState::Shorter {
-                    have: have.min(span.offset + span.len - 1),
-                    want,
-                })
-            }
-            Err(errno) => {
-                open.errors += 1;
-                if open.errors >= READ_ERRORS_MAX {
-                    self.readable[index] = 0;
+        let state = match self.file(span.file) {
+            Err(state) => state,
+            Ok(file) => {
+                let offset = span.offset + have as u64;
+                match read_exact_at(&file, &mut part[have..], offset, &mut self.read_flags) {
+                    Ok(true) => return true,
+                    Ok(false) => {
+                        // It was longer a moment ago. What is left of it counts.
+                        let have = file.metadata().map_or(0, |metadata| metadata.len());
+                        self.readable[index] = have.min(want);
+                        // It may even have grown back in between; a short read says that these bytes were not there.
+                        let have = have.min(span.offset + span.len - 1);
+                        FileState::Shorter { have, want }
+                    }
+                    Err(errno) => {
+                        let errors = self.errors.entry(span.file).or_default();
+                        *errors += 1;
+                        if *errors >= READ_ERRORS_MAX {
+                            self.readable[index] = 0;
+                        }
+                        FileState::Unreadable(OpenError::Other(errno))
+                    }
                 }
-                Err(FileState::Unreadable(OpenError::Other(errno)))
             }
         };
-        self.open = Some(open);
-        result
+        self.states[index] = state;
+        false
     }
 
-    fn open_file(&self, index: u32) -> Result<OpenFile, OpenError> {
-        let entry = &self.files[index as usize];
-        let file = self.root.open_file(&entry.path)?;
-        if entry.len >= READ_AHEAD_FROM {
-            // Advice only: some filesystems take none.
-            let _ = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);
+    /// The file, open. An error leaves nothing more to be read of it.
+    fn file(&mut self, index: u32) -> Result<Arc<File>, FileState> {
+        if let Some(at) = self.open.iter().position(|open| open.index == index) {
+            let open = self.open.remove(at);
+            let file = Arc::clone(&open.file);
+            self.open.push(open);
+            return Ok(file);
         }
-        Ok(OpenFile { index, file, errors: 0 })
+        let file = self.root.open_file(&self.files[index as usize].path).map_err(|error| {
+            self.readable[index as usize] = 0;
+            FileState::from(error)
+        })?;
+        let file = Arc::new(file);
+        if self.open.len() == FILES_OPEN_MAX {
+            self.open.remove(0);
+        }
+        self.open.push(OpenFile {
+            index,
+            file: Arc::clone(&file),
+            direct: None,
+        });
+        Ok(file)
+    }
+
+    /// An open file once more, for direct reads; `None` where its filesystem knows none.
+    fn direct_file(&mut self, index: u32) -> Option<Arc<File>> {
+        let open = self.open.iter_mut().find(|open| open.index == index)?;
+        if open.direct.is_none() {
+            // Another open, since the flag belongs to all who share one.
+            let file = self.root.open_file(&self.files[index as usize].path).ok()?;
+            if rustix::fs::fcntl_setfl(&file, OFlags::DIRECT).is_err() {
+                self.direct = false;
+                return None;
+            }
+            open.direct = Some(Arc::new(file));
+        }
+        open.direct.clone()
     }
 }
 
@@ -282,6 +519,14 @@ mod tests {
         }
     }
 
+    /// Reads the first `len` bytes without a ring.
+    fn read_all(payload: &mut Payload<'_>, len: u64) -> Filled {
+        let mut buffer = vec![0; len as usize + slack(len as usize)];
+        let mut plan = payload.plan(0, len, &mut buffer);
+        let parts = std::mem::take(&mut plan.parts);
+        payload.finish(0, plan, &parts, &mut buffer)
+    }
+
     /// Looks at `len` bytes of `path` below `dir`, does something to them, then reads them all.
     fn read_after(dir: &Path, len: u64, change: impl FnOnce(&mut Payload<'_>)) -> FileState {
         let root = Root::open(dir).unwrap();
@@ -289,9 +534,7 @@ mod tests {
         let layout = Layout::of_files(&files);
         let mut payload = Payload::look(&root, &layout, &files, || true).unwrap();
         change(&mut payload);
-        let mut gaps = Vec::new();
-        payload.read(0, &mut vec![0; len as usize], &mut gaps);
-        assert_eq!(gaps, vec![Range { start: 0, end: len }]);
+        assert_eq!(read_all(&mut payload, len).ranges(0, len), None);
         payload.states()[0]
     }
 
@@ -320,10 +563,10 @@ mod tests {
         let state = read_after(Path::new("/proc/self"), 100, |payload| {
             payload.readable[0] = 100;
             for _ in 1..READ_ERRORS_MAX {
-                payload.read(0, &mut [0; 10], &mut Vec::new());
+                read_all(payload, 10);
                 assert!(payload.is_there(0, 100));
             }
-            payload.read(0, &mut [0; 10], &mut Vec::new());
+            read_all(payload, 10);
             assert!(!payload.is_there(0, 100));
         });
         assert_eq!(state, FileState::Unreadable(OpenError::Other(Errno::IO)));

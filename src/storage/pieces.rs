@@ -1,32 +1,46 @@
-//! Reads the pieces of a torrent from front to back and has them hashed on the pool, many in flight.
+//! Reads the pieces of a torrent and has them hashed on the pool, many reads in flight and many pieces at once.
 //!
-//! One loop on the calling thread: read while there are buffers, collect answers when there are none. Small pieces are
-//! read many at a time, large ones in segments whose digest goes on where the segment before ended, so that the memory
-//! in use depends on neither the length of a piece nor that of the torrent: at most [`BUFFER_COUNT_MAX`] buffers of
-//! [`SEGMENT_LEN`]. What is to be done with each piece, and with its digest, is the [`Visitor`]'s business.
+//! One loop on the calling thread: begin reads while there are buffers, take what was read to the pool, collect the
+//! pool's answers. The memory in use depends on neither the length of a piece nor that of the torrent: a run holds at
+//! most [`MEMORY_MAX`] in buffers of one stretch each. In which order stretches are read is the business of
+//! [`order`](super::order), what they mean on disk that of [`payload`](super::payload), and what is to be done with each
+//! piece and its digest that of the [`Visitor`].
 
-use std::collections::{HashMap, VecDeque};
-use std::ops::Range;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::payload::Payload;
+use super::buffers::Buffers;
+use super::order::{Cursor, Next, Order};
+use super::payload::{Payload, Plan, slack};
+use super::throttle::Throttle;
 use crate::hashing::pool::Refused;
 use crate::hashing::{Done, Hasher, Job, Outcome, Pool, Then};
+use crate::io::Errno;
+use crate::io::uring::file_reader::{FileReader, Gather, Part};
 use crate::proto::geometry::{Geometry, PieceIndex};
 use bytes::{Bytes, BytesMut};
+use slab::Slab;
 
-/// One read: large enough to cost few system calls and little seeking, small enough to stay in the processor's cache.
-pub(super) const SEGMENT_LEN: usize = 1 << 20;
+/// What is read at once: large enough to cost few system calls, small enough that what is being hashed by all lanes is
+/// still in the processor's third-level cache.
+const STRETCH_LEN: usize = 256 << 10;
 
-/// Buffers one run may hold at most: pieces of 16 MiB then keep four lanes busy.
-const BUFFER_COUNT_MAX: usize = 64;
-/// Buffers one run may hold at least, so that reading and hashing overlap.
-const BUFFER_COUNT_MIN: usize = 8;
+/// Stretches in flight at most: 4 MiB keep an NVMe disk busy, and a reading head on its way.
+const READS_MAX: usize = 16;
+
+/// What the buffers of a run may take.
+const MEMORY_MAX: usize = 64 << 20;
+
+/// Torrents up to this length are read without a ring: making one costs as much.
+const RING_FROM: u64 = 1 << 20;
 
 /// How long the loop waits for anything before it looks whether it was cancelled.
 const CANCEL_LATENCY: Duration = Duration::from_millis(50);
+
+/// How often a run says which pieces are settled.
+const SAVE_EVERY: Duration = Duration::from_secs(5);
 
 /// How far a check has come, for whoever watches, and the means to end it early.
 #[derive(Debug, Default)]
@@ -61,6 +75,20 @@ pub enum Error {
     /// The hashing pool was stopped meanwhile.
     #[error("the hashing pool was stopped before all pieces were hashed")]
     PoolStopped,
+    /// The ring that payload is read through broke.
+    #[error("io_uring failed while payload was read: {}", std::io::Error::from(*.0))]
+    Ring(Errno),
+}
+
+/// What a run works with, and shares with others.
+#[derive(Debug, Clone, Copy)]
+pub struct Means<'a> {
+    /// Who hashes.
+    pub pool: &'a Pool,
+    /// How fast it may go.
+    pub throttle: &'a Throttle,
+    /// Whether the disk seeks: then what is not in memory is read from front to back.
+    pub seeks: bool,
 }
 
 /// What a run does with the pieces.
@@ -71,90 +99,127 @@ pub(super) trait Visitor {
     fn unreadable(&mut self, piece: PieceIndex);
     /// What was wanted.
     fn hashed(&mut self, piece: PieceIndex, outcome: Outcome);
+    /// All pieces below this one are settled. Told now and then, and at last when the run is cancelled.
+    fn settled_below(&mut self, piece: u32);
 }
 
 /// Takes every piece through the visitor.
 pub(super) fn run(
     geometry: &Geometry,
     payload: &mut Payload<'_>,
-    pool: &Pool,
+    means: Means<'_>,
     progress: &Progress,
     visitor: &mut impl Visitor,
 ) -> Result<(), Error> {
     let (reply, replies) = channel();
+    let stretch_len = stretch_len(geometry);
+    let buffer_len = stretch_len + slack(stretch_len);
+    let lanes = means.pool.workers() * means.pool.lanes();
+    let wanted = geometry.total_len() > RING_FROM;
     let mut run = Run {
         geometry,
-        pool,
+        payload,
+        means,
         progress,
         visitor,
         reply,
         replies,
-        large: HashMap::new(),
-        buffers: Buffers::new(
-            segment_len(geometry),
-            buffer_count(geometry, pool.workers() * pool.lanes()),
-        ),
+        // Where there is none (a kernel or container without io_uring), payload is read plainly.
+        reader: wanted.then(|| FileReader::new(READS_MAX as u32 * 2).ok()).flatten(),
+        order: Order::new(geometry, geometry.pieces(), stretch_len as u32),
+        lanes,
+        reading: Slab::new(),
+        long: HashMap::new(),
+        buffers: Buffers::new(buffer_len, (2 * lanes + READS_MAX).min(MEMORY_MAX / buffer_len)),
         jobs_out: 0,
+        settled: Settled::default(),
+        saved_at: Instant::now(),
     };
-    run.all(payload)
+    let result = run.all();
+    if result == Err(Error::Cancelled) {
+        run.save();
+    }
+    result
 }
 
-/// How much is read at once: whole pieces where more than one fits, no more than the torrent has.
-fn segment_len(geometry: &Geometry) -> usize {
+/// How much is read at once: whole pieces where they fit, no more than the torrent has.
+fn stretch_len(geometry: &Geometry) -> usize {
     let piece_len = geometry.piece_len_max() as usize;
-    let len = if piece_len < SEGMENT_LEN {
-        SEGMENT_LEN / piece_len * piece_len
+    let len = if piece_len < STRETCH_LEN {
+        STRETCH_LEN / piece_len * piece_len
     } else {
-        SEGMENT_LEN
+        STRETCH_LEN
     };
     usize::try_from(geometry.total_len()).map_or(len, |total| len.min(total))
 }
 
-/// How many buffers a run may hold: two pieces for each lane of all workers, so that the lanes are full while the next
-/// pieces are read, within bounds. Several runs may be under way at once.
-fn buffer_count(geometry: &Geometry, lanes: usize) -> usize {
-    let piece_len = geometry.piece_len_max() as usize;
-    let pieces_len = (2 * lanes).saturating_mul(piece_len);
-    pieces_len
-        .div_ceil(SEGMENT_LEN)
-        .clamp(BUFFER_COUNT_MIN, BUFFER_COUNT_MAX)
-}
-
-struct Run<'a, V> {
+struct Run<'a, 'p, V, I: Iterator> {
     geometry: &'a Geometry,
-    pool: &'a Pool,
+    payload: &'a mut Payload<'p>,
+    means: Means<'a>,
     progress: &'a Progress,
     visitor: &'a mut V,
     reply: Sender<Done>,
     replies: Receiver<Done>,
-    /// Pieces longer than a segment that have been begun, by index.
-    large: HashMap<u32, Large>,
+    reader: Option<FileReader>,
+    order: Order<'a, I>,
+    /// Pieces that the pool hashes side by side at best.
+    lanes: usize,
+    /// Stretches in the ring.
+    reading: Slab<Stretch>,
+    /// Pieces longer than a stretch that have been begun.
+    long: HashMap<PieceIndex, Long>,
     buffers: Buffers,
     jobs_out: usize,
+    settled: Settled,
+    saved_at: Instant,
 }
 
-/// A piece longer than a segment.
-struct Large {
-    then: Then,
+/// A stretch that is being read.
+struct Stretch {
+    offset: u64,
+    plan: Plan,
+    what: What,
+}
+
+enum What {
+    Pieces(Vec<(PieceIndex, Then)>),
+    Part(Cursor),
+}
+
+/// A piece longer than a stretch.
+struct Long {
     /// At home; `None` while the pool has it.
     hasher: Option<Hasher>,
-    /// Read, and waiting for the hasher to come home.
-    waiting: VecDeque<Bytes>,
-    read_to_end: bool,
-    /// A segment of it could not be read.
+    /// Up to where its hasher has been given it, in bytes.
+    given: u32,
+    /// Read, by where in the piece they begin.
+    read: BTreeMap<u32, (Cursor, Vec<Bytes>)>,
+    /// Stretches of it in the ring.
+    reading: usize,
+    /// A part of it could not be read.
     failed: bool,
 }
 
-/// A part of one large piece that is to be read next.
-struct Cursor {
-    piece: PieceIndex,
-    begin: u32,
+/// Which pieces are settled: all below one index, and some beyond it.
+#[derive(Default)]
+struct Settled {
+    below: u32,
+    beyond: BTreeSet<u32>,
 }
 
-impl<V: Visitor> Run<'_, V> {
-    fn all(&mut self, payload: &mut Payload<'_>) -> Result<(), Error> {
-        let mut pieces = self.geometry.pieces().peekable();
-        let mut cursor: Option<Cursor> = None;
+impl Settled {
+    fn add(&mut self, piece: u32) {
+        self.beyond.insert(piece);
+        while self.beyond.remove(&self.below) {
+            self.below += 1;
+        }
+    }
+}
+
+impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
+    fn all(&mut self) -> Result<(), Error> {
+        let (mut ended, mut read) = (false, Vec::new());
         loop {
             if self.progress.is_cancelled() {
                 return Err(Error::Cancelled);
@@ -162,148 +227,202 @@ impl<V: Visitor> Run<'_, V> {
             while let Ok(done) = self.replies.try_recv() {
                 self.on_done(done)?;
             }
-            let more = cursor.is_some() || pieces.peek().is_some();
-            if more && self.buffers.any_left() {
-                match cursor.take() {
-                    Some(at) => cursor = self.read_segment(at, payload)?,
-                    None => cursor = self.begin_pieces(&mut pieces, payload)?,
+            let now = Instant::now();
+            if now - self.saved_at >= SAVE_EVERY {
+                self.save();
+            }
+            let reads_max = self.means.throttle.reads_max(READS_MAX, now);
+            let mut held_up = None;
+            while !ended && self.reading.len() < reads_max && self.buffers.any_left() {
+                held_up = self.means.throttle.wait(now).map(|wait| wait.min(CANCEL_LATENCY));
+                if held_up.is_some() {
+                    break;
                 }
-            } else if self.jobs_out > 0 {
-                match self.replies.recv_timeout(CANCEL_LATENCY) {
+                ended = !self.begin(now)?;
+                if self.reader.is_none() {
+                    break;
+                }
+            }
+            if let Some(reader) = &mut self.reader
+                && reader.in_flight() > 0
+            {
+                // While the pool has work, its answers are what is waited for: they free buffers.
+                let patience = if self.jobs_out > 0 {
+                    Duration::ZERO
+                } else {
+                    CANCEL_LATENCY
+                };
+                reader.turn(patience, &mut read).map_err(Error::Ring)?;
+                if !read.is_empty() {
+                    for gather in read.drain(..) {
+                        let stretch = self.reading.remove(gather.tag as usize);
+                        self.on_read(stretch, &gather.parts, gather.buf)?;
+                    }
+                    continue;
+                }
+            }
+            if self.jobs_out > 0 {
+                let may_begin = self.reader.is_none() && !ended && held_up.is_none() && self.buffers.any_left();
+                if may_begin {
+                    continue;
+                }
+                match self.replies.recv_timeout(held_up.unwrap_or(CANCEL_LATENCY)) {
                     Ok(done) => self.on_done(done)?,
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => unreachable!("`self.reply` is a sender"),
                 }
-            } else {
-                assert!(!more, "all buffers are out and no job that would bring one back");
+            } else if let Some(wait) = held_up {
+                std::thread::sleep(wait);
+            } else if ended && self.reading.is_empty() {
                 return Ok(());
             }
         }
     }
 
-    /// Skips what is not wanted, then reads as many small pieces as follow each other and fit a buffer, or begins a
-    /// large one.
-    fn begin_pieces(
-        &mut self,
-        pieces: &mut std::iter::Peekable<impl Iterator<Item = PieceIndex>>,
-        payload: &mut Payload<'_>,
-    ) -> Result<Option<Cursor>, Error> {
-        let mut batch: Vec<(PieceIndex, Then)> = Vec::new();
-        let mut batch_len = 0;
-        while let Some(&piece) = pieces.peek() {
-            let piece_len = self.geometry.piece_len(piece) as usize;
-            if batch_len > 0 && batch_len + piece_len > self.buffers.len {
-                break;
+    /// Begins the next stretch. False when there is none.
+    fn begin(&mut self, now: Instant) -> Result<bool, Error> {
+        let Self {
+            geometry,
+            payload,
+            visitor,
+            means,
+            lanes,
+            order,
+            ..
+        } = self;
+        let width = match order.begins_next() {
+            Some(piece)
+                if means.seeks
+                    && !payload.is_cached(geometry.piece_offset(piece), geometry.piece_len(piece).into()) =>
+            {
+                1
             }
-            pieces.next();
-            let Some(then) = self.visitor.wanted(piece, payload) else {
+            _ => 2 * *lanes,
+        };
+        let next = order.next(width, |piece| visitor.wanted(piece, payload));
+        let (what, offset, len) = match next {
+            Next::End => return Ok(false),
+            Next::Passed(piece) => {
                 self.settle(piece);
-                if batch.is_empty() {
-                    // Back to the loop, which looks for cancellation: a million absent pieces are passed here.
-                    return Ok(None);
-                }
-                break;
-            };
-            if piece_len > self.buffers.len {
-                let hasher = Some(Hasher::new());
-                let large = Large {
-                    then,
-                    hasher,
-                    waiting: VecDeque::new(),
-                    read_to_end: false,
-                    failed: false,
-                };
-                self.large.insert(piece.get(), large);
-                return Ok(Some(Cursor { piece, begin: 0 }));
+                return Ok(true);
             }
-            batch.push((piece, then));
-            batch_len += piece_len;
+            Next::Pieces(batch) => {
+                let first = batch.first().expect("a batch is not empty").0;
+                let len = batch
+                    .iter()
+                    .map(|(piece, _)| u64::from(self.geometry.piece_len(*piece)));
+                let len = len.sum();
+                (What::Pieces(batch), self.geometry.piece_offset(first), len)
+            }
+            Next::Part(cursor) => {
+                let long = self.long.entry(cursor.piece).or_insert_with(|| Long {
+                    hasher: Some(Hasher::new()),
+                    given: 0,
+                    read: BTreeMap::new(),
+                    reading: 0,
+                    failed: false,
+                });
+                long.reading += 1;
+                let offset = self.geometry.piece_offset(cursor.piece) + u64::from(cursor.begin);
+                (What::Part(cursor), offset, u64::from(cursor.len))
+            }
+        };
+        self.means.throttle.spend(len, now);
+        let mut buf = self.buffers.take();
+        let mut plan = self.payload.plan(offset, len, &mut buf);
+        let parts = std::mem::take(&mut plan.parts);
+        let stretch = Stretch { offset, plan, what };
+        match &mut self.reader {
+            Some(reader) if !parts.is_empty() => {
+                let tag = self.reading.insert(stretch) as u64;
+                reader.submit(Gather { tag, buf, parts });
+            }
+            _ => self.on_read(stretch, &parts, buf)?,
         }
-        self.read_small(&batch, batch_len, payload)?;
-        Ok(None)
+        Ok(true)
     }
 
-    fn read_small(&mut self, batch: &[(PieceIndex, Then)], len: usize, payload: &mut Payload<'_>) -> Result<(), Error> {
-        let Some(&(first, _)) = batch.first() else {
-            return Ok(());
+    /// A stretch has been read, as far as it could be.
+    fn on_read(&mut self, stretch: Stretch, parts: &[Part], mut buf: BytesMut) -> Result<(), Error> {
+        let Stretch { offset, plan, what } = stretch;
+        let filled = self.payload.finish(offset, plan, parts, &mut buf);
+        let buf = self.buffers.lend(buf);
+        let slices = |offset, len| {
+            let ranges = filled.ranges(offset, len)?;
+            Some(ranges.into_iter().map(|range| buf.slice(range)).collect::<Vec<Bytes>>())
         };
-        let start = self.geometry.piece_offset(first);
-        let mut gaps: Vec<Range<u64>> = Vec::new();
-        let mut buffer = self.buffers.take();
-        payload.read(start, &mut buffer[..len], &mut gaps);
-        let buffer = buffer.freeze();
-        for &(piece, then) in batch {
-            let offset = self.geometry.piece_offset(piece);
-            let end = offset + u64::from(self.geometry.piece_len(piece));
-            if gaps.iter().any(|gap| gap.start < end && offset < gap.end) {
+        match what {
+            What::Pieces(batch) => {
+                for (piece, then) in batch {
+                    let len = self.geometry.piece_len(piece);
+                    match slices(self.geometry.piece_offset(piece), len.into()) {
+                        Some(bytes) => self.submit(piece, Hasher::new(), bytes, then)?,
+                        None => {
+                            self.visitor.unreadable(piece);
+                            self.settle(piece);
+                        }
+                    }
+                }
+            }
+            What::Part(cursor) => {
+                let bytes = slices(offset, cursor.len.into());
+                let long = self.long_mut(cursor.piece);
+                long.reading -= 1;
+                match bytes {
+                    Some(bytes) => {
+                        long.read.insert(cursor.begin, (cursor, bytes));
+                    }
+                    None => long.failed = true,
+                }
+                self.pump(cursor.piece)?;
+            }
+        }
+        self.buffers.give_back(buf);
+        Ok(())
+    }
+
+    /// Gives the pool what has been read of a long piece, if its hasher is at home; ends the piece if it failed.
+    fn pump(&mut self, piece: PieceIndex) -> Result<(), Error> {
+        let piece_len = self.geometry.piece_len(piece);
+        let long = self.long_mut(piece);
+        if long.failed {
+            let read = std::mem::take(&mut long.read);
+            let over = long.hasher.is_some() && long.reading == 0;
+            for (_, bytes) in read.into_values() {
+                bytes.into_iter().for_each(|slice| self.buffers.give_back(slice));
+            }
+            self.order.drop_piece(piece);
+            if over {
+                self.long.remove(&piece);
                 self.visitor.unreadable(piece);
                 self.settle(piece);
-            } else {
-                // Both lie in the buffer.
-                let bytes = buffer.slice((offset - start) as usize..(end - start) as usize);
-                self.submit(piece, Hasher::new(), vec![bytes], then)?;
             }
-        }
-        self.buffers.give_back(buffer);
-        Ok(())
-    }
-
-    /// Reads the next segment of a large piece. Returns where to go on, if there is more of it.
-    fn read_segment(&mut self, at: Cursor, payload: &mut Payload<'_>) -> Result<Option<Cursor>, Error> {
-        let left = (self.geometry.piece_len(at.piece) - at.begin) as usize;
-        let len = left.min(self.buffers.len);
-        let mut gaps = Vec::new();
-        let mut buffer = self.buffers.take();
-        payload.read(
-            self.geometry.piece_offset(at.piece) + u64::from(at.begin),
-            &mut buffer[..len],
-            &mut gaps,
-        );
-        let bytes = buffer.freeze().slice(..len);
-        let large = self.large_mut(at.piece);
-        if gaps.is_empty() {
-            large.waiting.push_back(bytes);
-            large.read_to_end = len == left;
-        } else {
-            large.failed = true;
-            self.buffers.give_back(bytes);
-        }
-        let go_on = gaps.is_empty() && len < left;
-        self.pump(at.piece)?;
-        // `len` is at most a piece's length.
-        Ok(go_on.then_some(Cursor {
-            piece: at.piece,
-            begin: at.begin + len as u32,
-        }))
-    }
-
-    /// Gives the pool what has been read of a large piece, if its hasher is at home; ends the piece if it failed.
-    fn pump(&mut self, piece: PieceIndex) -> Result<(), Error> {
-        let large = self.large_mut(piece);
-        let Some(hasher) = large.hasher.take() else {
             return Ok(());
-        };
-        let bytes: Vec<Bytes> = std::mem::take(&mut large.waiting).into();
-        if large.failed {
-            self.large.remove(&piece.get());
-            for bytes in bytes {
-                self.buffers.give_back(bytes);
-            }
-            self.visitor.unreadable(piece);
-            self.settle(piece);
-        } else if bytes.is_empty() {
-            large.hasher = Some(hasher);
-        } else {
-            let then = if large.read_to_end { large.then } else { Then::Continue };
-            self.submit(piece, hasher, bytes, then)?;
         }
-        Ok(())
+        let (mut given, mut bytes, mut then) = (long.given, Vec::new(), Then::Continue);
+        if long.hasher.is_some() {
+            while let Some((cursor, slices)) = long.read.remove(&given) {
+                given += cursor.len;
+                bytes.extend(slices);
+                then = if given == piece_len {
+                    cursor.then
+                } else {
+                    Then::Continue
+                };
+            }
+        }
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        long.given = given;
+        let hasher = long.hasher.take().expect("looked for above");
+        self.submit(piece, hasher, bytes, then)
     }
 
-    fn large_mut(&mut self, piece: PieceIndex) -> &mut Large {
-        self.large
-            .get_mut(&piece.get())
-            .expect("a large piece is listed until it is settled")
+    fn long_mut(&mut self, piece: PieceIndex) -> &mut Long {
+        self.long
+            .get_mut(&piece)
+            .expect("a long piece is listed until it is settled")
     }
 
     fn submit(&mut self, piece: PieceIndex, hasher: Hasher, buffers: Vec<Bytes>, then: Then) -> Result<(), Error> {
@@ -316,7 +435,7 @@ impl<V: Visitor> Run<'_, V> {
             reply,
         };
         // The queue may be full of other torrents' pieces: wait for room, but not for longer than a cancel may take.
-        while let Err(refused) = self.pool.submit_timeout(job, CANCEL_LATENCY) {
+        while let Err(refused) = self.means.pool.submit_timeout(job, CANCEL_LATENCY) {
             match refused {
                 Refused::Full(back) => job = *back,
                 Refused::Stopped(_) => return Err(Error::PoolStopped),
@@ -341,11 +460,11 @@ impl<V: Visitor> Run<'_, V> {
         match done.outcome {
             Outcome::Dropped => return Err(Error::PoolStopped),
             Outcome::Partial(hasher) => {
-                self.large_mut(piece).hasher = Some(hasher);
+                self.long_mut(piece).hasher = Some(hasher);
                 return self.pump(piece);
             }
             outcome @ (Outcome::Good | Outcome::Bad(_) | Outcome::Digest(_)) => {
-                self.large.remove(&piece.get());
+                self.long.remove(&piece);
                 self.visitor.hashed(piece, outcome);
             }
         }
@@ -353,53 +472,15 @@ impl<V: Visitor> Run<'_, V> {
         Ok(())
     }
 
-    fn settle(&self, piece: PieceIndex) {
+    fn settle(&mut self, piece: PieceIndex) {
         let len = u64::from(self.geometry.piece_len(piece));
         self.progress.bytes_done.fetch_add(len, Relaxed);
-    }
-}
-
-/// The buffers of one run. A buffer cut into pieces is free again when the last of them comes home.
-struct Buffers {
-    free: Vec<BytesMut>,
-    made: usize,
-    count_max: usize,
-    len: usize,
-}
-
-impl Buffers {
-    fn new(len: usize, count_max: usize) -> Self {
-        Self {
-            free: Vec::new(),
-            made: 0,
-            count_max,
-            len,
-        }
+        self.settled.add(piece.get());
     }
 
-    fn any_left(&self) -> bool {
-        !self.free.is_empty() || self.made < self.count_max
-    }
-
-    /// A buffer of `self.len` bytes.
-    fn take(&mut self) -> BytesMut {
-        self.free.pop().unwrap_or_else(|| {
-            assert!(self.made < self.count_max, "any_left() was not asked");
-            self.made += 1;
-            BytesMut::zeroed(self.len)
-        })
-    }
-
-    fn give_back(&mut self, part: Bytes) {
-        // Another part is still with the pool, and will come by here in its turn.
-        let Ok(mut buffer) = part.try_into_mut() else { return };
-        if buffer.len() != self.len {
-            // Makes the part whole again; no bytes are kept, so none are moved and the memory is the same.
-            buffer.clear();
-            buffer.reserve(self.len);
-            buffer.resize(self.len, 0);
-        }
-        self.free.push(buffer);
+    fn save(&mut self) {
+        self.saved_at = Instant::now();
+        self.visitor.settled_below(self.settled.below);
     }
 }
 
@@ -408,39 +489,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_cut_into_pieces_is_whole_again_when_the_last_comes_home() {
-        let mut buffers = Buffers::new(3000, 1);
-        let mut buffer = buffers.take();
-        buffer.fill(1);
-        let memory = buffer.as_ptr();
-        let whole = buffer.freeze();
-        let parts = [whole.slice(2000..), whole.slice(..1000), whole.slice(1000..2000)];
-        buffers.give_back(whole);
-        for part in parts {
-            assert!(buffers.free.is_empty());
-            buffers.give_back(part);
-        }
-        let again = buffers.take();
-        assert_eq!((again.len(), again.as_ptr(), buffers.made), (3000, memory, 1));
-    }
-
-    #[test]
-    fn buffers_are_enough_for_the_workers_and_bounded() {
-        let count = |piece_len, lanes| buffer_count(&Geometry::new(piece_len, 1 << 30).unwrap(), lanes);
-        assert_eq!(count(16 << 10, 32), 8);
-        assert_eq!(count(1 << 20, 2 * 3), 12);
-        assert_eq!(count(1 << 20, 2 * 16), 64);
-        assert_eq!(count(4 << 20, 4), 32);
-        assert_eq!(count(64 << 20, 128), 64);
-    }
-
-    #[test]
-    fn a_segment_is_whole_pieces_or_a_part_of_one_and_not_more_than_there_is() {
-        let len = |piece_len, total_len| segment_len(&Geometry::new(piece_len, total_len).unwrap());
-        assert_eq!(len(16 << 10, 1 << 30), 1 << 20);
-        assert_eq!(len(300 << 10, 1 << 30), 900 << 10);
-        assert_eq!(len(1 << 20, 1 << 30), 1 << 20);
-        assert_eq!(len(16 << 20, 1 << 30), 1 << 20);
+    fn a_stretch_is_whole_pieces_or_a_part_of_one_and_not_more_than_there_is() {
+        let len = |piece_len, total_len| stretch_len(&Geometry::new(piece_len, total_len).unwrap());
+        assert_eq!(len(16 << 10, 1 << 30), 256 << 10);
+        assert_eq!(len(100 << 10, 1 << 30), 200 << 10);
+        assert_eq!(len(1 << 20, 1 << 30), 256 << 10);
+        assert_eq!(len(16 << 20, 1 << 30), 256 << 10);
         assert_eq!(len(16 << 20, 5), 5);
+    }
+
+    #[test]
+    fn pieces_settled_out_of_order_count_once_those_before_them_are() {
+        let mut settled = Settled::default();
+        for (piece, below) in [(1, 0), (3, 0), (0, 2), (2, 4)] {
+            settled.add(piece);
+            assert_eq!(settled.below, below);
+        }
     }
 }

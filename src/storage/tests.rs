@@ -77,7 +77,16 @@ impl Fixture {
 
     fn check_with(&self, progress: &Progress) -> Result<CheckReport, Error> {
         let root = Root::open(self.temp.path()).unwrap();
-        check(&self.metainfo, &root, &self.pool, progress)
+        let throttle = Throttle::default();
+        check(&self.metainfo, &root, self.means(&throttle), progress)
+    }
+
+    fn means<'a>(&'a self, throttle: &'a Throttle) -> Means<'a> {
+        Means {
+            pool: &self.pool,
+            throttle,
+            seeks: false,
+        }
     }
 
     fn path(&self, file: &str) -> std::path::PathBuf {
@@ -287,7 +296,8 @@ fn digests_are_those_of_the_torrent_and_a_changed_file_is_an_error() {
             piece_hashes,
             ..
         } = &fixture.metainfo;
-        let run = || digest::digests(&root, files, geometry, &fixture.pool, &Progress::default());
+        let throttle = Throttle::default();
+        let run = || digest::digests(&root, files, geometry, fixture.means(&throttle), &Progress::default());
         assert_eq!(run().unwrap(), piece_hashes.as_slice());
         fixture.set_len("b", 2_999_999);
         let state = FileState::Shorter {

@@ -21,7 +21,7 @@ use crate::proto::geometry::{Geometry, PIECE_LEN_MAX, TOTAL_LEN_MAX};
 use crate::proto::metainfo::{FileEntry, Metainfo, NewContent, NewFile, NewTorrent, encode};
 use crate::proto::path::escaped;
 use crate::storage::digest::{self, digests};
-use crate::storage::{Progress, Root};
+use crate::storage::{Device, Means, Progress, Root, Throttle};
 use tree::Tree;
 
 /// The shortest piece that new torrents should have: one block.
@@ -149,7 +149,12 @@ fn hash(tree: &Tree, geometry: &Geometry) -> Result<Vec<[u8; 20]>, Error> {
     let entries: Vec<FileEntry> = tree.files.iter().map(&mut entry).collect();
     let pool = Pool::start(PoolConfig::default()).map_err(Error::Threads)?;
     let done = Progress::default();
-    let work = || digests(&root, &entries, geometry, &pool, &done);
+    let means = Means {
+        pool: &pool,
+        throttle: &Throttle::default(),
+        seeks: Device::of(&root).seeks,
+    };
+    let work = || digests(&root, &entries, geometry, means, &done);
     progress::show("hashing", geometry.total_len(), &done, work).map_err(|error| match error {
         digest::Error::File { file, state } => Error::Payload {
             path: tree.root.join(entries[file].path.as_path()),

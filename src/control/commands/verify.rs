@@ -10,7 +10,7 @@ use crate::control::torrent_file;
 use crate::hashing::{Pool, PoolConfig};
 use crate::proto::metainfo::Metainfo;
 use crate::proto::path::escaped;
-use crate::storage::{CheckReport, FileState, Layout, Progress, Root, check};
+use crate::storage::{CheckReport, Device, FileState, Layout, Means, Progress, Root, Throttle, check};
 use serde_json::json;
 
 /// Verify the payload of a torrent (exit code 0 whole, 1 not)
@@ -44,7 +44,12 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let pool = Pool::start(PoolConfig::default()).map_err(Error::Threads)?;
     let done = Progress::default();
     let total = metainfo.geometry.total_len();
-    let report = progress::show("verifying", total, &done, || check(&metainfo, &root, &pool, &done))?;
+    let means = Means {
+        pool: &pool,
+        throttle: &Throttle::default(),
+        seeks: Device::of(&root).seeks,
+    };
+    let report = progress::show("verifying", total, &done, || check(&metainfo, &root, means, &done))?;
     let findings = Findings::new(&metainfo, &report);
     print(|out| {
         if args.json {

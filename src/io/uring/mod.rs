@@ -17,8 +17,10 @@
 //! Deliberately absent: SQPOLL, IOPOLL, splice, links, bundles, incremental buffers. ARCHITECTURE.md has the measured
 //! reasons.
 
+pub mod file_reader;
 mod files;
 mod op_table;
+pub mod page_cache;
 pub mod pool;
 pub mod recv_ring;
 pub(crate) mod send;

@@ -1,0 +1,181 @@
+//! How those who read whole torrents share the machine: with the operator, who may pause them or set a rate, and with the
+//! peers, whose blocks come from the same disks.
+//!
+//! One [`Throttle`] is shared by all checks, so that a rate is the rate of all of them together.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What may be read at once although a rate is set: a few stretches, so that they can be in flight.
+const BURST: Duration = Duration::from_millis(100);
+
+/// Reads that a check keeps in flight while peers are being read for: its bytes wait, not theirs. Each adds up to the
+/// time of one stretch to the wait of a peer's block.
+const READS_BESIDE_PEERS: usize = 2;
+
+/// How long a disk counts as being read for peers after it was.
+const PEERS_LATELY: Duration = Duration::from_millis(100);
+
+/// Counts what peers cause to be read; only grows.
+pub type PeersReads = Box<dyn Fn() -> u64 + Send + Sync>;
+
+/// See the head of this file.
+#[derive(Default)]
+pub struct Throttle {
+    /// Bytes a second.
+    rate: Option<u64>,
+    /// How long what was begun takes at the rate.
+    paid_until: Mutex<Option<Instant>>,
+    paused: AtomicBool,
+    peers: Option<Mutex<Peers>>,
+}
+
+struct Peers {
+    reads: PeersReads,
+    seen: u64,
+    seen_at: Option<Instant>,
+}
+
+impl fmt::Debug for Throttle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Throttle")
+            .field("rate", &self.rate)
+            .field("paused", &self.is_paused())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Throttle {
+    /// At most `rate` bytes a second, if that is given and not 0; gives way to whoever makes `peers` grow.
+    #[must_use]
+    pub fn new(rate: Option<u64>, peers: Option<PeersReads>) -> Self {
+        let peers = peers.map(|reads| {
+            Mutex::new(Peers {
+                seen: reads(),
+                reads,
+                seen_at: None,
+            })
+        });
+        Self {
+            rate: rate.filter(|rate| *rate > 0),
+            peers,
+            ..Self::default()
+        }
+    }
+
+    /// No new reads begin until [`Throttle::resume`].
+    pub fn pause(&self) {
+        self.paused.store(true, Relaxed);
+    }
+
+    /// Goes on.
+    pub fn resume(&self) {
+        self.paused.store(false, Relaxed);
+    }
+
+    /// Whether [`Throttle::pause`] was called last.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Relaxed)
+    }
+
+    /// How long to wait before the next read may begin; nothing if it may now.
+    pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
+        if self.is_paused() {
+            return Some(Duration::MAX);
+        }
+        let ahead = self
+            .paid_until()
+            .map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+        ahead.checked_sub(BURST).filter(|wait| !wait.is_zero())
+    }
+
+    /// Counts a read of `len` bytes that begins now.
+    pub(super) fn spend(&self, len: u64, now: Instant) {
+        if let Some(rate) = self.rate {
+            let mut paid_until = self.paid_until();
+            let from = paid_until.map_or(now, |until| until.max(now));
+            *paid_until = Some(from + Duration::from_secs_f64(len as f64 / rate as f64));
+        }
+    }
+
+    fn paid_until(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.paid_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many reads may be in flight of the `most` that the disk is good for.
+    pub(super) fn reads_max(&self, most: usize, now: Instant) -> usize {
+        let Some(peers) = &self.peers else { return most };
+        let mut peers = peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let reads = (peers.reads)();
+        if reads != peers.seen {
+            peers.seen = reads;
+            peers.seen_at = Some(now);
+        }
+        match peers.seen_at {
+            Some(at) if now.saturating_duration_since(at) < PEERS_LATELY => most.min(READS_BESIDE_PEERS),
+            _ => most,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
+
+    #[test]
+    fn a_rate_is_kept_over_time_and_by_all_together() {
+        let throttle = Throttle::new(Some(1_000_000), None);
+        let start = Instant::now();
+        let (mut now, mut read) = (start, 0_u64);
+        while now < start + Duration::from_secs(10) {
+            // Two readers take turns.
+            match throttle.wait(now) {
+                None => {
+                    let len = if read.is_multiple_of(2) { 30_001 } else { 20_000 };
+                    throttle.spend(len, now);
+                    read += len;
+                }
+                Some(wait) => now += wait,
+            }
+        }
+        assert!((10_000_000..10_200_000).contains(&read), "{read} bytes in 10 s");
+    }
+
+    #[test]
+    fn an_idle_while_is_not_made_up_for() {
+        let throttle = Throttle::new(Some(1000), None);
+        let later = Instant::now() + Duration::from_secs(60);
+        throttle.spend(1000, later);
+        assert_eq!(throttle.wait(later), Some(Duration::from_millis(900)));
+    }
+
+    #[test]
+    fn nothing_begins_while_paused_and_all_does_without_a_rate() {
+        let (throttle, now) = (Throttle::default(), Instant::now());
+        throttle.pause();
+        assert_eq!(throttle.wait(now), Some(Duration::MAX));
+        throttle.resume();
+        for _ in 0..1000 {
+            assert_eq!(throttle.wait(now), None);
+            throttle.spend(1 << 30, now);
+        }
+    }
+
+    #[test]
+    fn few_reads_are_in_flight_while_peers_are_read_for() {
+        let reads = Arc::new(AtomicU64::new(5));
+        let counter = Arc::clone(&reads);
+        let throttle = Throttle::new(None, Some(Box::new(move || counter.load(Relaxed))));
+        let now = Instant::now();
+        assert_eq!(throttle.reads_max(16, now), 16, "what was read before does not count");
+        reads.store(6, Relaxed);
+        assert_eq!(throttle.reads_max(16, now), READS_BESIDE_PEERS);
+        assert_eq!(throttle.reads_max(16, now + PEERS_LATELY / 2), READS_BESIDE_PEERS);
+        assert_eq!(throttle.reads_max(16, now + PEERS_LATELY), 16);
+        assert_eq!(throttle.reads_max(1, now), 1);
+    }
+}
