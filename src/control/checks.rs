@@ -1,26 +1,26 @@
-//! Looks at payload: a few torrents at once, each on its own thread, in the order they came.
+//! Looks at payload: a few torrents of each disk at once, each on its own thread, in the order they came.
 //!
 //! The reading and hashing is in [`crate::storage`]; here is the queue, the progress that the log tells, and the torrent
 //! that the shards get for what was found.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::config::display_size;
 use crate::hashing::Pool;
+use crate::io::uring::run_when_idle;
 use crate::proto::InfoHash;
 use crate::proto::metainfo::Metainfo;
 use crate::shard::Torrent;
 use crate::storage::{self, CheckReport, Device, Means, Root, Throttle};
 
-/// How many at once. Small torrents overlap their waiting; of large ones, a rotating disk can read only one well.
-const THREADS: usize = 2;
+/// Checks at once on one disk that does not seek.
+const AT_ONCE: usize = 4;
 
 /// One torrent to look at.
 #[derive(Debug)]
@@ -126,54 +126,189 @@ pub(super) struct Checked {
 /// The threads that check, and their queue.
 #[derive(Debug)]
 pub(super) struct Checks {
-    queue: mpsc::Sender<Job>,
-    cancelled: Arc<AtomicBool>,
+    queue: Arc<Queue>,
 }
 
 impl Checks {
-    /// Starts the threads. Each result goes to `results`.
-    pub(super) fn start(pool: &Arc<Pool>, results: UnboundedSender<Checked>) -> io::Result<Self> {
-        let (queue, jobs) = mpsc::channel::<Job>();
-        let jobs = Arc::new(Mutex::new(jobs));
-        let cancelled = Arc::new(AtomicBool::new(false));
+    /// Starts the threads, as many as there may be checks at once. Each result goes to `results`.
+    pub(super) fn start(
+        pool: &Arc<Pool>,
+        throttle: &Arc<Throttle>,
+        threads: usize,
+        results: UnboundedSender<Checked>,
+    ) -> io::Result<Self> {
+        let queue = Arc::new(Queue::default());
         let roots = Arc::new(Roots::default());
-        for _ in 0..THREADS {
-            let (jobs, cancelled) = (Arc::clone(&jobs), Arc::clone(&cancelled));
-            let (roots, pool, results) = (Arc::clone(&roots), Arc::clone(pool), results.clone());
+        for _ in 0..threads {
+            let worker = Worker {
+                queue: Arc::clone(&queue),
+                roots: Arc::clone(&roots),
+                pool: Arc::clone(pool),
+                throttle: Arc::clone(throttle),
+                results: results.clone(),
+            };
             std::thread::Builder::new()
                 .name("btd-check".to_owned())
                 .spawn(move || {
-                    loop {
-                        // The thread that holds the lock waits for a job; the others wait for the lock.
-                        let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                        let Ok(job) = next else { return };
-                        if cancelled.load(Ordering::Relaxed) {
-                            return;
-                        }
-                        if job.progress.inner.is_cancelled() {
-                            continue;
-                        }
-                        let _ = job.progress.started.set(Instant::now());
-                        let result = look(&job, &roots, &pool);
-                        if results.send(Checked { job, result }).is_err() {
-                            return;
-                        }
-                    }
+                    run_when_idle();
+                    while worker.one() {}
                 })?;
         }
-        Ok(Self { queue, cancelled })
+        Ok(Self { queue })
     }
 
     /// Queues a torrent. The queue holds no more than there are torrents.
     pub(super) fn submit(&self, job: Job) {
-        // The threads outlive the supervisor, which is the only one to submit.
-        let _ = self.queue.send(job);
+        self.queue.lock().fresh.push_back(job);
+        self.queue.bell.notify_one();
     }
 
     /// Begins no more checks. Those that run are told one by one, by their [`Progress`].
     pub(super) fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Relaxed);
+        self.queue.lock().closed = true;
+        self.queue.bell.notify_all();
     }
+}
+
+/// One thread.
+struct Worker {
+    queue: Arc<Queue>,
+    roots: Arc<Roots>,
+    pool: Arc<Pool>,
+    throttle: Arc<Throttle>,
+    results: UnboundedSender<Checked>,
+}
+
+impl Worker {
+    /// Takes one job as far as it goes. False when there will be no more.
+    fn one(&self) -> bool {
+        match self.queue.next() {
+            Task::Ended => false,
+            Task::Place(job) => {
+                if job.progress.inner.is_cancelled() {
+                    return true;
+                }
+                // Outside of the lock: a folder on a dead network mount holds up this thread only.
+                match self.roots.get(&job.data_dir) {
+                    Ok(root) => {
+                        let device = Device::of(&*root);
+                        self.queue.place(device, Placed { job, root });
+                        true
+                    }
+                    Err(error) => {
+                        let result = no_root(&job, error);
+                        self.results.send(Checked { job, result }).is_ok()
+                    }
+                }
+            }
+            Task::Check(device, Placed { job, root }) => {
+                let told = job.progress.inner.is_cancelled() || {
+                    let _ = job.progress.started.set(Instant::now());
+                    let means = Means {
+                        pool: &self.pool,
+                        throttle: &self.throttle,
+                        seeks: device.seeks,
+                    };
+                    let result = look(&job, root, means);
+                    self.results.send(Checked { job, result }).is_ok()
+                };
+                self.queue.done(device);
+                told
+            }
+        }
+    }
+}
+
+/// Torrents that wait for a thread, and those that wait for their disk.
+#[derive(Debug, Default)]
+struct Queue {
+    state: Mutex<QueueState>,
+    bell: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct QueueState {
+    /// Their disk is not known yet.
+    fresh: VecDeque<Job>,
+    devices: HashMap<Device, Lane>,
+    closed: bool,
+}
+
+/// The checks on one disk.
+#[derive(Debug, Default)]
+struct Lane {
+    running: usize,
+    waiting: VecDeque<Placed>,
+}
+
+/// A torrent whose disk is known.
+#[derive(Debug)]
+struct Placed {
+    job: Job,
+    root: Arc<Root>,
+}
+
+/// What a thread is to do next.
+enum Task {
+    /// Find out on which disk this one lies.
+    Place(Job),
+    /// Check this one; [`Queue::done`] when that is over.
+    Check(Device, Placed),
+    /// Nothing more.
+    Ended,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        // No state here is broken by a panic half-way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for something to do.
+    fn next(&self) -> Task {
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                return Task::Ended;
+            }
+            // Those that can run come before those that may have to wait.
+            for (device, lane) in &mut state.devices {
+                if lane.running < at_once(*device)
+                    && let Some(placed) = lane.waiting.pop_front()
+                {
+                    lane.running += 1;
+                    return Task::Check(*device, placed);
+                }
+            }
+            if let Some(job) = state.fresh.pop_front() {
+                return Task::Place(job);
+            }
+            state = self.bell.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn place(&self, device: Device, placed: Placed) {
+        self.lock().devices.entry(device).or_default().waiting.push_back(placed);
+        self.bell.notify_one();
+    }
+
+    fn done(&self, device: Device) {
+        let mut state = self.lock();
+        if let Some(lane) = state.devices.get_mut(&device) {
+            lane.running -= 1;
+            if lane.running == 0 && lane.waiting.is_empty() {
+                state.devices.remove(&device);
+            }
+        }
+        drop(state);
+        self.bell.notify_one();
+    }
+}
+
+/// Checks at once on one disk. One that seeks reads one torrent well, and two badly; of others small torrents overlap
+/// their waiting.
+fn at_once(device: Device) -> usize {
+    if device.seeks { 1 } else { AT_ONCE }
 }
 
 /// The data folders in use. Torrents of one folder share its descriptor, however many they are.
@@ -198,31 +333,25 @@ impl Roots {
     }
 }
 
+/// What it means that the data folder cannot be opened.
+fn no_root(job: &Job, error: io::Error) -> Result<Found, Error> {
+    if error.kind() == io::ErrorKind::NotFound {
+        let why = Some(format!("the data folder {:?} is not there", job.data_dir));
+        return Ok(Found {
+            have_count: 0,
+            wrong_count: 0,
+            why,
+            torrent: None,
+        });
+    }
+    Err(Error::Root {
+        path: job.data_dir.clone(),
+        source: error,
+    })
+}
+
 /// One check, on the thread that called.
-fn look(job: &Job, roots: &Roots, pool: &Pool) -> Result<Found, Error> {
-    let root = match roots.get(&job.data_dir) {
-        Ok(root) => root,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let why = Some(format!("the data folder {:?} is not there", job.data_dir));
-            return Ok(Found {
-                have_count: 0,
-                wrong_count: 0,
-                why,
-                torrent: None,
-            });
-        }
-        Err(source) => {
-            return Err(Error::Root {
-                path: job.data_dir.clone(),
-                source,
-            });
-        }
-    };
-    let means = Means {
-        pool,
-        throttle: &Throttle::default(),
-        seeks: Device::of(&*root).seeks,
-    };
+fn look(job: &Job, root: Arc<Root>, means: Means<'_>) -> Result<Found, Error> {
     let report = storage::check(&job.meta, &root, means, &job.progress.inner)?;
     let have_count = report.have.count();
     Ok(Found {

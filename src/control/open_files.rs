@@ -6,8 +6,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const FILES_PER_SHARD_MAX: u64 = 1024;
 /// The same where they are not: fewer would be opened and closed all the time.
 const FILES_PER_SHARD_MIN: u64 = 16;
-/// Descriptors of the process beside those: logs, watches, scrapers, files being checked.
+/// Descriptors of the process beside those: logs, watches, scrapers.
 const OTHERS: u64 = 48;
+/// Descriptors of one check of payload: its ring, the files in it and those kept open.
+const PER_CHECK: u64 = 41;
+/// Checks at once, where descriptors are plenty: one for each disk of a large machine.
+const CHECKS_MAX: u64 = 16;
 /// Descriptors of a shard beside its connections and files: ring, doorbell, listeners, what is being closed.
 const OTHERS_PER_SHARD: u64 = 16;
 
@@ -18,6 +22,8 @@ pub(super) struct Descriptors {
     pub(super) connections: usize,
     /// Payload files that each shard may keep open.
     pub(super) files_per_shard: usize,
+    /// Checks of payload that may run at once.
+    pub(super) checks: usize,
 }
 
 /// Raises the soft limit to the hard one, and shares it out. Says so if it is not enough for so many connections.
@@ -47,7 +53,8 @@ pub(super) fn raise(connections: usize, shards: usize) -> Descriptors {
 
 /// Connections come first, but for a quarter of what there is.
 fn share_out(limit: u64, connections: u64, shards: u64) -> Descriptors {
-    let left = limit.saturating_sub(OTHERS + shards * OTHERS_PER_SHARD);
+    let checks = (limit / 8 / PER_CHECK).clamp(1, CHECKS_MAX);
+    let left = limit.saturating_sub(OTHERS + checks * PER_CHECK + shards * OTHERS_PER_SHARD);
     let files = left.saturating_sub(connections).max(left / 4) / shards;
     let files = files.clamp(FILES_PER_SHARD_MIN, FILES_PER_SHARD_MAX);
     // With next to nothing, one connection is tried: accepting pauses when it fails.
@@ -55,6 +62,7 @@ fn share_out(limit: u64, connections: u64, shards: u64) -> Descriptors {
     Descriptors {
         connections: usize::try_from(connections).unwrap_or(usize::MAX),
         files_per_shard: usize::try_from(files).unwrap_or(usize::MAX),
+        checks: usize::try_from(checks).unwrap_or(usize::MAX),
     }
 }
 
@@ -75,12 +83,13 @@ mod tests {
 
     #[test]
     fn what_is_given_out_is_there() {
-        assert_eq!(of(1024, 8000, 2), (708, 118));
-        assert_eq!(of(1024, 500, 2), (500, 222));
+        assert_eq!(of(1024, 8000, 2), (617, 102));
+        assert_eq!(of(1024, 500, 2), (500, 160));
         for limit in (200..70_000).step_by(111) {
             for (connections, shards) in [(1, 1), (8000, 2), (200, 4), (1_000_000, 4)] {
                 let (connections, files) = of(limit, connections, shards);
-                let all = connections as u64 + files as u64 * shards + OTHERS + OTHERS_PER_SHARD * shards;
+                let checks = share_out(limit, 1, shards).checks as u64 * PER_CHECK;
+                let all = connections as u64 + files as u64 * shards + checks + OTHERS + OTHERS_PER_SHARD * shards;
                 assert!(
                     all <= limit,
                     "{limit}: {connections} connections, {files} files, {shards} shards"

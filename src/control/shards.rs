@@ -58,6 +58,7 @@ fn hint(error: &io::Error) -> &'static str {
 /// All shards.
 pub(super) struct Shards {
     shards: Vec<One>,
+    checks_max: usize,
 }
 
 struct One {
@@ -130,7 +131,15 @@ impl Shards {
                 waiting: VecDeque::new(),
             });
         }
-        Ok(Self { shards })
+        Ok(Self {
+            shards,
+            checks_max: descriptors.checks,
+        })
+    }
+
+    /// Checks of payload that may run at once beside them.
+    pub(super) fn checks_max(&self) -> usize {
+        self.checks_max
     }
 
     /// Whether one has ended without being told to: its ring broke.

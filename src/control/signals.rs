@@ -14,6 +14,10 @@ pub(super) enum Request {
     Stop,
     /// SIGHUP.
     Reload,
+    /// SIGUSR1.
+    PauseChecks,
+    /// SIGUSR2.
+    ResumeChecks,
 }
 
 /// The signals btd listens to.
@@ -21,6 +25,8 @@ pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    user1: Signal,
+    user2: Signal,
 }
 
 impl Signals {
@@ -29,6 +35,8 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
         })
     }
 
@@ -38,6 +46,8 @@ impl Signals {
             _ = self.terminate.recv() => Request::Stop,
             _ = self.interrupt.recv() => Request::Stop,
             _ = self.hangup.recv() => Request::Reload,
+            _ = self.user1.recv() => Request::PauseChecks,
+            _ = self.user2.recv() => Request::ResumeChecks,
         }
     }
 }

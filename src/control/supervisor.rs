@@ -26,6 +26,7 @@ use crate::hashing::{Pool, PoolConfig};
 use crate::proto::InfoHash;
 use crate::proto::metainfo::Metainfo;
 use crate::shard::StartError;
+use crate::storage::Throttle;
 
 /// Events that wait to be handled. A folder of 100,000 files is not read faster than they are taken in.
 const EVENTS_MAX: usize = 64;
@@ -144,6 +145,7 @@ struct Supervisor<'a> {
     shards: Shards,
     torrents: Torrents,
     checks: Checks,
+    throttle: Arc<Throttle>,
     checked: mpsc::UnboundedReceiver<Checked>,
     watched: mpsc::Receiver<watch::Told>,
     signals: Signals,
@@ -173,9 +175,17 @@ impl<'a> Supervisor<'a> {
         let signals = Signals::new().map_err(system("listen to signals"))?;
         let mut tasks = Vec::new();
         let (sender, checked) = mpsc::unbounded_channel(); // Holds no more than there are torrents.
-        let pool = Pool::start(PoolConfig::default()).map_err(system("start the threads that hash"))?;
+        let idle = PoolConfig {
+            idle: true,
+            ..PoolConfig::default()
+        };
+        let pool = Pool::start(idle).map_err(system("start the threads that hash"))?;
         let pool = Arc::new(pool);
-        let checks = Checks::start(&pool, sender).map_err(system("start the threads that check payload"))?;
+        let counters = shards.counters();
+        let peers_reads = move || counters.iter().map(|shard| shard.counters().disk_reads).sum();
+        let throttle = Arc::new(Throttle::new(config.storage.check_rate, Some(Box::new(peers_reads))));
+        let checks = Checks::start(&pool, &throttle, shards.checks_max(), sender)
+            .map_err(system("start the threads that check payload"))?;
         let mut metrics_address = None;
         let mut reporter = None;
         if let Some(plan) = &config.metrics {
@@ -185,7 +195,7 @@ impl<'a> Supervisor<'a> {
             };
             let listener = TcpListener::bind(plan.listen).await.map_err(refused)?;
             metrics_address = Some(listener.local_addr().map_err(refused)?);
-            let source = Arc::new(Reporter::new(shards.counters(), pool));
+            let source = Arc::new(Reporter::new(shards.counters(), pool, Arc::clone(&throttle)));
             let served = metrics::server::serve(listener, Arc::clone(&source), plan.hosts.clone());
             tasks.push(tokio::task::spawn_local(served));
             reporter = Some(source);
@@ -209,6 +219,7 @@ impl<'a> Supervisor<'a> {
             shards,
             torrents: Torrents::default(),
             checks,
+            throttle,
             checked,
             watched,
             signals,
@@ -247,6 +258,14 @@ impl<'a> Supervisor<'a> {
                 request = self.signals.next() => match request {
                     Request::Stop => return Ok(()),
                     Request::Reload => tracing::warn!("SIGHUP: this version does not reload its configuration; restart it to apply changes"),
+                    Request::PauseChecks => {
+                        self.throttle.pause();
+                        tracing::info!("SIGUSR1: checks of payload are paused until SIGUSR2");
+                    }
+                    Request::ResumeChecks => {
+                        self.throttle.resume();
+                        tracing::info!("SIGUSR2: checks of payload go on");
+                    }
                 },
             }
         }

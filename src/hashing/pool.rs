@@ -28,6 +28,7 @@ use bytes::Bytes;
 
 use super::digest::{DIGEST_LEN, Hasher};
 use super::lanes::{self, Backend, Message, Plan, Work};
+use crate::io::uring::run_when_idle;
 use crate::stats::Histogram;
 
 /// Jobs one worker takes from the queue at once: the lanes of the widest backend.
@@ -42,6 +43,8 @@ pub struct PoolConfig {
     pub queue_max: usize,
     /// What is added to the niceness of the process for the workers, 0 to 19.
     pub nice: i32,
+    /// Whether the workers run only when nobody else wants their processor, whatever their niceness.
+    pub idle: bool,
 }
 
 impl Default for PoolConfig {
@@ -52,6 +55,7 @@ impl Default for PoolConfig {
             workers,
             queue_max: 64,
             nice: 10,
+            idle: false,
         }
     }
 }
@@ -243,6 +247,9 @@ impl Pool {
                 .name(format!("btd-hash-{index}"))
                 .spawn(move || {
                     be_nice(config.nice);
+                    if config.idle {
+                        run_when_idle();
+                    }
                     shared.work(&shared.worker_stats[index]);
                 })?;
             lock(&pool.threads).push(thread);
@@ -481,6 +488,7 @@ pub(crate) mod tests {
             workers,
             queue_max,
             nice: 10,
+            idle: false,
         })
         .unwrap()
     }

@@ -33,7 +33,7 @@ const READ_ERRORS_MAX: u32 = 16;
 const FILES_OPEN_MAX: usize = 4;
 
 /// Parts of one stretch at most, each with its file open; further ones are read at once, plainly.
-const PARTS_MAX: usize = 16;
+const PARTS_MAX: usize = 4;
 
 /// What direct reads are aligned to, in the file and in memory: no filesystem in use asks for more than a page.
 pub(super) const ALIGNMENT: usize = 4096;

@@ -58,6 +58,7 @@ fn fixture(piece_len: u32, files: &[(&str, usize, bool)]) -> Fixture {
         workers: 2,
         queue_max: 4,
         nice: 10,
+        idle: false,
     })
     .unwrap();
     Fixture {
@@ -249,6 +250,7 @@ fn a_check_is_cancelled_also_while_the_pool_does_not_get_to_it() {
         workers: 1,
         queue_max: 2,
         nice: 10,
+        idle: false,
     })
     .unwrap();
     let gate = Arc::new(Mutex::new(()));

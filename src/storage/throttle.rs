@@ -4,19 +4,20 @@
 //! One [`Throttle`] is shared by all checks, so that a rate is the rate of all of them together.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What may be read at once although a rate is set: a few stretches, so that they can be in flight.
 const BURST: Duration = Duration::from_millis(100);
 
-/// Reads that a check keeps in flight while peers are being read for: its bytes wait, not theirs. Each adds up to the
+/// Reads that each check keeps in flight while peers are being read for: its bytes wait, not theirs. Each adds up to the
 /// time of one stretch to the wait of a peer's block.
-const READS_BESIDE_PEERS: usize = 2;
+const READS_BESIDE_PEERS: usize = 1;
 
-/// How long a disk counts as being read for peers after it was.
-const PEERS_LATELY: Duration = Duration::from_millis(100);
+/// How long a disk counts as being read for peers after it was: a few ticks of the shards, which publish their counters
+/// once a tick.
+const PEERS_LATELY: Duration = Duration::from_millis(500);
 
 /// Counts what peers cause to be read; only grows.
 pub type PeersReads = Box<dyn Fn() -> u64 + Send + Sync>;
@@ -29,6 +30,8 @@ pub struct Throttle {
     /// How long what was begun takes at the rate.
     paid_until: Mutex<Option<Instant>>,
     paused: AtomicBool,
+    /// Bytes of the reads that were begun.
+    begun: AtomicU64,
     peers: Option<Mutex<Peers>>,
 }
 
@@ -80,6 +83,11 @@ impl Throttle {
         self.paused.load(Relaxed)
     }
 
+    /// Bytes that checks have begun to read, over all of them; only grows.
+    pub fn bytes_begun(&self) -> u64 {
+        self.begun.load(Relaxed)
+    }
+
     /// How long to wait before the next read may begin; nothing if it may now.
     pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
         if self.is_paused() {
@@ -93,6 +101,7 @@ impl Throttle {
 
     /// Counts a read of `len` bytes that begins now.
     pub(super) fn spend(&self, len: u64, now: Instant) {
+        self.begun.fetch_add(len, Relaxed);
         if let Some(rate) = self.rate {
             let mut paid_until = self.paid_until();
             let from = paid_until.map_or(now, |until| until.max(now));
@@ -124,7 +133,6 @@ impl Throttle {
 mod tests {
     use super::*;
     use std::sync::Arc;
-    use std::sync::atomic::AtomicU64;
 
     #[test]
     fn a_rate_is_kept_over_time_and_by_all_together() {
@@ -143,6 +151,7 @@ mod tests {
             }
         }
         assert!((10_000_000..10_200_000).contains(&read), "{read} bytes in 10 s");
+        assert_eq!(throttle.bytes_begun(), read);
     }
 
     #[test]

@@ -85,6 +85,8 @@ pub struct Storage {
     pub read_mode: ReadMode,
     /// Memory for payload that was read lately, over all shards, in bytes.
     pub cache_size: u64,
+    /// How fast payload is read to be checked, over all checks, in bytes a second; `None` is as fast as it goes.
+    pub check_rate: Option<u64>,
 }
 
 impl Default for Storage {
@@ -92,6 +94,7 @@ impl Default for Storage {
         Self {
             read_mode: ReadMode::Auto,
             cache_size: 256 << 20,
+            check_rate: None,
         }
     }
 }
@@ -267,6 +270,7 @@ fn read(context: &Context<'_>, root: Table) -> Config {
     let storage = Storage {
         read_mode: section.choice("read-mode", default.read_mode, &modes),
         cache_size: section.size("cache-size", default.cache_size, CACHE_SIZE_MIN..=CACHE_SIZE_MAX),
+        check_rate: section.rate("check-rate", default.check_rate),
     };
     section.finish();
 

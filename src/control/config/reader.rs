@@ -152,6 +152,20 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// A rate with its unit, or "unlimited".
+    pub(super) fn rate(&mut self, key: &'static str, default: Option<u64>) -> Option<u64> {
+        self.take(key, default, |node| {
+            let rate = match &node.value {
+                Value::Text(text) => units::rate(text),
+                _ => None,
+            };
+            rate.ok_or_else(|| {
+                let found = node.value.describe();
+                format!("expected a rate such as \"200 MB/s\", or \"unlimited\", found {found}")
+            })
+        })
+    }
+
     /// One of a few words.
     pub(super) fn choice<T: Copy>(&mut self, key: &'static str, default: T, choices: &[(&str, T)]) -> T {
         self.take(key, default, |node| {

@@ -1,7 +1,7 @@
 //! Quantities as people write them: `"512 MiB"`.
 //!
 //! Units are spelled as SI and IEC spell them, so that `MB` (10^6) and `MiB` (2^20) are never confused; a lower-case `m`,
-//! which would be milli, is refused rather than guessed. Rates and times come with the first key that needs them.
+//! which would be milli, is refused rather than guessed. Times come with the first key that needs them.
 
 /// Parses a size: a number, decimals allowed, and one of `B`, `kB`/`KB`, `MB`, `GB`, `TB`, `KiB`, `MiB`, `GiB`, `TiB`.
 pub(in crate::control) fn size(text: &str) -> Option<u64> {
@@ -29,6 +29,17 @@ pub(in crate::control) fn size(text: &str) -> Option<u64> {
     let scale = 10_u128.pow(u32::try_from(decimals.len()).ok()?);
     let part = decimals.parse::<u128>().ok()? * u128::from(factor) / scale;
     whole.checked_add(u64::try_from(part).ok()?)
+}
+
+/// Parses a rate: a size and `/s`, or `unlimited`, which is `None`. A rate of 0 is none: nothing would ever be done.
+pub(in crate::control) fn rate(text: &str) -> Option<Option<u64>> {
+    match text.trim() {
+        "unlimited" => Some(None),
+        text => {
+            let bytes = size(text.strip_suffix("/s")?)?;
+            (bytes > 0).then_some(Some(bytes))
+        }
+    }
 }
 
 /// Writes a size in the largest binary unit that keeps it readable: `12.3 GiB`.
@@ -76,6 +87,16 @@ mod tests {
             "99999999999 TiB",
         ] {
             assert_eq!(size(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn rates_are_sizes_per_second_or_unlimited() {
+        assert_eq!(rate("200 MB/s"), Some(Some(200_000_000)));
+        assert_eq!(rate(" 1.5 MiB/s "), Some(Some(3 << 19)));
+        assert_eq!(rate("unlimited"), Some(None));
+        for text in ["", "0 B/s", "200 MB", "200 MB/min", "200/s", "none"] {
+            assert_eq!(rate(text), None, "{text:?}");
         }
     }
 

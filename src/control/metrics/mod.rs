@@ -16,6 +16,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use crate::hashing::Pool;
 use crate::hashing::lanes::Work;
 use crate::stats::{BOUNDS_US, Counters, Histogram, Shared};
+use crate::storage::Throttle;
 
 /// A shard ticks at least once a second. One that has not for this long serves nobody.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
@@ -25,6 +26,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(10);
 pub struct Reporter {
     shards: Vec<Arc<Shared>>,
     pool: Arc<Pool>,
+    checks: Arc<Throttle>,
     recorder: PrometheusHandle,
     /// For each shard, its last tick and when that was new.
     ticks: Mutex<Vec<(Duration, Instant)>>,
@@ -33,7 +35,7 @@ pub struct Reporter {
 impl Reporter {
     /// Installs the recorder of the process.
     #[must_use]
-    pub fn new(shards: Vec<Arc<Shared>>, pool: Arc<Pool>) -> Self {
+    pub fn new(shards: Vec<Arc<Shared>>, pool: Arc<Pool>, checks: Arc<Throttle>) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         // A second one in one process (tests) records nothing, and is no harm.
@@ -45,6 +47,7 @@ impl Reporter {
         Self {
             shards,
             pool,
+            checks,
             recorder: handle,
             ticks,
         }
@@ -99,6 +102,8 @@ impl Reporter {
         let hashed = self.pool.stats();
         ::metrics::counter!("btd_hash_bytes_total").absolute(hashed.bytes);
         ::metrics::counter!("btd_hash_failures_total").absolute(hashed.failures);
+        ::metrics::counter!("btd_check_read_bytes_total").absolute(self.checks.bytes_begun());
+        ::metrics::gauge!("btd_checks_paused").set(f64::from(u8::from(self.checks.is_paused())));
         let of_workers = |read: fn(&Work) -> u64| hashed.workers.iter().map(|worker| read(&worker.work)).sum();
         ::metrics::counter!("btd_hash_lane_blocks_total").absolute(of_workers(|work| work.lane_blocks));
         ::metrics::counter!("btd_hash_lane_slots_total").absolute(of_workers(|work| work.lane_slots));
@@ -163,8 +168,10 @@ mod tests {
             workers: 1,
             queue_max: 1,
             nice: 0,
+            idle: false,
         };
-        Reporter::new(shards, Arc::new(Pool::start(config).expect("a thread")))
+        let pool = Arc::new(Pool::start(config).expect("a thread"));
+        Reporter::new(shards, pool, Arc::default())
     }
 
     fn publish(shard: &Shared, uptime: Duration) {

@@ -171,6 +171,12 @@ pub(super) fn describe() {
     describe_gauge!("btd_torrents", "Torrents, by how much of their payload is there.");
     describe_counter!("btd_peer_drops_total", "Connections that ended, by reason.");
     describe_counter!("btd_hash_bytes_total", Unit::Bytes, "Bytes of payload hashed.");
+    describe_counter!(
+        "btd_check_read_bytes_total",
+        Unit::Bytes,
+        "Bytes of payload that checks have begun to read."
+    );
+    describe_gauge!("btd_checks_paused", "1 while checks are paused by SIGUSR1.");
     describe_counter!("btd_hash_failures_total", "Pieces that did not match their hash.");
     describe_counter!(
         "btd_hash_lane_blocks_total",

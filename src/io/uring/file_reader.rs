@@ -253,7 +253,7 @@ mod tests {
     }
 
     fn gather(tag: u64, len: usize, parts: Vec<Part>) -> Gather {
-        let buf = BytesMut::zeroed(len);
+        let buf = BytesMut::from(&*vec![b'-'; len]);
         Gather { tag, buf, parts }
     }
 
@@ -275,7 +275,7 @@ mod tests {
         let [Gather { tag: 7, buf, parts }] = &all(&mut reader)[..] else {
             panic!("one gather");
         };
-        assert_eq!(&buf[..], b"\0234abc\0\0\0\0");
+        assert_eq!(buf[..], *b"-234abc----");
         let results: Vec<_> = parts.iter().map(|part| part.result).collect();
         assert_eq!(results, [Ok(3), Ok(3), Ok(0)]);
     }

@@ -47,7 +47,7 @@ use op_table::{InFlight, OpTable, OpenArgs};
 use pool::{BUF_LEN, Pool};
 use recv_ring::RecvRing;
 pub use setup::{Features, SetupError};
-pub use thread::block_signals;
+pub use thread::{block_signals, run_when_idle};
 
 /// The one buffer group.
 const RECV_GROUP: u16 = 0;
