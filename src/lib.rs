@@ -6,6 +6,7 @@
 //! - [`stats`]: counters of a shard, and how others read them.
 //! - [`hashing`]: SHA-1 and the pool of threads that does it.
 //! - [`storage`]: where the bytes of a torrent lie on disk, and whether they are right.
+//! - [`session`]: what was found of payload, kept over restarts.
 //! - [`shard`]: joins the above, one per core: connections, uploads, timers.
 //! - [`harness`]: drives a daemon of any make as a swarm of leechers, and measures it.
 //! - [`control`]: configuration, start and stop, watch folders, metrics, commands.
@@ -18,6 +19,7 @@ pub mod harness;
 pub mod hashing;
 pub mod io;
 pub mod proto;
+pub mod session;
 pub mod shard;
 pub mod stats;
 pub mod storage;

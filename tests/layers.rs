@@ -17,6 +17,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("hashing", &["proto", "io", "stats"]),
     // Checking payload is reading it and hashing it.
     ("storage", &["proto", "io", "hashing"]),
+    // Records are made of bitfields; whether they still hold is for others to find out.
+    ("session", &["proto"]),
     ("tracker", &["proto", "io"]),
     ("announcer", &["proto", "io"]),
     (
@@ -44,6 +46,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "io",
             "stats",
             "storage",
+            "session",
             "hashing",
             "tracker",
             "announcer",

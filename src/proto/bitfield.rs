@@ -118,6 +118,12 @@ impl Bitfield {
         self.count == 0
     }
 
+    /// Whether no piece is in both sets, which have to be of one torrent.
+    pub fn is_disjoint(&self, other: &Self) -> bool {
+        assert_eq!(self.piece_count, other.piece_count, "bitfields of two torrents");
+        std::iter::zip(&self.bytes, &other.bytes).all(|(a, b)| a & b == 0)
+    }
+
     /// The payload of a bitfield message.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
@@ -191,6 +197,18 @@ mod tests {
             assert_eq!(Bitfield::from_wire(full.as_bytes(), count), Ok(full.clone()));
             assert!(full.is_full());
         }
+    }
+
+    #[test]
+    fn sets_are_disjoint_until_they_share_a_piece() {
+        let pieces = pieces(10);
+        let (mut one, mut other) = (Bitfield::new(10), Bitfield::new(10));
+        assert!(one.is_disjoint(&other));
+        one.set(pieces[8]);
+        other.set(pieces[9]);
+        assert!(one.is_disjoint(&other));
+        other.set(pieces[8]);
+        assert!(!one.is_disjoint(&other) && !other.is_disjoint(&one));
     }
 
     #[test]

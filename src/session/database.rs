@@ -1,0 +1,309 @@
+//! The database file: opened, or set aside for a fresh one when it is none of ours; one transaction; one look-up.
+//!
+//! Damage is met as the file is opened, and nowhere else. redb trusts a file that was closed in order, and may panic on
+//! one that was changed since; a release build of btd would be aborted by that, at every start. So every page is checked
+//! against its checksum at the start.
+//! PENDING measurement
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
+
+use redb::backends::FileBackend;
+use redb::{Builder, DatabaseError, Durability, ReadableDatabase, TableDefinition, TableError};
+
+use super::Error;
+use super::writer::{Change, Changes};
+use crate::proto::InfoHash;
+
+/// The name of the database in the state folder.
+const FILE_NAME: &str = "session.redb";
+
+/// The name of one that was set aside.
+const ASIDE_NAME: &str = "session.redb.bad";
+
+/// The version of what is in the tables. Each record has its own beside it.
+const FORMAT: u32 = 1;
+
+/// Where [`FORMAT`] stands in [`META`].
+const FORMAT_KEY: &str = "format";
+
+const META: TableDefinition<'_, &str, u32> = TableDefinition::new("meta");
+
+/// Records by info-hash.
+const RECORDS: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("records");
+
+/// What redb may keep of the file in memory, in bytes; its default is 1 GiB. Records are read once each, when their
+/// torrent is added, and a transaction writes few of them, so that nothing is won by more.
+const CACHE_LEN: usize = 4 << 20;
+
+/// How redb gets at the file. Tests put one in that fails.
+pub(super) type Opener = Box<dyn Fn(&Builder, File) -> Result<redb::Database, DatabaseError> + Send + Sync>;
+
+/// The file as it is.
+pub(super) fn plain() -> Opener {
+    Box::new(|builder, file| builder.create_with_backend(FileBackend::new(file)?))
+}
+
+/// The database of one state folder.
+pub(super) struct Database {
+    state_dir: PathBuf,
+    opener: Opener,
+    /// `None` after an error. redb refuses everything once a read or write has failed, and has to be opened again.
+    inner: RwLock<Option<redb::Database>>,
+}
+
+impl Database {
+    /// Opens or makes the database. The text says why an earlier one was set aside, if one was.
+    pub(super) fn open(state_dir: &Path, opener: Opener) -> Result<(Self, Option<String>), Error> {
+        let (inner, notice) = open_or_replace(state_dir, &opener)?;
+        let database = Self {
+            state_dir: state_dir.to_owned(),
+            opener,
+            inner: RwLock::new(Some(inner)),
+        };
+        Ok((database, notice))
+    }
+
+    /// What is stored for a torrent.
+    pub(super) fn get(&self, info_hash: &InfoHash) -> Result<Option<Vec<u8>>, Error> {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(inner) = &*inner else {
+            return Ok(None); // The writer has said so already.
+        };
+        get(inner, info_hash).map_err(|error| self.io("read", error))
+    }
+
+    /// Puts all changes on the disk, or none. After an error the file is closed, and the next call opens it again.
+    pub(super) fn commit(&self, changes: &Changes) -> Result<(), Error> {
+        self.reopen()?;
+        let committed = {
+            let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+            let inner = inner.as_ref().expect("opened above, and closed by this thread only");
+            commit(inner, changes)
+        };
+        committed.map_err(|error| {
+            *self.inner.write().unwrap_or_else(PoisonError::into_inner) = None;
+            self.io("write", error)
+        })
+    }
+
+    fn reopen(&self) -> Result<(), Error> {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        if inner.is_none() {
+            let (opened, notice) = open_or_replace(&self.state_dir, &self.opener)?;
+            if let Some(notice) = notice {
+                tracing::warn!("{notice}");
+            }
+            *inner = Some(opened);
+        }
+        Ok(())
+    }
+
+    fn io(&self, step: &'static str, error: redb::Error) -> Error {
+        Error::Io {
+            step,
+            path: self.state_dir.join(FILE_NAME),
+            source: io_error(error),
+        }
+    }
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Database")
+            .field("state_dir", &self.state_dir)
+            .finish_non_exhaustive()
+    }
+}
+
+fn get(database: &redb::Database, info_hash: &InfoHash) -> Result<Option<Vec<u8>>, redb::Error> {
+    let records = database.begin_read()?.open_table(RECORDS)?;
+    Ok(records.get(&info_hash.0)?.map(|bytes| bytes.value().to_vec()))
+}
+
+fn commit(database: &redb::Database, changes: &Changes) -> Result<(), redb::Error> {
+    let mut write = database.begin_write()?;
+    write.set_durability(Durability::Immediate)?; // Synced when `commit` returns. The default, but a promise here.
+    {
+        let mut records = write.open_table(RECORDS)?;
+        for (info_hash, change) in changes {
+            match change {
+                Change::Put(bytes) => drop(records.insert(&info_hash.0, &bytes[..])?),
+                Change::Remove => drop(records.remove(&info_hash.0)?),
+            }
+        }
+    }
+    write.commit()?;
+    Ok(())
+}
+
+/// Why a file is not opened.
+enum Refusal {
+    /// For what is in it.
+    Foreign(String),
+    /// For something that another file in its place would not change.
+    Fatal(Error),
+}
+
+fn open_or_replace(state_dir: &Path, opener: &Opener) -> Result<(redb::Database, Option<String>), Error> {
+    let path = state_dir.join(FILE_NAME);
+    let reason = match open(&path, opener) {
+        Ok(database) => return Ok((database, None)),
+        Err(Refusal::Fatal(error)) => return Err(error),
+        Err(Refusal::Foreign(reason)) => reason,
+    };
+    let aside = state_dir.join(ASIDE_NAME);
+    set_aside(&path, &aside).map_err(|source| Error::Io {
+        step: "set aside",
+        path: path.clone(),
+        source,
+    })?;
+    let database = open(&path, opener).map_err(|refusal| match refusal {
+        Refusal::Fatal(error) => error,
+        Refusal::Foreign(reason) => Error::Unusable {
+            path: path.clone(),
+            reason,
+        },
+    })?;
+    let notice = format!(
+        "the session database {} cannot be used ({reason}): it is kept as {ASIDE_NAME} and a new one begun, so that all \
+         payload is checked again (hint: nothing has to be done; the old one can be deleted)",
+        path.display()
+    );
+    Ok((database, Some(notice)))
+}
+
+/// Opens the file, or makes it where there is none.
+fn open(path: &Path, opener: &Opener) -> Result<redb::Database, Refusal> {
+    let io = |step| {
+        move |source| {
+            Refusal::Fatal(Error::Io {
+                step,
+                path: path.to_owned(),
+                source,
+            })
+        }
+    };
+    let exists = match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() => return Err(Refusal::Foreign("it is not a file".to_owned())),
+        Ok(found) if found.len() == 0 => return Err(Refusal::Foreign("it is empty".to_owned())),
+        Ok(_) => true,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(io("look at")(error)),
+    };
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(io("open"))?;
+    let mut builder = Builder::new();
+    builder.set_cache_size(CACHE_LEN).set_check_integrity_on_open(exists);
+    let refused = |error| refusal(path, error);
+    let database = opener(&builder, file).map_err(|error| refused(error.into()))?;
+    if is_new(&database).map_err(refused)? {
+        begin(&database).map_err(refused)?;
+        // The file is not safe before its name is.
+        let state_dir = path.parent().unwrap_or(Path::new("."));
+        File::open(state_dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(io("sync the folder of"))?;
+        return Ok(database);
+    }
+    match format(&database).map_err(refused)? {
+        Some(FORMAT) => Ok(database),
+        Some(other) => {
+            let reason = format!("it is of format {other}, where this btd knows {FORMAT}");
+            Err(Refusal::Foreign(reason))
+        }
+        None => Err(Refusal::Foreign("it is the database of another program".to_owned())),
+    }
+}
+
+/// Whether nothing was ever written.
+fn is_new(database: &redb::Database) -> Result<bool, redb::Error> {
+    let read = database.begin_read()?;
+    Ok(read.list_tables()?.next().is_none() && read.list_multimap_tables()?.next().is_none())
+}
+
+/// The version of what is in the tables, if they are there as this version has them.
+fn format(database: &redb::Database) -> Result<Option<u32>, redb::Error> {
+    let read = database.begin_read()?;
+    let meta = match read.open_table(META) {
+        Ok(meta) => meta,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let format = meta.get(FORMAT_KEY)?.map(|format| format.value());
+    if format == Some(FORMAT) {
+        read.open_table(RECORDS)?;
+    }
+    Ok(format)
+}
+
+/// Makes the tables.
+fn begin(database: &redb::Database) -> Result<(), redb::Error> {
+    let write = database.begin_write()?;
+    write.open_table(META)?.insert(FORMAT_KEY, FORMAT)?;
+    write.open_table(RECORDS)?;
+    write.commit()?;
+    Ok(())
+}
+
+fn refusal(path: &Path, error: redb::Error) -> Refusal {
+    use redb::Error as E;
+    match error {
+        E::DatabaseAlreadyOpen | E::LockProtocolMismatch => Refusal::Fatal(Error::InUse { path: path.to_owned() }),
+        E::Io(source) if !is_damage(&source) => Refusal::Fatal(Error::Io {
+            step: "open",
+            path: path.to_owned(),
+            source,
+        }),
+        E::Io(_)
+        | E::Corrupted(_)
+        | E::UpgradeRequired(_)
+        | E::RepairAborted
+        | E::TableDoesNotExist(_)
+        | E::TableIsMultimap(_)
+        | E::TableIsNotMultimap(_)
+        | E::TableTypeMismatch { .. }
+        | E::TypeDefinitionChanged { .. } => Refusal::Foreign(error.to_string()),
+        other => Refusal::Fatal(Error::Io {
+            step: "open",
+            path: path.to_owned(),
+            source: io_error(other),
+        }),
+    }
+}
+
+/// Whether an error is about what is in the file, which another file in its place would not have. A full disk or a lack
+/// of descriptors is not: for those, nothing that is good is set aside.
+fn is_damage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+        || Errno::from_io_error(error).is_some_and(|errno| [Errno::IO, Errno::UCLEAN, Errno::BADMSG].contains(&errno))
+}
+
+fn io_error(error: redb::Error) -> io::Error {
+    match error {
+        redb::Error::Io(error) => error,
+        other => io::Error::other(other.to_string()),
+    }
+}
+
+/// Renames, in the place of whatever has that name.
+fn set_aside(path: &Path, aside: &Path) -> io::Result<()> {
+    // rename(2) replaces a file by a file; a folder it would not.
+    match std::fs::symlink_metadata(aside) {
+        Ok(older) if older.is_dir() => std::fs::remove_dir_all(aside)?,
+        Ok(_) => std::fs::remove_file(aside)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    std::fs::rename(path, aside)
+}

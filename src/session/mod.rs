@@ -1,0 +1,148 @@
+//! What btd knows about payload, kept over restarts, so that a start does not read terabytes to learn what it knew.
+//!
+//! A [`Store`] holds one [`Record`] for each info-hash in `session.redb`, an embedded database in the state folder that
+//! survives the loss of power at any moment: a transaction is on the disk as a whole or not at all.
+//!
+//! - [`record`]: what is kept of a torrent, and its form as bytes.
+//! - `database`: the file; what becomes of one that is damaged or foreign.
+//! - `writer`: the queue of changes and the thread that writes them.
+//!
+//! A record is a memory and not a proof. Whoever loads one compares its [`FileStamp`]s with the files that are there and
+//! judges again what differs; that, and looking at files at all, is not done here. Losing every record costs time and
+//! never payload, which is why nothing that happens to the database stops the daemon once it runs.
+#![forbid(unsafe_code)]
+
+mod database;
+pub mod record;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use database::{Database, Opener};
+pub use record::{FileStamp, Malformed, Record};
+use writer::{Change, Writer};
+
+use crate::proto::InfoHash;
+
+/// Why there is no database.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Somebody has it open. The lock of the state folder keeps a second btd out, so this is another program.
+    #[error("{} is open in another program (hint: `fuser {}` names it)", path.display(), path.display())]
+    InUse {
+        /// The database.
+        path: PathBuf,
+    },
+    /// The filesystem refused.
+    #[error("cannot {step} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        step: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// The filesystem's answer.
+        source: io::Error,
+    },
+    /// A database that was made a moment ago is not right.
+    #[error("{} was made anew and cannot be used: {reason} (hint: look after the disk it is on)", path.display())]
+    Unusable {
+        /// The database.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// The records of all torrents. Dropping it writes what is queued.
+#[derive(Debug)]
+pub struct Store {
+    writer: Arc<Writer>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Store {
+    /// Opens `session.redb` in the state folder, or makes it. One that is damaged, of another format or no database at
+    /// all is renamed to `session.redb.bad`, in the place of an older one of that name, and a fresh one made; the text
+    /// that is returned says so in one line.
+    ///
+    /// It blocks for as long as reading the whole file takes.
+    ///
+    /// # Errors
+    /// The filesystem refuses, or another program has the database open. A database that cannot be opened for a reason
+    /// that lies elsewhere (rights, a full disk, no descriptors left) stays where it is.
+    pub fn open(state_dir: &Path) -> Result<(Self, Option<String>), Error> {
+        Self::open_with(state_dir, database::plain(), writer::RETRY)
+    }
+
+    fn open_with(state_dir: &Path, opener: Opener, retry: Duration) -> Result<(Self, Option<String>), Error> {
+        let (database, notice) = Database::open(state_dir, opener)?;
+        let writer = Arc::new(Writer::new(database, retry));
+        let thread = std::thread::Builder::new()
+            .name("btd-session".to_owned())
+            .spawn({
+                let writer = Arc::clone(&writer);
+                move || writer.run()
+            })
+            .map_err(|source| Error::Io {
+                step: "start the thread that writes",
+                path: state_dir.to_owned(),
+                source,
+            })?;
+        let thread = Some(thread);
+        Ok((Self { writer, thread }, notice))
+    }
+
+    /// The record of a torrent that has so many pieces and files. `None` when there is none, or none that is of this
+    /// shape, or it cannot be read. What was put is seen at once, on the disk or not. Blocks on the disk.
+    pub fn load(&self, info_hash: &InfoHash, piece_count: u32, file_count: usize) -> Option<Record> {
+        let bytes = match self.writer.queued(info_hash) {
+            Some(Change::Put(bytes)) => bytes,
+            Some(Change::Remove) => return None,
+            None => match self.writer.database.get(info_hash) {
+                Ok(bytes) => bytes?,
+                Err(error) => {
+                    tracing::debug!("{info_hash}: {error}: its payload is checked");
+                    return None;
+                }
+            },
+        };
+        Record::decode(&bytes, piece_count, file_count)
+            .inspect_err(|error| tracing::debug!("{info_hash}: {error}: its payload is checked"))
+            .ok()
+    }
+
+    /// Queues a record to be written, in the place of one of the same torrent that is still queued. Never blocks on the
+    /// disk.
+    ///
+    /// # Panics
+    /// When the record contradicts itself: see [`Record::encode`].
+    pub fn put(&self, info_hash: InfoHash, record: Record) {
+        self.writer.queue(info_hash, Change::Put(record.encode()));
+    }
+
+    /// Queues the removal of a record. Never blocks on the disk.
+    pub fn remove(&self, info_hash: InfoHash) {
+        self.writer.queue(info_hash, Change::Remove);
+    }
+
+    /// Waits until what was queued before is on the disk, and tells whether it is: with a disk that fails it waits for
+    /// one try only, since there may never be another end. What failed stays queued.
+    pub fn flush(&self) -> bool {
+        self.writer.flush()
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.writer.stop();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // Err: it panicked, and has said so itself.
+        }
+    }
+}

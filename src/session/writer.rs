@@ -1,0 +1,176 @@
+//! The queue of changes, and the thread that writes it.
+//!
+//! Group commit: whatever is queued when the thread is free goes into one transaction. The queue holds one change for
+//! each torrent at most, and the one that is being written another, so that it is bounded by the number of torrents
+//! however slow the disk is. With nothing queued the thread sleeps without a deadline.
+
+use std::collections::HashMap;
+use std::mem;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::Error;
+use super::database::Database;
+use crate::proto::InfoHash;
+
+/// How long after a failed transaction the next is tried, if nobody flushes before.
+pub(super) const RETRY: Duration = Duration::from_secs(5);
+
+/// What is to become of the record of a torrent.
+#[derive(Debug, Clone)]
+pub(super) enum Change {
+    /// These bytes.
+    Put(Vec<u8>),
+    /// None.
+    Remove,
+}
+
+/// At most one for each torrent.
+pub(super) type Changes = HashMap<InfoHash, Change>;
+
+/// What the callers and the thread share.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) database: Database,
+    retry: Duration,
+    queue: Mutex<Queue>,
+    /// For the thread: there is something to do.
+    queued: Condvar,
+    /// For those that flush: a transaction came to its end.
+    finished: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    pending: Changes,
+    /// What the transaction under way writes. It is not in `pending`, but a change that came later may be.
+    writing: Arc<Changes>,
+    /// Transactions begun and ended, failed ones among them.
+    begun: u64,
+    ended: u64,
+    /// The last transaction failed.
+    failing: bool,
+    /// Somebody waits: do not wait to try again.
+    hurry: bool,
+    stopping: bool,
+}
+
+impl Writer {
+    pub(super) fn new(database: Database, retry: Duration) -> Self {
+        Self {
+            database,
+            retry,
+            queue: Mutex::default(),
+            queued: Condvar::new(),
+            finished: Condvar::new(),
+        }
+    }
+
+    /// Queues a change, in the place of one that is still queued for the torrent.
+    pub(super) fn queue(&self, info_hash: InfoHash, change: Change) {
+        self.lock().pending.insert(info_hash, change);
+        self.queued.notify_one();
+    }
+
+    /// What is queued for a torrent or being written.
+    pub(super) fn queued(&self, info_hash: &InfoHash) -> Option<Change> {
+        let queue = self.lock();
+        let change = queue.pending.get(info_hash).or_else(|| queue.writing.get(info_hash));
+        change.cloned()
+    }
+
+    /// Waits for a try to write what is queued now, and tells whether it is on the disk.
+    pub(super) fn flush(&self) -> bool {
+        let mut queue = self.lock();
+        let wanted = if !queue.pending.is_empty() {
+            queue.begun + 1
+        } else if !queue.writing.is_empty() {
+            queue.begun
+        } else {
+            return true;
+        };
+        queue.hurry = true;
+        self.queued.notify_one();
+        let ended = self.finished.wait_while(queue, |queue| queue.ended < wanted);
+        !ended.unwrap_or_else(PoisonError::into_inner).failing
+    }
+
+    /// How many changes are held.
+    #[cfg(test)]
+    pub(super) fn queue_len(&self) -> usize {
+        let queue = self.lock();
+        queue.pending.len() + queue.writing.len()
+    }
+
+    /// Lets the thread end after one more try to write what is queued.
+    pub(super) fn stop(&self) {
+        self.lock().stopping = true;
+        self.queued.notify_one();
+    }
+
+    /// The thread.
+    pub(super) fn run(&self) {
+        let mut queue = self.lock();
+        loop {
+            queue = self
+                .queued
+                .wait_while(queue, |queue| queue.pending.is_empty() && !queue.stopping)
+                .unwrap_or_else(PoisonError::into_inner);
+            if queue.pending.is_empty() {
+                return;
+            }
+            let last = queue.stopping;
+            let changes = Arc::new(mem::take(&mut queue.pending));
+            queue.writing = Arc::clone(&changes);
+            queue.begun += 1;
+            queue.hurry = false;
+            drop(queue);
+
+            let result = self.database.commit(&changes);
+
+            queue = self.lock();
+            queue.writing = Arc::default();
+            queue.ended = queue.begun;
+            tell(&result, mem::replace(&mut queue.failing, result.is_err()), self.retry);
+            if result.is_err() {
+                for (info_hash, change) in Arc::unwrap_or_clone(changes) {
+                    queue.pending.entry(info_hash).or_insert(change); // Unless a later one has come.
+                }
+            }
+            self.finished.notify_all();
+            if queue.failing && last {
+                tracing::warn!(
+                    "what was found of {} torrents could not be recorded before the end: their payload is checked again \
+                     at the next start",
+                    queue.pending.len()
+                );
+                return;
+            }
+            if queue.failing {
+                queue = self
+                    .queued
+                    .wait_timeout_while(queue, self.retry, |queue| !queue.hurry && !queue.stopping)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // Nothing is left half done under the lock.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says once that writing fails, and once that it works again.
+fn tell(result: &Result<(), Error>, failed_before: bool, retry: Duration) {
+    match result {
+        Err(error) if !failed_before => tracing::warn!(
+            "{error}: what is found of payload is kept in memory and written later, a try every {} s; what btd does not \
+             get to write is checked again after a restart (hint: make room in the state folder, or look after its disk)",
+            retry.as_secs()
+        ),
+        Ok(()) if failed_before => tracing::info!("the session database can be written again, and nothing was lost"),
+        _ => {}
+    }
+}
