@@ -15,8 +15,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("stats", &[]),
     // The pool describes its jobs with the types of `proto`; buffers belong to `io`; delays are counted by `stats`.
     ("hashing", &["proto", "io", "stats"]),
-    // Checking payload is reading it and hashing it.
-    ("storage", &["proto", "io", "hashing"]),
+    // Checking payload is reading it and hashing it, unless it is known from before.
+    ("storage", &["proto", "io", "hashing", "session"]),
     // Records are made of bitfields; whether they still hold is for others to find out.
     ("session", &["proto"]),
     ("tracker", &["proto", "io"]),

@@ -7,7 +7,8 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -16,8 +17,9 @@ use crate::hashing::Pool;
 use crate::io::uring::run_when_idle;
 use crate::proto::InfoHash;
 use crate::proto::metainfo::Metainfo;
+use crate::session::Store;
 use crate::shard::Torrent;
-use crate::storage::{self, CheckReport, Device, Means, Root, Throttle};
+use crate::storage::{self, CheckReport, Device, Means, Memory, Root, Throttle};
 
 /// Checks at once on one disk that does not seek.
 const AT_ONCE: usize = 4;
@@ -30,6 +32,8 @@ pub(super) struct Job {
     pub(super) generation: u64,
     pub(super) meta: Arc<Metainfo>,
     pub(super) data_dir: PathBuf,
+    /// Whether what is known of it may be relied on. Not when somebody asked for another look.
+    pub(super) trust: bool,
     pub(super) progress: Arc<Progress>,
 }
 
@@ -92,6 +96,8 @@ pub(super) struct Found {
     pub(super) have_count: u32,
     /// Pieces that are there and wrong.
     pub(super) wrong_count: u32,
+    /// Whether all of it was known from an earlier check, and nothing was read.
+    pub(super) known: bool,
     /// What the first file that is not as it should be is, and how many more there are.
     pub(super) why: Option<String>,
     /// For the shards, if any piece is right.
@@ -127,6 +133,7 @@ pub(super) struct Checked {
 #[derive(Debug)]
 pub(super) struct Checks {
     queue: Arc<Queue>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Checks {
@@ -134,27 +141,34 @@ impl Checks {
     pub(super) fn start(
         pool: &Arc<Pool>,
         throttle: &Arc<Throttle>,
+        session: &Arc<Store>,
         threads: usize,
         results: UnboundedSender<Checked>,
     ) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let roots = Arc::new(Roots::default());
+        let mut started = Vec::with_capacity(threads);
         for _ in 0..threads {
             let worker = Worker {
                 queue: Arc::clone(&queue),
                 roots: Arc::clone(&roots),
                 pool: Arc::clone(pool),
                 throttle: Arc::clone(throttle),
+                session: Arc::clone(session),
                 results: results.clone(),
             };
-            std::thread::Builder::new()
+            let thread = std::thread::Builder::new()
                 .name("btd-check".to_owned())
                 .spawn(move || {
                     run_when_idle();
                     while worker.one() {}
                 })?;
+            started.push(thread);
         }
-        Ok(Self { queue })
+        Ok(Self {
+            queue,
+            threads: started,
+        })
     }
 
     /// Queues a torrent. The queue holds no more than there are torrents.
@@ -168,6 +182,15 @@ impl Checks {
         self.queue.lock().closed = true;
         self.queue.bell.notify_all();
     }
+
+    /// Waits until all threads have ended, so that what they found out is in the session; not longer than `deadline`, as
+    /// one may hang on a dead network mount.
+    pub(super) async fn ended(&self, deadline: Duration) {
+        let deadline = Instant::now() + deadline;
+        while self.threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
 }
 
 /// One thread.
@@ -176,6 +199,7 @@ struct Worker {
     roots: Arc<Roots>,
     pool: Arc<Pool>,
     throttle: Arc<Throttle>,
+    session: Arc<Store>,
     results: UnboundedSender<Checked>,
 }
 
@@ -209,7 +233,7 @@ impl Worker {
                         throttle: &self.throttle,
                         seeks: device.seeks,
                     };
-                    let result = look(&job, root, means);
+                    let result = look(&job, root, means, &self.session);
                     self.results.send(Checked { job, result }).is_ok()
                 };
                 self.queue.done(device);
@@ -340,6 +364,7 @@ fn no_root(job: &Job, error: io::Error) -> Result<Found, Error> {
         return Ok(Found {
             have_count: 0,
             wrong_count: 0,
+            known: false,
             why,
             torrent: None,
         });
@@ -351,12 +376,30 @@ fn no_root(job: &Job, error: io::Error) -> Result<Found, Error> {
 }
 
 /// One check, on the thread that called.
-fn look(job: &Job, root: Arc<Root>, means: Means<'_>) -> Result<Found, Error> {
-    let report = storage::check(&job.meta, &root, means, &job.progress.inner)?;
+fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store) -> Result<Found, Error> {
+    let (meta, info_hash) = (&*job.meta, job.info_hash);
+    let known = match job.trust {
+        true => session.load(&info_hash, meta.geometry.piece_count(), meta.files.len()),
+        false => None,
+    };
+    let mut kept = known.clone();
+    let memory = Memory {
+        known,
+        keep: &mut |record| {
+            // Payload that is not there is looked for every half minute, and what is known already is on the disk.
+            let blank = record.have.is_empty() && record.wrong.is_empty() && kept.is_none();
+            if !blank && kept.as_ref() != Some(&record) {
+                kept = Some(record.clone());
+                session.put(info_hash, record);
+            }
+        },
+    };
+    let report = storage::check(meta, &root, means, &job.progress.inner, Some(memory))?;
     let have_count = report.have.count();
     Ok(Found {
         have_count,
         wrong_count: report.wrong.count(),
+        known: report.known_count == meta.geometry.piece_count(),
         why: why_not_whole(&job.meta, &report),
         torrent: (have_count > 0).then(|| Torrent::new(Metainfo::clone(&job.meta), root, &report.have)),
     })

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::checks::{Checked, Checks, Job, Progress};
+use super::checks::{Checked, Checks, Found, Job, Progress};
 use super::config::{Config, display_size};
 use super::metrics::{self, Reporter};
 use super::shards::{self, Shards};
@@ -25,6 +25,7 @@ use super::{example, service_manager};
 use crate::hashing::{Pool, PoolConfig};
 use crate::proto::InfoHash;
 use crate::proto::metainfo::Metainfo;
+use crate::session::{self, Store};
 use crate::shard::StartError;
 use crate::storage::Throttle;
 
@@ -45,6 +46,9 @@ pub enum Error {
     /// The state folder is in use or cannot be written.
     #[error(transparent)]
     StateDir(#[from] state_dir::Error),
+    /// The session database cannot be had.
+    #[error(transparent)]
+    Session(#[from] session::Error),
     /// The shards could not be started.
     #[error(transparent)]
     Shards(#[from] shards::Error),
@@ -91,7 +95,9 @@ impl Error {
     #[must_use]
     pub fn fault(&self) -> Fault {
         match self {
-            Self::StateDir(state_dir::Error::InUse { .. }) => Fault::InUse,
+            Self::StateDir(state_dir::Error::InUse { .. }) | Self::Session(session::Error::InUse { .. }) => {
+                Fault::InUse
+            }
             Self::Shards(
                 shards::Error::Features(_)
                 | shards::Error::Start(StartError::Ring(_) | StartError::CacheTooSmall { .. }),
@@ -99,6 +105,7 @@ impl Error {
             // `BTD_SHA1` names what this machine has not.
             Self::System { source, .. } if source.kind() == std::io::ErrorKind::InvalidInput => Fault::Setting,
             Self::StateDir(state_dir::Error::Io { .. })
+            | Self::Session(_)
             | Self::Shards(_)
             | Self::ShardEnded
             | Self::Metrics { .. }
@@ -121,6 +128,11 @@ pub fn run(config: &Config) -> Result<(), Error> {
         std::process::id()
     );
     let state_dir = StateDir::open(&config.state_dir)?;
+    let (session, notice) = Store::open(&config.state_dir)?;
+    if let Some(notice) = notice {
+        tracing::warn!("{notice}");
+    }
+    let session = Arc::new(session);
     for watch in config.watch.iter().filter(|watch| watch.example) {
         example::make_if_empty(watch)?;
     }
@@ -133,7 +145,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let runtime =
         tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(system("set up the control plane's io_uring"))?;
     runtime.block_on(async {
-        let mut supervisor = Supervisor::start(config, &state_dir, shards, started).await?;
+        let mut supervisor = Supervisor::start(config, &state_dir, &session, shards, started).await?;
         let served = supervisor.serve().await;
         served.and(supervisor.stop().await)
     })
@@ -146,6 +158,7 @@ struct Supervisor<'a> {
     torrents: Torrents,
     checks: Checks,
     throttle: Arc<Throttle>,
+    session: Arc<Store>,
     checked: mpsc::UnboundedReceiver<Checked>,
     watched: mpsc::Receiver<watch::Told>,
     signals: Signals,
@@ -168,6 +181,7 @@ impl<'a> Supervisor<'a> {
     async fn start(
         config: &'a Config,
         state_dir: &'a StateDir,
+        session: &Arc<Store>,
         shards: Shards,
         started: Instant,
     ) -> Result<Self, Error> {
@@ -184,7 +198,7 @@ impl<'a> Supervisor<'a> {
         let counters = shards.counters();
         let peers_reads = move || counters.iter().map(|shard| shard.counters().disk_reads).sum();
         let throttle = Arc::new(Throttle::new(config.storage.check_rate, Some(Box::new(peers_reads))));
-        let checks = Checks::start(&pool, &throttle, shards.checks_max(), sender)
+        let checks = Checks::start(&pool, &throttle, session, shards.checks_max(), sender)
             .map_err(system("start the threads that check payload"))?;
         let mut metrics_address = None;
         let mut reporter = None;
@@ -220,6 +234,7 @@ impl<'a> Supervisor<'a> {
             torrents: Torrents::default(),
             checks,
             throttle,
+            session: Arc::clone(session),
             checked,
             watched,
             signals,
@@ -321,12 +336,12 @@ impl Supervisor<'_> {
         let progress = Arc::new(Progress::new(meta.geometry.total_len()));
         let (addition, replaced) = self.torrents.add(folder, file, info_hash, &meta.name, &progress);
         self.on_removal(replaced, || format!("{file:?} holds another torrent now"));
-        let generation = match addition {
-            Addition::New { generation } => generation,
+        let (generation, trust) = match addition {
+            Addition::New { generation } => (generation, true),
             // Somebody touched the file: the way to ask for another look. What was served is served until its
             // end; then the peers are let go, as the files may be others, and come back.
             Addition::Known => match self.torrents.check_anew(info_hash, &progress) {
-                Some(generation) => generation,
+                Some(generation) => (generation, false),
                 None => return,
             },
             Addition::SameAs(other) => {
@@ -334,19 +349,23 @@ impl Supervisor<'_> {
                 return;
             }
         };
-        self.check(folder, file, generation, meta, progress);
+        let data_dir = self.config.watch[folder].data_dir.clone();
+        self.check(
+            file,
+            Job {
+                info_hash,
+                generation,
+                meta,
+                data_dir,
+                trust,
+                progress,
+            },
+        );
     }
 
-    fn check(&self, folder: usize, file: &Path, generation: u64, meta: Arc<Metainfo>, progress: Arc<Progress>) {
-        let info_hash = meta.info_hash;
-        tracing::debug!("checking {:?} ({info_hash}) from {file:?}", meta.name);
-        self.checks.submit(Job {
-            info_hash,
-            generation,
-            meta,
-            data_dir: self.config.watch[folder].data_dir.clone(),
-            progress,
-        });
+    fn check(&self, file: &Path, job: Job) {
+        tracing::debug!("checking {:?} ({}) from {file:?}", job.meta.name, job.info_hash);
+        self.checks.submit(job);
     }
 
     /// A file that held a torrent does no more.
@@ -371,7 +390,19 @@ impl Supervisor<'_> {
                         "{:?} ({info_hash}) comes from {file:?} now: its payload is looked for there",
                         meta.name
                     );
-                    self.check(folder, &file, generation, meta, progress);
+                    let data_dir = self.config.watch[folder].data_dir.clone();
+                    let trust = false; // What is known is of the other folder's payload.
+                    self.check(
+                        &file,
+                        Job {
+                            info_hash,
+                            generation,
+                            meta,
+                            data_dir,
+                            trust,
+                            progress,
+                        },
+                    );
                 }
             }
         }
@@ -407,6 +438,9 @@ impl Supervisor<'_> {
         match (state, result) {
             (_, Err(error)) => {
                 tracing::error!("cannot serve {name:?} ({info_hash}): {error} (touch its .torrent to check it again)");
+            }
+            (State::Seeding, Ok(Found { known: true, .. })) => {
+                tracing::info!("seeding {name:?} ({info_hash}): {len}, unchanged since it was checked");
             }
             (State::Seeding, Ok(_)) => {
                 tracing::info!(
@@ -490,6 +524,8 @@ impl Supervisor<'_> {
         if entry.served.is_some() {
             self.shards.remove(info_hash);
         }
+        // Whoever adds it again wants to know whether it is still there.
+        self.session.remove(info_hash);
         tracing::info!("removed {:?} ({info_hash}): {why}", entry.name);
     }
 
@@ -519,6 +555,7 @@ impl Supervisor<'_> {
             let (have, count) = (torrent.have_count(), torrent.geometry().piece_count());
             let why = torrent.fault().unwrap_or_default();
             let (name, info_hash) = (&torrent.meta().name, torrent.info_hash());
+            self.session.remove(info_hash);
             tracing::warn!(
                 "{name:?} ({info_hash}) is no longer whole, {have} of {count} pieces are left: {why} \
                  (touch its .torrent to check it again)"
@@ -561,7 +598,13 @@ impl Supervisor<'_> {
                 progress.cancel();
             }
         }
-        let stopped = tokio::time::timeout(STOP_DEADLINE, self.shards.stop());
+        let (checks, session) = (self.checks, self.session);
+        let kept = async {
+            checks.ended(STOP_DEADLINE / 2).await;
+            // On a thread of its own: a disk that hangs must not delay the stop beyond its time.
+            let _ = super::blocking::run("btd-flush", move || session.flush()).await;
+        };
+        let stopped = tokio::time::timeout(STOP_DEADLINE, async { tokio::join!(self.shards.stop(), kept).0 });
         tokio::pin!(stopped);
         loop {
             tokio::select! {

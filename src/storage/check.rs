@@ -12,6 +12,7 @@ use crate::hashing::{Outcome, Then};
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::PieceIndex;
 use crate::proto::metainfo::Metainfo;
+use crate::session::Record;
 
 /// What [`check`] found.
 #[derive(Debug, Clone)]
@@ -22,6 +23,8 @@ pub struct CheckReport {
     pub wrong: Bitfield,
     /// What each file of [`Metainfo::files`] is. Padding is always [`FileState::Ok`].
     pub files: Vec<FileState>,
+    /// Pieces that were judged by an earlier check, and not read again.
+    pub known_count: u32,
 }
 
 impl CheckReport {
@@ -37,20 +40,44 @@ impl CheckReport {
     }
 }
 
+/// What was known before, and where to put what is found out.
+pub struct Memory<'a> {
+    /// Of this torrent. What was judged of files that have not changed since is not read again.
+    pub known: Option<Record>,
+    /// Takes what is to be known from now on: now and then, when the check is cancelled, and at its end. What it says will
+    /// be on the disk of the payload after a power cut.
+    pub keep: &'a mut dyn FnMut(Record),
+}
+
 /// Reads the payload of `metainfo` below `root` and verifies every piece that can be read.
 ///
 /// # Errors
-/// When it was cancelled, or the pool stopped. Never for anything found on the disk.
-pub fn check(metainfo: &Metainfo, root: &Root, means: Means<'_>, progress: &Progress) -> Result<CheckReport, Error> {
+/// When it was cancelled, the pool stopped, or the ring broke. Never for anything found on the disk.
+pub fn check(
+    metainfo: &Metainfo,
+    root: &Root,
+    means: Means<'_>,
+    progress: &Progress,
+    memory: Option<Memory<'_>>,
+) -> Result<CheckReport, Error> {
     let layout = Layout::new(metainfo);
     let payload = Payload::look(root, &layout, &metainfo.files, || !progress.is_cancelled());
     let mut payload = payload.ok_or(Error::Cancelled)?;
     let piece_count = metainfo.geometry.piece_count();
+    let (known, keep) = match memory {
+        Some(Memory { known, keep }) => (known, Some(keep)),
+        None => (None, None),
+    };
     let mut verifier = Verifier {
         metainfo,
         have: Bitfield::new(piece_count),
         wrong: Bitfield::new(piece_count),
+        known_count: 0,
+        keep,
     };
+    if let Some(record) = known {
+        verifier.take_over(&record, &payload);
+    }
     pieces::run(&metainfo.geometry, &mut payload, means, progress, &mut verifier)?;
     if payload.look_again() {
         for piece in metainfo.geometry.pieces() {
@@ -59,30 +86,55 @@ pub fn check(metainfo: &Metainfo, root: &Root, means: Means<'_>, progress: &Prog
             }
         }
     }
+    verifier.settled_below(piece_count, &mut payload);
     Ok(CheckReport {
         have: verifier.have,
         wrong: verifier.wrong,
         files: payload.into_states(),
+        known_count: verifier.known_count,
     })
 }
 
-struct Verifier<'a> {
+struct Verifier<'a, 'k> {
     metainfo: &'a Metainfo,
     have: Bitfield,
     wrong: Bitfield,
+    known_count: u32,
+    keep: Option<&'k mut dyn FnMut(Record)>,
 }
 
-impl Verifier<'_> {
+impl Verifier<'_, '_> {
+    /// Takes over what a record says of pieces whose files are as they were then. A piece that could not be read then may
+    /// be readable now.
+    fn take_over(&mut self, record: &Record, payload: &Payload<'_>) {
+        let unchanged: Vec<bool> = std::iter::zip(&record.files, payload.stamps())
+            .map(|(then, now)| then.is_some() && then == now)
+            .collect();
+        let geometry = &self.metainfo.geometry;
+        for piece in geometry.pieces().take(record.judged as usize) {
+            let judged = match (record.have.get(piece), record.wrong.get(piece)) {
+                (true, _) => &mut self.have,
+                (_, true) => &mut self.wrong,
+                _ => continue,
+            };
+            let mut files = payload.files_of(geometry.piece_offset(piece), geometry.piece_len(piece).into());
+            if files.all(|file| unchanged[file]) {
+                judged.set(piece);
+                self.known_count += 1;
+            }
+        }
+    }
+
     fn is_there(&self, piece: PieceIndex, payload: &Payload<'_>) -> bool {
         let geometry = &self.metainfo.geometry;
         payload.is_there(geometry.piece_offset(piece), geometry.piece_len(piece).into())
     }
 }
 
-impl Visitor for Verifier<'_> {
+impl Visitor for Verifier<'_, '_> {
     fn wanted(&mut self, piece: PieceIndex, payload: &Payload<'_>) -> Option<Then> {
-        self.is_there(piece, payload)
-            .then(|| Then::Verify(*self.metainfo.piece_hashes.get(piece)))
+        let known = self.have.get(piece) || self.wrong.get(piece);
+        (!known && self.is_there(piece, payload)).then(|| Then::Verify(*self.metainfo.piece_hashes.get(piece)))
     }
 
     fn unreadable(&mut self, _piece: PieceIndex) {
@@ -96,5 +148,14 @@ impl Visitor for Verifier<'_> {
         };
     }
 
-    fn settled_below(&mut self, _piece: u32) {}
+    fn settled_below(&mut self, piece: u32, payload: &mut Payload<'_>) {
+        let Some(keep) = &mut self.keep else { return };
+        payload.sync_young();
+        keep(Record {
+            have: self.have.clone(),
+            wrong: self.wrong.clone(),
+            judged: piece,
+            files: payload.stamps().to_vec(),
+        });
+    }
 }

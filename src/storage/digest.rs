@@ -84,7 +84,7 @@ impl Visitor for Collector {
         }
     }
 
-    fn settled_below(&mut self, _piece: u32) {
+    fn settled_below(&mut self, _piece: u32, _payload: &mut Payload<'_>) {
         // A torrent is made in one go.
     }
 }

@@ -29,7 +29,7 @@ pub mod root;
 mod tests;
 pub mod throttle;
 
-pub use check::{CheckReport, FileState, check};
+pub use check::{CheckReport, FileState, Memory, check};
 pub use device::Device;
 pub use layout::{Layout, Span};
 pub use pieces::{Error, Means, Progress};

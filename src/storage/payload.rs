@@ -13,21 +13,27 @@
 //! had, and for small files, the read asks for the same with `RWF_DONTCACHE`.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::IoSliceMut;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::layout::{Layout, Span};
 use super::root::{OpenError, Root};
 use crate::io::uring::file_reader::Part;
 use crate::io::uring::page_cache;
 use crate::proto::metainfo::FileEntry;
+use crate::session::FileStamp;
 use rustix::fs::OFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 
 /// Failing reads of one file after which the rest of it is left alone: a dying disk takes seconds for each.
 const READ_ERRORS_MAX: u32 = 16;
+
+/// For how long a file counts as changed lately.
+const YOUNG_SECONDS: u64 = 120;
 
 /// Files kept open beside those being read.
 const FILES_OPEN_MAX: usize = 4;
@@ -123,6 +129,10 @@ pub(super) struct Payload<'a> {
     layout: &'a Layout,
     files: &'a [FileEntry],
     states: Vec<FileState>,
+    /// What each file looked like at first.
+    stamps: Vec<Option<FileStamp>>,
+    /// Files that were changed so lately that not all of them may be on the disk.
+    young: Vec<u32>,
     /// How many bytes of each file are worth asking for.
     readable: Vec<u64>,
     /// The one used last at the end.
@@ -215,11 +225,22 @@ impl<'a> Payload<'a> {
         keep_going: impl Fn() -> bool,
     ) -> Option<Self> {
         let mut states = Vec::with_capacity(files.len());
-        for entry in files {
+        let mut stamps = Vec::with_capacity(files.len());
+        let mut young = Vec::new();
+        let now = SystemTime::now();
+        for (index, entry) in (0..).zip(files) {
             if !keep_going() {
                 return None;
             }
-            states.push(if entry.pad { FileState::Ok } else { measure(root, entry) });
+            let (state, metadata) = match entry.pad {
+                true => (FileState::Ok, None),
+                false => measure(root, entry),
+            };
+            if metadata.as_ref().is_some_and(|metadata| is_young(metadata, now)) {
+                young.push(index);
+            }
+            states.push(state);
+            stamps.push(metadata.map(|metadata| stamp(&metadata)));
         }
         let readable = files
             .iter()
@@ -231,6 +252,8 @@ impl<'a> Payload<'a> {
             layout,
             files,
             states,
+            stamps,
+            young,
             readable,
             open: Vec::new(),
             errors: HashMap::new(),
@@ -367,7 +390,7 @@ impl<'a> Payload<'a> {
             if entry.pad || !matches!(self.states[index], FileState::Ok | FileState::Longer { .. }) {
                 continue;
             }
-            let state = measure(self.root, entry);
+            let (state, _) = measure(self.root, entry);
             let readable = readable_len(entry, &state);
             less |= readable < self.readable[index];
             self.readable[index] = self.readable[index].min(readable);
@@ -383,6 +406,30 @@ impl<'a> Payload<'a> {
 
     pub(super) fn into_states(self) -> Vec<FileState> {
         self.states
+    }
+
+    /// What each file looked like when it was first looked at; `None` for padding and what is no regular file.
+    pub(super) fn stamps(&self) -> &[Option<FileStamp>] {
+        &self.stamps
+    }
+
+    /// The files of these bytes.
+    pub(super) fn files_of(&self, offset: u64, len: u64) -> impl Iterator<Item = usize> {
+        self.layout
+            .spans(offset, len)
+            .filter(|span| !span.pad)
+            .map(|span| span.file as usize)
+    }
+
+    /// Sees to it that what was read of files changed lately would be there after a power cut. Once is enough: whoever
+    /// changes a file again changes its [`FileStamp`] too.
+    pub(super) fn sync_young(&mut self) {
+        for index in std::mem::take(&mut self.young) {
+            if let Ok(file) = self.root.open_file(&self.files[index as usize].path) {
+                // One that fails has pages that will not be read again either.
+                let _ = rustix::fs::fdatasync(&file);
+            }
+        }
     }
 
     /// Reads a span plainly, but for the first `have` bytes. False when it cannot be had; the state of the file then says
@@ -462,14 +509,37 @@ impl<'a> Payload<'a> {
     }
 }
 
-fn measure(root: &Root, entry: &FileEntry) -> FileState {
+fn measure(root: &Root, entry: &FileEntry) -> (FileState, Option<Metadata>) {
     match root.open_file(&entry.path) {
-        Err(error) => error.into(),
+        Err(error) => (error.into(), None),
         Ok(file) => match file.metadata() {
-            Ok(metadata) => FileState::of_len(metadata.len(), entry.len),
-            Err(error) => FileState::Unreadable(OpenError::Other(Errno::from_io_error(&error).unwrap_or(Errno::IO))),
+            Ok(metadata) => (FileState::of_len(metadata.len(), entry.len), Some(metadata)),
+            Err(error) => {
+                let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+                (FileState::Unreadable(OpenError::Other(errno)), None)
+            }
         },
     }
+}
+
+fn stamp(metadata: &Metadata) -> FileStamp {
+    FileStamp {
+        len: metadata.len(),
+        // Beyond the year 2262 all times look alike.
+        mtime_ns: metadata
+            .mtime()
+            .saturating_mul(1_000_000_000)
+            .saturating_add(metadata.mtime_nsec()),
+    }
+}
+
+/// Whether the kernel may not have written all of a file: it begins after 30 s (vm.dirty_expire_centisecs), and nobody can
+/// set a file's change time back, as they can its modification time.
+fn is_young(metadata: &Metadata, now: SystemTime) -> bool {
+    let now = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    u64::try_from(metadata.ctime()).is_ok_and(|changed| changed.saturating_add(YOUNG_SECONDS) > now)
 }
 
 fn readable_len(entry: &FileEntry, state: &FileState) -> u64 {

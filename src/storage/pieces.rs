@@ -39,7 +39,7 @@ const RING_FROM: u64 = 1 << 20;
 const CANCEL_LATENCY: Duration = Duration::from_millis(50);
 
 /// How often a run says which pieces are settled.
-const SAVE_EVERY: Duration = Duration::from_secs(5);
+const SAVE_EVERY: Duration = Duration::from_secs(10);
 
 /// How far a check has come, for whoever watches, and the means to end it early.
 #[derive(Debug, Default)]
@@ -99,7 +99,7 @@ pub(super) trait Visitor {
     /// What was wanted.
     fn hashed(&mut self, piece: PieceIndex, outcome: Outcome);
     /// All pieces below this one are settled. Told now and then, and at last when the run is cancelled.
-    fn settled_below(&mut self, piece: u32);
+    fn settled_below(&mut self, piece: u32, payload: &mut Payload<'_>);
 }
 
 /// Takes every piece through the visitor.
@@ -479,7 +479,7 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
 
     fn save(&mut self) {
         self.saved_at = Instant::now();
-        self.visitor.settled_below(self.settled.below);
+        self.visitor.settled_below(self.settled.below, self.payload);
     }
 }
 

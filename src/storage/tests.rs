@@ -10,6 +10,7 @@ use crate::hashing::{Pool, PoolConfig, sha1};
 use crate::proto::geometry::PieceIndex;
 use crate::proto::metainfo::{Metainfo, NewContent, NewFile, NewTorrent, encode};
 use crate::proto::path::RelPath;
+use crate::session::Record;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -79,7 +80,7 @@ impl Fixture {
     fn check_with(&self, progress: &Progress) -> Result<CheckReport, Error> {
         let root = Root::open(self.temp.path()).unwrap();
         let throttle = Throttle::default();
-        check(&self.metainfo, &root, self.means(&throttle), progress)
+        check(&self.metainfo, &root, self.means(&throttle), progress, None)
     }
 
     fn means<'a>(&'a self, throttle: &'a Throttle) -> Means<'a> {
@@ -368,4 +369,226 @@ proptest! {
         let report = fixture.check();
         prop_assert_eq!(indexes(&report.have), expected(&fixture.metainfo, fixture.temp.path()));
     }
+}
+
+/// Checks with a memory; gives the report and every record that was kept.
+fn check_knowing(
+    fixture: &Fixture,
+    throttle: &Throttle,
+    known: Option<Record>,
+    progress: &Progress,
+) -> (Result<CheckReport, Error>, Vec<Record>) {
+    let root = Root::open(fixture.temp.path()).unwrap();
+    let mut kept = Vec::new();
+    let memory = Memory {
+        known,
+        keep: &mut |record| kept.push(record),
+    };
+    let result = check(
+        &fixture.metainfo,
+        &root,
+        fixture.means(throttle),
+        progress,
+        Some(memory),
+    );
+    (result, kept)
+}
+
+#[test]
+fn what_is_known_of_unchanged_files_is_not_read_again() {
+    let fixture = fixture(1024, &[("a", 5000, false), ("b", 5000, false), ("c", 5000, false)]);
+    fixture.flip("c", 4999);
+    let (first, kept) = check_knowing(&fixture, &Throttle::default(), None, &Progress::default());
+    let (first, record) = (first.unwrap(), kept.last().unwrap().clone());
+    assert_eq!((first.known_count, record.judged), (0, 15));
+    assert_eq!((record.have.count(), indexes(&record.wrong)), (14, vec![14]));
+
+    let read_before = fixture.pool.stats().bytes;
+    let progress = Progress::default();
+    let (again, kept) = check_knowing(&fixture, &Throttle::default(), Some(record.clone()), &progress);
+    let again = again.unwrap();
+    assert_eq!((again.known_count, fixture.pool.stats().bytes), (15, read_before));
+    assert_eq!((&again.have, &again.wrong), (&first.have, &first.wrong));
+    assert_eq!(kept, [record.clone()]);
+    assert_eq!(progress.bytes_done(), 15_000);
+
+    // As long as before, and no longer the same; its first piece is also the last of "a".
+    fixture.flip("b", 2500);
+    let file = std::fs::File::options().write(true).open(fixture.path("b")).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    let (changed, _) = check_knowing(&fixture, &Throttle::default(), Some(record), &Progress::default());
+    let changed = changed.unwrap();
+    assert_eq!(indexes(&changed.wrong), [7, 14]);
+    assert_eq!(changed.known_count, 4 + 5, "pieces with no byte of the changed file");
+}
+
+#[test]
+fn pieces_that_were_not_judged_or_could_not_be_read_are_read() {
+    let fixture = fixture(1024, &[("a", 10_240, false)]);
+    let (_, kept) = check_knowing(&fixture, &Throttle::default(), None, &Progress::default());
+    let mut record = kept.last().unwrap().clone();
+    record.judged = 7;
+    record.have.clear(fixture.metainfo.geometry.piece_index(2).unwrap());
+    let (report, _) = check_knowing(&fixture, &Throttle::default(), Some(record), &Progress::default());
+    let report = report.unwrap();
+    assert_eq!((report.known_count, report.have.is_full()), (6, true));
+}
+
+#[test]
+fn a_check_that_was_cancelled_goes_on_from_where_it_stood() {
+    let fixture = fixture(256 << 10, &[("a", 4 << 20, false)]);
+    let progress = Progress::default();
+    // The first stretch is read at once, and the next in twelve days.
+    let throttle = Throttle::new(Some(1), None);
+    let (result, kept) = std::thread::scope(|scope| {
+        let check = scope.spawn(|| check_knowing(&fixture, &throttle, None, &progress));
+        while progress.bytes_done() < 1 << 20 {
+            std::thread::yield_now();
+        }
+        progress.cancel();
+        check.join().unwrap()
+    });
+    assert_eq!(result.unwrap_err(), Error::Cancelled);
+    let record = kept.last().unwrap().clone();
+    assert_eq!(record.judged, 4);
+    let read_before = fixture.pool.stats().bytes;
+    let (report, _) = check_knowing(&fixture, &Throttle::default(), Some(record), &Progress::default());
+    let report = report.unwrap();
+    assert_eq!((report.known_count, report.have.is_full()), (4, true));
+    assert_eq!(fixture.pool.stats().bytes - read_before, 3 << 20);
+}
+
+#[test]
+fn a_paused_check_goes_on_when_it_is_resumed() {
+    let fixture = fixture(256 << 10, &[("a", 4 << 20, false)]);
+    let (progress, throttle) = (Progress::default(), Throttle::default());
+    throttle.pause();
+    std::thread::scope(|scope| {
+        let check = scope.spawn(|| check_knowing(&fixture, &throttle, None, &progress));
+        // It has looked for leave to read, and nothing was read.
+        throttle.wait_until_asked();
+        assert_eq!((progress.bytes_done(), fixture.pool.stats().bytes), (0, 0));
+        throttle.resume();
+        assert!(check.join().unwrap().0.unwrap().is_whole());
+    });
+}
+
+/// Throws a file out of the page cache, so that it is read with `O_DIRECT` where there is such a thing.
+fn chill(path: &Path) {
+    let file = std::fs::File::open(path).unwrap();
+    file.sync_all().unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+}
+
+#[test]
+fn files_that_are_in_no_cache_and_begin_anywhere_are_read_right() {
+    // Long ones, whose parts are read direct at a place of their own in the buffer, between short ones.
+    let lens = [70_001, 1, 300_000, 4096, 65_536, 999, 1_500_003, 8192, 200_000];
+    let names: Vec<String> = (0..lens.len()).map(|n| format!("f{n}")).collect();
+    let files: Vec<(&str, usize, bool)> = names
+        .iter()
+        .zip(lens)
+        .map(|(name, len)| (&**name, len, false))
+        .collect();
+    for piece_len in [1024, 40_000, 1 << 20, 2 << 20] {
+        for seeks in [false, true] {
+            let fixture = fixture(piece_len, &files);
+            fixture.flip("f6", 1_400_000);
+            names.iter().for_each(|name| chill(&fixture.path(name)));
+            let root = Root::open(fixture.temp.path()).unwrap();
+            let throttle = Throttle::default();
+            let means = Means {
+                seeks,
+                ..fixture.means(&throttle)
+            };
+            let report = check(&fixture.metainfo, &root, means, &Progress::default(), None).unwrap();
+            let flipped = lens[..6].iter().sum::<usize>() + 1_400_000;
+            assert_eq!(
+                indexes(&report.wrong),
+                [flipped as u32 / piece_len],
+                "pieces of {piece_len}"
+            );
+            assert_eq!(report.absent_count(), 0);
+        }
+    }
+}
+
+/// Checks a torrent of one long file and stops in the middle of it, where `change` is made.
+fn changed_in_the_middle(change: impl FnOnce(&Fixture, &Path)) -> CheckReport {
+    let fixture = fixture(256 << 10, &[("a", 4 << 20, false), ("b", 1000, false)]);
+    let (progress, throttle) = (Progress::default(), Throttle::new(Some(1), None));
+    std::thread::scope(|scope| {
+        let check = scope.spawn(|| check_knowing(&fixture, &throttle, None, &progress));
+        while progress.bytes_done() < 1 << 20 {
+            std::thread::yield_now();
+        }
+        change(&fixture, &fixture.path("a"));
+        throttle.lift();
+        check.join().unwrap().0.unwrap()
+    })
+}
+
+#[test]
+fn a_file_cut_off_while_it_is_checked_is_too_short_and_what_is_left_is_good() {
+    for at in [3 << 20, 1 << 18] {
+        let report = changed_in_the_middle(|fixture, _| fixture.set_len("a", at));
+        assert_eq!(
+            report.files[0],
+            FileState::Shorter {
+                have: at,
+                want: 4 << 20
+            }
+        );
+        let left = (at >> 18) as u32;
+        // The other file is the last piece.
+        assert_eq!(indexes(&report.have), (0..left).chain([16]).collect::<Vec<_>>());
+        assert_eq!(report.wrong.count(), 0);
+    }
+}
+
+#[test]
+fn a_file_that_grows_while_it_is_checked_is_too_long_and_its_pieces_are_good() {
+    let report = changed_in_the_middle(|fixture, _| fixture.set_len("a", 5 << 20));
+    let (have, want) = (5 << 20, 4 << 20);
+    assert_eq!(report.files[0], FileState::Longer { have, want });
+    assert!(report.have.is_full());
+}
+
+#[test]
+fn a_file_replaced_by_something_else_while_it_is_checked_is_not_there_any_more() {
+    let fifo = |path: &Path| {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    };
+    let cases: [(&dyn Fn(&Path), FileState); 4] = [
+        (&|_| (), FileState::Missing),
+        (
+            &|path| std::fs::create_dir(path).unwrap(),
+            FileState::NotRegular(OpenError::NotRegular("a folder")),
+        ),
+        (&fifo, FileState::NotRegular(OpenError::NotRegular("a FIFO"))),
+        (
+            &|path| std::os::unix::fs::symlink("/dev/zero", path).unwrap(),
+            FileState::NotRegular(OpenError::SymbolicLink),
+        ),
+    ];
+    for (replace, state) in cases {
+        let report = changed_in_the_middle(|_, path| {
+            std::fs::remove_file(path).unwrap();
+            replace(path);
+        });
+        assert_eq!(report.files, [state, FileState::Ok]);
+        assert_eq!(indexes(&report.have), [16], "what was read of it before is gone");
+        assert_eq!(report.absent_count(), 16);
+    }
+}
+
+#[test]
+fn a_file_overwritten_while_it_is_checked_has_wrong_pieces_and_no_crash() {
+    let report = changed_in_the_middle(|_, path| {
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0; 1 << 20], 3 << 20).unwrap();
+    });
+    assert_eq!(indexes(&report.wrong), [12, 13, 14, 15]);
+    assert_eq!(report.absent_count(), 0);
 }

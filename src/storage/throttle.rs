@@ -32,6 +32,10 @@ pub struct Throttle {
     paused: AtomicBool,
     /// Bytes of the reads that were begun.
     begun: AtomicU64,
+    #[cfg(test)]
+    asked: AtomicBool,
+    #[cfg(test)]
+    lifted: AtomicBool,
     peers: Option<Mutex<Peers>>,
 }
 
@@ -90,6 +94,13 @@ impl Throttle {
 
     /// How long to wait before the next read may begin; nothing if it may now.
     pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
+        #[cfg(test)]
+        {
+            self.asked.store(true, Relaxed);
+            if self.lifted.load(Relaxed) {
+                return None;
+            }
+        }
         if self.is_paused() {
             return Some(Duration::MAX);
         }
@@ -126,6 +137,21 @@ impl Throttle {
             Some(at) if now.saturating_duration_since(at) < PEERS_LATELY => most.min(READS_BESIDE_PEERS),
             _ => most,
         }
+    }
+}
+
+#[cfg(test)]
+impl Throttle {
+    /// Waits until somebody was told to wait.
+    pub(super) fn wait_until_asked(&self) {
+        while !self.asked.load(Relaxed) {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Forgets what was spent, and the rate with it.
+    pub(super) fn lift(&self) {
+        self.lifted.store(true, Relaxed);
     }
 }
 

@@ -49,7 +49,9 @@ pub fn run(args: &Args) -> Result<(), Error> {
         throttle: &Throttle::default(),
         seeks: Device::of(&root).seeks,
     };
-    let report = progress::show("verifying", total, &done, || check(&metainfo, &root, means, &done))?;
+    let report = progress::show("verifying", total, &done, || {
+        check(&metainfo, &root, means, &done, None)
+    })?;
     let findings = Findings::new(&metainfo, &report);
     print(|out| {
         if args.json {
