@@ -6,3 +6,6 @@ pub mod lanes;
 
 #[path = "../../src/proto/mod.rs"]
 pub mod proto;
+
+#[path = "../../src/session/record.rs"]
+pub mod record;

@@ -65,18 +65,19 @@ fn closed(dir: &Path, numbers: std::ops::Range<u32>) {
     }
 }
 
-/// That the database in `dir` is set aside for a fresh one, and that its place tells `why`.
+/// That the database in `dir` is set aside for a fresh one, that the notice says `why`, and that the fresh one works.
 fn assert_set_aside(dir: &Path, why: &str) {
-    let before = dir.join("session.redb");
-    let before = before.is_file().then(|| fs::read(before).expect("a file"));
+    let before = fs::read(dir.join("session.redb"));
     let (store, notice) = Store::open(dir).expect("a folder of our own");
     let notice = notice.expect("something to say");
     assert!(notice.contains(why) && notice.contains("session.redb.bad"), "{notice}");
     assert_eq!(notice.lines().count(), 1);
-    if let Some(before) = before {
+    // In what is a database, redb notes that it had a look.
+    if let Ok(before) = before.map(|before| before.strip_prefix(b"redb").is_none().then_some(before)) {
+        let kept = fs::read(dir.join("session.redb.bad")).expect("set aside");
         assert!(
-            fs::read(dir.join("session.redb.bad")).expect("set aside") == before,
-            "changed"
+            before.is_none_or(|before| before == kept),
+            "what is set aside is not as it was"
         );
     }
     assert_eq!(load(&store, 1), None);
@@ -250,6 +251,8 @@ fn a_database_of_another_format_or_program_is_set_aside() {
     };
     write("meta", "format", 2);
     assert_set_aside(dir.path(), "format 2");
+    // Whoever goes back to the newer btd finds it whole.
+    redb::Database::open(dir.path().join("session.redb.bad")).expect("kept as it was");
     write("meta", "something", 1);
     assert_set_aside(dir.path(), "another program");
     write("things", "format", 1);
@@ -487,13 +490,12 @@ fn open_time_of_ten_thousand_records() {
             .expect("a number")
     };
     let took = |what: &str, since: Instant| println!("{what}: {:.1} ms", since.elapsed().as_secs_f64() * 1e3);
-    let with_bits = std::env::var_os("BITS").is_some();
     let store = open(dir.path());
     let start = Instant::now();
     for number in 0..count {
         let mut record = record(number);
         record.files = vec![record.files[0]; 4];
-        if with_bits {
+        if number % 10 == 0 {
             let mut bytes = record.have.as_bytes().to_vec();
             bytes[5] = 0;
             record.have = Bitfield::from_wire(&bytes, PIECES).expect("for so many pieces");
