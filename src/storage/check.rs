@@ -79,10 +79,13 @@ pub fn check(
         verifier.take_over(&record, &payload);
     }
     pieces::run(&metainfo.geometry, &mut payload, means, progress, &mut verifier)?;
-    if payload.look_again() {
-        for piece in metainfo.geometry.pieces() {
-            if !verifier.is_there(piece, &payload) {
+    payload.look_again();
+    if !payload.states().iter().all(FileState::is_ok) {
+        let geometry = &metainfo.geometry;
+        for piece in geometry.pieces() {
+            if payload.is_lost(geometry.piece_offset(piece), geometry.piece_len(piece).into()) {
                 verifier.have.clear(piece);
+                verifier.wrong.clear(piece);
             }
         }
     }

@@ -50,7 +50,7 @@ const DIRECT_FROM: u64 = 64 << 10;
 /// What a buffer needs beyond the stretch it is to hold, so that every part of at least [`DIRECT_FROM`] fits aligned
 /// however its file begins.
 pub(super) const fn slack(stretch_len: usize) -> usize {
-    ALIGNMENT + (stretch_len / DIRECT_FROM as usize + 1) * 2 * ALIGNMENT
+    ALIGNMENT + (stretch_len / DIRECT_FROM as usize + 1) * 3 * ALIGNMENT
 }
 
 /// `RWF_DONTCACHE` (Linux 6.14, uncached buffered reads), which rustix does not name yet: what the read had to fetch
@@ -347,7 +347,8 @@ impl<'a> Payload<'a> {
                 result: Ok(0),
             });
             let direct = true;
-            return (at + lead, Source::Part { index, lead, direct }, at + lead + len);
+            // A disk writes whole sectors to memory, also beyond the end of the file.
+            return (at + lead, Source::Part { index, lead, direct }, at + read_len);
         }
         plan.parts.push(Part {
             file,
@@ -382,21 +383,28 @@ impl<'a> Payload<'a> {
 
     /// Looks at every file once more, after all was read: one that was replaced, removed or cut off meanwhile is what it
     /// is now, whatever was read of it before. What reading has told of a file stays.
-    ///
-    /// Gives whether there is less to be read than before.
-    pub(super) fn look_again(&mut self) -> bool {
-        let mut less = false;
+    pub(super) fn look_again(&mut self) {
         for (index, entry) in self.files.iter().enumerate() {
             if entry.pad || !matches!(self.states[index], FileState::Ok | FileState::Longer { .. }) {
                 continue;
             }
             let (state, _) = measure(self.root, entry);
             let readable = readable_len(entry, &state);
-            less |= readable < self.readable[index];
             self.readable[index] = self.readable[index].min(readable);
             self.states[index] = state;
         }
-        less
+    }
+
+    /// Whether one of these bytes is gone, as far as the files' states tell. That a file could not be read elsewhere says
+    /// nothing of them.
+    pub(super) fn is_lost(&self, offset: u64, len: u64) -> bool {
+        self.layout
+            .spans(offset, len)
+            .any(|span| match self.states[span.file as usize] {
+                FileState::Ok | FileState::Longer { .. } | FileState::Unreadable(_) => false,
+                FileState::Shorter { have, .. } => span.offset + span.len > have,
+                FileState::Missing | FileState::NotRegular(_) => true,
+            })
     }
 
     /// What each file has turned out to be, in the torrent's order.
