@@ -138,7 +138,8 @@ data-dir = "{args.check.resolve().parent}"
     print("| | MB/s | p50 ms | p99 ms (min-max) | checked MB/s |\n|---|---|---|---|---|")
     for case, reports in results.items():
         column = lambda read: [read(report) for report in reports]
-        rate, p50, p99 = (column(lambda r: r["rate"] / 1e6), column(lambda r: r["p50"]), column(lambda r: r["p99"]))
+        rate = column(lambda r: r["mb_per_second"])
+        p50, p99 = (column(lambda r: r["latency"][key]) for key in ("p50_ms", "p99_ms"))
         median = statistics.median
         print(
             f"| {case} | {median(rate):.0f} | {median(p50):.2f} | {median(p99):.2f} ({min(p99):.2f}-{max(p99):.2f}) "

@@ -110,6 +110,7 @@ pub(super) fn run(
     progress: &Progress,
     visitor: &mut impl Visitor,
 ) -> Result<(), Error> {
+    let _running = means.throttle.enter();
     let (reply, replies) = channel();
     let stretch_len = stretch_len(geometry);
     let buffer_len = stretch_len + slack(stretch_len);
@@ -133,6 +134,7 @@ pub(super) fn run(
         jobs_out: 0,
         settled: Settled::default(),
         saved_at: Instant::now(),
+        rest_until: Instant::now(),
     };
     let result = run.all();
     if result == Err(Error::Cancelled) {
@@ -172,10 +174,13 @@ struct Run<'a, 'p, V, I: Iterator> {
     jobs_out: usize,
     settled: Settled,
     saved_at: Instant,
+    /// Beside peers, no read begins before.
+    rest_until: Instant,
 }
 
 /// A stretch that is being read.
 struct Stretch {
+    begun: Instant,
     offset: u64,
     plan: Plan,
     what: What,
@@ -230,10 +235,18 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
             if now - self.saved_at >= SAVE_EVERY {
                 self.save();
             }
-            let reads_max = self.means.throttle.reads_max(READS_MAX, now);
+            let beside_peers = self.means.throttle.is_beside_peers(now);
+            let reads_max = if beside_peers { 1 } else { READS_MAX };
             let mut held_up = None;
             while !ended && self.reading.len() < reads_max && self.buffers.any_left() {
-                held_up = self.means.throttle.wait(now).map(|wait| wait.min(CANCEL_LATENCY));
+                let rest = self.rest_until.saturating_duration_since(now);
+                let rest = (beside_peers && !rest.is_zero()).then_some(rest);
+                held_up = self
+                    .means
+                    .throttle
+                    .wait(now)
+                    .max(rest)
+                    .map(|wait| wait.min(CANCEL_LATENCY));
                 if held_up.is_some() {
                     break;
                 }
@@ -255,6 +268,8 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
                 if !read.is_empty() {
                     for gather in read.drain(..) {
                         let stretch = self.reading.remove(gather.tag as usize);
+                        let now = Instant::now();
+                        self.rest_until = now + self.means.throttle.rest(now - stretch.begun);
                         self.on_read(stretch, &gather.parts, gather.buf)?;
                     }
                     continue;
@@ -330,7 +345,12 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
         let mut buf = self.buffers.take();
         let mut plan = self.payload.plan(offset, len, &mut buf);
         let parts = std::mem::take(&mut plan.parts);
-        let stretch = Stretch { offset, plan, what };
+        let stretch = Stretch {
+            begun: now,
+            offset,
+            plan,
+            what,
+        };
         match &mut self.reader {
             Some(reader) if !parts.is_empty() => {
                 let tag = self.reading.insert(stretch) as u64;
@@ -343,7 +363,7 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
 
     /// A stretch has been read, as far as it could be.
     fn on_read(&mut self, stretch: Stretch, parts: &[Part], mut buf: BytesMut) -> Result<(), Error> {
-        let Stretch { offset, plan, what } = stretch;
+        let Stretch { offset, plan, what, .. } = stretch;
         let filled = self.payload.finish(offset, plan, parts, &mut buf);
         let buf = self.buffers.lend(buf);
         let slices = |offset, len| {

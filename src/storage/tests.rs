@@ -409,7 +409,7 @@ fn what_is_known_of_unchanged_files_is_not_read_again() {
     let again = again.unwrap();
     assert_eq!((again.known_count, fixture.pool.stats().bytes), (15, read_before));
     assert_eq!((&again.have, &again.wrong), (&first.have, &first.wrong));
-    assert_eq!(kept, [record.clone()]);
+    assert_eq!(kept, std::slice::from_ref(&record));
     assert_eq!(progress.bytes_done(), 15_000);
 
     // As long as before, and no longer the same; its first piece is also the last of "a".
@@ -556,19 +556,20 @@ fn a_file_that_grows_while_it_is_checked_is_too_long_and_its_pieces_are_good() {
 
 #[test]
 fn a_file_replaced_by_something_else_while_it_is_checked_is_not_there_any_more() {
-    let fifo = |path: &Path| {
-        use rustix::fs::{CWD, FileType, Mode, mknodat};
-        mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-    };
-    let cases: [(&dyn Fn(&Path), FileState); 4] = [
-        (&|_| (), FileState::Missing),
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    type Replace = fn(&Path);
+    let cases: [(Replace, FileState); 4] = [
+        (|_| (), FileState::Missing),
         (
-            &|path| std::fs::create_dir(path).unwrap(),
+            |path| std::fs::create_dir(path).unwrap(),
             FileState::NotRegular(OpenError::NotRegular("a folder")),
         ),
-        (&fifo, FileState::NotRegular(OpenError::NotRegular("a FIFO"))),
         (
-            &|path| std::os::unix::fs::symlink("/dev/zero", path).unwrap(),
+            |path| mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap(),
+            FileState::NotRegular(OpenError::NotRegular("a FIFO")),
+        ),
+        (
+            |path| std::os::unix::fs::symlink("/dev/zero", path).unwrap(),
             FileState::NotRegular(OpenError::SymbolicLink),
         ),
     ];

@@ -4,16 +4,19 @@
 //! One [`Throttle`] is shared by all checks, so that a rate is the rate of all of them together.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What may be read at once although a rate is set: a few stretches, so that they can be in flight.
 const BURST: Duration = Duration::from_millis(100);
 
-/// Reads that each check keeps in flight while peers are being read for: its bytes wait, not theirs. Each adds up to the
-/// time of one stretch to the wait of a peer's block.
-const READS_BESIDE_PEERS: usize = 1;
+/// While peers are being read for, each check keeps one read in flight, and rests so many times as long as that took: its
+/// bytes wait, not theirs, and three quarters of the disk are theirs whatever kind of disk it is.
+const RESTS: u32 = 3;
+
+/// The longest rest: a read that hung says nothing of the disk.
+const REST_MAX: Duration = Duration::from_secs(1);
 
 /// How long a disk counts as being read for peers after it was: a few ticks of the shards, which publish their counters
 /// once a tick.
@@ -32,11 +35,22 @@ pub struct Throttle {
     paused: AtomicBool,
     /// Bytes of the reads that were begun.
     begun: AtomicU64,
+    /// Those who read now.
+    running: AtomicUsize,
     #[cfg(test)]
     asked: AtomicBool,
     #[cfg(test)]
     lifted: AtomicBool,
     peers: Option<Mutex<Peers>>,
+}
+
+/// See [`Throttle::enter`].
+pub(super) struct Running<'a>(&'a Throttle);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Relaxed);
+    }
 }
 
 struct Peers {
@@ -124,19 +138,31 @@ impl Throttle {
         self.paid_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many reads may be in flight of the `most` that the disk is good for.
-    pub(super) fn reads_max(&self, most: usize, now: Instant) -> usize {
-        let Some(peers) = &self.peers else { return most };
+    /// Whether peers are being read for.
+    pub(super) fn is_beside_peers(&self, now: Instant) -> bool {
+        let Some(peers) = &self.peers else { return false };
         let mut peers = peers.lock().unwrap_or_else(PoisonError::into_inner);
         let reads = (peers.reads)();
         if reads != peers.seen {
             peers.seen = reads;
             peers.seen_at = Some(now);
         }
-        match peers.seen_at {
-            Some(at) if now.saturating_duration_since(at) < PEERS_LATELY => most.min(READS_BESIDE_PEERS),
-            _ => most,
-        }
+        peers
+            .seen_at
+            .is_some_and(|at| now.saturating_duration_since(at) < PEERS_LATELY)
+    }
+
+    /// How long to rest after a read that took so long, beside peers. All who run share one quarter.
+    pub(super) fn rest(&self, took: Duration) -> Duration {
+        let running = u32::try_from(self.running.load(Relaxed)).unwrap_or(u32::MAX);
+        took.saturating_mul(running.max(1).saturating_mul(RESTS + 1) - 1)
+            .min(REST_MAX)
+    }
+
+    /// Counts somebody who reads, for as long as the value lives.
+    pub(super) fn enter(&self) -> Running<'_> {
+        self.running.fetch_add(1, Relaxed);
+        Running(self)
     }
 }
 
@@ -201,16 +227,27 @@ mod tests {
     }
 
     #[test]
-    fn few_reads_are_in_flight_while_peers_are_read_for() {
+    fn those_who_run_rest_for_each_other() {
+        let throttle = Throttle::default();
+        let read = Duration::from_millis(1);
+        let one = throttle.enter();
+        assert_eq!(throttle.rest(read), read * 3, "a quarter of the time");
+        let two = throttle.enter();
+        assert_eq!(throttle.rest(read), read * 7, "an eighth each");
+        drop((one, two));
+        assert_eq!(throttle.rest(Duration::from_secs(60)), REST_MAX);
+    }
+
+    #[test]
+    fn peers_are_read_for_when_their_count_has_grown_lately() {
         let reads = Arc::new(AtomicU64::new(5));
         let counter = Arc::clone(&reads);
         let throttle = Throttle::new(None, Some(Box::new(move || counter.load(Relaxed))));
         let now = Instant::now();
-        assert_eq!(throttle.reads_max(16, now), 16, "what was read before does not count");
+        assert!(!throttle.is_beside_peers(now), "what was read before does not count");
         reads.store(6, Relaxed);
-        assert_eq!(throttle.reads_max(16, now), READS_BESIDE_PEERS);
-        assert_eq!(throttle.reads_max(16, now + PEERS_LATELY / 2), READS_BESIDE_PEERS);
-        assert_eq!(throttle.reads_max(16, now + PEERS_LATELY), 16);
-        assert_eq!(throttle.reads_max(1, now), 1);
+        assert!(throttle.is_beside_peers(now));
+        assert!(throttle.is_beside_peers(now + PEERS_LATELY / 2));
+        assert!(!throttle.is_beside_peers(now + PEERS_LATELY));
     }
 }
