@@ -8,15 +8,21 @@
 //! caller that counts what it has out never waits for ever.
 //!
 //! A worker takes its fair share of what is queued, up to 16 jobs, under one lock, and hashes them side by side
-//! ([`lanes`]): at 16 KiB a piece the lock and the wake-up would otherwise cost as much as the hashing. It
-//! never waits for a batch to fill; a lone job is hashed as a single stream.
+//! ([`lanes`]): at 16 KiB a piece the lock and the wake-up would otherwise cost as much as the hashing. While it is at it,
+//! each lane that becomes free takes the next job from the queue. It never waits for a batch to fill; a lone job is hashed
+//! as a single stream.
+//!
+//! A job's bytes are in buffers, or come from a [`Source`] that the worker asks for a stretch at a time: what has to be
+//! copied from the page cache anyway is hashed by the core that has just copied it.
 //!
 //! A job is answered when its own bytes are hashed, not at the end of its batch: the reader has its buffers back the
 //! sooner, and a short piece does not wait for a long one beside it.
 #![forbid(unsafe_code)]
 
+use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::Sender;
@@ -27,12 +33,18 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::digest::{DIGEST_LEN, Hasher};
-use super::lanes::{self, Backend, Message, Plan, Work};
+use super::lanes::{self, Backend, Message, Plan, State, Work};
 use crate::io::uring::run_when_idle;
 use crate::stats::Histogram;
 
 /// Jobs one worker takes from the queue at once: the lanes of the widest backend.
 const BATCH_MAX: usize = 16;
+
+/// Jobs one worker takes while it hashes, before it lets its lanes run empty: by then the statistics want to be written.
+const REFILLS_MAX: usize = 256;
+
+/// What is copied from a source at a time: with all lanes filled, it stays in the second-level cache until it is hashed.
+const COPY_LEN: usize = 64 << 10;
 
 /// How a [`Pool`] is built.
 #[derive(Debug, Clone, Copy)]
@@ -69,10 +81,23 @@ pub struct Job {
     pub hasher: Hasher,
     /// The bytes, in order.
     pub buffers: Vec<Bytes>,
-    /// What is wanted after the last buffer.
+    /// Where more bytes come from, after those of the buffers.
+    pub source: Option<Box<dyn Source>>,
+    /// What is wanted after the last byte.
     pub then: Then,
     /// Where the answer goes. An answer nobody waits for is dropped.
     pub reply: Sender<Done>,
+}
+
+/// Bytes that a worker fetches when it gets to them. Whoever makes one sees to it that this takes no longer than copying
+/// them does: a lane, and those beside it, wait meanwhile.
+pub trait Source: Send + fmt::Debug {
+    /// Bytes that are left.
+    fn left(&self) -> u64;
+
+    /// Fills `buffer`, which is no longer than what is left. False when it cannot; the job then ends in
+    /// [`Outcome::Unread`].
+    fn read(&mut self, buffer: &mut [u8]) -> bool;
 }
 
 /// What is wanted once a job's bytes are taken.
@@ -108,8 +133,22 @@ pub enum Outcome {
     Good,
     /// [`Then::Verify`]: they are not; this is their digest.
     Bad([u8; DIGEST_LEN]),
+    /// The source did not give its bytes.
+    Unread,
     /// The pool stopped before this job's turn.
     Dropped,
+}
+
+impl Outcome {
+    /// What a digest means for whoever wanted that.
+    #[must_use]
+    pub fn of(digest: [u8; DIGEST_LEN], then: Then) -> Self {
+        match then {
+            Then::Verify(expected) if digest != expected => Self::Bad(digest),
+            Then::Verify(_) => Self::Good,
+            Then::Finish | Then::Continue => Self::Digest(digest),
+        }
+    }
 }
 
 /// Why a job was not taken; the job comes back.
@@ -193,6 +232,44 @@ struct Ticket {
     tag: u64,
     then: Then,
     reply: Sender<Done>,
+    source: Option<Box<dyn Source>>,
+    /// The job's buffers that have gone before.
+    buffers: Vec<Bytes>,
+    /// Bytes that have gone before.
+    len: u64,
+}
+
+/// A stretch of a message.
+enum Span {
+    /// Of the job's own.
+    Buffer(Bytes),
+    /// A worker's, filled from a [`Source`].
+    Copied(Vec<u8>),
+}
+
+impl AsRef<[u8]> for Span {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Span::Buffer(bytes) => bytes,
+            Span::Copied(bytes) => bytes,
+        }
+    }
+}
+
+/// What a worker has in hand.
+#[derive(Default)]
+struct Hand {
+    /// Taken from the queue, the longest last.
+    batch: Vec<Queued>,
+    /// In the middle of their source.
+    going_on: VecDeque<(State, Ticket)>,
+    /// Buffers for sources, to be filled again.
+    spare: Vec<Vec<u8>>,
+    /// Jobs that may still be taken while these are being hashed.
+    refills: usize,
+    /// Since the statistics were last written.
+    bytes: u64,
+    delays: Vec<Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -367,14 +444,14 @@ impl Shared {
 
     /// One worker's life.
     fn work(&self, stats: &Mutex<WorkerStats>) {
-        let mut batch = Vec::with_capacity(BATCH_MAX);
-        while self.take(&mut batch) {
-            self.hash(&mut batch, stats);
+        let hand = RefCell::new(Hand::default());
+        while self.take(&mut hand.borrow_mut()) {
+            self.hash(&hand, stats);
         }
     }
 
-    /// Waits for jobs and moves this worker's share of them to `batch`. False when the pool has stopped.
-    fn take(&self, batch: &mut Vec<Queued>) -> bool {
+    /// Waits for jobs and takes this worker's share of them. False when the pool has stopped.
+    fn take(&self, hand: &mut Hand) -> bool {
         let mut queue = lock(&self.queue);
         queue.idle += 1;
         let empty = |queue: &mut Queue| queue.jobs.is_empty() && queue.stopped.is_none();
@@ -385,7 +462,7 @@ impl Shared {
         queue.idle -= 1;
         // A share, not all: two large pieces are for two workers.
         let share = queue.jobs.len().div_ceil(self.workers).min(BATCH_MAX);
-        batch.extend(queue.jobs.drain(..share));
+        hand.batch.extend(queue.jobs.drain(..share));
         drop(queue);
         if share > 0 {
             self.room.notify_all();
@@ -393,72 +470,143 @@ impl Shared {
         share > 0
     }
 
-    /// Hashes the jobs of a batch side by side and answers each when it is done.
-    fn hash(&self, batch: &mut Vec<Queued>, stats: &Mutex<WorkerStats>) {
-        let taken = Instant::now();
+    /// Hashes what is in hand side by side, and what is queued meanwhile; answers each job when it is done.
+    fn hash(&self, hand: &RefCell<Hand>, stats: &Mutex<WorkerStats>) {
         {
-            let mut stats = lock(stats);
-            for queued in &*batch {
-                stats
-                    .queue_delay
-                    .record(taken.saturating_duration_since(queued.since), 1);
-            }
+            let hand = &mut *hand.borrow_mut();
+            let now = Instant::now();
+            hand.delays.extend(
+                hand.batch
+                    .iter()
+                    .map(|queued| now.saturating_duration_since(queued.since)),
+            );
+            // The longest is to be first: the lanes stay filled until shortly before the end.
+            hand.batch.sort_by_key(|queued| Reverse(len(&queued.job)));
+            hand.batch.reverse();
+            hand.refills = REFILLS_MAX;
         }
-        // The longest first: the lanes stay filled until shortly before the end.
-        batch.sort_by_key(|queued| Reverse(len(&queued.job.buffers)));
-        let mut source = batch.drain(..).map(|Queued { job, .. }| Message {
-            state: job.hasher.0,
-            spans: job.buffers,
-            finish: job.then != Then::Continue,
-            tag: Ticket {
+        let work = lanes::run(
+            self.plan,
+            || self.next_message(&mut hand.borrow_mut()),
+            |message| self.on_end(message, &mut hand.borrow_mut()),
+        );
+        let hand = &mut *hand.borrow_mut();
+        let mut stats = lock(stats);
+        stats.bytes += std::mem::take(&mut hand.bytes);
+        stats.work += work;
+        for delay in hand.delays.drain(..) {
+            stats.queue_delay.record(delay, 1);
+        }
+    }
+
+    /// What goes into a free lane.
+    fn next_message(&self, hand: &mut Hand) -> Option<Message<Span, Ticket>> {
+        loop {
+            if let Some((state, ticket)) = hand.going_on.pop_front() {
+                match self.copy(state, ticket, hand) {
+                    Some(message) => return Some(message),
+                    None => continue,
+                }
+            }
+            let Queued { job, .. } = hand.batch.pop().or_else(|| self.refill(hand))?;
+            let ticket = Ticket {
                 tag: job.tag,
                 then: job.then,
                 reply: job.reply,
-            },
-        });
-        let mut bytes = 0;
-        let work = lanes::run(
-            self.plan,
-            || source.next(),
-            |message| {
-                bytes += len(&message.spans);
-                self.finish(message);
-            },
-        );
-        let mut stats = lock(stats);
-        stats.bytes += bytes;
-        stats.work += work;
+                source: job.source,
+                buffers: Vec::new(),
+                len: 0,
+            };
+            if job.buffers.is_empty() && ticket.source.as_ref().is_some_and(|source| source.left() > 0) {
+                hand.going_on.push_front((job.hasher.0, ticket));
+                continue;
+            }
+            return Some(Message {
+                state: job.hasher.0,
+                spans: job.buffers.into_iter().map(Span::Buffer).collect(),
+                finish: ticket.is_last(),
+                tag: ticket,
+            });
+        }
     }
 
-    fn finish(&self, message: Message<Bytes, Ticket>) {
+    /// The next stretch of a source. None when it gave nothing, and its job was answered.
+    fn copy(&self, state: State, mut ticket: Ticket, hand: &mut Hand) -> Option<Message<Span, Ticket>> {
+        let mut bytes = hand.spare.pop().unwrap_or_default();
+        let source = ticket.source.as_mut()?;
+        // At most COPY_LEN.
+        bytes.resize(source.left().min(COPY_LEN as u64) as usize, 0);
+        if !source.read(&mut bytes) {
+            hand.spare.push(bytes);
+            answer(ticket.reply, ticket.tag, ticket.buffers, Outcome::Unread);
+            return None;
+        }
+        Some(Message {
+            state,
+            finish: ticket.is_last(),
+            spans: vec![Span::Copied(bytes)],
+            tag: ticket,
+        })
+    }
+
+    /// One more job from the queue, without waiting.
+    fn refill(&self, hand: &mut Hand) -> Option<Queued> {
+        if hand.refills == 0 {
+            return None;
+        }
+        let queued = lock(&self.queue).jobs.pop_front()?;
+        hand.refills -= 1;
+        self.room.notify_one();
+        hand.delays.push(queued.since.elapsed());
+        Some(queued)
+    }
+
+    fn on_end(&self, message: Message<Span, Ticket>, hand: &mut Hand) {
         let digest = message.digest();
         let Message {
             state,
-            spans: buffers,
-            tag: Ticket { tag, then, reply },
+            spans,
+            tag: mut ticket,
             ..
         } = message;
-        let outcome = match (then, digest) {
-            (Then::Continue, _) | (_, None) => Outcome::Partial(Hasher(state)),
-            (Then::Finish, Some(digest)) => Outcome::Digest(digest),
-            (Then::Verify(expected), Some(digest)) if digest == expected => Outcome::Good,
-            (Then::Verify(_), Some(digest)) => Outcome::Bad(digest),
+        for span in spans {
+            ticket.len += span.as_ref().len() as u64;
+            match span {
+                Span::Buffer(bytes) => ticket.buffers.push(bytes),
+                Span::Copied(bytes) => hand.spare.push(bytes),
+            }
+        }
+        if ticket.source.as_ref().is_some_and(|source| source.left() > 0) {
+            hand.going_on.push_back((state, ticket));
+            return;
+        }
+        let outcome = match digest {
+            None => Outcome::Partial(Hasher(state)),
+            Some(digest) => Outcome::of(digest, ticket.then),
         };
         // Before the answer: whoever has it may look at the counters.
-        self.counters.bytes.fetch_add(len(&buffers), Relaxed);
+        hand.bytes += ticket.len;
+        self.counters.bytes.fetch_add(ticket.len, Relaxed);
         self.counters.jobs.fetch_add(1, Relaxed);
         self.counters
             .failures
             .fetch_add(u64::from(matches!(outcome, Outcome::Bad(_))), Relaxed);
-        answer(reply, tag, buffers, outcome);
+        answer(ticket.reply, ticket.tag, ticket.buffers, outcome);
     }
 }
 
-/// Bytes in a job's buffers.
-fn len(buffers: &[Bytes]) -> u64 {
-    buffers.iter().map(|buffer| buffer.len() as u64).sum()
+impl Ticket {
+    /// Whether the message ends with what has been taken from its source.
+    fn is_last(&self) -> bool {
+        self.then != Then::Continue && self.source.as_ref().is_none_or(|source| source.left() == 0)
+    }
 }
 
+/// Bytes of a job.
+fn len(job: &Job) -> u64 {
+    let buffers: u64 = job.buffers.iter().map(|buffer| buffer.len() as u64).sum();
+    buffers + job.source.as_ref().map_or(0, |source| source.left())
+}
 fn answer(reply: Sender<Done>, tag: u64, buffers: Vec<Bytes>, outcome: Outcome) {
     // The asker may have gone (a check that was cancelled): then the buffers are freed here.
     let _ = reply.send(Done { tag, buffers, outcome });
@@ -499,6 +647,7 @@ pub(crate) mod tests {
             tag,
             hasher: Hasher::new(),
             buffers,
+            source: None,
             then,
             reply: reply.clone(),
         }
@@ -590,6 +739,76 @@ pub(crate) mod tests {
         assert_eq!(done.buffers.concat(), b"abc");
         for buffer in done.buffers {
             assert!(buffer.try_into_mut().is_ok(), "somebody else still holds the buffer");
+        }
+    }
+
+    /// Counts up from 0, byte by byte, and gives up before `end`.
+    #[derive(Debug)]
+    struct Counting {
+        at: u64,
+        len: u64,
+        end: u64,
+    }
+
+    impl Source for Counting {
+        fn left(&self) -> u64 {
+            self.len - self.at
+        }
+
+        fn read(&mut self, buffer: &mut [u8]) -> bool {
+            for byte in buffer {
+                if self.at == self.end {
+                    return false;
+                }
+                *byte = self.at as u8;
+                self.at += 1;
+            }
+            true
+        }
+    }
+
+    #[test]
+    fn bytes_of_a_source_are_hashed_after_those_of_the_buffers() {
+        let (pool, (reply, replies)) = (pool(2, 64), channel());
+        let lens: Vec<u64> = (0..40).map(|n| n * n * 400).chain([64 << 10, 128 << 10]).collect();
+        for (tag, &len) in (0..).zip(&lens) {
+            // Every third has a buffer before.
+            let before: &[u8] = if tag % 3 == 0 { b"before" } else { b"" };
+            let whole: Vec<u8> = before.iter().copied().chain((0..len).map(|n| n as u8)).collect();
+            let source = Box::new(Counting { at: 0, len, end: len });
+            let mut job = job(tag, before, Then::Verify(sha1(&whole)), &reply);
+            job.buffers.retain(|buffer| !buffer.is_empty());
+            job.source = Some(source);
+            pool.submit(job).unwrap();
+        }
+        for _ in &lens {
+            let Done { tag, buffers, outcome } = next(&replies);
+            assert!(matches!(outcome, Outcome::Good), "{tag}: {outcome:?}");
+            assert_eq!(buffers.concat(), if tag % 3 == 0 { &b"before"[..] } else { b"" });
+        }
+        let bytes = lens.iter().sum::<u64>() + lens.len().div_ceil(3) as u64 * 6;
+        assert_eq!(pool.stats().bytes, bytes);
+    }
+
+    #[test]
+    fn a_source_that_gives_up_leaves_the_others_alone() {
+        let (pool, (reply, replies)) = (pool(1, 64), channel());
+        let len = 200_000;
+        let whole: Vec<u8> = (0..len).map(|n| n as u8).collect();
+        for tag in 0..8 {
+            let end = if tag % 2 == 0 { len } else { tag * 10_000 };
+            let mut job = job(tag, b"", Then::Finish, &reply);
+            job.buffers.clear();
+            job.source = Some(Box::new(Counting { at: 0, len, end }));
+            pool.submit(job).unwrap();
+        }
+        for _ in 0..8 {
+            match next(&replies) {
+                Done { tag, outcome, .. } if tag % 2 == 0 => {
+                    assert!(matches!(outcome, Outcome::Digest(digest) if digest == sha1(&whole)));
+                }
+                Done { outcome, .. } => assert!(matches!(outcome, Outcome::Unread)),
+            }
         }
     }
 

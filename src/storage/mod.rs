@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod buffers;
+mod cached;
 pub mod check;
 pub mod device;
 pub mod digest;

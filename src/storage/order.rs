@@ -60,6 +60,16 @@ impl<'a, I: Iterator<Item = PieceIndex>> Order<'a, I> {
         self.pieces.peek().copied()
     }
 
+    /// Takes the piece that is begun next out of the order. None while others are under way.
+    pub(super) fn take_whole(&mut self) -> Option<PieceIndex> {
+        self.window.is_empty().then(|| self.pieces.next()).flatten()
+    }
+
+    /// Whether pieces are under way.
+    pub(super) fn is_under_way(&self) -> bool {
+        !self.window.is_empty()
+    }
+
     /// The next stretch. `width` says how many long pieces are to be read side by side at most; `wanted` what is to be
     /// done with a piece, if anything.
     pub(super) fn next(&mut self, width: usize, mut wanted: impl FnMut(PieceIndex) -> Option<Then>) -> Next {

@@ -8,11 +8,12 @@
 //! buffer, a ring carries that out, and [`Payload::finish`] judges what came of it. Whatever a ring did not do in one go
 //! (a short read, an error, an alignment that was refused) is done again plainly, and only that has the last word.
 //!
-//! Two ways lead to the bytes. What is in the page cache is copied from there. What is not is read past it with
+//! Two ways lead to the bytes. What is in the page cache is copied from there, by the hashing workers themselves where a
+//! whole piece of it is ([`Payload::cached`]). What is not is read past it with
 //! `O_DIRECT`, which costs a tenth of the processor time (PERF.md) and leaves the cache as it was; where that cannot be
 //! had, and for small files, the read asks for the same with `RWF_DONTCACHE`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::{File, Metadata};
 use std::io::IoSliceMut;
 use std::ops::Range;
@@ -20,6 +21,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::cached::{CachedBytes, CachedPart};
 use super::layout::{Layout, Span};
 use super::root::{OpenError, Root};
 use crate::io::uring::file_reader::Part;
@@ -169,11 +171,11 @@ struct Place {
     span: Span,
     /// Where in the buffer its first byte is.
     at: usize,
-    source: Source,
+    origin: Origin,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Source {
+enum Origin {
     /// It is in the buffer.
     Here,
     /// It comes with this part, whose first byte lies so many bytes before.
@@ -199,7 +201,7 @@ impl Filled {
         for place in &self.places {
             let (start, end) = (from.max(offset), (from + place.span.len).min(offset + len));
             if start < end {
-                if matches!(place.source, Source::Gap) {
+                if matches!(place.origin, Origin::Gap) {
                     return None;
                 }
                 // Both are within the place, which is shorter than the buffer.
@@ -269,6 +271,31 @@ impl<'a> Payload<'a> {
             .all(|span| span.pad || span.offset + span.len <= self.readable[span.file as usize])
     }
 
+    /// The bytes of a piece for whoever is to copy them out of the page cache; `None` unless all of them are there.
+    pub(super) fn cached(&mut self, offset: u64, len: u64) -> Option<CachedBytes> {
+        let layout = self.layout;
+        let mut parts = VecDeque::new();
+        for span in layout.spans(offset, len) {
+            let readable = span.pad || span.offset + span.len <= self.readable[span.file as usize];
+            if !readable || parts.len() == PARTS_MAX {
+                return None;
+            }
+            let file = match span.pad {
+                true => None,
+                false => Some(self.file(span.file).ok()?),
+            };
+            if file
+                .as_ref()
+                .is_some_and(|file| !page_cache::is_cached(file, span.offset, span.len))
+            {
+                return None;
+            }
+            let (offset, len) = (span.offset, span.len);
+            parts.push_back(CachedPart { file, offset, len });
+        }
+        Some(CachedBytes::new(parts, len))
+    }
+
     /// Whether the first of these bytes are in the page cache, so that no disk has to seek for them.
     pub(super) fn is_cached(&mut self, offset: u64, len: u64) -> bool {
         let Some(span) = self.layout.spans(offset, len).find(|span| !span.pad) else {
@@ -292,13 +319,13 @@ impl<'a> Payload<'a> {
         for span in layout.spans(offset, len) {
             let span_len = span.len as usize; // No longer than the buffer.
             len_left -= span_len;
-            let (at, source, end) = if span.pad {
+            let (at, origin, end) = if span.pad {
                 buffer[free..free + span_len].fill(0);
-                (free, Source::Here, free + span_len)
+                (free, Origin::Here, free + span_len)
             } else {
                 self.place(&span, free, buffer, len_left, &mut plan)
             };
-            plan.places.push(Place { span, at, source });
+            plan.places.push(Place { span, at, origin });
             free = end;
         }
         plan
@@ -312,9 +339,9 @@ impl<'a> Payload<'a> {
         buffer: &mut [u8],
         len_left: usize,
         plan: &mut Plan,
-    ) -> (usize, Source, usize) {
+    ) -> (usize, Origin, usize) {
         let len = span.len as usize;
-        let gap = (free, Source::Gap, free);
+        let gap = (free, Origin::Gap, free);
         if span.offset + span.len > self.readable[span.file as usize] {
             return gap;
         }
@@ -328,7 +355,7 @@ impl<'a> Payload<'a> {
         let index = plan.parts.len();
         if index == PARTS_MAX {
             let read = self.read(span, &mut buffer[free..free + len], 0);
-            return if read { (free, Source::Here, free + len) } else { gap };
+            return if read { (free, Origin::Here, free + len) } else { gap };
         }
         let lead = (span.offset % ALIGNMENT as u64) as usize;
         let at = plan.base + (free - plan.base).next_multiple_of(ALIGNMENT);
@@ -348,7 +375,7 @@ impl<'a> Payload<'a> {
             });
             let direct = true;
             // A disk writes whole sectors to memory, also beyond the end of the file.
-            return (at + lead, Source::Part { index, lead, direct }, at + read_len);
+            return (at + lead, Origin::Part { index, lead, direct }, at + read_len);
         }
         plan.parts.push(Part {
             file,
@@ -359,14 +386,14 @@ impl<'a> Payload<'a> {
             result: Ok(0),
         });
         let (lead, direct) = (0, false);
-        (free, Source::Part { index, lead, direct }, free + len)
+        (free, Origin::Part { index, lead, direct }, free + len)
     }
 
     /// Judges what was read for a plan. `parts` are those of the plan, with their results.
     pub(super) fn finish(&mut self, offset: u64, plan: Plan, parts: &[Part], buffer: &mut [u8]) -> Filled {
         let mut places = plan.places;
         for place in &mut places {
-            let Source::Part { index, lead, direct } = place.source else {
+            let Origin::Part { index, lead, direct } = place.origin else {
                 continue;
             };
             let part = &parts[index];
@@ -376,7 +403,7 @@ impl<'a> Payload<'a> {
             let len = place.span.len as usize;
             let have = part.result.map_or(0, |read| read.saturating_sub(lead).min(len));
             let whole = have == len || self.read(&place.span, &mut buffer[place.at..place.at + len], have);
-            place.source = if whole { Source::Here } else { Source::Gap };
+            place.origin = if whole { Origin::Here } else { Origin::Gap };
         }
         Filled { offset, places }
     }

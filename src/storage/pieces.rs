@@ -16,18 +16,24 @@ use super::order::{Cursor, Next, Order};
 use super::payload::{Payload, Plan, slack};
 use super::throttle::Throttle;
 use crate::hashing::pool::Refused;
-use crate::hashing::{Done, Hasher, Job, Outcome, Pool, Then};
+use crate::hashing::{Done, Hasher, Job, Outcome, Pool, Source, Then};
 use crate::io::Errno;
 use crate::io::uring::file_reader::{FileReader, Gather, Part};
 use crate::proto::geometry::{Geometry, PieceIndex};
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
 
+/// In the tag of a job: it is a whole piece that a worker copies for itself.
+const WHOLE: u64 = 1 << 32;
+
 /// What is read at once. Measured from 128 KiB to 1 MiB, pieces of 1 MiB: the longer, the fewer wake-ups (PERF.md).
 const STRETCH_LEN: usize = 1 << 20;
 
 /// Stretches in flight at most: 8 MiB keep an NVMe disk busy, and a reading head on its way.
 const READS_MAX: usize = 8;
+
+/// Pieces from the page cache that may be with the pool, at least: enough not to wake up for each of the short ones.
+const WHOLE_MIN: usize = 32;
 
 /// What the buffers of a run may take.
 const MEMORY_MAX: usize = 64 << 20;
@@ -132,6 +138,9 @@ pub(super) fn run(
         long: HashMap::new(),
         buffers: Buffers::new(buffer_len, (2 * lanes + READS_MAX).min(MEMORY_MAX / buffer_len)),
         jobs_out: 0,
+        whole_out: 0,
+        whole_max: (2 * lanes).max(WHOLE_MIN),
+        not_cached_below: 0,
         settled: Settled::default(),
         saved_at: Instant::now(),
         rest_until: Instant::now(),
@@ -172,6 +181,11 @@ struct Run<'a, 'p, V, I: Iterator> {
     long: HashMap<PieceIndex, Long>,
     buffers: Buffers,
     jobs_out: usize,
+    /// Pieces that a worker copies for itself, and how many there may be.
+    whole_out: usize,
+    whole_max: usize,
+    /// Bytes of the torrent before this one are not looked for in the page cache once more.
+    not_cached_below: u64,
     settled: Settled,
     saved_at: Instant,
     /// Beside peers, no read begins before.
@@ -238,7 +252,8 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
             let beside_peers = self.means.throttle.is_beside_peers(now);
             let reads_max = if beside_peers { 1 } else { READS_MAX };
             let mut held_up = None;
-            while !ended && self.reading.len() < reads_max && self.buffers.any_left() {
+            while !ended && self.reading.len() < reads_max && self.buffers.any_left() && self.whole_out < self.whole_max
+            {
                 let rest = self.rest_until.saturating_duration_since(now);
                 let rest = (beside_peers && !rest.is_zero()).then_some(rest);
                 held_up = self
@@ -249,6 +264,9 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
                     .map(|wait| wait.min(CANCEL_LATENCY));
                 if held_up.is_some() {
                     break;
+                }
+                if !beside_peers && self.begin_cached(now)? {
+                    continue;
                 }
                 ended = !self.begin(now)?;
                 if self.reader.is_none() {
@@ -276,8 +294,8 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
                 }
             }
             if self.jobs_out > 0 {
-                let may_begin = self.reader.is_none() && !ended && held_up.is_none() && self.buffers.any_left();
-                if may_begin {
+                let may_begin = self.buffers.any_left() && self.whole_out < self.whole_max;
+                if self.reader.is_none() && !ended && held_up.is_none() && may_begin {
                     continue;
                 }
                 match self.replies.recv_timeout(held_up.unwrap_or(CANCEL_LATENCY)) {
@@ -291,6 +309,31 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
                 return Ok(());
             }
         }
+    }
+
+    /// Has the next piece copied and hashed by a worker, if all of it is in the page cache. False when it has to be read.
+    fn begin_cached(&mut self, now: Instant) -> Result<bool, Error> {
+        let Some(piece) = self.order.begins_next() else {
+            return Ok(false);
+        };
+        // A stretch of short pieces is cached or not as a whole, more or less.
+        let offset = self.geometry.piece_offset(piece);
+        if self.order.is_under_way() || offset < self.not_cached_below {
+            return Ok(false);
+        }
+        let Some(then) = self.visitor.wanted(piece, self.payload) else {
+            return Ok(false);
+        };
+        let len = u64::from(self.geometry.piece_len(piece));
+        let Some(source) = self.payload.cached(offset, len) else {
+            self.not_cached_below = offset + STRETCH_LEN as u64;
+            return Ok(false);
+        };
+        self.order.take_whole();
+        self.means.throttle.spend(len, now);
+        self.whole_out += 1;
+        self.submit(piece, Hasher::new(), Vec::new(), Some(Box::new(source)), then)?;
+        Ok(true)
     }
 
     /// Begins the next stretch. False when there is none.
@@ -375,7 +418,7 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
                 for (piece, then) in batch {
                     let len = self.geometry.piece_len(piece);
                     match slices(self.geometry.piece_offset(piece), len.into()) {
-                        Some(bytes) => self.submit(piece, Hasher::new(), bytes, then)?,
+                        Some(bytes) => self.submit(piece, Hasher::new(), bytes, None, then)?,
                         None => {
                             self.visitor.unreadable(piece);
                             self.settle(piece);
@@ -435,7 +478,7 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
         }
         long.given = given;
         let hasher = long.hasher.take().expect("looked for above");
-        self.submit(piece, hasher, bytes, then)
+        self.submit(piece, hasher, bytes, None, then)
     }
 
     fn long_mut(&mut self, piece: PieceIndex) -> &mut Long {
@@ -444,12 +487,21 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
             .expect("a long piece is listed until it is settled")
     }
 
-    fn submit(&mut self, piece: PieceIndex, hasher: Hasher, buffers: Vec<Bytes>, then: Then) -> Result<(), Error> {
+    fn submit(
+        &mut self,
+        piece: PieceIndex,
+        hasher: Hasher,
+        buffers: Vec<Bytes>,
+        source: Option<Box<dyn Source>>,
+        then: Then,
+    ) -> Result<(), Error> {
         let reply = self.reply.clone();
+        let whole = if source.is_some() { WHOLE } else { 0 };
         let mut job = Job {
-            tag: u64::from(piece.get()),
+            tag: u64::from(piece.get()) | whole,
             hasher,
             buffers,
+            source,
             then,
             reply,
         };
@@ -472,12 +524,12 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
         for buffer in done.buffers {
             self.buffers.give_back(buffer);
         }
-        let piece = u32::try_from(done.tag)
-            .ok()
-            .and_then(|index| self.geometry.piece_index(index));
+        self.whole_out -= usize::from(done.tag & WHOLE != 0);
+        let piece = self.geometry.piece_index(done.tag as u32);
         let piece = piece.expect("the tag is the index of a piece");
         match done.outcome {
             Outcome::Dropped => return Err(Error::PoolStopped),
+            Outcome::Unread => self.read_plainly(piece),
             Outcome::Partial(hasher) => {
                 self.long_mut(piece).hasher = Some(hasher);
                 return self.pump(piece);
@@ -489,6 +541,31 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
         }
         self.settle(piece);
         Ok(())
+    }
+
+    /// Reads and hashes a piece here and now, which was in the page cache a moment ago and then could not be read.
+    fn read_plainly(&mut self, piece: PieceIndex) {
+        let Some(then) = self.visitor.wanted(piece, self.payload) else {
+            return self.visitor.unreadable(piece);
+        };
+        let (mut offset, mut left) = (
+            self.geometry.piece_offset(piece),
+            self.geometry.piece_len(piece) as usize,
+        );
+        let mut hasher = Hasher::new();
+        let mut buffer = vec![0; STRETCH_LEN + slack(STRETCH_LEN)];
+        while left > 0 {
+            let len = left.min(STRETCH_LEN);
+            let mut plan = self.payload.plan(offset, len as u64, &mut buffer);
+            let parts = std::mem::take(&mut plan.parts);
+            let filled = self.payload.finish(offset, plan, &parts, &mut buffer);
+            let Some(ranges) = filled.ranges(offset, len as u64) else {
+                return self.visitor.unreadable(piece);
+            };
+            ranges.into_iter().for_each(|range| hasher.update(&buffer[range]));
+            (offset, left) = (offset + len as u64, left - len);
+        }
+        self.visitor.hashed(piece, Outcome::of(hasher.finish(), then));
     }
 
     fn settle(&mut self, piece: PieceIndex) {

@@ -436,9 +436,9 @@ fn pieces_that_were_not_judged_or_could_not_be_read_are_read() {
 
 #[test]
 fn a_check_that_was_cancelled_goes_on_from_where_it_stood() {
-    let fixture = fixture(256 << 10, &[("a", 4 << 20, false)]);
+    let fixture = fixture(1 << 20, &[("a", 16 << 20, false)]);
     let progress = Progress::default();
-    // The first stretch is read at once, and the next in twelve days.
+    // The first piece is read at once, and the next in twelve days.
     let throttle = Throttle::new(Some(1), None);
     let (result, kept) = std::thread::scope(|scope| {
         let check = scope.spawn(|| check_knowing(&fixture, &throttle, None, &progress));
@@ -450,17 +450,17 @@ fn a_check_that_was_cancelled_goes_on_from_where_it_stood() {
     });
     assert_eq!(result.unwrap_err(), Error::Cancelled);
     let record = kept.last().unwrap().clone();
-    assert_eq!(record.judged, 4);
+    assert_eq!(record.judged, 1);
     let read_before = fixture.pool.stats().bytes;
     let (report, _) = check_knowing(&fixture, &Throttle::default(), Some(record), &Progress::default());
     let report = report.unwrap();
-    assert_eq!((report.known_count, report.have.is_full()), (4, true));
-    assert_eq!(fixture.pool.stats().bytes - read_before, 3 << 20);
+    assert_eq!((report.known_count, report.have.is_full()), (1, true));
+    assert_eq!(fixture.pool.stats().bytes - read_before, 15 << 20);
 }
 
 #[test]
 fn a_paused_check_goes_on_when_it_is_resumed() {
-    let fixture = fixture(256 << 10, &[("a", 4 << 20, false)]);
+    let fixture = fixture(1 << 20, &[("a", 16 << 20, false)]);
     let (progress, throttle) = (Progress::default(), Throttle::default());
     throttle.pause();
     std::thread::scope(|scope| {
@@ -515,7 +515,7 @@ fn files_that_are_in_no_cache_and_begin_anywhere_are_read_right() {
 
 /// Checks a torrent of one long file and stops in the middle of it, where `change` is made.
 fn changed_in_the_middle(change: impl FnOnce(&Fixture, &Path)) -> CheckReport {
-    let fixture = fixture(256 << 10, &[("a", 4 << 20, false), ("b", 1000, false)]);
+    let fixture = fixture(1 << 20, &[("a", 16 << 20, false), ("b", 1000, false)]);
     let (progress, throttle) = (Progress::default(), Throttle::new(Some(1), None));
     std::thread::scope(|scope| {
         let check = scope.spawn(|| check_knowing(&fixture, &throttle, None, &progress));
@@ -530,16 +530,16 @@ fn changed_in_the_middle(change: impl FnOnce(&Fixture, &Path)) -> CheckReport {
 
 #[test]
 fn a_file_cut_off_while_it_is_checked_is_too_short_and_what_is_left_is_good() {
-    for at in [3 << 20, 1 << 18] {
+    for at in [12 << 20, 1 << 19] {
         let report = changed_in_the_middle(|fixture, _| fixture.set_len("a", at));
         assert_eq!(
             report.files[0],
             FileState::Shorter {
                 have: at,
-                want: 4 << 20
+                want: 16 << 20
             }
         );
-        let left = (at >> 18) as u32;
+        let left = (at >> 20) as u32;
         // The other file is the last piece.
         assert_eq!(indexes(&report.have), (0..left).chain([16]).collect::<Vec<_>>());
         assert_eq!(report.wrong.count(), 0);
@@ -548,8 +548,8 @@ fn a_file_cut_off_while_it_is_checked_is_too_short_and_what_is_left_is_good() {
 
 #[test]
 fn a_file_that_grows_while_it_is_checked_is_too_long_and_its_pieces_are_good() {
-    let report = changed_in_the_middle(|fixture, _| fixture.set_len("a", 5 << 20));
-    let (have, want) = (5 << 20, 4 << 20);
+    let report = changed_in_the_middle(|fixture, _| fixture.set_len("a", 17 << 20));
+    let (have, want) = (17 << 20, 16 << 20);
     assert_eq!(report.files[0], FileState::Longer { have, want });
     assert!(report.have.is_full());
 }
@@ -588,8 +588,36 @@ fn a_file_replaced_by_something_else_while_it_is_checked_is_not_there_any_more()
 fn a_file_overwritten_while_it_is_checked_has_wrong_pieces_and_no_crash() {
     let report = changed_in_the_middle(|_, path| {
         let file = std::fs::File::options().write(true).open(path).unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&file, &[0; 1 << 20], 3 << 20).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0; 4 << 20], 12 << 20).unwrap();
     });
     assert_eq!(indexes(&report.wrong), [12, 13, 14, 15]);
     assert_eq!(report.absent_count(), 0);
+}
+
+#[test]
+fn a_file_cut_off_between_the_look_at_the_cache_and_the_copy_is_too_short() {
+    let mut fixture = fixture(1 << 20, &[("a", 8 << 20, false)]);
+    fixture.pool = Pool::start(PoolConfig {
+        workers: 1,
+        ..PoolConfig::default()
+    })
+    .unwrap();
+    let gate = Arc::new(Mutex::new(()));
+    let closed = gate.lock().unwrap();
+    occupy(&fixture.pool, &gate);
+    let (progress, throttle) = (Progress::default(), Throttle::default());
+    let report = std::thread::scope(|scope| {
+        let check = scope.spawn(|| check_knowing(&fixture, &throttle, None, &progress));
+        // All of it is with the worker, or read, and nothing is hashed.
+        while throttle.bytes_begun() < 8 << 20 {
+            std::thread::yield_now();
+        }
+        fixture.set_len("a", (5 << 20) + 7);
+        drop(closed);
+        check.join().unwrap().0.unwrap()
+    });
+    let (have, want) = ((5 << 20) + 7, 8 << 20);
+    assert_eq!(report.files[0], FileState::Shorter { have, want });
+    assert_eq!(indexes(&report.have), [0, 1, 2, 3, 4]);
+    assert_eq!(report.wrong.count(), 0);
 }
