@@ -60,12 +60,12 @@ impl<'a, I: Iterator<Item = PieceIndex>> Order<'a, I> {
         self.pieces.peek().copied()
     }
 
-    /// Takes the piece that is begun next out of the order. None while others are under way.
+    /// Takes the piece that is begun next out of the order.
     pub(super) fn take_whole(&mut self) -> Option<PieceIndex> {
-        self.window.is_empty().then(|| self.pieces.next()).flatten()
+        self.pieces.next()
     }
 
-    /// Whether pieces are under way.
+    /// Whether long pieces are being read.
     pub(super) fn is_under_way(&self) -> bool {
         !self.window.is_empty()
     }

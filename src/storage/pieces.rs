@@ -265,10 +265,12 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
                 if held_up.is_some() {
                     break;
                 }
-                if !beside_peers && self.begin_cached(now)? {
+                let copied = !beside_peers && self.begin_cached(now)?;
+                if copied && !self.order.is_under_way() {
                     continue;
                 }
-                ended = !self.begin(now)?;
+                // Long pieces that are being read go on beside those that are copied, and no further one joins them.
+                ended = !self.begin(now, copied)?;
                 if self.reader.is_none() {
                     break;
                 }
@@ -318,7 +320,7 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
         };
         // A stretch of short pieces is cached or not as a whole, more or less.
         let offset = self.geometry.piece_offset(piece);
-        if self.order.is_under_way() || offset < self.not_cached_below {
+        if offset < self.not_cached_below {
             return Ok(false);
         }
         let Some(then) = self.visitor.wanted(piece, self.payload) else {
@@ -336,8 +338,8 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
         Ok(true)
     }
 
-    /// Begins the next stretch. False when there is none.
-    fn begin(&mut self, now: Instant) -> Result<bool, Error> {
+    /// Begins the next stretch, with `alone` none of a piece that is not being read yet. False when there is none.
+    fn begin(&mut self, now: Instant, alone: bool) -> Result<bool, Error> {
         let Self {
             geometry,
             payload,
@@ -348,6 +350,7 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
             ..
         } = self;
         let width = match order.begins_next() {
+            _ if alone => 1,
             Some(piece)
                 if means.seeks
                     && !payload.is_cached(geometry.piece_offset(piece), geometry.piece_len(piece).into()) =>
