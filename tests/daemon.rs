@@ -54,7 +54,9 @@ impl Home {
     /// A payload of three pieces in the data folder; gives its torrent.
     fn payload(&self, name: &str) -> Vec<u8> {
         let content = content(name);
-        fs::write(self.data.join(name), &content).expect("write a payload");
+        let file = self.data.join(name);
+        fs::write(&file, &content).expect("write a payload");
+        age(&file);
         torrent(name, &content)
     }
 
@@ -141,6 +143,8 @@ fn it_says_when_it_is_ready_reports_and_stops_cleanly() {
         "btd_hash_failures_total",
         "btd_hash_lane_blocks_total",
         "btd_hash_queue_delay_seconds",
+        "btd_check_read_bytes_total",
+        "btd_checks_paused",
         "btd_loop_stall_seconds",
         "btd_request_latency_seconds",
         "btd_uring_enters_total",
@@ -409,6 +413,13 @@ fn payload_of_which_nothing_is_right_is_checked_again_only_on_request() {
     btd.stop();
 }
 
+/// Makes a file look as if it had not been changed within the last hour: times of younger ones are not relied on.
+fn age(file: &Path) {
+    let hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    let file = fs::File::options().append(true).open(file).expect("open");
+    file.set_modified(hour_ago).expect("set the time");
+}
+
 /// What touch(1) does.
 fn touch(file: &Path) {
     let file = fs::File::options().append(true).open(file).expect("open");
@@ -471,6 +482,122 @@ fn it_stops_within_its_time_while_it_checks_and_a_hangup_does_not_stop_it() {
     let line = wait_for_log(&mut btd, "checking \"hole\": ");
     assert!(line.contains("% of 256 GiB, ") && line.contains(" s left"), "{line}");
     btd.stop();
+}
+
+/// A payload of `pieces` pieces of 1 MiB in the data folder, and its torrent in the watch folder.
+fn long_payload(home: &Home, name: &str, pieces: usize) {
+    let piece_len = 1_u32 << 20;
+    let content: Vec<u8> = (0..pieces << 20).map(|at| (at * 31 + at / 251) as u8).collect();
+    let hashes: Vec<[u8; 20]> = content.chunks(piece_len as usize).map(sha1).collect();
+    fs::write(home.data.join(name), &content).expect("write a payload");
+    age(&home.data.join(name));
+    home.drop_in(
+        &format!("{name}.torrent"),
+        &torrent_of(name, content.len() as u64, piece_len, &hashes),
+    );
+}
+
+#[test]
+fn what_was_checked_is_not_read_again_after_a_restart_unless_it_has_changed() {
+    let home = Home::new("known");
+    for name in ["same", "changed"] {
+        home.drop_in(&format!("{name}.torrent"), &home.payload(name));
+    }
+    home.drop_in("gone.torrent", &torrent("gone", &content("gone")));
+    let mut btd = home.start();
+    wait_for_torrents(&mut btd, "seeding", 2);
+    wait_for_log(&mut btd, "nothing to seed of \"gone\"");
+    btd.stop();
+
+    let mut damaged = content("changed");
+    damaged[0] ^= 1;
+    fs::write(home.data.join("changed"), &damaged).expect("write");
+    let mut btd = home.start();
+    wait_for_torrents(&mut btd, "seeding", 1);
+    wait_for_torrents(&mut btd, "partial", 1);
+    let line = wait_for_log(&mut btd, "seeding \"same\"");
+    assert!(line.contains("unchanged since it was checked"), "{line}");
+    let read = btd.metric("btd_check_read_bytes_total");
+    assert_eq!(read, content("changed").len() as f64, "only the changed one was read");
+
+    // Nobody but the operator knows better than the time of modification.
+    touch(&home.torrents.join("same.torrent"));
+    wait_for("the other is read too", within(SECONDS), || {
+        let all = content("changed").len() + content("same").len();
+        (btd.metric("btd_check_read_bytes_total") == all as f64).then_some(())
+    });
+    wait_for_torrents(&mut btd, "seeding", 1);
+
+    // Who takes a torrent out and puts it back wants to know.
+    fs::rename(home.torrents.join("same.torrent"), home.path().join("aside")).expect("take out");
+    wait_for_log(&mut btd, "removed \"same\"");
+    fs::rename(home.path().join("aside"), home.torrents.join("same.torrent")).expect("put back");
+    wait_for("it is read again", within(SECONDS), || {
+        let all = content("changed").len() + 2 * content("same").len();
+        (btd.metric("btd_check_read_bytes_total") == all as f64).then_some(())
+    });
+    btd.stop();
+}
+
+#[test]
+fn a_check_goes_on_after_a_restart_from_where_it_stood() {
+    let home = Home::new("resume");
+    long_payload(&home, "long", 16);
+    let slowly = |rate: &str| Config {
+        more: format!("[storage]\ncheck-rate = \"{rate}\"\n"),
+        ..home.config()
+    };
+    // The first piece at once, and each further one after a quarter of an hour.
+    let mut btd = Btd::start(home.path(), &slowly("1 KiB/s"));
+    wait_for("a piece is hashed", within(SECONDS), || {
+        btd.process.assert_running();
+        (btd.metric("btd_hash_bytes_total") > 0.0).then_some(())
+    });
+    btd.stop();
+
+    let mut btd = Btd::start(home.path(), &slowly("unlimited"));
+    wait_for_torrents(&mut btd, "seeding", 1);
+    assert_eq!(btd.metric("btd_check_read_bytes_total"), f64::from(15 << 20));
+    btd.stop();
+}
+
+#[test]
+fn checks_are_paused_and_resumed_by_signals() {
+    let home = Home::new("pause");
+    let mut btd = home.start();
+    btd.process.signal(Signal::USR1);
+    wait_for_log(&mut btd, "SIGUSR1: checks of payload are paused");
+    long_payload(&home, "long", 4);
+    wait_for_torrents(&mut btd, "checking", 1);
+    assert_eq!(btd.metric("btd_checks_paused"), 1.0);
+    // The log tells of a check that goes on every few seconds.
+    let line = wait_for_log(&mut btd, "checking \"long\": ");
+    assert!(line.contains(": 0 % of 4 MiB"), "{line}");
+    assert_eq!(btd.metric("btd_check_read_bytes_total"), 0.0);
+    btd.process.signal(Signal::USR2);
+    wait_for_torrents(&mut btd, "seeding", 1);
+    assert_eq!(btd.metric("btd_checks_paused"), 0.0);
+    btd.stop();
+}
+
+#[test]
+fn a_damaged_session_database_is_set_aside_and_payload_checked_anew() {
+    let home = Home::new("damaged");
+    home.drop_in("a.torrent", &home.payload("a"));
+    let mut btd = home.start();
+    wait_for_torrents(&mut btd, "seeding", 1);
+    btd.stop();
+    let database = home.path().join("state/session.redb");
+    fs::write(&database, "not a database").expect("write");
+    let mut btd = home.start();
+    wait_for_log(&mut btd, "session.redb.bad");
+    wait_for_torrents(&mut btd, "seeding", 1);
+    assert_eq!(btd.metric("btd_check_read_bytes_total"), content("a").len() as f64);
+    btd.stop();
+    assert_eq!(
+        fs::read(home.path().join("state/session.redb.bad")).expect("kept"),
+        b"not a database"
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! The reading and hashing is in [`crate::storage`]; here is the queue, the progress that the log tells, and the torrent
 //! that the shards get for what was found.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -210,10 +210,13 @@ impl Worker {
             Task::Ended => false,
             Task::Place(job) => {
                 if job.progress.inner.is_cancelled() {
+                    self.queue.placed(&job.data_dir);
                     return true;
                 }
                 // Outside of the lock: a folder on a dead network mount holds up this thread only.
-                match self.roots.get(&job.data_dir) {
+                let root = self.roots.get(&job.data_dir);
+                self.queue.placed(&job.data_dir);
+                match root {
                     Ok(root) => {
                         let device = Device::of(&*root);
                         self.queue.place(device, Placed { job, root });
@@ -254,6 +257,8 @@ struct Queue {
 struct QueueState {
     /// Their disk is not known yet.
     fresh: VecDeque<Job>,
+    /// Folders whose disk is being found out: one thread at most waits for a dead network mount.
+    placing: HashSet<PathBuf>,
     devices: HashMap<Device, Lane>,
     closed: bool,
 }
@@ -304,7 +309,10 @@ impl Queue {
                     return Task::Check(*device, placed);
                 }
             }
-            if let Some(job) = state.fresh.pop_front() {
+            let QueueState { fresh, placing, .. } = &mut *state;
+            let free = fresh.iter().position(|job| !placing.contains(&job.data_dir));
+            if let Some(job) = free.and_then(|index| fresh.remove(index)) {
+                placing.insert(job.data_dir.clone());
                 return Task::Place(job);
             }
             state = self.bell.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -313,6 +321,12 @@ impl Queue {
 
     fn place(&self, device: Device, placed: Placed) {
         self.lock().devices.entry(device).or_default().waiting.push_back(placed);
+        self.bell.notify_one();
+    }
+
+    /// What [`Task::Place`] asked for is done.
+    fn placed(&self, folder: &Path) {
+        self.lock().placing.remove(folder);
         self.bell.notify_one();
     }
 
@@ -343,17 +357,22 @@ struct Roots {
 
 impl Roots {
     fn get(&self, path: &Path) -> io::Result<Arc<Root>> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(root) = open.get(path) {
+        // The lock is not held while the filesystem is asked: a dead network mount would stop everybody.
+        let held = self.lock().get(path).cloned();
+        if let Some(root) = held {
             // What was held may have been unmounted or replaced since.
             let (held, there) = (rustix::fs::fstat(root.fd())?, rustix::fs::stat(path)?);
             if (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino) {
-                return Ok(Arc::clone(root));
+                return Ok(root);
             }
         }
         let root = Arc::new(Root::open(path)?);
-        open.insert(path.to_owned(), Arc::clone(&root));
+        self.lock().insert(path.to_owned(), Arc::clone(&root));
         Ok(root)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Arc<Root>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -378,11 +397,8 @@ fn no_root(job: &Job, error: io::Error) -> Result<Found, Error> {
 /// One check, on the thread that called.
 fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store) -> Result<Found, Error> {
     let (meta, info_hash) = (&*job.meta, job.info_hash);
-    let known = match job.trust {
-        true => session.load(&info_hash, meta.geometry.piece_count(), meta.files.len()),
-        false => None,
-    };
-    let mut kept = known.clone();
+    let mut kept = session.load(&info_hash, meta.geometry.piece_count(), meta.files.len());
+    let known = kept.clone().filter(|_| job.trust);
     let memory = Memory {
         known,
         keep: &mut |record| {

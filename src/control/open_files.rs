@@ -8,8 +8,8 @@ const FILES_PER_SHARD_MAX: u64 = 1024;
 const FILES_PER_SHARD_MIN: u64 = 16;
 /// Descriptors of the process beside those: logs, watches, scrapers.
 const OTHERS: u64 = 48;
-/// Descriptors of one check of payload: its ring, the files in it and those kept open.
-const PER_CHECK: u64 = 41;
+/// Descriptors of one check of payload: its ring, the files in it, those kept open and those that hashing threads copy from.
+const PER_CHECK: u64 = 1 + 32 + 8 + 32;
 /// Checks at once, where descriptors are plenty: one for each disk of a large machine.
 const CHECKS_MAX: u64 = 16;
 /// Descriptors of a shard beside its connections and files: ring, doorbell, listeners, what is being closed.
@@ -24,6 +24,17 @@ pub(super) struct Descriptors {
     pub(super) files_per_shard: usize,
     /// Checks of payload that may run at once.
     pub(super) checks: usize,
+}
+
+/// Raises the soft limit to the hard one.
+pub(super) fn raise_soft_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    // Refused: then it stays as it is.
+    let _ = setrlimit(Resource::Nofile, raised);
 }
 
 /// Raises the soft limit to the hard one, and shares it out. Says so if it is not enough for so many connections.
@@ -83,9 +94,9 @@ mod tests {
 
     #[test]
     fn what_is_given_out_is_there() {
-        assert_eq!(of(1024, 8000, 2), (617, 102));
-        assert_eq!(of(1024, 500, 2), (500, 160));
-        for limit in (200..70_000).step_by(111) {
+        assert_eq!(of(1024, 8000, 2), (655, 108));
+        assert_eq!(of(1024, 500, 2), (500, 185));
+        for limit in (250..70_000).step_by(111) {
             for (connections, shards) in [(1, 1), (8000, 2), (200, 4), (1_000_000, 4)] {
                 let (connections, files) = of(limit, connections, shards);
                 let checks = share_out(limit, 1, shards).checks as u64 * PER_CHECK;

@@ -158,6 +158,7 @@ struct Supervisor<'a> {
     torrents: Torrents,
     checks: Checks,
     throttle: Arc<Throttle>,
+    pool: Arc<Pool>,
     session: Arc<Store>,
     checked: mpsc::UnboundedReceiver<Checked>,
     watched: mpsc::Receiver<watch::Told>,
@@ -209,7 +210,11 @@ impl<'a> Supervisor<'a> {
             };
             let listener = TcpListener::bind(plan.listen).await.map_err(refused)?;
             metrics_address = Some(listener.local_addr().map_err(refused)?);
-            let source = Arc::new(Reporter::new(shards.counters(), pool, Arc::clone(&throttle)));
+            let source = Arc::new(Reporter::new(
+                shards.counters(),
+                Arc::clone(&pool),
+                Arc::clone(&throttle),
+            ));
             let served = metrics::server::serve(listener, Arc::clone(&source), plan.hosts.clone());
             tasks.push(tokio::task::spawn_local(served));
             reporter = Some(source);
@@ -234,6 +239,7 @@ impl<'a> Supervisor<'a> {
             torrents: Torrents::default(),
             checks,
             throttle,
+            pool,
             session: Arc::clone(session),
             checked,
             watched,
@@ -427,6 +433,10 @@ impl Supervisor<'_> {
             .torrents
             .settle(*info_hash, *generation, state.clone(), served.clone())
         else {
+            // A check that was cancelled because its torrent went has kept what it knew a moment later than that.
+            if !self.torrents.has(*info_hash) {
+                self.session.remove(*info_hash);
+            }
             return;
         };
         if settled.was_served {
@@ -598,6 +608,8 @@ impl Supervisor<'_> {
                 progress.cancel();
             }
         }
+        // The end of the process ends the hashing threads: one may hang on a dead network mount, and is not waited for.
+        std::mem::forget(self.pool);
         let (checks, session) = (self.checks, self.session);
         let kept = async {
             checks.ended(STOP_DEADLINE / 2).await;

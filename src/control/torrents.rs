@@ -279,6 +279,11 @@ impl Torrents {
         self.by_hash.values()
     }
 
+    /// Whether there is this one.
+    pub(super) fn has(&self, info_hash: InfoHash) -> bool {
+        self.by_hash.contains_key(&info_hash)
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.by_hash.len()

@@ -3,6 +3,8 @@
 //! [`check`] blocks: it is called on a thread of its own, once per torrent; several at once share one pool. It never
 //! fails because of what is on the disk. Nothing is written, truncated or renamed here, whatever it finds.
 
+use std::time::{Duration, Instant};
+
 use super::layout::Layout;
 pub use super::payload::FileState;
 use super::payload::Payload;
@@ -13,6 +15,9 @@ use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::PieceIndex;
 use crate::proto::metainfo::Metainfo;
 use crate::session::Record;
+
+/// How long files are synced when somebody wants the check to end.
+const SYNC_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What [`check`] found.
 #[derive(Debug, Clone)]
@@ -73,12 +78,17 @@ pub fn check(
         have: Bitfield::new(piece_count),
         wrong: Bitfield::new(piece_count),
         known_count: 0,
+        progress,
         keep,
     };
     if let Some(record) = known {
         verifier.take_over(&record, &payload);
     }
-    pieces::run(&metainfo.geometry, &mut payload, means, progress, &mut verifier)?;
+    if verifier.known_count == piece_count {
+        progress.add(metainfo.geometry.total_len());
+    } else {
+        pieces::run(&metainfo.geometry, &mut payload, means, progress, &mut verifier)?;
+    }
     payload.look_again();
     if !payload.states().iter().all(FileState::is_ok) {
         let geometry = &metainfo.geometry;
@@ -89,7 +99,7 @@ pub fn check(
             }
         }
     }
-    verifier.settled_below(piece_count, &mut payload);
+    verifier.keep(piece_count, &mut payload);
     Ok(CheckReport {
         have: verifier.have,
         wrong: verifier.wrong,
@@ -103,6 +113,7 @@ struct Verifier<'a, 'k> {
     have: Bitfield,
     wrong: Bitfield,
     known_count: u32,
+    progress: &'a Progress,
     keep: Option<&'k mut dyn FnMut(Record)>,
 }
 
@@ -114,7 +125,7 @@ impl Verifier<'_, '_> {
             .map(|(then, now)| then.is_some() && then == now)
             .collect();
         let geometry = &self.metainfo.geometry;
-        for piece in geometry.pieces().take(record.judged as usize) {
+        for piece in geometry.pieces() {
             let judged = match (record.have.get(piece), record.wrong.get(piece)) {
                 (true, _) => &mut self.have,
                 (_, true) => &mut self.wrong,
@@ -126,6 +137,19 @@ impl Verifier<'_, '_> {
                 self.known_count += 1;
             }
         }
+    }
+
+    /// Gives away what is known now. The files have just been looked at again.
+    fn keep(&mut self, judged: u32, payload: &mut Payload<'_>) {
+        let Some(keep) = &mut self.keep else { return };
+        let began = Instant::now();
+        payload.sync_young(|| !self.progress.is_cancelled() || began.elapsed() < SYNC_PATIENCE);
+        keep(Record {
+            have: self.have.clone(),
+            wrong: self.wrong.clone(),
+            judged,
+            files: payload.stamps().to_vec(),
+        });
     }
 
     fn is_there(&self, piece: PieceIndex, payload: &Payload<'_>) -> bool {
@@ -152,13 +176,9 @@ impl Visitor for Verifier<'_, '_> {
     }
 
     fn settled_below(&mut self, piece: u32, payload: &mut Payload<'_>) {
-        let Some(keep) = &mut self.keep else { return };
-        payload.sync_young();
-        keep(Record {
-            have: self.have.clone(),
-            wrong: self.wrong.clone(),
-            judged: piece,
-            files: payload.stamps().to_vec(),
-        });
+        if self.keep.is_some() {
+            payload.look_again();
+            self.keep(piece, payload);
+        }
     }
 }

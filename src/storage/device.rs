@@ -8,12 +8,12 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use rustix::fs::{FileType, makedev};
+use rustix::fs::{AtFlags, FileType, StatxFlags, makedev};
 
 /// One disk, or what stands for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Device {
-    /// `st_dev` of the filesystem.
+    /// The disk's device number, or the filesystem's where the disk is not known.
     id: u64,
     /// Whether reading here and there is much slower than reading on.
     pub seeks: bool,
@@ -24,40 +24,53 @@ impl Device {
     #[must_use]
     pub fn of(fd: impl AsFd) -> Self {
         // The descriptor is open, so this cannot fail for want of it; if it does, all such count as one device.
-        let id = rustix::fs::fstat(fd).map_or(0, |stat| stat.st_dev);
-        let seeks = rotational(Path::new("/sys/dev/block"), id).or_else(|| {
-            let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-            let source = rustix::fs::stat(source_of(&mounts, id)?).ok()?;
-            let is_device = FileType::from_raw_mode(source.st_mode) == FileType::BlockDevice;
-            is_device.then(|| rotational(Path::new("/sys/dev/block"), source.st_rdev))?
-        });
-        Self {
-            id,
-            seeks: seeks.unwrap_or(false),
-        }
+        let id = rustix::fs::fstat(&fd).map_or(0, |stat| stat.st_dev);
+        let sys = Path::new("/sys/dev/block");
+        let unknown = Self { id, seeks: false };
+        disk(sys, id)
+            .or_else(|| disk(sys, mounted_from(fd)?))
+            .unwrap_or(unknown)
     }
 }
 
-/// What the kernel says of a block device.
-fn rotational(sys: &Path, id: u64) -> Option<bool> {
+/// The disk that a block device is, or is a partition of.
+fn disk(sys: &Path, id: u64) -> Option<Device> {
     let device = sys.join(format!("{}:{}", rustix::fs::major(id), rustix::fs::minor(id)));
-    ["queue/rotational", "../queue/rotational"].iter().find_map(|file| {
-        let text = fs::read_to_string(device.join(file)).ok()?;
-        match text.trim() {
-            "0" => Some(false),
-            "1" => Some(true),
-            _ => None,
-        }
+    [device.clone(), device.join("..")].iter().find_map(|disk| {
+        let seeks = match fs::read_to_string(disk.join("queue/rotational")).ok()?.trim() {
+            "0" => false,
+            "1" => true,
+            _ => return None,
+        };
+        let id = fs::read_to_string(disk.join("dev"))
+            .ok()
+            .and_then(|text| number(text.trim()))
+            .unwrap_or(id);
+        Some(Device { id, seeks })
     })
 }
 
-/// The device that a filesystem was mounted from, proc_pid_mountinfo(5): `36 35 98:0 /root /mnt rw - ext4 /dev/sda1 rw`.
-fn source_of(mounts: &str, id: u64) -> Option<&str> {
+/// The block device that the mount of a file was made from. By the mount's id, statx(2): the `st_dev` of a btrfs subvolume
+/// is nowhere else to be found.
+fn mounted_from(fd: impl AsFd) -> Option<u64> {
+    let stat = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let source = rustix::fs::stat(source_of(&mounts, stat.stx_mnt_id)?).ok()?;
+    (FileType::from_raw_mode(source.st_mode) == FileType::BlockDevice).then_some(source.st_rdev)
+}
+
+/// What a mount was made from, proc_pid_mountinfo(5): `36 35 98:0 /root /mnt rw - ext4 /dev/sda1 rw`.
+fn source_of(mounts: &str, mount: u64) -> Option<&str> {
     mounts.lines().find_map(|line| {
         let (fields, rest) = line.split_once(" - ")?;
-        let (major, minor) = fields.split(' ').nth(2)?.split_once(':')?;
-        (makedev(major.parse().ok()?, minor.parse().ok()?) == id).then(|| rest.split(' ').nth(1))?
+        (fields.split(' ').next()?.parse() == Ok(mount)).then(|| rest.split(' ').nth(1))?
     })
+}
+
+/// `8:1` as a device number.
+fn number(text: &str) -> Option<u64> {
+    let (major, minor) = text.split_once(':')?;
+    Some(makedev(major.parse().ok()?, minor.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -74,11 +87,21 @@ mod tests {
         for (name, target) in [("8:0", disk.clone()), ("8:1", disk.join("sda1"))] {
             std::os::unix::fs::symlink(target, temp.path().join(name)).unwrap();
         }
-        assert_eq!(rotational(temp.path(), makedev(8, 0)), Some(true));
-        assert_eq!(rotational(temp.path(), makedev(8, 1)), Some(true));
-        assert_eq!(rotational(temp.path(), makedev(8, 2)), None);
+        fs::write(disk.join("dev"), "8:0\n").unwrap();
+        let (id, found) = (makedev(8, 0), |minor| disk_at(temp.path(), minor));
+        assert_eq!(found(0), Some(Device { id, seeks: true }));
+        assert_eq!(
+            found(1),
+            Some(Device { id, seeks: true }),
+            "a head reads one of them at a time"
+        );
+        assert_eq!(found(2), None);
         fs::write(disk.join("queue/rotational"), "0\n").unwrap();
-        assert_eq!(rotational(temp.path(), makedev(8, 1)), Some(false));
+        assert_eq!(found(1), Some(Device { id, seeks: false }));
+    }
+
+    fn disk_at(sys: &Path, minor: u32) -> Option<Device> {
+        super::disk(sys, makedev(8, minor))
     }
 
     #[test]
@@ -86,9 +109,9 @@ mod tests {
         let mounts = "21 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n\
                       30 21 0:33 /@home /home rw,relatime shared:2 - btrfs /dev/sdb rw,subvol=/@home\n\
                       31 21 0:40 / /tmp rw - tmpfs tmpfs rw\n";
-        assert_eq!(source_of(mounts, makedev(0, 33)), Some("/dev/sdb"));
-        assert_eq!(source_of(mounts, makedev(0, 40)), Some("tmpfs"));
-        assert_eq!(source_of(mounts, makedev(0, 41)), None);
+        assert_eq!(source_of(mounts, 30), Some("/dev/sdb"));
+        assert_eq!(source_of(mounts, 31), Some("tmpfs"));
+        assert_eq!(source_of(mounts, 3), None);
     }
 
     #[test]

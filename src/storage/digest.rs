@@ -22,6 +22,11 @@ pub enum Error {
         /// What is wrong with it.
         state: FileState,
     },
+    /// A file could not be read, and is in order now.
+    #[error(
+        "a file could not be read while it was hashed, and is there again now (hint: nothing may change it meanwhile)"
+    )]
+    Unsteady,
     /// The run itself was ended.
     #[error(transparent)]
     Run(#[from] pieces::Error),
@@ -49,10 +54,9 @@ pub fn digests(
     pieces::run(geometry, &mut payload, means, progress, &mut collector)?;
     payload.look_again();
     all_ok(&payload)?;
-    assert!(
-        !collector.failed,
-        "a piece could not be read, and all files are in order"
-    );
+    if collector.failed {
+        return Err(Error::Unsteady);
+    }
     Ok(collector.digests)
 }
 

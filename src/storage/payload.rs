@@ -34,6 +34,9 @@ use rustix::io::{Errno, ReadWriteFlags};
 /// Failing reads of one file after which the rest of it is left alone: a dying disk takes seconds for each.
 const READ_ERRORS_MAX: u32 = 16;
 
+/// The longest tick of a filesystem's clock (FAT).
+const TICK_SECONDS: i64 = 2;
+
 /// For how long a file counts as changed lately.
 const YOUNG_SECONDS: u64 = 120;
 
@@ -41,7 +44,7 @@ const YOUNG_SECONDS: u64 = 120;
 const FILES_OPEN_MAX: usize = 4;
 
 /// Parts of one stretch at most, each with its file open; further ones are read at once, plainly.
-const PARTS_MAX: usize = 4;
+pub(super) const PARTS_MAX: usize = 4;
 
 /// What direct reads are aligned to, in the file and in memory: no filesystem in use asks for more than a page.
 pub(super) const ALIGNMENT: usize = 4096;
@@ -238,11 +241,14 @@ impl<'a> Payload<'a> {
                 true => (FileState::Ok, None),
                 false => measure(root, entry),
             };
-            if metadata.as_ref().is_some_and(|metadata| is_young(metadata, now)) {
+            if metadata
+                .as_ref()
+                .is_some_and(|found| !found.clean || is_young(&found.metadata, now))
+            {
                 young.push(index);
             }
             states.push(state);
-            stamps.push(metadata.map(|metadata| stamp(&metadata)));
+            stamps.push(metadata.and_then(|found| settled_stamp(&found.metadata, now)));
         }
         let readable = files
             .iter()
@@ -271,10 +277,13 @@ impl<'a> Payload<'a> {
             .all(|span| span.pad || span.offset + span.len <= self.readable[span.file as usize])
     }
 
-    /// The bytes of a piece for whoever is to copy them out of the page cache; `None` unless all of them are there.
-    pub(super) fn cached(&mut self, offset: u64, len: u64) -> Option<CachedBytes> {
+    /// The bytes of a piece for whoever is to copy them out of the page cache, and how many files that keeps open beside
+    /// the one opened last; `None` unless all of them are there.
+    pub(super) fn cached(&mut self, offset: u64, len: u64) -> Option<(CachedBytes, usize)> {
         let layout = self.layout;
         let mut parts = VecDeque::new();
+        let last = self.open.last().map(|open| open.index);
+        let mut more_files = 0;
         for span in layout.spans(offset, len) {
             let readable = span.pad || span.offset + span.len <= self.readable[span.file as usize];
             if !readable || parts.len() == PARTS_MAX {
@@ -284,6 +293,7 @@ impl<'a> Payload<'a> {
                 true => None,
                 false => Some(self.file(span.file).ok()?),
             };
+            more_files += usize::from(file.is_some() && last != Some(span.file));
             if file
                 .as_ref()
                 .is_some_and(|file| !page_cache::is_cached(file, span.offset, span.len))
@@ -293,7 +303,7 @@ impl<'a> Payload<'a> {
             let (offset, len) = (span.offset, span.len);
             parts.push_back(CachedPart { file, offset, len });
         }
-        Some(CachedBytes::new(parts, len))
+        Some((CachedBytes::new(parts, len), more_files))
     }
 
     /// Whether the first of these bytes are in the page cache, so that no disk has to seek for them.
@@ -345,13 +355,7 @@ impl<'a> Payload<'a> {
         if span.offset + span.len > self.readable[span.file as usize] {
             return gap;
         }
-        let file = match self.file(span.file) {
-            Ok(file) => file,
-            Err(state) => {
-                self.states[span.file as usize] = state;
-                return gap;
-            }
-        };
+        let Ok(file) = self.file(span.file) else { return gap };
         let index = plan.parts.len();
         if index == PARTS_MAX {
             let read = self.read(span, &mut buffer[free..free + len], 0);
@@ -415,7 +419,11 @@ impl<'a> Payload<'a> {
             if entry.pad || !matches!(self.states[index], FileState::Ok | FileState::Longer { .. }) {
                 continue;
             }
-            let (state, _) = measure(self.root, entry);
+            let (state, found) = measure(self.root, entry);
+            // What was read may be older than what is there now, or newer than what the stamp is of.
+            if found.map(|found| stamp(&found.metadata)) != self.stamps[index] {
+                self.stamps[index] = None;
+            }
             let readable = readable_len(entry, &state);
             self.readable[index] = self.readable[index].min(readable);
             self.states[index] = state;
@@ -456,13 +464,15 @@ impl<'a> Payload<'a> {
             .map(|span| span.file as usize)
     }
 
-    /// Sees to it that what was read of files changed lately would be there after a power cut. Once is enough: whoever
-    /// changes a file again changes its [`FileStamp`] too.
-    pub(super) fn sync_young(&mut self) {
+    /// Sees to it that what was read of files changed lately would be there after a power cut, for as long as `keep_going`
+    /// says; the others have no stamp any more. Once is enough: whoever changes a file again changes its stamp too.
+    pub(super) fn sync_young(&mut self, keep_going: impl Fn() -> bool) {
         for index in std::mem::take(&mut self.young) {
-            if let Ok(file) = self.root.open_file(&self.files[index as usize].path) {
-                // One that fails has pages that will not be read again either.
-                let _ = rustix::fs::fdatasync(&file);
+            let path = &self.files[index as usize].path;
+            let synced = || rustix::fs::fdatasync(self.root.open_file(path).map_err(OpenError::errno)?);
+            // After a sync that failed the kernel may call pages clean that never reached the disk.
+            if !keep_going() || synced().is_err() {
+                self.stamps[index as usize] = None;
             }
         }
     }
@@ -504,7 +514,8 @@ impl<'a> Payload<'a> {
         false
     }
 
-    /// The file, open. An error leaves nothing more to be read of it.
+    /// The file, open. An error is its state from now on, and leaves nothing more to be read of it, unless it is for want
+    /// of descriptors.
     fn file(&mut self, index: u32) -> Result<Arc<File>, FileState> {
         if let Some(at) = self.open.iter().position(|open| open.index == index) {
             let open = self.open.remove(at);
@@ -513,8 +524,12 @@ impl<'a> Payload<'a> {
             return Ok(file);
         }
         let file = self.root.open_file(&self.files[index as usize].path).map_err(|error| {
-            self.readable[index as usize] = 0;
-            FileState::from(error)
+            let state = FileState::from(error);
+            self.states[index as usize] = state;
+            if error != OpenError::TooManyOpen {
+                self.readable[index as usize] = 0;
+            }
+            state
         })?;
         let file = Arc::new(file);
         if self.open.len() == FILES_OPEN_MAX {
@@ -544,11 +559,22 @@ impl<'a> Payload<'a> {
     }
 }
 
-fn measure(root: &Root, entry: &FileEntry) -> (FileState, Option<Metadata>) {
+/// What the system says of a regular file.
+struct Found {
+    metadata: Metadata,
+    /// See [`page_cache::is_clean`].
+    clean: bool,
+}
+
+fn measure(root: &Root, entry: &FileEntry) -> (FileState, Option<Found>) {
     match root.open_file(&entry.path) {
         Err(error) => (error.into(), None),
         Ok(file) => match file.metadata() {
-            Ok(metadata) => (FileState::of_len(metadata.len(), entry.len), Some(metadata)),
+            Ok(metadata) => {
+                let state = FileState::of_len(metadata.len(), entry.len);
+                let clean = page_cache::is_clean(&file);
+                (state, Some(Found { metadata, clean }))
+            }
             Err(error) => {
                 let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
                 (FileState::Unreadable(OpenError::Other(errno)), None)
@@ -566,6 +592,16 @@ fn stamp(metadata: &Metadata) -> FileStamp {
             .saturating_mul(1_000_000_000)
             .saturating_add(metadata.mtime_nsec()),
     }
+}
+
+/// The stamp of a file that was not changed within the last moments: filesystems count time in ticks, up to two seconds
+/// long, and another change within the same tick would not be seen.
+fn settled_stamp(metadata: &Metadata, now: SystemTime) -> Option<FileStamp> {
+    let now = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let settled = metadata.mtime().saturating_add(TICK_SECONDS) < i64::try_from(now).unwrap_or(i64::MAX);
+    settled.then(|| stamp(metadata))
 }
 
 /// Whether the kernel may not have written all of a file: it begins after 30 s (vm.dirty_expire_centisecs), and nobody can

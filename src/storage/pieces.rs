@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::buffers::Buffers;
 use super::order::{Cursor, Next, Order};
-use super::payload::{Payload, Plan, slack};
+use super::payload::{PARTS_MAX, Payload, Plan, slack};
 use super::throttle::Throttle;
 use crate::hashing::pool::Refused;
 use crate::hashing::{Done, Hasher, Job, Outcome, Pool, Source, Then};
@@ -25,6 +25,12 @@ use slab::Slab;
 
 /// In the tag of a job: it is a whole piece that a worker copies for itself.
 const WHOLE: u64 = 1 << 32;
+
+/// In the tag of such a job, from this bit on: how many files it keeps open.
+const FILES_SHIFT: u32 = 33;
+
+/// Files that such jobs keep open at most; another may go beyond by [`PARTS_MAX`].
+const WHOLE_FILES_MAX: usize = 28;
 
 /// What is read at once. Measured from 128 KiB to 1 MiB, pieces of 1 MiB: the longer, the fewer wake-ups (PERF.md).
 const STRETCH_LEN: usize = 1 << 20;
@@ -58,6 +64,10 @@ impl Progress {
     /// Bytes of the torrent that are settled, whether they were good, bad or not there. Ends at the torrent's length.
     pub fn bytes_done(&self) -> u64 {
         self.bytes_done.load(Relaxed)
+    }
+
+    pub(super) fn add(&self, bytes: u64) {
+        self.bytes_done.fetch_add(bytes, Relaxed);
     }
 
     /// Makes the check end soon, with [`Error::Cancelled`].
@@ -131,7 +141,9 @@ pub(super) fn run(
         reply,
         replies,
         // Where there is none (a kernel or container without io_uring), payload is read plainly.
-        reader: wanted.then(|| FileReader::new(READS_MAX as u32 * 2).ok()).flatten(),
+        reader: wanted
+            .then(|| FileReader::new((READS_MAX * PARTS_MAX) as u32).ok())
+            .flatten(),
         order: Order::new(geometry, geometry.pieces(), stretch_len as u32),
         lanes,
         reading: Slab::new(),
@@ -140,6 +152,7 @@ pub(super) fn run(
         jobs_out: 0,
         whole_out: 0,
         whole_max: (2 * lanes).max(WHOLE_MIN),
+        whole_files: 0,
         not_cached_below: 0,
         settled: Settled::default(),
         saved_at: Instant::now(),
@@ -184,6 +197,8 @@ struct Run<'a, 'p, V, I: Iterator> {
     /// Pieces that a worker copies for itself, and how many there may be.
     whole_out: usize,
     whole_max: usize,
+    /// Files that those keep open.
+    whole_files: usize,
     /// Bytes of the torrent before this one are not looked for in the page cache once more.
     not_cached_below: u64,
     settled: Settled,
@@ -252,8 +267,8 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
             let beside_peers = self.means.throttle.is_beside_peers(now);
             let reads_max = if beside_peers { 1 } else { READS_MAX };
             let mut held_up = None;
-            while !ended && self.reading.len() < reads_max && self.buffers.any_left() && self.whole_out < self.whole_max
-            {
+            while !ended && self.reading.len() < reads_max && self.may_begin() {
+                self.pass_unwanted();
                 let rest = self.rest_until.saturating_duration_since(now);
                 let rest = (beside_peers && !rest.is_zero()).then_some(rest);
                 held_up = self
@@ -296,7 +311,7 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
                 }
             }
             if self.jobs_out > 0 {
-                let may_begin = self.buffers.any_left() && self.whole_out < self.whole_max;
+                let may_begin = self.may_begin();
                 if self.reader.is_none() && !ended && held_up.is_none() && may_begin {
                     continue;
                 }
@@ -327,15 +342,30 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
             return Ok(false);
         };
         let len = u64::from(self.geometry.piece_len(piece));
-        let Some(source) = self.payload.cached(offset, len) else {
+        let Some((source, files)) = self.payload.cached(offset, len) else {
             self.not_cached_below = offset + STRETCH_LEN as u64;
             return Ok(false);
         };
         self.order.take_whole();
         self.means.throttle.spend(len, now);
         self.whole_out += 1;
-        self.submit(piece, Hasher::new(), Vec::new(), Some(Box::new(source)), then)?;
+        self.whole_files += files;
+        self.submit(piece, Hasher::new(), Vec::new(), Some((Box::new(source), files)), then)?;
         Ok(true)
+    }
+
+    /// Passes pieces that nobody wants, which costs no reading, whatever rate or pause there is.
+    fn pass_unwanted(&mut self) {
+        while let Some(piece) = self.order.begins_next()
+            && self.visitor.wanted(piece, self.payload).is_none()
+        {
+            self.order.take_whole();
+            self.settle(piece);
+        }
+    }
+
+    fn may_begin(&self) -> bool {
+        self.buffers.any_left() && self.whole_out < self.whole_max && self.whole_files < WHOLE_FILES_MAX
     }
 
     /// Begins the next stretch, with `alone` none of a piece that is not being read yet. False when there is none.
@@ -392,7 +422,7 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
         let mut plan = self.payload.plan(offset, len, &mut buf);
         let parts = std::mem::take(&mut plan.parts);
         let stretch = Stretch {
-            begun: now,
+            begun: Instant::now(),
             offset,
             plan,
             what,
@@ -402,7 +432,12 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
                 let tag = self.reading.insert(stretch) as u64;
                 reader.submit(Gather { tag, buf, parts });
             }
-            _ => self.on_read(stretch, &parts, buf)?,
+            _ => {
+                let begun = stretch.begun;
+                self.on_read(stretch, &parts, buf)?;
+                let now = Instant::now();
+                self.rest_until = now + self.means.throttle.rest(now - begun);
+            }
         }
         Ok(true)
     }
@@ -495,16 +530,18 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
         piece: PieceIndex,
         hasher: Hasher,
         buffers: Vec<Bytes>,
-        source: Option<Box<dyn Source>>,
+        source: Option<(Box<dyn Source>, usize)>,
         then: Then,
     ) -> Result<(), Error> {
         let reply = self.reply.clone();
-        let whole = if source.is_some() { WHOLE } else { 0 };
+        let whole = source
+            .as_ref()
+            .map_or(0, |(_, files)| WHOLE | (*files as u64) << FILES_SHIFT);
         let mut job = Job {
             tag: u64::from(piece.get()) | whole,
             hasher,
             buffers,
-            source,
+            source: source.map(|(source, _)| source),
             then,
             reply,
         };
@@ -528,6 +565,7 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
             self.buffers.give_back(buffer);
         }
         self.whole_out -= usize::from(done.tag & WHOLE != 0);
+        self.whole_files -= (done.tag >> FILES_SHIFT) as usize;
         let piece = self.geometry.piece_index(done.tag as u32);
         let piece = piece.expect("the tag is the index of a piece");
         match done.outcome {
@@ -573,7 +611,7 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
 
     fn settle(&mut self, piece: PieceIndex) {
         let len = u64::from(self.geometry.piece_len(piece));
-        self.progress.bytes_done.fetch_add(len, Relaxed);
+        self.progress.add(len);
         self.settled.add(piece.get());
     }
 

@@ -33,7 +33,8 @@ fn fixture(piece_len: u32, files: &[(&str, usize, bool)]) -> Fixture {
         if !pad {
             let on_disk = temp.path().join("t").join(path);
             std::fs::create_dir_all(on_disk.parent().unwrap()).unwrap();
-            std::fs::write(on_disk, &payload[from..]).unwrap();
+            std::fs::write(&on_disk, &payload[from..]).unwrap();
+            age(&on_disk);
         }
         new_files.push(NewFile {
             path: RelPath::parse(path).unwrap(),
@@ -105,6 +106,13 @@ impl Fixture {
         bytes[at] ^= 0x10;
         std::fs::write(self.path(file), bytes).unwrap();
     }
+}
+
+/// Makes a file look as if it had not been changed within the last hour: stamps of younger ones are not relied on.
+fn age(path: &Path) {
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    let hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    file.set_modified(hour_ago).unwrap();
 }
 
 fn indexes(pieces: &crate::proto::bitfield::Bitfield) -> Vec<u32> {
@@ -398,6 +406,7 @@ fn check_knowing(
 fn what_is_known_of_unchanged_files_is_not_read_again() {
     let fixture = fixture(1024, &[("a", 5000, false), ("b", 5000, false), ("c", 5000, false)]);
     fixture.flip("c", 4999);
+    age(&fixture.path("c"));
     let (first, kept) = check_knowing(&fixture, &Throttle::default(), None, &Progress::default());
     let (first, record) = (first.unwrap(), kept.last().unwrap().clone());
     assert_eq!((first.known_count, record.judged), (0, 15));
@@ -423,15 +432,14 @@ fn what_is_known_of_unchanged_files_is_not_read_again() {
 }
 
 #[test]
-fn pieces_that_were_not_judged_or_could_not_be_read_are_read() {
+fn pieces_that_were_not_judged_are_read() {
     let fixture = fixture(1024, &[("a", 10_240, false)]);
     let (_, kept) = check_knowing(&fixture, &Throttle::default(), None, &Progress::default());
     let mut record = kept.last().unwrap().clone();
-    record.judged = 7;
     record.have.clear(fixture.metainfo.geometry.piece_index(2).unwrap());
     let (report, _) = check_knowing(&fixture, &Throttle::default(), Some(record), &Progress::default());
     let report = report.unwrap();
-    assert_eq!((report.known_count, report.have.is_full()), (6, true));
+    assert_eq!((report.known_count, report.have.is_full()), (9, true));
 }
 
 #[test]
@@ -620,4 +628,30 @@ fn a_file_cut_off_between_the_look_at_the_cache_and_the_copy_is_too_short() {
     assert_eq!(report.files[0], FileState::Shorter { have, want });
     assert_eq!(indexes(&report.have), [0, 1, 2, 3, 4]);
     assert_eq!(report.wrong.count(), 0);
+}
+
+#[test]
+fn what_changes_while_it_is_checked_or_did_a_moment_ago_is_not_known_afterwards() {
+    let fixture = fixture(
+        1 << 20,
+        &[("a", 16 << 20, false), ("b", 1000, false), ("c", 1000, false)],
+    );
+    fixture.flip("c", 0);
+    fixture.flip("c", 0);
+    let (progress, throttle) = (Progress::default(), Throttle::new(Some(1), None));
+    let kept = std::thread::scope(|scope| {
+        let check = scope.spawn(|| check_knowing(&fixture, &throttle, None, &progress));
+        while progress.bytes_done() < 1 << 20 {
+            std::thread::yield_now();
+        }
+        // The same bytes once more, which whoever read them before could not know.
+        let bytes = std::fs::read(fixture.path("a")).unwrap();
+        std::fs::write(fixture.path("a"), bytes).unwrap();
+        throttle.lift();
+        let (report, kept) = check.join().unwrap();
+        assert!(report.unwrap().is_whole());
+        kept
+    });
+    let stamped: Vec<bool> = kept.last().unwrap().files.iter().map(Option::is_some).collect();
+    assert_eq!(stamped, [false, true, false]);
 }

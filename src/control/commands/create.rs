@@ -16,6 +16,7 @@ use std::time::SystemTime;
 
 use super::{Error, print, progress, tell};
 use crate::control::config::display_size;
+use crate::control::open_files;
 use crate::hashing::{Pool, PoolConfig};
 use crate::proto::geometry::{Geometry, PIECE_LEN_MAX, TOTAL_LEN_MAX};
 use crate::proto::metainfo::{FileEntry, Metainfo, NewContent, NewFile, NewTorrent, encode};
@@ -147,6 +148,7 @@ fn hash(tree: &Tree, geometry: &Geometry) -> Result<Vec<[u8; 20]>, Error> {
         entry
     };
     let entries: Vec<FileEntry> = tree.files.iter().map(&mut entry).collect();
+    open_files::raise_soft_limit();
     let pool = Pool::start(PoolConfig::default()).map_err(Error::Threads)?;
     let done = Progress::default();
     let means = Means {
@@ -159,6 +161,10 @@ fn hash(tree: &Tree, geometry: &Geometry) -> Result<Vec<[u8; 20]>, Error> {
         digest::Error::File { file, state } => Error::Payload {
             path: tree.root.join(entries[file].path.as_path()),
             reason: format!("cannot be hashed, or changed while it was: {state}"),
+        },
+        error @ digest::Error::Unsteady => Error::Payload {
+            path: tree.root.clone(),
+            reason: error.to_string(),
         },
         digest::Error::Run(error) => Error::Ended(error),
     })

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Error, print, progress, tell};
 use crate::control::config::display_size;
-use crate::control::torrent_file;
+use crate::control::{open_files, torrent_file};
 use crate::hashing::{Pool, PoolConfig};
 use crate::proto::metainfo::Metainfo;
 use crate::proto::path::escaped;
@@ -41,6 +41,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
         step: "cannot open the data folder",
         error,
     })?;
+    open_files::raise_soft_limit();
     let pool = Pool::start(PoolConfig::default()).map_err(Error::Threads)?;
     let done = Progress::default();
     let total = metainfo.geometry.total_len();

@@ -141,7 +141,8 @@ impl FileReader {
             let submission = self.ring.submission();
             let more = submission.cq_overflow() || submission.taskrun();
             drop(submission);
-            if !more && self.waiting.is_empty() {
+            let full = self.parts_in_flight == self.entries;
+            if !more && (self.waiting.is_empty() || full) {
                 return Ok(());
             }
             at_most = Timespec::from(Duration::ZERO);
@@ -314,6 +315,19 @@ mod tests {
         assert_eq!(reader.in_flight(), 1);
         drop(reader);
         assert_eq!(Arc::strong_count(&never), 1, "nothing was left behind");
+    }
+
+    #[test]
+    fn a_turn_ends_while_more_reads_hang_than_the_ring_has_entries() {
+        let (read_end, _write_end) = rustix::pipe::pipe().unwrap();
+        let never = Arc::new(File::from(read_end));
+        let mut reader = FileReader::new(2).unwrap();
+        let parts = (0..5).map(|at| part(&never, u64::MAX, at, 1)).collect();
+        reader.submit(gather(0, 5, parts));
+        let mut out = Vec::new();
+        reader.turn(Duration::ZERO, &mut out).unwrap();
+        reader.turn(Duration::from_millis(1), &mut out).unwrap();
+        assert_eq!((out.len(), reader.in_flight()), (0, 1));
     }
 
     #[test]

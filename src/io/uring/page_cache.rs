@@ -30,12 +30,24 @@ struct Stat {
 /// where the kernel does not know or does not tell: before Linux 6.5, or of a file that is neither ours nor writable.
 #[must_use]
 pub fn is_cached(file: &File, offset: u64, len: u64) -> bool {
+    let pages = (offset + len).div_ceil(PAGE_LEN) - offset / PAGE_LEN;
+    len > 0 && stat(file, offset, len).is_some_and(|stat| stat.cached >= pages)
+}
+
+/// Whether the disk has all that was written to a file, as far as the kernel tells: a page that is not known to be clean
+/// is none.
+#[must_use]
+pub fn is_clean(file: &File) -> bool {
+    // A length of 0 means to the end.
+    stat(file, 0, 0).is_some_and(|stat| stat.dirty == 0 && stat.writeback == 0)
+}
+
+fn stat(file: &File, offset: u64, len: u64) -> Option<Stat> {
     let range = Range { offset, len };
     let mut stat = Stat::default();
     // SAFETY: both structures live in this frame and have the layout the call is documented with; it writes to `stat` only.
     let result = unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), &raw const range, &raw mut stat, 0) };
-    let pages = (offset + len).div_ceil(PAGE_LEN) - offset / PAGE_LEN;
-    result == 0 && len > 0 && stat.cached >= pages
+    (result == 0).then_some(stat)
 }
 
 #[cfg(test)]
@@ -53,5 +65,7 @@ mod tests {
         assert_eq!(is_cached(&file, 4095, 2), known);
         assert!(!is_cached(&file, 0, 20_000));
         assert!(!is_cached(&file, 0, 0));
+        file.sync_all().unwrap();
+        assert_eq!(is_clean(&file), known);
     }
 }
