@@ -38,7 +38,7 @@ const TOP_KEYS: [&str; 2] = ["state-dir", "watch"];
 /// What the daemon is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where btd keeps its own files: `lock`, `ports.json`.
+    /// Where btd keeps its own files: `lock`, `session.redb`, `ports.json`.
     pub state_dir: PathBuf,
     /// The listening sockets and how many peers may connect.
     pub peers: Peers,
