@@ -572,7 +572,7 @@ fn checks_are_paused_and_resumed_by_signals() {
     assert_eq!(btd.metric("btd_checks_paused"), 1.0);
     // The log tells of a check that goes on every few seconds.
     let line = wait_for_log(&mut btd, "checking \"long\": ");
-    assert!(line.contains(": 0 % of 4 MiB"), "{line}");
+    assert!(line.contains(": paused at 0 % of 4 MiB"), "{line}");
     assert_eq!(btd.metric("btd_check_read_bytes_total"), 0.0);
     btd.process.signal(Signal::USR2);
     wait_for_torrents(&mut btd, "seeding", 1);

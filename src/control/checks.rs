@@ -65,20 +65,28 @@ impl Progress {
             .map_or(0.0, |started| started.elapsed().as_secs_f64())
     }
 
-    /// `42 % of 12.3 GiB, 1.9 GB/s, 4 s left`, or nothing while it waits for its turn.
-    pub(super) fn line(&self) -> Option<String> {
+    /// `42 % of 12.3 GiB, 1.9 GB/s, 4 s left`, or nothing while it waits for its turn. Paused, it has no rate.
+    pub(super) fn line(&self, paused: bool) -> Option<String> {
         self.started.get()?;
-        Some(line(self.inner.bytes_done(), self.total, self.seconds()))
+        let seconds = self.seconds();
+        Some(match paused {
+            true => format!(
+                "paused at {} (SIGUSR2 lets it go on)",
+                share(self.inner.bytes_done(), self.total)
+            ),
+            false => line(self.inner.bytes_done(), self.total, seconds),
+        })
     }
 }
 
+/// `42 % of 12.3 GiB`.
+fn share(done: u64, total: u64) -> String {
+    let percent = (u128::from(done) * 100).checked_div(u128::from(total)).unwrap_or(100);
+    format!("{percent} % of {}", display_size(total))
+}
+
 fn line(done: u64, total: u64, seconds: f64) -> String {
-    let percent = if total == 0 {
-        100
-    } else {
-        u128::from(done) * 100 / u128::from(total)
-    };
-    let mut line = format!("{percent} % of {}", display_size(total));
+    let mut line = share(done, total);
     let rate = done as f64 / seconds.max(0.001);
     if rate >= 1.0 {
         let left = total.saturating_sub(done) as f64 / rate;
@@ -448,6 +456,6 @@ mod tests {
 
     #[test]
     fn a_check_that_waits_has_no_line() {
-        assert_eq!(Progress::new(10).line(), None);
+        assert_eq!(Progress::new(10).line(false), None);
     }
 }

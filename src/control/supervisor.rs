@@ -550,7 +550,9 @@ impl Supervisor<'_> {
             let State::Checking(progress) = &entry.state else {
                 continue;
             };
-            let Some(line) = progress.line() else { continue };
+            let Some(line) = progress.line(self.throttle.is_paused()) else {
+                continue;
+            };
             tracing::info!("checking {:?}: {line}", entry.name);
             told += 1;
         }

@@ -533,7 +533,7 @@ impl Shared {
     /// The next stretch of a source. None when it gave nothing, and its job was answered.
     fn copy(&self, state: State, mut ticket: Ticket, hand: &mut Hand) -> Option<Message<Span, Ticket>> {
         let mut bytes = hand.spare.pop().unwrap_or_default();
-        let source = ticket.source.as_mut()?;
+        let source = ticket.source.as_mut().expect("only those with a source go on");
         // At most COPY_LEN.
         bytes.resize(source.left().min(COPY_LEN as u64) as usize, 0);
         if !source.read(&mut bytes) {

@@ -133,7 +133,8 @@ impl<'a> Findings<'a> {
         let (have, count) = (self.report.have.count(), self.metainfo.geometry.piece_count());
         if self.report.is_whole() {
             let size = display_size(self.metainfo.geometry.total_len());
-            return writeln!(out, "{name}: whole ({count} pieces, {size})");
+            let pieces = if count == 1 { "piece" } else { "pieces" };
+            return writeln!(out, "{name}: whole ({count} {pieces}, {size})");
         }
         writeln!(out, "{name}: not whole ({have} of {count} pieces are good)")?;
         for (file, state) in self.metainfo.files.iter().zip(&self.report.files) {
