@@ -59,13 +59,18 @@ impl Tracker {
             "/announce?info_hash={info_hash}&peer_id=-XX0000-seedseedseed&port={}&left=0&compact=1",
             seed.port()
         );
-        // The tracker takes the address that the announce comes from.
-        let response = http::get_from(seed.ip(), self.addr, &path).expect("announce to opentracker");
-        assert!(
-            response.text().contains("8:complete"),
-            "opentracker refused a seed: {}",
-            response.text()
-        );
+        // The tracker takes the address that the announce comes from. Its white list is read by a thread of its own, some
+        // time after it has begun to answer; until then it refuses all.
+        wait_for("opentracker takes a seed", within(30), || {
+            let response = http::get_from(seed.ip(), self.addr, &path).expect("announce to opentracker");
+            let text = response.text();
+            let taken = text.contains("8:complete");
+            assert!(
+                taken || text.contains("not authorized"),
+                "opentracker refused a seed: {text}"
+            );
+            taken.then_some(())
+        });
     }
 
     /// Ends it. (Also done when it is dropped.)
