@@ -7,10 +7,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::config::display_size;
 use crate::hashing::Pool;
@@ -141,7 +140,8 @@ pub(super) struct Checked {
 #[derive(Debug)]
 pub(super) struct Checks {
     queue: Arc<Queue>,
-    threads: Vec<JoinHandle<()>>,
+    /// Closed when the last thread has ended: each holds a sender, and nobody sends.
+    alive: UnboundedReceiver<()>,
 }
 
 impl Checks {
@@ -155,7 +155,7 @@ impl Checks {
     ) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let roots = Arc::new(Roots::default());
-        let mut started = Vec::with_capacity(threads);
+        let (running, alive) = unbounded_channel();
         for _ in 0..threads {
             let worker = Worker {
                 queue: Arc::clone(&queue),
@@ -165,18 +165,16 @@ impl Checks {
                 session: Arc::clone(session),
                 results: results.clone(),
             };
-            let thread = std::thread::Builder::new()
+            let running = running.clone();
+            std::thread::Builder::new()
                 .name("btd-check".to_owned())
                 .spawn(move || {
+                    let _running = running;
                     run_when_idle();
                     while worker.one() {}
                 })?;
-            started.push(thread);
         }
-        Ok(Self {
-            queue,
-            threads: started,
-        })
+        Ok(Self { queue, alive })
     }
 
     /// Queues a torrent. The queue holds no more than there are torrents.
@@ -193,11 +191,8 @@ impl Checks {
 
     /// Waits until all threads have ended, so that what they found out is in the session; not longer than `deadline`, as
     /// one may hang on a dead network mount.
-    pub(super) async fn ended(&self, deadline: Duration) {
-        let deadline = Instant::now() + deadline;
-        while self.threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+    pub(super) async fn ended(mut self, deadline: Duration) {
+        let _ = tokio::time::timeout(deadline, self.alive.recv()).await;
     }
 }
 

@@ -355,23 +355,19 @@ impl Supervisor<'_> {
                 return;
             }
         };
-        let data_dir = self.config.watch[folder].data_dir.clone();
-        self.check(
-            file,
-            Job {
-                info_hash,
-                generation,
-                meta,
-                data_dir,
-                trust,
-                progress,
-            },
-        );
+        tracing::debug!("checking {:?} ({info_hash}) from {file:?}", meta.name);
+        self.check(folder, generation, meta, trust, progress);
     }
 
-    fn check(&self, file: &Path, job: Job) {
-        tracing::debug!("checking {:?} ({}) from {file:?}", job.meta.name, job.info_hash);
-        self.checks.submit(job);
+    fn check(&self, folder: usize, generation: u64, meta: Arc<Metainfo>, trust: bool, progress: Arc<Progress>) {
+        self.checks.submit(Job {
+            info_hash: meta.info_hash,
+            generation,
+            meta,
+            data_dir: self.config.watch[folder].data_dir.clone(),
+            trust,
+            progress,
+        });
     }
 
     /// A file that held a torrent does no more.
@@ -396,19 +392,8 @@ impl Supervisor<'_> {
                         "{:?} ({info_hash}) comes from {file:?} now: its payload is looked for there",
                         meta.name
                     );
-                    let data_dir = self.config.watch[folder].data_dir.clone();
                     let trust = false; // What is known is of the other folder's payload.
-                    self.check(
-                        &file,
-                        Job {
-                            info_hash,
-                            generation,
-                            meta,
-                            data_dir,
-                            trust,
-                            progress,
-                        },
-                    );
+                    self.check(folder, generation, meta, trust, progress);
                 }
             }
         }

@@ -474,7 +474,7 @@ fn putting_does_not_wait_for_a_stuck_disk_and_only_the_last_record_is_kept() {
 
 /// What `database.rs` says of the check at the start: `cargo nextest run --release --run-ignored only open_time`.
 #[test]
-#[ignore = "measures, and judges nothing"]
+#[ignore = "measures, and judges nothing: `cargo test --release -- --ignored --nocapture open_time`"]
 fn open_time_of_ten_thousand_records() {
     let dir = folder();
     let count = 10_000;
