@@ -41,6 +41,11 @@ impl<D: Driver> Shard<D> {
 
     /// A tick has passed.
     pub(super) fn on_tick(&mut self) {
+        let over = self
+            .now
+            .saturating_duration_since(std::mem::replace(&mut self.ticked_at, self.now));
+        self.gather
+            .on_tick(self.counters.turns, self.counters.uploaded_bytes, self.unchoked, over);
         let mut due = std::mem::take(&mut self.due);
         self.wheel.advance(self.tick, &mut due);
         for owner in due.drain(..) {

@@ -10,7 +10,7 @@
 //! - `peers`: what a connection says, from its handshake on; `held`: when not to listen;
 //! - `upload`: from a request to bytes in the socket; `disk`: from a file to bytes in memory;
 //! - `deadlines`: who is late; `choking`: who may ask;
-//! - `mailbox`: what the control plane says; `start`: threads, rings and listeners.
+//! - `gather`: when many peers ask for little; `mailbox`: what the control plane says; `start`: threads, rings and listeners.
 //!
 //! Deliberately absent: parsing (`proto`), SQEs (`io`), where files lie (`storage`).
 
@@ -22,6 +22,7 @@ mod conn;
 mod deadlines;
 mod disk;
 mod ended;
+mod gather;
 mod held;
 mod limits;
 mod mailbox;
@@ -49,6 +50,7 @@ use crate::stats::{Counters, Histogram, Shared};
 use conn::{Conn, Served, SpareBatches};
 use disk::Disk;
 use ended::Reason;
+use gather::Gather;
 pub use limits::{Caps, Limits};
 pub use mailbox::{Command, Full, Mailbox};
 use slots::Slots;
@@ -123,6 +125,9 @@ pub struct Shard<D: Driver> {
     epoch: Instant,
     now: Instant,
     tick: u64,
+    /// When a tick was last seen.
+    ticked_at: Instant,
+    gather: Gather,
     wheel: Wheel<Owner>,
     due: Vec<Owner>,
 
@@ -194,6 +199,8 @@ impl<D: Driver> Shard<D> {
             epoch: now,
             now,
             tick: 0,
+            ticked_at: now,
+            gather: Gather::default(),
             wheel: Wheel::new(),
             due: Vec::new(),
             torrents: HashMap::new(),
@@ -333,7 +340,7 @@ impl<D: Driver> Shard<D> {
         });
         Wait {
             at_most: at_most.max(Duration::from_millis(1)),
-            at_least: Duration::ZERO,
+            at_least: self.gather.at_least(),
         }
     }
 
