@@ -42,6 +42,9 @@ struct State {
     connections: BTreeMap<u64, Connection>,
     files: BTreeMap<String, Vec<u8>>,
     open: BTreeMap<u64, String>,
+    /// Which files have which inode; the others have a new one each time they are opened.
+    inodes: BTreeMap<String, u64>,
+    no_direct: bool,
     next_id: u64,
     failures: Vec<(OpKind, Errno)>,
     held: Vec<OpKind>,
@@ -124,6 +127,16 @@ impl World {
     /// From now on completions of one turn come in an order that follows from `seed`.
     pub fn shuffle(&self, seed: u64) {
         self.0.borrow_mut().seed = Some(seed);
+    }
+
+    /// Two files of the same inode are one.
+    pub fn set_inode(&self, path: &str, inode: u64) {
+        self.0.borrow_mut().inodes.insert(path.to_owned(), inode);
+    }
+
+    /// From now on no file can be read past the page cache.
+    pub fn refuse_direct(&self) {
+        self.0.borrow_mut().no_direct = true;
     }
 
     /// Reads that were carried out.
@@ -289,6 +302,7 @@ impl Memory {
                 len,
                 at,
                 mut buf,
+                ..
             } => {
                 state.reads += 1;
                 let result = match failure.or_else(|| state.failure(OpKind::Read)) {
@@ -314,10 +328,14 @@ impl Memory {
                         None => Err(Errno::NOENT),
                         Some(len) => {
                             let id = state.new_id();
+                            let inode = state.inodes.get(&path).copied().unwrap_or(id);
                             state.open.insert(id, path);
                             Ok(Opened {
                                 file: Handle::memory(id),
                                 len: len as u64,
+                                device: 1,
+                                inode,
+                                modified: 0,
                                 regular: true,
                             })
                         }
@@ -402,6 +420,13 @@ impl Driver for Memory {
         let mut state = self.world.0.borrow_mut();
         let connection = state.connections.get_mut(&socket.memory_id()).expect("connected");
         connection.ended.get_or_insert(ending);
+    }
+
+    fn set_direct(&mut self, _file: &Handle, direct: bool) -> Result<(), Errno> {
+        match direct && self.world.0.borrow().no_direct {
+            true => Err(Errno::INVAL),
+            false => Ok(()),
+        }
     }
 
     fn pool(&self) -> &Pool {

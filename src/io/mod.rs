@@ -94,6 +94,12 @@ pub trait Driver {
     /// Ends a socket both ways; operations on it complete. The socket is closed when its last handle is dropped.
     fn shutdown(&mut self, socket: &Handle, ending: Ending);
 
+    /// Lets a file be read past the page cache (`O_DIRECT`) from now on, or through it.
+    ///
+    /// # Errors
+    /// `EINVAL` where the filesystem cannot.
+    fn set_direct(&mut self, file: &Handle, direct: bool) -> Result<(), Errno>;
+
     /// Memory for reads.
     fn pool(&self) -> &Pool;
 

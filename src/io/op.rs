@@ -48,6 +48,8 @@ pub enum Op {
         at: u32,
         /// Where to. Comes back with the completion.
         buf: Buf,
+        /// Leave nothing in the page cache (`RWF_DONTCACHE`, kernel 6.14; `EOPNOTSUPP` where that cannot be).
+        uncached: bool,
     },
     /// Open a regular file for reading, beneath a folder, through no symbolic link.
     Open {
@@ -55,8 +57,6 @@ pub enum Op {
         dir: Arc<dyn AsFd + Send + Sync>,
         /// The path relative to it.
         path: CString,
-        /// With `O_DIRECT`.
-        direct: bool,
     },
     /// Wait until another thread rings an eventfd.
     Doorbell {
@@ -81,11 +81,7 @@ impl fmt::Debug for Op {
                 .field("offset", offset)
                 .field("len", len)
                 .finish(),
-            Op::Open { path, direct, .. } => f
-                .debug_struct("Open")
-                .field("path", path)
-                .field("direct", direct)
-                .finish(),
+            Op::Open { path, .. } => f.debug_struct("Open").field("path", path).finish(),
             Op::Doorbell { event } => f.debug_struct("Doorbell").field("event", event).finish(),
         }
     }
@@ -172,6 +168,12 @@ pub struct Opened {
     pub file: Handle,
     /// Its length in bytes.
     pub len: u64,
+    /// Device number of its filesystem, and its inode number there.
+    pub device: u64,
+    /// See `device`.
+    pub inode: u64,
+    /// When it was last written to: nanoseconds of Unix time.
+    pub modified: i128,
     /// Whether it is a regular file; anything else must not be read.
     pub regular: bool,
 }

@@ -1,6 +1,5 @@
 //! One connection: its socket, how far it is, and what lies ready for it.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -20,8 +19,6 @@ pub(super) struct Served {
     pub(super) torrent: Arc<Torrent>,
     /// The shard's own number for it, never used twice: keys of the caches.
     pub(super) number: u32,
-    /// Whether its files are opened with `O_DIRECT`. Cleared when the filesystem refuses.
-    pub(super) direct: Cell<bool>,
 }
 
 /// A connection.

@@ -12,7 +12,10 @@ use crate::io::{Buf, Driver, Errno, Op, Opened, Owner};
 use crate::proto::geometry::PieceIndex;
 use crate::stats::Counters;
 use crate::storage::extents::{Acquired, EXTENT_LEN, ExtentId, ExtentKey, Extents};
+use crate::storage::file_numbers::{FileId, FileNumbers};
 use crate::storage::open_files::{FileKey, Found, OpenFiles};
+use crate::storage::read_modes::{How, ReadModes};
+use crate::storage::read_queue::ReadQueue;
 
 /// `O_DIRECT` wants offsets, lengths and addresses to be multiples of the device's block: 512 or 4096.
 const DIRECT_ALIGN: u64 = 4096;
@@ -36,6 +39,10 @@ struct Fill {
     id: ExtentId,
     served: Rc<Served>,
     key: ExtentKey,
+    /// The file's place in the torrent, for the extent of a file.
+    file: u32,
+    /// The device that reads for it, and how.
+    reading: Option<(u64, How)>,
     /// Absent while a read has it.
     buf: Option<Buf>,
     /// Bytes that are there.
@@ -55,7 +62,6 @@ struct Step {
 struct Opening {
     key: FileKey,
     served: Rc<Served>,
-    direct: bool,
     tries: u8,
 }
 
@@ -72,6 +78,8 @@ pub(super) struct Failure {
 pub(super) enum Failed {
     /// Nothing: descriptors, memory or threads ran out. To be tried again when some time has passed.
     ForNow,
+    /// The file is another than was thought when the extent was looked for. To be looked for again.
+    Moved,
     /// Some of the extent cannot be read, perhaps not what is wanted of it: its blocks are read one by one from now on.
     Extent,
     /// The block itself cannot be read, and why.
@@ -91,6 +99,9 @@ fn is_for_now(errno: Errno) -> bool {
 pub(super) struct Disk {
     pub(super) extents: Extents<Waiter>,
     files: OpenFiles<Owner>,
+    numbers: FileNumbers,
+    pub(super) modes: ReadModes,
+    queue: ReadQueue<Owner>,
     fills: Slots<Fill>,
     openings: Slots<Opening>,
     /// Extents of files that could not be read whole. No more than the payload has.
@@ -102,10 +113,13 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    pub(super) fn new(files_max: usize) -> Disk {
+    pub(super) fn new(files_max: usize, first: How) -> Disk {
         Disk {
             extents: Extents::default(),
             files: OpenFiles::new(files_max),
+            numbers: FileNumbers::default(),
+            modes: ReadModes::new(first),
+            queue: ReadQueue::default(),
             fills: Slots::new(),
             openings: Slots::new(),
             broken: HashSet::new(),
@@ -114,16 +128,41 @@ impl Disk {
         }
     }
 
-    /// Finds an extent, or begins to read it. `None` when every buffer is in use.
+    /// The key under which a stretch of a file is cached, and where the stretch lies in that extent.
+    pub(super) fn file_extent(&mut self, served: &Served, file: u32, offset: u64) -> (ExtentKey, u32) {
+        let torrent = served.number;
+        let key = ExtentKey::File {
+            file: self.numbers.get(FileKey { torrent, file }),
+            index: (offset / u64::from(EXTENT_LEN)) as u32,
+        };
+        (key, (offset % u64::from(EXTENT_LEN)) as u32)
+    }
+
+    /// Reads that wait for their device.
+    pub(super) fn reads_waiting(&self) -> u64 {
+        self.queue.waiting()
+    }
+
+    /// Whether the key of an extent of a file still leads to that file.
+    pub(super) fn is_of(&self, key: &ExtentKey, served: &Served, file: u32) -> bool {
+        let torrent = served.number;
+        match key {
+            ExtentKey::File { file: number, .. } => self.numbers.is(FileKey { torrent, file }, *number),
+            ExtentKey::Block { .. } => true,
+        }
+    }
+
+    /// Finds an extent, or begins to read it; `file` is the file's place in the torrent. `None` when every buffer is in use.
     pub(super) fn acquire<D: Driver>(
         &mut self,
         driver: &mut D,
         counters: &mut Counters,
         served: &Rc<Served>,
         key: ExtentKey,
+        file: u32,
         waiter: Waiter,
     ) -> Option<ExtentId> {
-        match self.extents.acquire(key, driver.pool()) {
+        match self.extents.acquire(key, waiter.conn.index, driver.pool()) {
             Acquired::Ready(id) => {
                 counters.cache_hits += 1;
                 Some(id)
@@ -140,6 +179,8 @@ impl Disk {
                     id,
                     served: served.clone(),
                     key,
+                    file,
+                    reading: None,
                     buf: Some(buf),
                     done: 0,
                     tries: 0,
@@ -175,7 +216,17 @@ impl Disk {
             file: step.file,
         };
         match self.files.get(key, owner) {
-            Found::Open(file) => {
+            Found::Open(file, device) => {
+                let (id, of) = (fill.key, fill.served.clone());
+                if !self.is_of(&id, &of, step.file) {
+                    return self.give_up(owner, Failed::Moved);
+                }
+                if !self.queue.begin(device, owner) {
+                    return;
+                }
+                let fill = self.fills.get_mut(owner).expect("found above");
+                let how = self.modes.get(device);
+                fill.reading = Some((device, how));
                 let (offset, len, at) = fill.place(step);
                 counters.disk_reads += 1;
                 driver.submit(
@@ -186,19 +237,14 @@ impl Disk {
                         len,
                         at,
                         buf: fill.buf.take().expect("no read is in flight"),
+                        uncached: how == How::Uncached,
                     },
                 );
             }
             Found::Opening => {}
             Found::Closed => {
                 let served = fill.served.clone();
-                let direct = served.direct.get();
-                let opening = self.openings.insert(Opening {
-                    key,
-                    served,
-                    direct,
-                    tries: 0,
-                });
+                let opening = self.openings.insert(Opening { key, served, tries: 0 });
                 self.open(driver, counters, opening);
             }
         }
@@ -211,8 +257,8 @@ impl Disk {
             // The path rules forbid NUL; a path without a C form is as good as absent.
             return self.on_opened(driver, counters, owner, Err(Errno::NOENT));
         };
-        let (dir, direct) = (torrent.root().clone(), opening.direct);
-        driver.submit(owner, Op::Open { dir, path, direct });
+        let dir = torrent.root().clone();
+        driver.submit(owner, Op::Open { dir, path });
     }
 
     /// An open has ended.
@@ -229,14 +275,22 @@ impl Disk {
         opening.tries += 1;
         let waiting = match result {
             Ok(opened) if opened.regular => {
-                let opening = self.openings.remove(owner).expect("found above");
-                self.files.opened(opening.key, opened.file)
-            }
-            // The filesystem has no O_DIRECT (tmpfs before 6.6, some network ones): buffered from now on.
-            Err(Errno::INVAL) if opening.direct => {
-                opening.direct = false;
-                opening.served.direct.set(false);
-                return self.open(driver, counters, owner);
+                let key = self.openings.remove(owner).expect("found above").key;
+                let device = opened.device;
+                self.numbers.opened(
+                    key,
+                    FileId {
+                        device,
+                        inode: opened.inode,
+                        len: opened.len,
+                        modified: opened.modified,
+                    },
+                );
+                // Some filesystems have no O_DIRECT (tmpfs before 6.6, some network ones).
+                if self.modes.get(device) == How::Direct && driver.set_direct(&opened.file, true).is_err() {
+                    self.refused(device, How::Direct);
+                }
+                self.files.opened(key, opened.file, device)
             }
             Err(Errno::CANCELED | Errno::INTR | Errno::AGAIN) if opening.tries < TRIES_MAX => {
                 return self.open(driver, counters, owner);
@@ -274,6 +328,23 @@ impl Disk {
             return; // Its torrent left; the buffer returns to the pool.
         };
         fill.buf = Some(buf);
+        let (device, how) = fill.reading.take().expect("a read was begun");
+        self.queue.ended(device);
+        self.on_read_ended(driver, counters, owner, result, (device, how));
+        while let Some(next) = self.queue.next(device) {
+            self.go_on(driver, counters, next);
+        }
+    }
+
+    fn on_read_ended<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        counters: &mut Counters,
+        owner: Owner,
+        result: Result<u32, Errno>,
+        (device, how): (u64, How),
+    ) {
+        let fill = self.fills.get_mut(owner).expect("its read has just ended");
         let step = fill.next_step().expect("a fill that reads has a step");
         match result {
             Ok(read) => {
@@ -289,9 +360,13 @@ impl Disk {
                 self.fail(owner, Some(why));
             }
             // The device wants another alignment than ours, or the filesystem takes O_DIRECT at open only.
-            Err(Errno::INVAL) if fill.served.direct.get() => {
-                fill.served.direct.set(false);
+            Err(Errno::INVAL) if how == How::Direct => {
+                self.refused(device, how);
                 self.close_file(owner, step);
+                self.go_on(driver, counters, owner);
+            }
+            Err(Errno::OPNOTSUPP) if how == How::Uncached => {
+                self.refused(device, how);
                 self.go_on(driver, counters, owner);
             }
             Err(Errno::INVAL) if fill.tries < TRIES_MAX => {
@@ -326,16 +401,23 @@ impl Disk {
 
     /// Gives a fill up; without a `why` it is for now.
     fn fail(&mut self, owner: Owner, why: Option<String>) {
-        let Some(fill) = self.fills.remove(owner) else {
+        let Some(fill) = self.fills.get(owner) else {
             return;
         };
         let what = match (why, fill.key) {
             (None, _) => Failed::ForNow,
-            (Some(_), ExtentKey::File { .. }) => {
-                self.broken.insert(fill.key);
+            (Some(_), key @ ExtentKey::File { .. }) => {
+                self.broken.insert(key);
                 Failed::Extent
             }
             (Some(why), ExtentKey::Block { .. }) => Failed::Block(why),
+        };
+        self.give_up(owner, what);
+    }
+
+    fn give_up(&mut self, owner: Owner, what: Failed) {
+        let Some(fill) = self.fills.remove(owner) else {
+            return;
         };
         let waiters = self.extents.failed(fill.id);
         self.failures.push(Failure {
@@ -343,6 +425,15 @@ impl Disk {
             served: fill.served,
             what,
         });
+    }
+
+    /// A device cannot be read like this; its files are read another way from now on.
+    fn refused(&mut self, device: u64, how: How) {
+        if self.modes.refused(device, how) {
+            let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+            let now = self.modes.get(device);
+            tracing::info!("device {major}:{minor} cannot be read as {how:?}, is read as {now:?} from now on");
+        }
     }
 
     /// Whether the blocks of this extent have to be read one by one.
@@ -353,10 +444,16 @@ impl Disk {
 
     /// A torrent is no longer served. Reads in flight end on their own; their buffers come back then.
     pub(super) fn forget(&mut self, torrent: u32) {
-        self.extents.forget(torrent);
-        self.broken.retain(|key| key.torrent() != torrent);
+        let gone: HashSet<u32> = self.numbers.forget(torrent).into_iter().collect();
+        let is_gone = |key: &ExtentKey| match key {
+            ExtentKey::File { file, .. } => gone.contains(file),
+            ExtentKey::Block { torrent: of, .. } => *of == torrent,
+        };
+        self.extents.forget(is_gone);
+        self.broken.retain(|key| !is_gone(key));
         for fill in self.files.forget(torrent) {
-            self.fills.remove(fill);
+            // Peers of another torrent may wait for the same file.
+            self.give_up(fill, Failed::ForNow);
         }
     }
 }
@@ -366,7 +463,8 @@ impl Fill {
     /// are written here.
     fn next_step(&mut self) -> Option<Step> {
         match self.key {
-            ExtentKey::File { file, index, .. } => {
+            ExtentKey::File { index, .. } => {
+                let file = self.file;
                 let offset = u64::from(index) * u64::from(EXTENT_LEN);
                 let file_len = self.served.torrent.meta().files[file as usize].len;
                 let whole = u64::from(EXTENT_LEN).min(file_len - offset) as u32;
@@ -435,11 +533,4 @@ impl Fill {
     fn path(&self, step: Step) -> String {
         self.served.torrent.meta().files[step.file as usize].path.to_string()
     }
-}
-
-/// The key under which a stretch of a file is cached, and where the stretch lies in that extent.
-pub(super) fn file_extent(torrent: u32, file: u32, offset: u64) -> (ExtentKey, u32) {
-    let index = (offset / u64::from(EXTENT_LEN)) as u32;
-    let key = ExtentKey::File { torrent, file, index };
-    (key, (offset % u64::from(EXTENT_LEN)) as u32)
 }

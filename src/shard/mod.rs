@@ -47,6 +47,7 @@ use crate::io::{self, Completion, Driver, Errno, Outcome, Owner, Token, Wait};
 use crate::proto::choker::{Candidate, SeedChoker};
 use crate::proto::{InfoHash, PeerId, choker};
 use crate::stats::{Counters, Histogram, Shared};
+use crate::storage::read_modes::How;
 use conn::{Conn, Served, SpareBatches};
 use disk::Disk;
 use ended::Reason;
@@ -61,13 +62,24 @@ use wheel::{TICK, Wheel};
 /// How files are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReadMode {
-    /// As is best: [`ReadMode::Direct`], until the mount has a say in it.
+    /// As is best: past the page cache where the filesystem allows, else through it without leaving anything there, else
+    /// through it.
     #[default]
     Auto,
-    /// Past the page cache; where the filesystem refuses, through it.
+    /// The same, by name.
     Direct,
     /// Through the page cache.
     Buffered,
+}
+
+impl ReadMode {
+    /// What a filesystem is tried with first.
+    fn first(self) -> How {
+        match self {
+            ReadMode::Auto | ReadMode::Direct => How::Direct,
+            ReadMode::Buffered => How::Cached,
+        }
+    }
 }
 
 /// What a shard is told when it is made.
@@ -185,7 +197,7 @@ impl<D: Driver> Shard<D> {
         now: Instant,
     ) -> Shard<D> {
         let mut shard = Shard {
-            disk: Disk::new(settings.files_max),
+            disk: Disk::new(settings.files_max, settings.read_mode.first()),
             choker: SeedChoker::new(settings.choker, settings.upload_slots),
             driver,
             settings,
@@ -371,12 +383,7 @@ impl<D: Driver> Shard<D> {
         self.remove(info_hash);
         let number = self.next_number;
         self.next_number += 1;
-        let direct = std::cell::Cell::new(self.settings.read_mode != ReadMode::Buffered);
-        let served = Rc::new(Served {
-            torrent,
-            number,
-            direct,
-        });
+        let served = Rc::new(Served { torrent, number });
         self.torrents.insert(info_hash, served);
     }
 
@@ -448,6 +455,10 @@ impl<D: Driver> Shard<D> {
         self.counters.peers_now = self.peers;
         self.counters.peers_interested_now = self.interested;
         self.counters.peers_unchoked_now = self.unchoked;
+        self.counters.devices_direct_now = self.disk.modes.count(How::Direct);
+        self.counters.devices_uncached_now = self.disk.modes.count(How::Uncached);
+        self.counters.devices_cached_now = self.disk.modes.count(How::Cached);
+        self.counters.reads_waiting_now = self.disk.reads_waiting();
         self.counters.torrents_now = self.torrents.len() as u64;
         self.counters.buffers_now = u64::from(pool.count());
         self.counters.buffers_free_now = u64::from(pool.free());

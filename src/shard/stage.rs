@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::conn::{PeerConn, Served};
-use super::disk::{Disk, Waiter, file_extent};
+use super::disk::{Disk, Waiter};
 use super::upload::Sending;
 use crate::io::{Buf, Driver, Owner, SendBatch};
 use crate::proto::geometry::{BLOCK_LEN_MAX, BlockRequest};
@@ -28,6 +28,8 @@ enum Part {
     Waiting {
         id: ExtentId,
         key: ExtentKey,
+        /// The file's place in the torrent, for the extent of a file.
+        file: u32,
         start: u32,
         len: u32,
     },
@@ -111,10 +113,10 @@ fn parts_of<D: Driver>(
             len: block.length(),
         };
         let id = disk
-            .acquire(driver, counters, served, key, waiter)
+            .acquire(driver, counters, served, key, 0, waiter)
             .ok_or(NotStaged::Full)?;
         let mut parts = [const { None }; PARTS_MAX];
-        parts[0] = Some(waiting(disk, id, key, 0, block.length()));
+        parts[0] = Some(waiting(disk, id, key, 0, (0, block.length())));
         return Ok(parts);
     }
     let mut parts = [const { None }; PARTS_MAX];
@@ -127,12 +129,12 @@ fn parts_of<D: Driver>(
         }
         let (mut at, mut rest) = (span.offset, span.len as u32);
         while rest > 0 {
-            let (key, start) = file_extent(served.number, span.file, at);
+            let (key, start) = disk.file_extent(served, span.file, at);
             let len = rest.min(EXTENT_LEN - start);
             let id = disk
-                .acquire(driver, counters, served, key, waiter)
+                .acquire(driver, counters, served, key, span.file, waiter)
                 .ok_or(NotStaged::Full)?;
-            push(waiting(disk, id, key, start, len));
+            push(waiting(disk, id, key, span.file, (start, len)));
             at += u64::from(len);
             rest -= len;
         }
@@ -142,14 +144,14 @@ fn parts_of<D: Driver>(
 
 /// How many stretches of files, cut at the ends of extents, make up a block; counting stops when they are too many. A
 /// block in a broken extent counts as too many: gathered by itself, it needs nothing of the extent but its own bytes.
-fn part_count(disk: &Disk, served: &Served, offset: u64, len: u32) -> usize {
+fn part_count(disk: &mut Disk, served: &Served, offset: u64, len: u32) -> usize {
     let mut count = 0;
     for span in served.torrent.layout().spans(offset, u64::from(len)) {
         if span.pad {
             count += 1;
         } else {
-            let (first, start) = file_extent(served.number, span.file, span.offset);
-            let (last, _) = file_extent(served.number, span.file, span.offset + span.len - 1);
+            let (first, start) = disk.file_extent(served, span.file, span.offset);
+            let (last, _) = disk.file_extent(served, span.file, span.offset + span.len - 1);
             if disk.is_broken(&first) || disk.is_broken(&last) {
                 return usize::MAX;
             }
@@ -163,14 +165,20 @@ fn part_count(disk: &Disk, served: &Served, offset: u64, len: u32) -> usize {
 }
 
 /// A stretch of an extent that was found or begun: held if it is there.
-fn waiting(disk: &Disk, id: ExtentId, key: ExtentKey, start: u32, len: u32) -> Part {
+fn waiting(disk: &Disk, id: ExtentId, key: ExtentKey, file: u32, (start, len): (u32, u32)) -> Part {
     match disk.extents.get(id) {
         Some(Fill::Ready(buf)) => Part::Held {
             buf: buf.clone(),
             start,
             len,
         },
-        Some(Fill::Pending) | None => Part::Waiting { id, key, start, len },
+        Some(Fill::Pending) | None => Part::Waiting {
+            id,
+            key,
+            file,
+            start,
+            len,
+        },
     }
 }
 
@@ -237,7 +245,14 @@ fn look<D: Driver>(
     };
     let mut readiness = Readiness::Ready;
     for part in staged.parts.iter_mut().flatten() {
-        let Part::Waiting { id, key, start, len } = *part else {
+        let Part::Waiting {
+            id,
+            key,
+            file,
+            start,
+            len,
+        } = *part
+        else {
             continue;
         };
         match disk.extents.get(id) {
@@ -251,11 +266,11 @@ fn look<D: Driver>(
             Some(Fill::Pending) => readiness = Readiness::Waiting,
             // Failed, and then the piece is withdrawn; or read and taken back before this connection had its turn.
             None if !served.torrent.has(staged.block.piece()) => return Readiness::Gone,
-            // To be staged anew, without the extent.
-            None if disk.is_broken(&key) => return Readiness::Starved,
-            None => match disk.acquire(driver, counters, served, key, waiter) {
+            // To be staged anew, without the extent, or from the one it is in now.
+            None if disk.is_broken(&key) || !disk.is_of(&key, served, file) => return Readiness::Starved,
+            None => match disk.acquire(driver, counters, served, key, file, waiter) {
                 Some(id) => {
-                    *part = waiting(disk, id, key, start, len);
+                    *part = waiting(disk, id, key, file, (start, len));
                     if matches!(part, Part::Waiting { .. }) {
                         readiness = Readiness::Waiting;
                     }

@@ -1,5 +1,6 @@
 //! The shard on the memory driver: whole connections, byte by byte, without a kernel.
 
+mod files;
 mod pressure;
 
 use std::cell::Cell;
@@ -820,15 +821,28 @@ fn want_of_descriptors_or_memory_withdraws_nothing() {
 
 #[test]
 fn filesystem_without_direct_reads_is_read_through_the_cache() {
-    for kind in [OpKind::Open, OpKind::Read] {
-        let mut fixture = Fixture::single(200_000, 4);
-        fixture.world.fail_next(kind, Errno::INVAL);
+    let refusals: [(&[Errno], bool, How); 4] = [
+        (&[], false, How::Direct),
+        // At the open; by the first read; and neither way of sparing the cache is known.
+        (&[], true, How::Uncached),
+        (&[Errno::INVAL], false, How::Uncached),
+        (&[Errno::INVAL, Errno::OPNOTSUPP], false, How::Cached),
+    ];
+    for (reads, open, how) in refusals {
+        let mut fixture = Fixture::single(100_000, 4);
+        reads
+            .iter()
+            .for_each(|errno| fixture.world.fail_next(OpKind::Read, *errno));
+        if open {
+            fixture.world.refuse_direct();
+        }
         let mut far = fixture.unchoked(FAST);
         let count = fixture.request_all(&far);
         fixture.settle();
         fixture.hear(&mut far);
         assert_eq!(far.blocks.len(), count);
-        assert!(!fixture.shard.torrents[&fixture.torrent.info_hash()].direct.get());
+        fixture.check(&far);
+        assert_eq!(fixture.shard.disk.modes.count(how), 1, "{reads:?} {open}");
     }
 }
 

@@ -239,7 +239,7 @@ impl<D: Driver> Shard<D> {
                         self.later.push(conn);
                         continue;
                     }
-                    Failed::Extent => {}
+                    Failed::Extent | Failed::Moved => {}
                     // The supervisor tells it once per torrent.
                     Failed::Block(why) => {
                         if served.torrent.withdraw(piece, why) {

@@ -84,6 +84,14 @@ counters! {
     peers_unchoked_now,
     /// Torrents served.
     torrents_now,
+    /// Filesystems whose files are read past the page cache.
+    devices_direct_now,
+    /// Filesystems whose files are read through the page cache without leaving anything there.
+    devices_uncached_now,
+    /// Filesystems whose files are read through the page cache.
+    devices_cached_now,
+    /// Reads that wait for their device.
+    reads_waiting_now,
     /// Pool buffers in all.
     buffers_now,
     /// Pool buffers that nobody holds.

@@ -1,10 +1,16 @@
 //! The extent cache of a shard: stretches of payload in pool buffers, shared by all connections that send from them.
 //!
-//! An extent is filled once however many peers wait for it, and stays until its buffer is needed for another: the one
-//! used longest ago goes first, unless somebody still sends from it. What is done to fill an extent is the shard's
-//! business; this is the book of who has what.
+//! An extent is filled once however many peers wait for it, and stays until its buffer is needed for another. Which one
+//! leaves is decided by S3-FIFO (Yang and others, SOSP 2023): what is new waits in a small queue, a tenth of the cache,
+//! and leaves from there unless a second connection has asked for it; the others move on to the main queue, where they
+//! stay as long as they are asked for. A peer that walks through a torrent nobody else wants, or a thousand of them,
+//! therefore turns a tenth of the cache over and leaves the rest alone. What left the small queue is remembered by its
+//! fingerprint for a while, and goes to the main queue if it is asked for again.
+//!
+//! What is done to fill an extent is the shard's business; this is the book of who has what.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 
 use slab::Slab;
@@ -14,37 +20,25 @@ use crate::io::{BUF_LEN, Buf, Pool};
 /// Length of an extent in bytes: a pool buffer.
 pub const EXTENT_LEN: u32 = BUF_LEN as u32;
 
-/// What an extent holds. `torrent` is the shard's own number for it, never used twice.
+/// What an extent holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ExtentKey {
     /// Bytes `[index * EXTENT_LEN, (index + 1) * EXTENT_LEN)` of a file, as far as the file goes.
     File {
-        /// The torrent.
-        torrent: u32,
-        /// The file's place in the torrent.
+        /// The file's number, the same for all names it has ([`super::file_numbers`]).
         file: u32,
         /// Which extent of the file.
         index: u32,
     },
     /// One block, gathered from more files than are worth a buffer each.
     Block {
-        /// The torrent.
+        /// The shard's own number for the torrent, never used twice.
         torrent: u32,
         /// First byte, in the torrent.
         offset: u64,
         /// Length in bytes.
         len: u32,
     },
-}
-
-impl ExtentKey {
-    /// The torrent it belongs to.
-    #[must_use]
-    pub fn torrent(&self) -> u32 {
-        match self {
-            ExtentKey::File { torrent, .. } | ExtentKey::Block { torrent, .. } => *torrent,
-        }
-    }
 }
 
 /// An extent of the cache while somebody waits for it or sends from it.
@@ -76,6 +70,19 @@ pub enum Acquired {
     Full,
 }
 
+/// Which queue an extent is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Queue {
+    Small,
+    Main,
+}
+
+/// The small queue's part of the buffers: one in so many.
+const SMALL_PART: usize = 10;
+
+/// Uses beyond this do not count, so that what was loved once does not stay for ever.
+const USES_MAX: u8 = 3;
+
 #[derive(Debug)]
 struct Extent<W> {
     key: ExtentKey,
@@ -83,20 +90,74 @@ struct Extent<W> {
     /// `None` while it is being filled.
     buf: Option<Rc<Buf>>,
     waiters: Vec<W>,
-    /// Neighbours in order of use.
+    queue: Queue,
+    /// Times another connection than the last one asked for it. One that takes an extent block by block has used it once.
+    uses: u8,
+    last_user: u32,
+    /// Neighbours in its queue.
     older: u32,
     newer: u32,
 }
 
 const NONE: u32 = u32::MAX;
 
+/// Ends of a queue, linked through the extents.
+#[derive(Debug)]
+struct Ends {
+    oldest: u32,
+    newest: u32,
+    len: usize,
+}
+
+impl Default for Ends {
+    fn default() -> Self {
+        Ends {
+            oldest: NONE,
+            newest: NONE,
+            len: 0,
+        }
+    }
+}
+
+/// Fingerprints of what left the small queue without being asked for twice, as many as the main queue has extents.
+#[derive(Debug, Default)]
+struct Ghosts {
+    in_order: VecDeque<(u64, u32)>,
+    /// The stay each belongs to: one that was called back and left again is in `in_order` twice.
+    stays: HashMap<u64, u32>,
+    stay: u32,
+    hasher: RandomState,
+}
+
+impl Ghosts {
+    fn add(&mut self, key: &ExtentKey, max: usize) {
+        let print = self.hasher.hash_one(key);
+        self.stay = self.stay.wrapping_add(1);
+        self.stays.insert(print, self.stay);
+        self.in_order.push_back((print, self.stay));
+        while self.in_order.len() > max
+            && let Some((print, stay)) = self.in_order.pop_front()
+        {
+            if self.stays.get(&print) == Some(&stay) {
+                self.stays.remove(&print);
+            }
+        }
+    }
+
+    /// Whether it left not long ago; forgets it if so.
+    fn call_back(&mut self, key: &ExtentKey) -> bool {
+        self.stays.remove(&self.hasher.hash_one(key)).is_some()
+    }
+}
+
 /// The cache. `W` names who waits for an extent.
 #[derive(Debug)]
 pub struct Extents<W> {
     by_key: HashMap<ExtentKey, u32>,
     extents: Slab<Extent<W>>,
-    oldest: u32,
-    newest: u32,
+    small: Ends,
+    main: Ends,
+    ghosts: Ghosts,
     generation: u32,
 }
 
@@ -105,21 +166,24 @@ impl<W> Default for Extents<W> {
         Extents {
             by_key: HashMap::new(),
             extents: Slab::new(),
-            oldest: NONE,
-            newest: NONE,
+            small: Ends::default(),
+            main: Ends::default(),
+            ghosts: Ghosts::default(),
             generation: 0,
         }
     }
 }
 
 impl<W> Extents<W> {
-    /// Finds an extent or makes room for it. With [`Acquired::Pending`] and [`Acquired::Fill`] the caller is told by
-    /// [`Extents::filled`] if it calls [`Extents::wait`].
-    pub fn acquire(&mut self, key: ExtentKey, pool: &Pool) -> Acquired {
+    /// Finds an extent for the connection `user`, or makes room for it. With [`Acquired::Pending`] and [`Acquired::Fill`]
+    /// the caller is told by [`Extents::filled`] if it calls [`Extents::wait`].
+    pub fn acquire(&mut self, key: ExtentKey, user: u32, pool: &Pool) -> Acquired {
         if let Some(&index) = self.by_key.get(&key) {
-            self.unlink(index);
-            self.link_newest(index);
-            let extent = &self.extents[index as usize];
+            let extent = &mut self.extents[index as usize];
+            if extent.last_user != user {
+                extent.last_user = user;
+                extent.uses = (extent.uses + 1).min(USES_MAX);
+            }
             let id = ExtentId {
                 index,
                 generation: extent.generation,
@@ -129,22 +193,39 @@ impl<W> Extents<W> {
                 None => Acquired::Pending(id),
             };
         }
-        let Some(buf) = pool.take().or_else(|| self.evict().then(|| pool.take()).flatten()) else {
+        let buffers = pool.count() as usize;
+        let Some(buf) = pool
+            .take()
+            .or_else(|| self.evict(buffers).then(|| pool.take()).flatten())
+        else {
             return Acquired::Full;
         };
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
+        let queue = match self.ghosts.call_back(&key) {
+            true => Queue::Main,
+            false => Queue::Small,
+        };
         let index = self.extents.insert(Extent {
             key,
             generation,
             buf: None,
             waiters: Vec::new(),
+            queue,
+            uses: 0,
+            last_user: user,
             older: NONE,
             newer: NONE,
         }) as u32;
         self.by_key.insert(key, index);
         self.link_newest(index);
         Acquired::Fill(ExtentId { index, generation }, buf)
+    }
+
+    /// Whether an extent is there or on its way.
+    #[must_use]
+    pub fn holds(&self, key: &ExtentKey) -> bool {
+        self.by_key.contains_key(key)
     }
 
     /// Notes who is to be told when the extent is filled. Telling somebody twice is the caller's to bear.
@@ -183,12 +264,12 @@ impl<W> Extents<W> {
         self.remove(id.index).waiters
     }
 
-    /// Gives up all extents of a torrent. What is being sent is kept by its senders. Gives those who wait.
-    pub fn forget(&mut self, torrent: u32) -> Vec<W> {
+    /// Gives up all extents that `is_gone` names. What is being sent is kept by its senders. Gives those who wait.
+    pub fn forget(&mut self, is_gone: impl Fn(&ExtentKey) -> bool) -> Vec<W> {
         let leaving: Vec<u32> = self
             .extents
             .iter()
-            .filter(|(_, extent)| extent.key.torrent() == torrent)
+            .filter(|(_, extent)| is_gone(&extent.key))
             .map(|(index, _)| index as u32)
             .collect();
         leaving
@@ -197,21 +278,54 @@ impl<W> Extents<W> {
             .collect()
     }
 
-    /// Takes back the buffer used longest ago that nobody sends from.
-    fn evict(&mut self) -> bool {
-        // Those in use are few and recent, so the first look is nearly always the last; the bound keeps a turn short when
-        // it is not.
+    /// Takes back a buffer that nobody sends from.
+    fn evict(&mut self, buffers: usize) -> bool {
+        // Those in use are few, so that the first looks nearly always suffice; the bound keeps a turn short when they do
+        // not. Every extent of the main queue may have to be passed a few times until its uses are forgotten, but each
+        // pass takes away what a use has added.
         const LOOK_MAX: usize = 4096;
-        let mut at = self.oldest;
+        let small_len = (buffers / SMALL_PART).max(1);
+        // One queue may be all in use.
+        let (mut small_held, mut main_held) = (0, 0);
         for _ in 0..LOOK_MAX {
-            let Some(extent) = self.extents.get(at as usize) else {
-                return false;
+            let small_left = self.small.len > small_held;
+            let main_left = self.main.len > main_held;
+            let queue = match (small_left, main_left) {
+                (false, false) => return false,
+                (true, true) if self.small.len >= small_len => Queue::Small,
+                (true, false) => Queue::Small,
+                (_, true) => Queue::Main,
             };
-            if extent.buf.as_ref().is_some_and(|buf| Rc::strong_count(buf) == 1) {
-                self.remove(at);
-                return true;
+            let index = self.ends(queue).oldest;
+            let extent = &mut self.extents[index as usize];
+            if extent.buf.as_ref().is_none_or(|buf| Rc::strong_count(buf) > 1) {
+                *match queue {
+                    Queue::Small => &mut small_held,
+                    Queue::Main => &mut main_held,
+                } += 1;
+                self.move_to(index, queue);
+                continue;
             }
-            at = extent.newer;
+            match (queue, extent.uses) {
+                (Queue::Small, 0) => {
+                    let key = extent.key;
+                    self.remove(index);
+                    self.ghosts.add(&key, buffers);
+                    return true;
+                }
+                (Queue::Main, 0) => {
+                    self.remove(index);
+                    return true;
+                }
+                (Queue::Small, _) => {
+                    extent.uses = 0;
+                    self.move_to(index, Queue::Main);
+                }
+                (Queue::Main, _) => {
+                    extent.uses -= 1;
+                    self.move_to(index, Queue::Main);
+                }
+            }
         }
         false
     }
@@ -229,31 +343,48 @@ impl<W> Extents<W> {
         extent
     }
 
-    fn unlink(&mut self, index: u32) {
-        let (older, newer) = {
-            let extent = &self.extents[index as usize];
-            (extent.older, extent.newer)
-        };
-        match older {
-            NONE => self.oldest = newer,
-            older => self.extents[older as usize].newer = newer,
-        }
-        match newer {
-            NONE => self.newest = older,
-            newer => self.extents[newer as usize].older = older,
+    fn ends(&mut self, queue: Queue) -> &mut Ends {
+        match queue {
+            Queue::Small => &mut self.small,
+            Queue::Main => &mut self.main,
         }
     }
 
+    /// To the young end of a queue.
+    fn move_to(&mut self, index: u32, queue: Queue) {
+        self.unlink(index);
+        self.extents[index as usize].queue = queue;
+        self.link_newest(index);
+    }
+
+    fn unlink(&mut self, index: u32) {
+        let Extent {
+            older, newer, queue, ..
+        } = self.extents[index as usize];
+        match older {
+            NONE => self.ends(queue).oldest = newer,
+            older => self.extents[older as usize].newer = newer,
+        }
+        match newer {
+            NONE => self.ends(queue).newest = older,
+            newer => self.extents[newer as usize].older = older,
+        }
+        self.ends(queue).len -= 1;
+    }
+
     fn link_newest(&mut self, index: u32) {
-        let older = self.newest;
+        let queue = self.extents[index as usize].queue;
+        let ends = self.ends(queue);
+        let older = std::mem::replace(&mut ends.newest, index);
+        ends.len += 1;
+        if older == NONE {
+            ends.oldest = index;
+        } else {
+            self.extents[older as usize].newer = index;
+        }
         let extent = &mut self.extents[index as usize];
         extent.older = older;
         extent.newer = NONE;
-        match older {
-            NONE => self.oldest = index,
-            older => self.extents[older as usize].newer = index,
-        }
-        self.newest = index;
     }
 }
 
@@ -262,12 +393,11 @@ mod tests {
     use super::*;
 
     fn key(index: u32) -> ExtentKey {
-        let (torrent, file) = (1, 0);
-        ExtentKey::File { torrent, file, index }
+        ExtentKey::File { file: 1, index }
     }
 
     fn fill(extents: &mut Extents<u32>, pool: &Pool, index: u32) -> ExtentId {
-        match extents.acquire(key(index), pool) {
+        match extents.acquire(key(index), 0, pool) {
             Acquired::Fill(id, buf) => {
                 extents.filled(id, buf);
                 id
@@ -280,29 +410,89 @@ mod tests {
     fn extent_is_filled_once_for_all_who_wait() {
         let pool = Pool::new(1, false).unwrap();
         let mut extents = Extents::default();
-        let Acquired::Fill(id, buf) = extents.acquire(key(0), &pool) else {
+        let Acquired::Fill(id, buf) = extents.acquire(key(0), 0, &pool) else {
             panic!("not new");
         };
         extents.wait(id, 1);
-        let Acquired::Pending(same) = extents.acquire(key(0), &pool) else {
+        let Acquired::Pending(same) = extents.acquire(key(0), 0, &pool) else {
             panic!("not shared");
         };
         assert_eq!(same, id);
         extents.wait(same, 2);
         assert_eq!(extents.filled(id, buf), [1, 2]);
-        assert!(matches!(extents.acquire(key(0), &pool), Acquired::Ready(_)));
+        assert!(matches!(extents.acquire(key(0), 0, &pool), Acquired::Ready(_)));
     }
 
     #[test]
-    fn extent_used_longest_ago_leaves_first() {
+    fn first_in_leaves_first_when_nobody_else_asked() {
         let pool = Pool::new(2, false).unwrap();
         let mut extents = Extents::<u32>::default();
         let zero = fill(&mut extents, &pool, 0);
         let one = fill(&mut extents, &pool, 1);
-        assert!(matches!(extents.acquire(key(0), &pool), Acquired::Ready(_)));
+        // The next block of the same extent, for the same peer.
+        assert!(matches!(extents.acquire(key(0), 0, &pool), Acquired::Ready(_)));
         fill(&mut extents, &pool, 2);
-        assert!(extents.get(one).is_none());
-        assert!(matches!(extents.get(zero), Some(Fill::Ready(_))));
+        assert!(extents.get(zero).is_none());
+        assert!(matches!(extents.get(one), Some(Fill::Ready(_))));
+    }
+
+    #[test]
+    fn scan_turns_the_small_queue_over_and_leaves_alone_what_several_peers_want() {
+        let pool = Pool::new(40, false).unwrap();
+        let mut extents = Extents::<u32>::default();
+        let wanted: Vec<ExtentId> = (0..30).map(|index| fill(&mut extents, &pool, index)).collect();
+        for index in 0..30 {
+            assert!(matches!(extents.acquire(key(index), 7, &pool), Acquired::Ready(_)));
+        }
+        for index in 100..1100 {
+            fill(&mut extents, &pool, index);
+        }
+        for id in wanted {
+            assert!(matches!(extents.get(id), Some(Fill::Ready(_))));
+        }
+    }
+
+    #[test]
+    fn what_nobody_wants_any_more_leaves_the_main_queue_too() {
+        let pool = Pool::new(10, false).unwrap();
+        let mut extents = Extents::<u32>::default();
+        for round in 0..20 {
+            for index in round * 10..round * 10 + 10 {
+                fill(&mut extents, &pool, index);
+                assert!(matches!(extents.acquire(key(index), 7, &pool), Acquired::Ready(_)));
+            }
+        }
+        let newest = (190..200).filter(|&index| extents.holds(&key(index))).count();
+        assert!(newest >= 5, "{newest} of the last ten");
+        assert_eq!(pool.free(), 0);
+    }
+
+    #[test]
+    fn what_is_asked_for_again_after_it_left_goes_to_the_main_queue() {
+        let pool = Pool::new(10, false).unwrap();
+        let mut extents = Extents::<u32>::default();
+        for index in 0..11 {
+            fill(&mut extents, &pool, index);
+        }
+        assert!(!extents.holds(&key(0)));
+        let back = fill(&mut extents, &pool, 0);
+        for index in 20..120 {
+            fill(&mut extents, &pool, index);
+        }
+        assert!(matches!(extents.get(back), Some(Fill::Ready(_))));
+    }
+
+    #[test]
+    fn ghosts_are_no_more_than_the_buffers() {
+        let pool = Pool::new(10, false).unwrap();
+        let mut extents = Extents::<u32>::default();
+        for index in 0..1000 {
+            let index = index % 17 + index / 50;
+            if !extents.holds(&key(index)) {
+                fill(&mut extents, &pool, index);
+            }
+        }
+        assert!(extents.ghosts.in_order.len() <= 10 && extents.ghosts.stays.len() <= 10);
     }
 
     #[test]
@@ -314,12 +504,12 @@ mod tests {
             panic!("not there");
         };
         let held = buf.clone();
-        let Acquired::Fill(one, one_buf) = extents.acquire(key(1), &pool) else {
+        let Acquired::Fill(one, one_buf) = extents.acquire(key(1), 0, &pool) else {
             panic!("not new");
         };
-        assert!(matches!(extents.acquire(key(2), &pool), Acquired::Full));
+        assert!(matches!(extents.acquire(key(2), 0, &pool), Acquired::Full));
         drop(held);
-        let Acquired::Fill(two, _) = extents.acquire(key(2), &pool) else {
+        let Acquired::Fill(two, _) = extents.acquire(key(2), 0, &pool) else {
             panic!("not freed");
         };
         extents.filled(one, one_buf);
@@ -330,14 +520,14 @@ mod tests {
     fn failed_extent_is_read_again_by_the_next_who_asks() {
         let pool = Pool::new(1, false).unwrap();
         let mut extents = Extents::default();
-        let Acquired::Fill(id, buf) = extents.acquire(key(0), &pool) else {
+        let Acquired::Fill(id, buf) = extents.acquire(key(0), 0, &pool) else {
             panic!("not new");
         };
         extents.wait(id, 9);
         drop(buf);
         assert_eq!(extents.failed(id), [9]);
         assert!(extents.get(id).is_none());
-        assert!(matches!(extents.acquire(key(0), &pool), Acquired::Fill(..)));
+        assert!(matches!(extents.acquire(key(0), 0, &pool), Acquired::Fill(..)));
     }
 
     #[test]
@@ -345,11 +535,14 @@ mod tests {
         let pool = Pool::new(2, false).unwrap();
         let mut extents = Extents::default();
         fill(&mut extents, &pool, 0);
-        let Acquired::Fill(id, buf) = extents.acquire(key(1), &pool) else {
+        let Acquired::Fill(id, buf) = extents.acquire(key(1), 0, &pool) else {
             panic!("not new");
         };
         extents.wait(id, 4);
-        assert_eq!(extents.forget(1), [4]);
+        assert_eq!(
+            extents.forget(|key| matches!(key, ExtentKey::File { file: 1, .. })),
+            [4]
+        );
         assert!(extents.filled(id, buf).is_empty(), "a late read finds nobody");
         assert_eq!(pool.free(), 2);
     }

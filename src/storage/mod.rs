@@ -9,7 +9,8 @@
 //! descriptors and [`layout`] for spans, and reads through its own ring. Payload is never mapped into memory: a page
 //! that cannot be read would be a signal instead of an error.
 //!
-//! What a shard keeps of payload lies here too: [`extents`], its cache, and [`open_files`].
+//! What a shard keeps of payload lies here too: [`extents`], its cache, with [`file_numbers`], which tells that two names
+//! are one file, [`open_files`], [`read_modes`] (past the page cache or through it) and [`read_queue`] (how many at once).
 //!
 //! Writing (`.part` files, preallocation) and the session database are not here.
 #![forbid(unsafe_code)]
@@ -20,11 +21,14 @@ pub mod check;
 pub mod device;
 pub mod digest;
 pub mod extents;
+pub mod file_numbers;
 pub mod layout;
 pub mod open_files;
 mod order;
 mod payload;
 mod pieces;
+pub mod read_modes;
+pub mod read_queue;
 pub mod root;
 #[cfg(test)]
 mod tests;

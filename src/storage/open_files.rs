@@ -20,6 +20,7 @@ enum State<W> {
     /// Open.
     Open {
         handle: Handle,
+        device: u64,
         /// When it was used, as a count of uses.
         used: u64,
     },
@@ -28,8 +29,8 @@ enum State<W> {
 /// What [`OpenFiles::get`] found.
 #[derive(Debug)]
 pub enum Found {
-    /// Open.
-    Open(Handle),
+    /// Open, on the device of this number.
+    Open(Handle, u64),
     /// Somebody is opening it; the caller is told together with them.
     Opening,
     /// Not open: the caller has to open it, and then calls [`OpenFiles::opened`] or [`OpenFiles::failed`].
@@ -60,9 +61,9 @@ impl<W> OpenFiles<W> {
     pub fn get(&mut self, key: FileKey, waiter: W) -> Found {
         self.uses += 1;
         match self.files.get_mut(&key) {
-            Some(State::Open { handle, used }) => {
+            Some(State::Open { handle, device, used }) => {
                 *used = self.uses;
-                Found::Open(handle.clone())
+                Found::Open(handle.clone(), *device)
             }
             Some(State::Opening(waiters)) => {
                 waiters.push(waiter);
@@ -76,12 +77,12 @@ impl<W> OpenFiles<W> {
     }
 
     /// The file is open; gives those who wait for it. With the table full, another is closed as soon as no read needs it.
-    pub fn opened(&mut self, key: FileKey, handle: Handle) -> Vec<W> {
+    pub fn opened(&mut self, key: FileKey, handle: Handle, device: u64) -> Vec<W> {
         let Some(state @ State::Opening(_)) = self.files.get_mut(&key) else {
             return Vec::new(); // Its torrent left meanwhile.
         };
         let used = self.uses;
-        let State::Opening(waiters) = std::mem::replace(state, State::Open { handle, used }) else {
+        let State::Opening(waiters) = std::mem::replace(state, State::Open { handle, device, used }) else {
             unreachable!("matched above");
         };
         if self.files.len() > self.max {
@@ -145,8 +146,8 @@ mod tests {
         let mut files = OpenFiles::new(4);
         assert!(matches!(files.get(key(0), 1), Found::Closed));
         assert!(matches!(files.get(key(0), 2), Found::Opening));
-        assert_eq!(files.opened(key(0), Handle::memory(1)), [1, 2]);
-        assert!(matches!(files.get(key(0), 3), Found::Open(_)));
+        assert_eq!(files.opened(key(0), Handle::memory(1), 1), [1, 2]);
+        assert!(matches!(files.get(key(0), 3), Found::Open(..)));
     }
 
     #[test]
@@ -154,11 +155,11 @@ mod tests {
         let mut files = OpenFiles::new(2);
         for file in 0..3 {
             assert!(matches!(files.get(key(file), 0), Found::Closed));
-            files.opened(key(file), Handle::memory(u64::from(file)));
-            assert!(matches!(files.get(key(0), 0), Found::Open(_)));
+            files.opened(key(file), Handle::memory(u64::from(file)), 1);
+            assert!(matches!(files.get(key(0), 0), Found::Open(..)));
         }
         assert!(matches!(files.get(key(1), 0), Found::Closed));
-        assert!(matches!(files.get(key(2), 0), Found::Open(_)));
+        assert!(matches!(files.get(key(2), 0), Found::Open(..)));
     }
 
     #[test]
@@ -174,6 +175,6 @@ mod tests {
         let mut files = OpenFiles::new(1);
         assert!(matches!(files.get(key(0), 5), Found::Closed));
         assert_eq!(files.forget(1), [5]);
-        assert!(files.opened(key(0), Handle::memory(1)).is_empty());
+        assert!(files.opened(key(0), Handle::memory(1), 1).is_empty());
     }
 }

@@ -92,6 +92,11 @@ impl Reporter {
         for (state, read) in names::PEER_STATES {
             ::metrics::gauge!("btd_peers", "state" => *state).set(counters.iter().map(read).sum::<u64>() as f64);
         }
+        for (mode, read) in names::READ_MODES {
+            // Every shard finds out for itself; they are the same filesystems.
+            let devices = counters.iter().map(read).max().unwrap_or(0);
+            ::metrics::gauge!("btd_read_devices", "mode" => *mode).set(devices as f64);
+        }
         let mut drops: BTreeMap<&str, u64> = BTreeMap::new();
         for (reason, count) in self.shards.iter().flat_map(|shard| shard.drops()) {
             *drops.entry(reason).or_default() += count;

@@ -119,6 +119,9 @@ pub(super) const SHARD_GAUGES: &[(&str, &str, Read<Counters, u64>)] = &[
         "Connections, also those still in the handshake.",
         |c| c.connections_now,
     ),
+    ("btd_disk_reads_waiting", "Reads that wait for their device.", |c| {
+        c.reads_waiting_now
+    }),
     ("btd_buffers", "Cache buffers in all.", |c| c.buffers_now),
     ("btd_buffers_free", "Cache buffers that nobody holds.", |c| {
         c.buffers_free_now
@@ -133,6 +136,13 @@ pub(super) const PEER_STATES: &[(&str, Read<Counters, u64>)] = &[
     ("connected", |c| c.peers_now),
     ("interested", |c| c.peers_interested_now),
     ("unchoked", |c| c.peers_unchoked_now),
+];
+
+/// The values of the label `mode` of `btd_read_devices`.
+pub(super) const READ_MODES: &[(&str, Read<Counters, u64>)] = &[
+    ("direct", |c| c.devices_direct_now),
+    ("uncached", |c| c.devices_uncached_now),
+    ("buffered", |c| c.devices_cached_now),
 ];
 
 /// Histograms, in seconds.
@@ -167,6 +177,10 @@ pub(super) fn describe() {
     describe_gauge!(
         "btd_peers",
         "Peers past the handshake, by what they do. The states overlap."
+    );
+    describe_gauge!(
+        "btd_read_devices",
+        "Filesystems that payload is read from, by how: past the page cache, through it without a trace, through it."
     );
     describe_gauge!("btd_torrents", "Torrents, by how much of their payload is there.");
     describe_counter!("btd_peer_drops_total", "Connections that ended, by reason.");

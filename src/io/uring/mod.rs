@@ -375,6 +375,9 @@ impl Uring {
         Ok(Opened {
             regular: rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file(),
             len: u64::try_from(stat.st_size).unwrap_or(0),
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            modified: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
             file: self.files.adopt(&self.ring, fd),
         })
     }
@@ -471,6 +474,7 @@ impl Driver for Uring {
                 len,
                 at,
                 mut buf,
+                uncached,
             } => {
                 assert!(
                     at as usize + len as usize <= BUF_LEN,
@@ -478,22 +482,23 @@ impl Driver for Uring {
                 );
                 let to = buf.as_mut_ptr().wrapping_add(at as usize);
                 let index = buf.registered_index();
+                let flags = if uncached { libc::RWF_DONTCACHE } else { 0 };
                 let entry = match self.features.buffers {
                     true => on!(file, |fd| opcode::ReadFixed::new(fd, to, len, index)
                         .offset(offset)
+                        .rw_flags(flags)
                         .build()),
-                    false => on!(file, |fd| opcode::Read::new(fd, to, len).offset(offset).build()),
+                    false => on!(file, |fd| opcode::Read::new(fd, to, len)
+                        .offset(offset)
+                        .rw_flags(flags)
+                        .build()),
                 };
                 let token = self.ops.insert(OpKind::Read, owner, InFlight::Read { file, buf });
                 (token, entry)
             }
-            Op::Open { dir, path, direct } => {
+            Op::Open { dir, path } => {
                 // O_NONBLOCK: a FIFO in the payload's place must not hang the open. The folder cannot be left.
-                let flags = libc::O_RDONLY
-                    | libc::O_CLOEXEC
-                    | libc::O_NOFOLLOW
-                    | libc::O_NONBLOCK
-                    | if direct { libc::O_DIRECT } else { 0 };
+                let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK;
                 let how = OpenHow::new()
                     .flags(flags as u64)
                     .resolve(libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS);
@@ -560,6 +565,12 @@ impl Driver for Uring {
             let _ = rustix::net::sockopt::set_socket_linger(socket.fd(), Some(Duration::ZERO));
         }
         let _ = rustix::net::shutdown(socket.fd(), rustix::net::Shutdown::Both);
+    }
+
+    fn set_direct(&mut self, file: &Handle, direct: bool) -> Result<(), Errno> {
+        let mut flags = rustix::fs::fcntl_getfl(file.fd())?;
+        flags.set(rustix::fs::OFlags::DIRECT, direct);
+        rustix::fs::fcntl_setfl(file.fd(), flags)
     }
 
     fn pool(&self) -> &Pool {

@@ -81,8 +81,7 @@ fn serves_the_same_with_every_feature_masked() {
         fs::write(folder.path().join("payload"), vec![9; 5000]).unwrap();
         let dir: Arc<dyn AsFd + Send + Sync> = Arc::new(fs::File::open(folder.path()).unwrap());
         let path = CString::new("payload").unwrap();
-        let direct = false;
-        driver.submit(OWNER, Op::Open { dir, path, direct });
+        driver.submit(OWNER, Op::Open { dir, path });
         let Outcome::Opened { result } = reap(&mut driver, 1).remove(0).outcome else {
             panic!("not an open");
         };
@@ -98,6 +97,7 @@ fn serves_the_same_with_every_feature_masked() {
                 len: 4096,
                 at: 0,
                 buf,
+                uncached: false,
             },
         );
         let Outcome::ReadDone { result, buf } = reap(&mut driver, 1).remove(0).outcome else {
@@ -354,8 +354,8 @@ fn more_submissions_than_the_queue_holds_all_start() {
     let folder = tempfile::tempdir().unwrap();
     let dir: Arc<dyn AsFd + Send + Sync> = Arc::new(fs::File::open(folder.path()).unwrap());
     for _ in 0..500 {
-        let (dir, path, direct) = (dir.clone(), CString::new("absent").unwrap(), false);
-        driver.submit(OWNER, Op::Open { dir, path, direct });
+        let (dir, path) = (dir.clone(), CString::new("absent").unwrap());
+        driver.submit(OWNER, Op::Open { dir, path });
     }
     let zero_copy = false;
     driver.submit(
@@ -398,8 +398,8 @@ fn open_stays_beneath_its_folder_and_does_not_hang() {
     .unwrap();
     let dir: Arc<dyn AsFd + Send + Sync> = Arc::new(fs::File::open(&root).unwrap());
     let mut open = |path: &str| {
-        let (dir, path, direct) = (dir.clone(), CString::new(path).unwrap(), false);
-        driver.submit(OWNER, Op::Open { dir, path, direct });
+        let (dir, path) = (dir.clone(), CString::new(path).unwrap());
+        driver.submit(OWNER, Op::Open { dir, path });
         match reap(&mut driver, 1).remove(0).outcome {
             Outcome::Opened { result } => result.map(|opened| opened.regular),
             other => panic!("{other:?}"),
@@ -421,8 +421,8 @@ fn file_of_a_filesystem_without_asynchronous_reads_is_read() {
         .unwrap();
     fs::write(folder.path().join("payload"), [3; 100]).unwrap();
     let dir: Arc<dyn AsFd + Send + Sync> = Arc::new(fs::File::open(folder.path()).unwrap());
-    let (path, direct) = (CString::new("payload").unwrap(), false);
-    driver.submit(OWNER, Op::Open { dir, path, direct });
+    let path = CString::new("payload").unwrap();
+    driver.submit(OWNER, Op::Open { dir, path });
     let Outcome::Opened { result: Ok(opened) } = reap(&mut driver, 1).remove(0).outcome else {
         panic!("not opened");
     };
@@ -436,6 +436,7 @@ fn file_of_a_filesystem_without_asynchronous_reads_is_read() {
             len,
             at,
             buf,
+            uncached: false,
         },
     );
     let Outcome::ReadDone { result, buf } = reap(&mut driver, 1).remove(0).outcome else {

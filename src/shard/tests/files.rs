@@ -1,0 +1,94 @@
+//! Files with several names.
+
+use super::*;
+
+/// Another torrent of the same file, and a peer of it.
+fn twin(fixture: &mut Fixture) -> (Arc<Torrent>, Far) {
+    let other = Fixture::new(vec![("twin".to_owned(), fixture.payload.clone(), false)], PIECE_LEN, 1);
+    fixture.world.file("twin", &fixture.payload);
+    fixture.world.set_inode("payload", 5);
+    fixture.world.set_inode("twin", 5);
+    fixture.shard.add(other.torrent.clone());
+    let own = std::mem::replace(&mut fixture.torrent, other.torrent.clone());
+    let far = fixture.unchoked(FAST);
+    fixture.torrent = own;
+    (other.torrent, far)
+}
+
+#[test]
+fn two_names_of_one_file_are_cached_once() {
+    let contents = bytes(3 * EXTENT_LEN as usize, 3);
+    let files = ["a", "b"].map(|name| (name.to_owned(), contents.clone(), false));
+    let mut fixture = Fixture::new(files.into(), PIECE_LEN, 32);
+    fixture.world.set_inode("folder/a", 5);
+    fixture.world.set_inode("folder/b", 5);
+    for _ in 0..2 {
+        let mut far = fixture.unchoked(FAST);
+        let count = fixture.request_all(&far);
+        fixture.settle();
+        fixture.hear(&mut far);
+        assert_eq!(far.blocks.len(), count);
+        fixture.check(&far);
+    }
+    assert_eq!(fixture.world.reads(), 3);
+}
+
+#[test]
+fn torrent_that_leaves_does_not_take_along_what_its_twin_waits_for() {
+    let mut fixture = Fixture::single(300_000, 8);
+    let (torrent, mut far) = twin(&mut fixture);
+    let own = fixture.unchoked(FAST);
+    // Both names are known to be one file from here on.
+    for (torrent, far) in [(&fixture.torrent.clone(), &own), (&torrent, &far)] {
+        fixture.torrent = torrent.clone();
+        fixture.request(far, 0, 0, 1);
+        fixture.settle();
+    }
+    fixture.world.hold(OpKind::Read);
+    fixture.request(&own, 4, 0, BLOCK_LEN);
+    fixture.settle();
+    let count = 1 + fixture.request_all(&far);
+    fixture.settle();
+    fixture.shard.remove(own_hash(&fixture, &torrent));
+    fixture.settle();
+    fixture.world.release(OpKind::Read);
+    fixture.pass(0.2);
+    fixture.pass(0.2);
+    fixture.hear(&mut far);
+    assert_eq!(far.blocks.len(), count);
+    fixture.check(&far);
+}
+
+/// The info-hash of the torrent that is not the twin.
+fn own_hash(fixture: &Fixture, twin: &Torrent) -> InfoHash {
+    *fixture
+        .shard
+        .torrents
+        .keys()
+        .find(|info_hash| **info_hash != twin.info_hash())
+        .expect("two torrents")
+}
+
+#[test]
+fn more_reads_than_a_device_takes_are_all_served() {
+    let mut fixture = Fixture::single(200 * EXTENT_LEN as usize, 220);
+    fixture.world.hold(OpKind::Read);
+    let mut fars: Vec<Far> = (0..40).map(|_| fixture.unchoked(FAST)).collect();
+    for (i, far) in (0..).zip(&fars) {
+        // Each in an extent of its own.
+        for block in 0..4 {
+            fixture.request(far, 10 * i + 2 * block, 0, BLOCK_LEN);
+        }
+    }
+    fixture.settle();
+    assert_eq!(fixture.shard.driver.in_flight() - 2 - fars.len(), 64);
+    assert_eq!(fixture.shard.disk.reads_waiting(), 160 - 64);
+    fixture.world.release(OpKind::Read);
+    fixture.settle();
+    for far in &mut fars {
+        fixture.hear(far);
+        assert_eq!(far.blocks.len(), 4);
+        fixture.check(far);
+    }
+    assert_eq!(fixture.shard.disk.reads_waiting(), 0);
+}
