@@ -74,7 +74,7 @@ fn torrent(folder: &std::path::Path, payload: &[u8]) -> Arc<Torrent> {
     });
     let meta = Metainfo::parse(&encoded).unwrap();
     let have = Bitfield::full(meta.geometry.piece_count());
-    Torrent::new(meta, Arc::new(Root::open(folder).unwrap()), &have)
+    Torrent::new(meta, Arc::new(Root::open(folder).unwrap()), &have, &[])
 }
 
 /// Connects until the torrent is known, since a command takes a turn to arrive.

@@ -420,7 +420,8 @@ fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store) -> Result
         wrong_count: report.wrong.count(),
         known: report.known_count == meta.geometry.piece_count(),
         why: why_not_whole(&job.meta, &report),
-        torrent: (have_count > 0).then(|| Torrent::new(Metainfo::clone(&job.meta), root, &report.have)),
+        torrent: (have_count > 0)
+            .then(|| Torrent::new(Metainfo::clone(&job.meta), root, &report.have, &report.modified)),
     })
 }
 

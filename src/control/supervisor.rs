@@ -482,6 +482,7 @@ impl Supervisor<'_> {
         if now.duration_since(self.progress_told) >= PROGRESS_EVERY {
             self.progress_told = now;
             self.tell_progress();
+            self.check_changed();
             self.tell_damage();
         }
         if now.duration_since(self.missing_tried) >= MISSING_RETRY {
@@ -543,6 +544,24 @@ impl Supervisor<'_> {
         }
         if checking > told {
             tracing::info!("{} more torrents wait to be checked", checking - told);
+        }
+    }
+
+    /// Files that were changed after they were checked are checked again; of the others of their torrents is known that
+    /// they are as they were.
+    fn check_changed(&mut self) {
+        for (folder, torrent) in self.torrents.changed() {
+            let meta = Arc::new(torrent.meta().clone());
+            let progress = Arc::new(Progress::new(meta.geometry.total_len()));
+            let Some(generation) = self.torrents.check_anew(meta.info_hash, &progress) else {
+                continue;
+            };
+            tracing::warn!(
+                "a file of {:?} ({}) was changed after it was checked: it is checked again",
+                meta.name,
+                meta.info_hash
+            );
+            self.check(folder, generation, meta, true, progress);
         }
     }
 

@@ -252,6 +252,18 @@ impl Torrents {
         entry.is_some_and(|entry| matches!(entry.state, State::Missing))
     }
 
+    /// Torrents of which a file was changed after it was checked, each with the watch folder it was found in.
+    pub(super) fn changed(&self) -> Vec<(usize, Arc<Torrent>)> {
+        let settled = self
+            .by_hash
+            .values()
+            .filter(|entry| !matches!(entry.state, State::Checking(_)));
+        settled
+            .filter_map(|entry| Some((entry.folder, entry.served.clone()?)))
+            .filter(|(_, torrent)| torrent.is_changed())
+            .collect()
+    }
+
     /// Torrents that were whole and of which pieces can no longer be read. Each is given once.
     pub(super) fn newly_damaged(&mut self) -> Vec<Arc<Torrent>> {
         let mut damaged = Vec::new();

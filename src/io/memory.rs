@@ -45,6 +45,8 @@ struct State {
     /// Which files have which inode; the others have a new one each time they are opened.
     inodes: BTreeMap<String, u64>,
     no_direct: bool,
+    /// When files were modified; the others at 0.
+    modified: BTreeMap<String, i128>,
     next_id: u64,
     failures: Vec<(OpKind, Errno)>,
     held: Vec<OpKind>,
@@ -132,6 +134,11 @@ impl World {
     /// Two files of the same inode are one.
     pub fn set_inode(&self, path: &str, inode: u64) {
         self.0.borrow_mut().inodes.insert(path.to_owned(), inode);
+    }
+
+    /// A file was modified: at this time, in ns since 1970.
+    pub fn set_modified(&self, path: &str, time: i128) {
+        self.0.borrow_mut().modified.insert(path.to_owned(), time);
     }
 
     /// From now on no file can be read past the page cache.
@@ -328,6 +335,7 @@ impl Memory {
                         None => Err(Errno::NOENT),
                         Some(len) => {
                             let id = state.new_id();
+                            let modified = state.modified.get(&path).copied().unwrap_or(0);
                             let inode = state.inodes.get(&path).copied().unwrap_or(id);
                             state.open.insert(id, path);
                             Ok(Opened {
@@ -335,7 +343,7 @@ impl Memory {
                                 len: len as u64,
                                 device: 1,
                                 inode,
-                                modified: 0,
+                                modified,
                                 regular: true,
                             })
                         }

@@ -274,7 +274,7 @@ impl Disk {
         };
         opening.tries += 1;
         let waiting = match result {
-            Ok(opened) if opened.regular => {
+            Ok(opened) if opened.regular && opening.served.torrent.is_as_judged(opening.key.file, opened.modified) => {
                 let key = self.openings.remove(owner).expect("found above").key;
                 let device = opened.device;
                 self.numbers.opened(
@@ -300,6 +300,10 @@ impl Disk {
                 let opening = self.openings.remove(owner).expect("found above");
                 let path = &opening.served.torrent.meta().files[opening.key.file as usize].path;
                 let why = match failed {
+                    Ok(opened) if opened.regular => {
+                        opening.served.torrent.note_changed();
+                        Some(format!("{path}: was changed after it was checked"))
+                    }
                     Ok(_) => Some(format!("{path}: not a regular file")),
                     Err(errno) if is_for_now(errno) => None,
                     Err(errno) => Some(format!("{path}: cannot be opened: {errno}")),

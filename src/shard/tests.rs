@@ -98,7 +98,7 @@ impl Fixture {
         let folder = tempfile::tempdir().unwrap();
         let root = Arc::new(Root::open(folder.path()).unwrap());
         let have = Bitfield::full(meta.geometry.piece_count());
-        let torrent = Torrent::new(meta, root, &have);
+        let torrent = Torrent::new(meta, root, &have, &vec![Some(0); files.len()]);
         let driver = Memory::new(pool_bufs);
         let world = driver.world();
         for (path, contents, pad) in &files {

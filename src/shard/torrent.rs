@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::{Geometry, PieceIndex};
@@ -11,6 +11,9 @@ use crate::proto::metainfo::Metainfo;
 use crate::proto::{InfoHash, bitfield};
 use crate::storage::layout::Layout;
 use crate::storage::root::Root;
+
+/// No file is of the year 1677.
+const UNKNOWN: i64 = i64::MIN;
 
 /// A torrent that is served. Shared by the shards without locks: a piece that can no longer be read is withdrawn by
 /// clearing its bit, and nothing else changes.
@@ -22,6 +25,10 @@ pub struct Torrent {
     /// Bits of the pieces we have, in the order of the bitfield message within each word's bytes.
     have: Box<[AtomicU64]>,
     have_count: AtomicU32,
+    /// When each file was modified, as it was judged: ns since 1970, [`UNKNOWN`] where that is not to be relied on.
+    modified: Box<[i64]>,
+    /// A file was found to be another than the one that was judged.
+    changed: AtomicBool,
     /// Connections past the handshake, on all shards.
     pub(super) connections: AtomicU32,
     /// Why the first piece was withdrawn. Written when a disk fails, read by those who ask.
@@ -29,12 +36,13 @@ pub struct Torrent {
 }
 
 impl Torrent {
-    /// A torrent whose payload lies beneath `root`, with the pieces that were found right.
+    /// A torrent whose payload lies beneath `root`, with the pieces that were found right, and when each file was modified
+    /// (ns since 1970) if that is known: a file of another time is not served.
     ///
     /// # Panics
     /// When `have` is of another torrent: its piece count differs.
     #[must_use]
-    pub fn new(meta: Metainfo, root: Arc<Root>, have: &Bitfield) -> Arc<Torrent> {
+    pub fn new(meta: Metainfo, root: Arc<Root>, have: &Bitfield, modified: &[Option<i64>]) -> Arc<Torrent> {
         assert_eq!(
             have.piece_count(),
             meta.geometry.piece_count(),
@@ -53,6 +61,8 @@ impl Torrent {
         Arc::new(Torrent {
             have: words,
             have_count: AtomicU32::new(have.count()),
+            modified: modified.iter().map(|time| time.unwrap_or(UNKNOWN)).collect(),
+            changed: AtomicBool::new(false),
             layout,
             meta,
             root,
@@ -133,6 +143,24 @@ impl Torrent {
         let mut fault = self.fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         fault.get_or_insert_with(|| why.to_owned());
         true
+    }
+
+    /// Whether a file that was modified at this time (ns since 1970) is the one that was judged, as far as that is known.
+    pub(super) fn is_as_judged(&self, file: u32, modified: i128) -> bool {
+        self.modified
+            .get(file as usize)
+            .is_none_or(|&judged| judged == UNKNOWN || i128::from(judged) == modified)
+    }
+
+    /// A file is not the one that was judged.
+    pub(super) fn note_changed(&self) {
+        self.changed.store(true, Relaxed);
+    }
+
+    /// Whether a file was found to be another than the one that was judged: it has to be judged anew.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        self.changed.load(Relaxed)
     }
 
     /// Why pieces were withdrawn while serving, if any were.

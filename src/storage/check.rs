@@ -28,6 +28,9 @@ pub struct CheckReport {
     pub wrong: Bitfield,
     /// What each file of [`Metainfo::files`] is. Padding is always [`FileState::Ok`].
     pub files: Vec<FileState>,
+    /// When each of them was modified, in ns since 1970; `None` for what is no file and for one that was written to while
+    /// it was checked.
+    pub modified: Vec<Option<i64>>,
     /// Pieces that were judged by an earlier check, and not read again.
     pub known_count: u32,
 }
@@ -100,10 +103,12 @@ pub fn check(
         }
     }
     verifier.keep(piece_count, &mut payload);
+    let (files, modified) = payload.into_states();
     Ok(CheckReport {
         have: verifier.have,
         wrong: verifier.wrong,
-        files: payload.into_states(),
+        files,
+        modified,
         known_count: verifier.known_count,
     })
 }

@@ -134,8 +134,10 @@ pub(super) struct Payload<'a> {
     layout: &'a Layout,
     files: &'a [FileEntry],
     states: Vec<FileState>,
-    /// What each file looked like at first.
+    /// What each file looked like at first, if another change would be seen by it.
     stamps: Vec<Option<FileStamp>>,
+    /// When each file was modified, as it was at first and still is.
+    modified: Vec<Option<i64>>,
     /// Files that were changed so lately that not all of them may be on the disk.
     young: Vec<u32>,
     /// How many bytes of each file are worth asking for.
@@ -231,6 +233,7 @@ impl<'a> Payload<'a> {
     ) -> Option<Self> {
         let mut states = Vec::with_capacity(files.len());
         let mut stamps = Vec::with_capacity(files.len());
+        let mut modified = Vec::with_capacity(files.len());
         let mut young = Vec::new();
         let now = SystemTime::now();
         for (index, entry) in (0..).zip(files) {
@@ -248,6 +251,7 @@ impl<'a> Payload<'a> {
                 young.push(index);
             }
             states.push(state);
+            modified.push(metadata.as_ref().map(|found| stamp(&found.metadata).mtime_ns));
             stamps.push(metadata.and_then(|found| settled_stamp(&found.metadata, now)));
         }
         let readable = files
@@ -261,6 +265,7 @@ impl<'a> Payload<'a> {
             files,
             states,
             stamps,
+            modified,
             young,
             readable,
             open: Vec::new(),
@@ -421,8 +426,12 @@ impl<'a> Payload<'a> {
             }
             let (state, found) = measure(self.root, entry);
             // What was read may be older than what is there now, or newer than what the stamp is of.
-            if found.map(|found| stamp(&found.metadata)) != self.stamps[index] {
+            let now = found.map(|found| stamp(&found.metadata));
+            if now != self.stamps[index] {
                 self.stamps[index] = None;
+            }
+            if now.map(|now| now.mtime_ns) != self.modified[index] {
+                self.modified[index] = None;
             }
             let readable = readable_len(entry, &state);
             self.readable[index] = self.readable[index].min(readable);
@@ -447,8 +456,10 @@ impl<'a> Payload<'a> {
         &self.states
     }
 
-    pub(super) fn into_states(self) -> Vec<FileState> {
-        self.states
+    /// The states, and when each file was modified: `None` where that changed while it was looked at, and for what is no
+    /// file.
+    pub(super) fn into_states(self) -> (Vec<FileState>, Vec<Option<i64>>) {
+        (self.states, self.modified)
     }
 
     /// What each file looked like when it was first looked at; `None` for padding and what is no regular file.

@@ -92,3 +92,23 @@ fn more_reads_than_a_device_takes_are_all_served() {
     }
     assert_eq!(fixture.shard.disk.reads_waiting(), 0);
 }
+
+#[test]
+fn file_that_was_changed_after_it_was_checked_is_not_served_and_to_be_checked_again() {
+    let files = ["a", "b"].map(|name| (name.to_owned(), bytes(2 * PIECE_LEN as usize, 3), false));
+    let mut fixture = Fixture::new(files.into(), PIECE_LEN, 32);
+    fixture.world.set_modified("folder/b", 1);
+    let mut far = fixture.unchoked(FAST);
+    fixture.request_all(&far);
+    fixture.settle();
+    assert!(fixture.torrent.is_changed());
+    assert_eq!(fixture.torrent.have_count(), 2);
+    fixture.hear(&mut far);
+    let blocks_per_piece = (PIECE_LEN / BLOCK_LEN) as usize;
+    assert_eq!(far.blocks.len(), 2 * blocks_per_piece);
+    assert!(far.blocks.iter().all(|(piece, ..)| *piece < 2));
+    assert_eq!(
+        far.said.iter().filter(|said| said.starts_with("Reject")).count(),
+        2 * blocks_per_piece
+    );
+}
