@@ -46,6 +46,7 @@ impl<D: Driver> Shard<D> {
             .saturating_duration_since(std::mem::replace(&mut self.ticked_at, self.now));
         self.gather
             .on_tick(self.counters.turns, self.counters.uploaded_bytes, self.unchoked, over);
+        self.disk.extents.set_users(self.unchoked as usize);
         let mut due = std::mem::take(&mut self.due);
         self.wheel.advance(self.tick, &mut due);
         for owner in due.drain(..) {

@@ -175,17 +175,7 @@ impl Disk {
             Acquired::Fill(id, buf) => {
                 counters.cache_misses += 1;
                 self.extents.wait(id, waiter);
-                let owner = self.fills.insert(Fill {
-                    id,
-                    served: served.clone(),
-                    key,
-                    file,
-                    reading: None,
-                    buf: Some(buf),
-                    done: 0,
-                    tries: 0,
-                });
-                self.go_on(driver, counters, owner);
+                self.begin(driver, counters, served, (id, key, file), buf);
                 Some(id)
             }
             Acquired::Full => {
@@ -193,6 +183,45 @@ impl Disk {
                 None
             }
         }
+    }
+
+    /// Begins to read an extent of a file that will be asked for soon, if there is a buffer to spare.
+    pub(super) fn read_ahead<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        counters: &mut Counters,
+        served: &Rc<Served>,
+        key: ExtentKey,
+        file: u32,
+    ) {
+        if self.extents.holds(&key) || self.is_broken(&key) {
+            return;
+        }
+        if let Acquired::Fill(id, buf) = self.extents.acquire(key, u32::MAX, driver.pool()) {
+            counters.disk_reads_ahead += 1;
+            self.begin(driver, counters, served, (id, key, file), buf);
+        }
+    }
+
+    fn begin<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        counters: &mut Counters,
+        served: &Rc<Served>,
+        (id, key, file): (ExtentId, ExtentKey, u32),
+        buf: Buf,
+    ) {
+        let owner = self.fills.insert(Fill {
+            id,
+            served: served.clone(),
+            key,
+            file,
+            reading: None,
+            buf: Some(buf),
+            done: 0,
+            tries: 0,
+        });
+        self.go_on(driver, counters, owner);
     }
 
     /// Starts the next read of a fill, opens the file for it, or finishes it.

@@ -80,6 +80,7 @@ pub(super) fn stage<D: Driver>(
         }
         match parts_of(driver, disk, counters, owner, &peer.served, &block) {
             Ok(parts) => {
+                read_ahead(driver, disk, counters, peer, &block);
                 peer.upload.staged_len += block.length();
                 peer.upload.staged.push_back(Staged { block, asked_at, parts });
             }
@@ -90,6 +91,41 @@ pub(super) fn stage<D: Driver>(
         }
     }
     false
+}
+
+/// Begins to read the next extent of the piece for a peer that goes through it in order, when it comes to the start of
+/// one: it will be there when it is asked for. Who asks for much at a time has asked for it already.
+fn read_ahead<D: Driver>(
+    driver: &mut D,
+    disk: &mut Disk,
+    counters: &mut Counters,
+    peer: &mut PeerConn,
+    block: &BlockRequest,
+) {
+    let served = &peer.served;
+    let geometry = served.torrent.geometry();
+    let (start, len) = (geometry.offset(block), u64::from(block.length()));
+    let upload = &mut peer.upload;
+    upload.run_len = match upload.run_end == start {
+        true => upload.run_len + len,
+        false => len,
+    };
+    upload.run_end = start + len;
+    let piece_end = geometry.piece_offset(block.piece()) + u64::from(geometry.piece_len(block.piece()));
+    let next = start + u64::from(EXTENT_LEN);
+    if upload.run_len <= u64::from(EXTENT_LEN) || next >= piece_end {
+        return;
+    }
+    let file_at = |at| served.torrent.layout().spans(at, 1).next().expect("within the torrent");
+    let (here, there) = (file_at(start), file_at(next));
+    if here.offset < u64::from(EXTENT_LEN)
+        || !here.offset.is_multiple_of(u64::from(EXTENT_LEN))
+        || there.file != here.file
+    {
+        return;
+    }
+    let (key, _) = disk.file_extent(served, there.file, there.offset);
+    disk.read_ahead(driver, counters, served, key, there.file);
 }
 
 /// Looks up or begins to read all stretches of a block.

@@ -43,6 +43,9 @@ pub(super) struct Upload {
     pub(super) arrivals: VecDeque<(Instant, u32)>,
     /// Taken from the queue, but no buffer was free. To be staged before the rest of the queue.
     pub(super) unstaged: VecDeque<(BlockRequest, Instant)>,
+    /// Where the block staged last ended, in the torrent, and how many bytes before that were staged in order.
+    pub(super) run_end: u64,
+    pub(super) run_len: u64,
     /// A request that was admitted cannot be served, and the peer cannot be told: it would wait for ever.
     pub(super) unanswerable: bool,
     pub(super) staged: VecDeque<Staged>,
@@ -64,6 +67,8 @@ impl Default for Upload {
         Upload {
             arrivals: VecDeque::new(),
             unstaged: VecDeque::new(),
+            run_end: 0,
+            run_len: 0,
             unanswerable: false,
             staged: VecDeque::new(),
             staged_len: 0,

@@ -60,6 +60,8 @@ counters! {
     disk_read_bytes,
     /// Reads from files.
     disk_reads,
+    /// Extents read before anybody asked for them.
+    disk_reads_ahead,
     /// Reads and opens that failed.
     disk_errors,
     /// Extents found in the cache, or being read for another peer.

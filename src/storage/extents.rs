@@ -7,6 +7,9 @@
 //! therefore turns a tenth of the cache over and leaves the rest alone. What left the small queue is remembered by its
 //! fingerprint for a while, and goes to the main queue if it is asked for again.
 //!
+//! The small queue is never so small that a peer's extent leaves before the peer is through with it: two extents for each
+//! peer that may ask.
+//!
 //! What is done to fill an extent is the shard's business; this is the book of who has what.
 
 use std::collections::{HashMap, VecDeque};
@@ -79,6 +82,9 @@ enum Queue {
 
 /// The small queue's part of the buffers: one in so many.
 const SMALL_PART: usize = 10;
+
+/// A peer takes an extent block by block, and is often in the next one before it has all of this.
+const EXTENTS_PER_USER: usize = 2;
 
 /// Uses beyond this do not count, so that what was loved once does not stay for ever.
 const USES_MAX: u8 = 3;
@@ -159,6 +165,8 @@ pub struct Extents<W> {
     main: Ends,
     ghosts: Ghosts,
     generation: u32,
+    /// Connections that may ask.
+    users: usize,
 }
 
 impl<W> Default for Extents<W> {
@@ -170,6 +178,7 @@ impl<W> Default for Extents<W> {
             main: Ends::default(),
             ghosts: Ghosts::default(),
             generation: 0,
+            users: 0,
         }
     }
 }
@@ -220,6 +229,11 @@ impl<W> Extents<W> {
         self.by_key.insert(key, index);
         self.link_newest(index);
         Acquired::Fill(ExtentId { index, generation }, buf)
+    }
+
+    /// So many connections may ask from now on.
+    pub fn set_users(&mut self, users: usize) {
+        self.users = users;
     }
 
     /// Whether an extent is there or on its way.
@@ -284,7 +298,9 @@ impl<W> Extents<W> {
         // not. Every extent of the main queue may have to be passed a few times until its uses are forgotten, but each
         // pass takes away what a use has added.
         const LOOK_MAX: usize = 4096;
-        let small_len = (buffers / SMALL_PART).max(1);
+        let small_len = (buffers / SMALL_PART)
+            .max(self.users * EXTENTS_PER_USER)
+            .clamp(1, buffers - buffers / SMALL_PART);
         // One queue may be all in use.
         let (mut small_held, mut main_held) = (0, 0);
         for _ in 0..LOOK_MAX {
@@ -480,6 +496,30 @@ mod tests {
             fill(&mut extents, &pool, index);
         }
         assert!(matches!(extents.get(back), Some(Fill::Ready(_))));
+    }
+
+    #[test]
+    fn many_peers_keep_what_they_are_in_the_middle_of_beside_what_is_popular() {
+        let pool = Pool::new(40, false).unwrap();
+        let mut extents = Extents::<u32>::default();
+        extents.set_users(10);
+        for index in 0..40 {
+            fill(&mut extents, &pool, index);
+            assert!(matches!(extents.acquire(key(index), 7, &pool), Acquired::Ready(_)));
+        }
+        for round in 0..20 {
+            // Each of ten peers takes two blocks of an extent of its own, between the others'.
+            for block in 0..2 {
+                for user in 0..10 {
+                    let found = extents.acquire(key(1000 + 10 * round + user), user, &pool);
+                    match (block, found) {
+                        (0, Acquired::Fill(id, buf)) => drop(extents.filled(id, buf)),
+                        (1, Acquired::Ready(_)) => {}
+                        (_, other) => panic!("round {round}, block {block}: {other:?}"),
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -51,6 +51,11 @@ pub(super) const SHARD_COUNTERS: &[(&str, &str, Read<Counters, u64>)] = &[
         c.disk_reads
     }),
     (
+        "btd_disk_reads_ahead_total",
+        "Extents read before anybody asked for them, for peers that go through a piece in order.",
+        |c| c.disk_reads_ahead,
+    ),
+    (
         "btd_disk_errors_total",
         "Reads and opens of payload files that failed.",
         |c| c.disk_errors,

@@ -112,3 +112,25 @@ fn file_that_was_changed_after_it_was_checked_is_not_served_and_to_be_checked_ag
         2 * blocks_per_piece
     );
 }
+
+#[test]
+fn extents_are_read_ahead_for_who_goes_through_a_piece_in_order_and_for_nobody_else() {
+    const EXTENTS: u32 = 8;
+    let in_order: Vec<u32> = (0..EXTENTS * EXTENT_LEN / BLOCK_LEN).collect();
+    let back: Vec<u32> = in_order.iter().rev().copied().collect();
+    for (order, ahead) in [(in_order, EXTENTS - 2), (back, 0)] {
+        let contents = bytes((2 * EXTENTS * EXTENT_LEN) as usize, 3);
+        let files = vec![("payload".to_owned(), contents, false)];
+        let mut fixture = Fixture::new(files, EXTENTS * EXTENT_LEN, 32);
+        let mut far = fixture.unchoked(FAST);
+        for block in order {
+            fixture.request(&far, 0, block * BLOCK_LEN, BLOCK_LEN);
+            fixture.settle();
+        }
+        fixture.hear(&mut far);
+        assert_eq!(far.blocks.len() as u32, EXTENTS * EXTENT_LEN / BLOCK_LEN);
+        fixture.check(&far);
+        assert_eq!(fixture.shard.counters.disk_reads_ahead, u64::from(ahead));
+        assert_eq!(fixture.world.reads(), u64::from(EXTENTS), "the next piece is not begun");
+    }
+}
