@@ -11,6 +11,7 @@ use super::slots::Slots;
 use crate::io::{Buf, Driver, Errno, Op, Opened, Owner};
 use crate::proto::geometry::PieceIndex;
 use crate::stats::Counters;
+use crate::storage::device;
 use crate::storage::extents::{Acquired, EXTENT_LEN, ExtentId, ExtentKey, Extents};
 use crate::storage::file_numbers::{FileId, FileNumbers};
 use crate::storage::open_files::{FileKey, Found, OpenFiles};
@@ -119,7 +120,7 @@ impl Disk {
             files: OpenFiles::new(files_max),
             numbers: FileNumbers::default(),
             modes: ReadModes::new(first),
-            queue: ReadQueue::default(),
+            queue: ReadQueue::new(device::depth),
             fills: Slots::new(),
             openings: Slots::new(),
             broken: HashSet::new(),
@@ -469,10 +470,14 @@ impl Disk {
         }
     }
 
+    /// Whether there are extents whose blocks have to be read one by one: only on a failing disk.
+    pub(super) fn has_broken(&self) -> bool {
+        !self.broken.is_empty()
+    }
+
     /// Whether the blocks of this extent have to be read one by one.
     pub(super) fn is_broken(&self, key: &ExtentKey) -> bool {
-        // Empty but for a failing disk: not even hashed then.
-        !self.broken.is_empty() && self.broken.contains(key)
+        self.has_broken() && self.broken.contains(key)
     }
 
     /// A torrent is no longer served. Reads in flight end on their own; their buffers come back then.

@@ -113,7 +113,9 @@ fn read_ahead<D: Driver>(
     upload.run_end = start + len;
     let piece_end = geometry.piece_offset(block.piece()) + u64::from(geometry.piece_len(block.piece()));
     let next = start + u64::from(EXTENT_LEN);
-    if upload.run_len <= u64::from(EXTENT_LEN) || next >= piece_end {
+    let wanted = upload.staged.len() + upload.sending.len() + peer.peer.request_count();
+    let sees_far = wanted >= (EXTENT_LEN / BLOCK_LEN_MAX) as usize;
+    if upload.run_len <= u64::from(EXTENT_LEN) || next >= piece_end || sees_far {
         return;
     }
     let file_at = |at| served.torrent.layout().spans(at, 1).next().expect("within the torrent");
@@ -186,12 +188,15 @@ fn part_count(disk: &mut Disk, served: &Served, offset: u64, len: u32) -> usize 
         if span.pad {
             count += 1;
         } else {
-            let (first, start) = disk.file_extent(served, span.file, span.offset);
-            let (last, _) = disk.file_extent(served, span.file, span.offset + span.len - 1);
-            if disk.is_broken(&first) || disk.is_broken(&last) {
-                return usize::MAX;
+            if disk.has_broken() {
+                let (first, _) = disk.file_extent(served, span.file, span.offset);
+                let (last, _) = disk.file_extent(served, span.file, span.offset + span.len - 1);
+                if disk.is_broken(&first) || disk.is_broken(&last) {
+                    return usize::MAX;
+                }
             }
-            count += (u64::from(start) + span.len).div_ceil(u64::from(EXTENT_LEN)) as usize;
+            let start = span.offset % u64::from(EXTENT_LEN);
+            count += (start + span.len).div_ceil(u64::from(EXTENT_LEN)) as usize;
         }
         if count > PARTS_MAX {
             break;

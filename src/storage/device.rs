@@ -10,6 +10,11 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, StatxFlags, makedev};
 
+/// See [`depth`].
+const DEPTH_UNKNOWN: u32 = 128;
+const DEPTH_MIN: u32 = 16;
+const DEPTH_MAX: u32 = 512;
+
 /// One disk, or what stands for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Device {
@@ -31,6 +36,22 @@ impl Device {
             .or_else(|| disk(sys, mounted_from(fd)?))
             .unwrap_or(unknown)
     }
+}
+
+/// Requests that a block device takes at once, by its device number: half of its queue, since others read too. Where that
+/// is not known (no block device of its own) as many as a fast one is kept busy with.
+#[must_use]
+pub fn depth(id: u64) -> u32 {
+    depth_in(Path::new("/sys/dev/block"), id)
+}
+
+fn depth_in(sys: &Path, id: u64) -> u32 {
+    let device = sys.join(format!("{}:{}", rustix::fs::major(id), rustix::fs::minor(id)));
+    let queue = [device.clone(), device.join("..")].iter().find_map(|disk| {
+        let text = fs::read_to_string(disk.join("queue/nr_requests")).ok()?;
+        text.trim().parse::<u32>().ok()
+    });
+    queue.map_or(DEPTH_UNKNOWN, |requests| (requests / 2).clamp(DEPTH_MIN, DEPTH_MAX))
 }
 
 /// The disk that a block device is, or is a partition of.
@@ -96,6 +117,9 @@ mod tests {
             "a head reads one of them at a time"
         );
         assert_eq!(found(2), None);
+        fs::write(disk.join("queue/nr_requests"), "256\n").unwrap();
+        let depths = [0, 1, 2].map(|minor| super::depth_in(temp.path(), makedev(8, minor)));
+        assert_eq!(depths, [128, 128, super::DEPTH_UNKNOWN]);
         fs::write(disk.join("queue/rotational"), "0\n").unwrap();
         assert_eq!(found(1), Some(Device { id, seeks: false }));
     }

@@ -7,7 +7,7 @@
 //! therefore turns a tenth of the cache over and leaves the rest alone. What left the small queue is remembered by its
 //! fingerprint for a while, and goes to the main queue if it is asked for again.
 //!
-//! The small queue is never so small that a peer's extent leaves before the peer is through with it: two extents for each
+//! The small queue is never so small that a peer's extent leaves before the peer is through with it: four extents for each
 //! peer that may ask.
 //!
 //! What is done to fill an extent is the shard's business; this is the book of who has what.
@@ -83,8 +83,9 @@ enum Queue {
 /// The small queue's part of the buffers: one in so many.
 const SMALL_PART: usize = 10;
 
-/// A peer takes an extent block by block, and is often in the next one before it has all of this.
-const EXTENTS_PER_USER: usize = 2;
+/// What a peer has under way: as much as its window. With two, 200 peers with 16 requests each read 1.05 bytes for each
+/// that they were sent; with four 0.9, as with the whole cache.
+const EXTENTS_PER_USER: usize = 4;
 
 /// Uses beyond this do not count, so that what was loved once does not stay for ever.
 const USES_MAX: u8 = 3;
