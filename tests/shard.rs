@@ -38,6 +38,7 @@ fn start(features: Features, read_mode: ReadMode, listen: SocketAddr) -> Handle 
             choker: Kind::default(),
             read_mode,
             files_max: 16,
+            upload_pace: None,
             stats: Arc::new(Shared::default()),
         },
     })

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use super::config::{self, Config};
 use super::open_files;
 use crate::io::uring::Features;
 use crate::proto::{InfoHash, PeerId};
-use crate::shard::{self, Caps, Command, Handle, Limits, Settings, ShardConfig, Torrent};
+use crate::shard::{self, Caps, Command, Handle, Limits, Pace, Settings, ShardConfig, Torrent};
 use crate::stats;
 
 /// How long to wait for room in a mailbox that is full when btd stops.
@@ -90,6 +91,8 @@ impl Shards {
         };
         let limits = Arc::new(Limits::new(caps));
         let peer_id = peer_id()?;
+        let upload_pace = config.limits.upload_rate.and_then(NonZeroU64::new);
+        let upload_pace = upload_pace.map(|rate| Arc::new(Pace::new(rate, Instant::now())));
         let mut listen = config.peers.listen.clone();
         let mut shards: Vec<One> = Vec::with_capacity(count);
         for index in 0..count {
@@ -118,6 +121,7 @@ impl Shards {
                         config::ReadMode::Buffered => shard::ReadMode::Buffered,
                     },
                     files_max: descriptors.files_per_shard,
+                    upload_pace: upload_pace.clone(),
                     stats: Arc::default(),
                 },
             })?;

@@ -5,6 +5,7 @@
 //! who gets it is the shards' affair.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -428,6 +429,9 @@ impl Supervisor<'_> {
             self.shards.remove(*info_hash); // What it had then is not what it has now.
         }
         if let Some(torrent) = &served {
+            if let Some(rate) = self.config.limits.upload_rate_per_torrent.and_then(NonZeroU64::new) {
+                torrent.keep_to(rate, Instant::now());
+            }
             self.shards.add(torrent);
         }
         match (state, result) {

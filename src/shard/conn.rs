@@ -37,6 +37,8 @@ pub(super) struct Conn {
     pub(super) touched: bool,
     /// Whether it waits for a free buffer.
     pub(super) starved: bool,
+    /// Whether it waits for the upload rate.
+    pub(super) paced: bool,
     /// The turn in which it was heard last, and what was heard of it in that turn.
     pub(super) heard_turn: u64,
     pub(super) heard_count: u32,
@@ -89,6 +91,7 @@ impl Conn {
             receive: None,
             touched: false,
             starved: false,
+            paced: false,
             unmoved_since: None,
             heard_turn: 0,
             heard_count: 0,

@@ -8,7 +8,7 @@
 //! The rooms within:
 //! - `accept` and `limits`: who may come in;
 //! - `peers`: what a connection says, from its handshake on; `held`: when not to listen;
-//! - `upload`: from a request to bytes in the socket; `disk`: from a file to bytes in memory;
+//! - `upload`: from a request to bytes in the socket; `pace`: no faster than allowed; `disk`: from a file to bytes in memory;
 //! - `deadlines`: who is late; `choking`: who may ask;
 //! - `gather`: when many peers ask for little; `mailbox`: what the control plane says; `start`: threads, rings and listeners.
 //!
@@ -26,6 +26,7 @@ mod gather;
 mod held;
 mod limits;
 mod mailbox;
+mod pace;
 mod peers;
 mod reclaim;
 mod slots;
@@ -54,6 +55,7 @@ use ended::Reason;
 use gather::Gather;
 pub use limits::{Caps, Limits};
 pub use mailbox::{Command, Full, Mailbox};
+pub use pace::Pace;
 use slots::Slots;
 pub use start::{Handle, ShardConfig, StartError, spawn};
 pub use torrent::Torrent;
@@ -97,6 +99,8 @@ pub struct Settings {
     pub read_mode: ReadMode,
     /// Files held open.
     pub files_max: usize,
+    /// The upload rate that all shards keep to together, if there is one.
+    pub upload_pace: Option<Arc<Pace>>,
     /// Where the figures go.
     pub stats: Arc<Shared>,
 }
@@ -156,6 +160,8 @@ pub struct Shard<D: Driver> {
     later: Vec<Owner>,
     /// Connections that wait for a free buffer, longest first.
     starved: VecDeque<Owner>,
+    /// Connections that wait for the upload rate, longest first.
+    paced: VecDeque<Owner>,
     batches: SpareBatches,
     disk: Disk,
 
@@ -223,6 +229,7 @@ impl<D: Driver> Shard<D> {
             listenable: Vec::new(),
             later: Vec::new(),
             starved: VecDeque::new(),
+            paced: VecDeque::new(),
             batches: SpareBatches::default(),
             candidates: Vec::new(),
             decisions: Vec::new(),
@@ -308,6 +315,7 @@ impl<D: Driver> Shard<D> {
         for owner in touched.drain(..) {
             self.pump(owner);
         }
+        self.feed_paced();
         // Behind those whose extents have just come: these are theirs only once they have been pumped, and would be the
         // first to be taken from them.
         self.feed_starved();
@@ -351,7 +359,10 @@ impl<D: Driver> Shard<D> {
             due.saturating_duration_since(self.now).min(SLEEP_MAX)
         });
         Wait {
-            at_most: at_most.max(Duration::from_millis(1)),
+            at_most: match self.paced.is_empty() {
+                true => at_most.max(Duration::from_millis(1)),
+                false => at_most.clamp(Duration::from_millis(1), pace::QUANTUM),
+            },
             at_least: self.gather.at_least(),
         }
     }

@@ -238,7 +238,8 @@ pub(super) fn collect<D: Driver>(
     let (mut at, mut starved) = (0, false);
     // Where the next block begins in the batch, of which nothing has been sent.
     let mut end = batch.left();
-    while at < peer.upload.staged.len() && batch.left() < SEND_LEN_MAX && batch.has_room(PARTS_MAX + 1) {
+    let send_len_max = SEND_LEN_MAX.min(u64::from(peer.upload.share));
+    while at < peer.upload.staged.len() && batch.left() < send_len_max && batch.has_room(PARTS_MAX + 1) {
         let staged = &mut peer.upload.staged[at];
         match look(driver, disk, counters, owner, &peer.served, staged) {
             Readiness::Waiting => at += 1,

@@ -1,6 +1,7 @@
 //! The shard on the memory driver: whole connections, byte by byte, without a kernel.
 
 mod files;
+mod pacing;
 mod pressure;
 
 use std::cell::Cell;
@@ -119,6 +120,7 @@ impl Fixture {
             choker: choker::Kind::default(),
             read_mode: ReadMode::Auto,
             files_max: 8,
+            upload_pace: None,
             stats: Arc::new(Shared::default()),
         };
         let (listener, bell) = (driver.handle(), driver.handle());

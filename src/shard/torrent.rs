@@ -1,10 +1,13 @@
 //! A torrent as all shards share it: what never changes, and the bits of the pieces we have.
 
 use std::ffi::CString;
+use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock};
+use std::time::Instant;
 
+use super::pace::Pace;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::{Geometry, PieceIndex};
 use crate::proto::metainfo::Metainfo;
@@ -31,6 +34,8 @@ pub struct Torrent {
     changed: AtomicBool,
     /// Connections past the handshake, on all shards.
     pub(super) connections: AtomicU32,
+    /// Its own upload rate, if it has one.
+    pace: OnceLock<Box<Pace>>,
     /// Why the first piece was withdrawn. Written when a disk fails, read by those who ask.
     fault: Mutex<Option<String>>,
 }
@@ -67,6 +72,7 @@ impl Torrent {
             meta,
             root,
             connections: AtomicU32::new(0),
+            pace: OnceLock::new(),
             fault: Mutex::new(None),
         })
     }
@@ -143,6 +149,16 @@ impl Torrent {
         let mut fault = self.fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         fault.get_or_insert_with(|| why.to_owned());
         true
+    }
+
+    /// From now on it is uploaded at so many bytes a second at most, on all shards together. The first call counts.
+    pub fn keep_to(&self, bytes_per_second: NonZeroU64, now: Instant) {
+        self.pace.get_or_init(|| Box::new(Pace::new(bytes_per_second, now)));
+    }
+
+    /// The rate it keeps to.
+    pub(super) fn pace(&self) -> Option<&Pace> {
+        self.pace.get().map(AsRef::as_ref)
     }
 
     /// Whether a file that was modified at this time (ns since 1970) is the one that was judged, as far as that is known.

@@ -51,6 +51,8 @@ pub(super) struct Upload {
     pub(super) staged: VecDeque<Staged>,
     pub(super) staged_len: u32,
     pub(super) window: u32,
+    /// Bytes it may send at once for the sake of the upload rate.
+    pub(super) share: u32,
     /// Blocks of the send in flight that the socket has not taken whole, in order.
     pub(super) sending: VecDeque<Sending>,
     /// Bytes of that send which the socket has taken, and the tick at which it was begun.
@@ -73,6 +75,7 @@ impl Default for Upload {
             staged: VecDeque::new(),
             staged_len: 0,
             window: WINDOW_MIN,
+            share: u32::MAX,
             sending: VecDeque::new(),
             taken: 0,
             begun_at: 0,
@@ -86,20 +89,40 @@ impl<D: Driver> Shard<D> {
     /// Moves a connection on: stages, builds a batch, sends it. While others wait for a buffer it stages nothing but
     /// goes to the end of their line: who asks often must not take what comes free before those who asked first.
     pub(super) fn pump(&mut self, owner: Owner) {
-        self.pump_in_line(owner, self.starved.is_empty());
+        self.pump_in_line(owner, self.starved.is_empty(), false);
     }
 
-    fn pump_in_line(&mut self, owner: Owner, first: bool) {
+    /// `first`: no other is before it in the line for a buffer. `fed`: it was its turn to send at the upload rate.
+    fn pump_in_line(&mut self, owner: Owner, first: bool, fed: bool) {
         let Some(conn) = self.conns.get_mut(owner) else {
             return;
         };
         conn.touched = false;
         self.look_at_held(owner);
+        let now = self.now;
         let Some(conn) = self.conns.get_mut(owner) else {
             return;
         };
+        let mut share = u64::MAX;
+        if let Phase::Peer(peer) = &conn.phase
+            && peer.wants_to_send()
+        {
+            let paces = [self.settings.upload_pace.as_deref(), peer.served.torrent.pace()];
+            for pace in paces.into_iter().flatten() {
+                // Not before those who wait already, and who are fed in turn.
+                if !conn.paced && !fed && (!pace.is_due(now) || !self.paced.is_empty()) {
+                    conn.paced = true;
+                    self.paced.push_back(owner);
+                    self.counters.uploads_paced += 1;
+                }
+                share = share.min(pace.share());
+            }
+        }
         let mut starved = false;
-        if let Phase::Peer(peer) = &mut conn.phase {
+        if let Phase::Peer(peer) = &mut conn.phase
+            && !conn.paced
+        {
+            peer.upload.share = u32::try_from(share).unwrap_or(u32::MAX);
             starved = match first {
                 true => stage(
                     &mut self.driver,
@@ -115,7 +138,10 @@ impl<D: Driver> Shard<D> {
         if conn.send.is_none() {
             let mut batch = self.batches.take();
             conn.flush_small(&mut batch);
-            if let Phase::Peer(peer) = &mut conn.phase {
+            if let Phase::Peer(peer) = &mut conn.phase
+                && !conn.paced
+            {
+                let before = batch.left();
                 // What was read and taken back before its turn came has to be waited for again, or nobody would.
                 starved |= collect(
                     &mut self.driver,
@@ -128,6 +154,11 @@ impl<D: Driver> Shard<D> {
                 );
                 if batch.left() == 0 {
                     conn.flush_small(&mut batch);
+                } else if share != u64::MAX {
+                    let paces = [self.settings.upload_pace.as_deref(), peer.served.torrent.pace()];
+                    for pace in paces.into_iter().flatten() {
+                        pace.charge(batch.left() - before, now);
+                    }
                 }
             }
             self.send(owner, batch);
@@ -215,6 +246,31 @@ impl<D: Driver> Shard<D> {
         self.touch(owner);
     }
 
+    /// Time has passed: those who wait for the upload rate send, in order, until it is used up. One whose torrent has used
+    /// up its own waits on, behind the others.
+    pub(super) fn feed_paced(&mut self) {
+        for _ in 0..self.paced.len() {
+            let now = self.now;
+            if self.settings.upload_pace.as_ref().is_some_and(|pace| !pace.is_due(now)) {
+                return;
+            }
+            let Some(owner) = self.paced.pop_front() else {
+                return;
+            };
+            let Some(conn) = self.conns.get_mut(owner) else {
+                continue;
+            };
+            let own = conn.peer().and_then(|peer| peer.served.torrent.pace());
+            if own.is_some_and(|pace| !pace.is_due(now)) {
+                self.paced.push_back(owner);
+                continue;
+            }
+            conn.paced = false;
+            let first = self.starved.is_empty();
+            self.pump_in_line(owner, first, true);
+        }
+    }
+
     /// Buffers may have come free: those who wait for one try again, in order, until one is told to wait once more.
     pub(super) fn feed_starved(&mut self) {
         for _ in 0..self.starved.len() {
@@ -225,7 +281,7 @@ impl<D: Driver> Shard<D> {
                 continue;
             };
             conn.starved = false;
-            self.pump_in_line(owner, true);
+            self.pump_in_line(owner, true, false);
             if self.conns.get(owner).is_some_and(|conn| conn.starved) {
                 // The first in line stays the first.
                 self.starved.pop_back();
@@ -298,7 +354,7 @@ impl Upload {
     }
 
     pub(super) fn has_window(&self) -> bool {
-        self.staged_len < self.window && self.staged.len() < STAGED_MAX && !self.yielding
+        self.staged_len < self.window.min(self.share) && self.staged.len() < STAGED_MAX && !self.yielding
     }
 
     /// Whether buffers are held, or about to be, since tick `since` or longer.
@@ -378,6 +434,11 @@ impl PeerConn {
                 wire::encode(&Message::reject(&block), out);
             }
         }
+    }
+
+    /// Whether there is a block to be sent.
+    fn wants_to_send(&self) -> bool {
+        !self.upload.staged.is_empty() || !self.upload.unstaged.is_empty() || self.peer.request_count() > 0
     }
 
     /// Whether there is a request that the window has room for.

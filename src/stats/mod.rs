@@ -60,6 +60,8 @@ counters! {
     disk_read_bytes,
     /// Reads from files.
     disk_reads,
+    /// Times a connection waited for the upload rate.
+    uploads_paced,
     /// Extents read before anybody asked for them.
     disk_reads_ahead,
     /// Reads and opens that failed.

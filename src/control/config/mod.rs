@@ -128,6 +128,10 @@ pub struct Limits {
     pub upload_slots: usize,
     /// Who has the slots when more peers want one.
     pub seed_choker: choker::Kind,
+    /// Bytes a second that peers are sent, all together; `None` is no limit.
+    pub upload_rate: Option<u64>,
+    /// The same for each torrent by itself.
+    pub upload_rate_per_torrent: Option<u64>,
 }
 
 impl Default for Limits {
@@ -135,6 +139,8 @@ impl Default for Limits {
         Self {
             upload_slots: 4000,
             seed_choker: choker::Kind::default(),
+            upload_rate: None,
+            upload_rate_per_torrent: None,
         }
     }
 }
@@ -285,6 +291,8 @@ fn read(context: &Context<'_>, root: Table) -> Config {
     let limits = Limits {
         upload_slots: section.count("upload-slots", default.upload_slots, 1..=CONNECTIONS_MAX),
         seed_choker: section.choice("seed-choker", default.seed_choker, &chokers),
+        upload_rate: section.rate("upload-rate", default.upload_rate),
+        upload_rate_per_torrent: section.rate("upload-rate-per-torrent", default.upload_rate_per_torrent),
     };
     section.finish();
 

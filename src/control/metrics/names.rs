@@ -51,6 +51,11 @@ pub(super) const SHARD_COUNTERS: &[(&str, &str, Read<Counters, u64>)] = &[
         c.disk_reads
     }),
     (
+        "btd_uploads_paced_total",
+        "Times a connection waited because of upload-rate or upload-rate-per-torrent.",
+        |c| c.uploads_paced,
+    ),
+    (
         "btd_disk_reads_ahead_total",
         "Extents read before anybody asked for them, for peers that go through a piece in order.",
         |c| c.disk_reads_ahead,

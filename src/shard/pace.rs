@@ -1,0 +1,125 @@
+//! Keeping to an upload rate, of all torrents together or of one.
+//!
+//! A rate is one number: the time up to which it is used up. Whoever sends a batch moves it on by the time the batch
+//! takes at that rate, once and whatever else goes on; nobody sends while it lies ahead. Shards share it without a lock,
+//! and without a limit it is not there. A time that lies behind is worth no more than [`BURST`], so that a quiet hour is
+//! not made up for.
+
+use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use crate::proto::geometry::BLOCK_LEN_MAX;
+
+/// How often those who wait for the rate are looked at.
+pub(super) const QUANTUM: Duration = Duration::from_millis(10);
+
+/// What may be made up for: two looks, so that one that comes late loses nothing.
+const BURST: Duration = Duration::from_millis(20);
+
+/// A rate that is kept to.
+#[derive(Debug)]
+pub struct Pace {
+    bytes_per_second: NonZeroU64,
+    start: Instant,
+    /// Nanoseconds after `start` at which what was sent so far will have taken its time.
+    used_up_to: AtomicU64,
+}
+
+impl Pace {
+    /// A rate in bytes a second, of which nothing has been used.
+    #[must_use]
+    pub fn new(bytes_per_second: NonZeroU64, now: Instant) -> Pace {
+        Pace {
+            bytes_per_second,
+            start: now,
+            used_up_to: AtomicU64::new(0),
+        }
+    }
+
+    /// The rate in bytes a second.
+    #[must_use]
+    pub fn bytes_per_second(&self) -> u64 {
+        self.bytes_per_second.get()
+    }
+
+    /// Whether something may be sent.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.used_up_to.load(Relaxed) <= self.nanoseconds(now)
+    }
+
+    /// How much one connection may send at once: what the rate gives in a look, so that all get something, but a block at
+    /// least.
+    pub(super) fn share(&self) -> u64 {
+        let quantum = u128::from(self.bytes_per_second.get()) * QUANTUM.as_millis() / 1000;
+        u64::try_from(quantum).unwrap_or(u64::MAX).max(u64::from(BLOCK_LEN_MAX))
+    }
+
+    /// So many bytes were sent.
+    pub(super) fn charge(&self, bytes: u64, now: Instant) {
+        let took = u128::from(bytes) * 1_000_000_000 / u128::from(self.bytes_per_second.get());
+        let took = u64::try_from(took).unwrap_or(u64::MAX);
+        let earliest = self.nanoseconds(now).saturating_sub(BURST.as_nanos() as u64);
+        let used = |before: u64| Some(before.max(earliest).saturating_add(took));
+        // It always succeeds: the closure never declines.
+        let _ = self.used_up_to.fetch_update(Relaxed, Relaxed, used);
+    }
+
+    fn nanoseconds(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pace(rate: u64, now: Instant) -> Pace {
+        Pace::new(NonZeroU64::new(rate).unwrap(), now)
+    }
+
+    /// Bytes sent within `seconds` by whoever looks each `look`, in batches of the pace's share.
+    fn sent(pace: &Pace, start: Instant, look: Duration, seconds: u64) -> u64 {
+        let (mut now, mut bytes) = (start, 0);
+        while now < start + Duration::from_secs(seconds) {
+            while pace.is_due(now) {
+                pace.charge(pace.share(), now);
+                bytes += pace.share();
+            }
+            now += look;
+        }
+        bytes
+    }
+
+    #[test]
+    fn rate_is_kept_over_time_however_often_it_is_looked_at() {
+        for rate in [100_000, 1_000_000, 100_000_000, 10_000_000_000] {
+            for look in [1, 7, 10, 19] {
+                let start = Instant::now();
+                let bytes = sent(&pace(rate, start), start, Duration::from_millis(look), 20);
+                let exact = rate * 20;
+                assert!(
+                    bytes.abs_diff(exact) < exact / 50,
+                    "{bytes} of {exact}, every {look} ms"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn quiet_hour_is_not_made_up_for() {
+        let start = Instant::now();
+        let pace = pace(1_000_000, start);
+        let bytes = sent(&pace, start + Duration::from_secs(3600), Duration::from_millis(1), 1);
+        assert!((1_000_000..1_060_000).contains(&bytes), "{bytes}");
+    }
+
+    #[test]
+    fn slow_rate_sends_whole_blocks_and_waits_longer() {
+        let start = Instant::now();
+        let pace = pace(16_384, start);
+        pace.charge(pace.share(), start);
+        assert!(!pace.is_due(start + Duration::from_millis(999)));
+        assert!(pace.is_due(start + Duration::from_millis(1000)));
+    }
+}
