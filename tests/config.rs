@@ -98,6 +98,14 @@ fn wrong_types_and_values_are_refused_with_line_key_and_what_was_expected() {
         &["btd.toml:2: storage.cache-size: expected a size from 16 MiB to 1 TiB, found \"1 MiB\""],
     );
     refused(
+        "[limits]\nupload-rate = \"1 B/s\"\nupload-rate-per-torrent = \"fast\"\n",
+        &[],
+        &[
+            "btd.toml:2: limits.upload-rate: expected at least \"16 KiB/s\", which is one block a second, found \"1 B/s\"",
+            "btd.toml:3: limits.upload-rate-per-torrent: expected a rate such as \"200 MB/s\", or \"unlimited\", found \"fast\"",
+        ],
+    );
+    refused(
         "peers = 3\n",
         &[],
         &["btd.toml:1: peers: expected a section [peers], found 3"],

@@ -87,6 +87,16 @@ pub(super) enum Failed {
     Block(String),
 }
 
+/// Which file was opened.
+fn id_of(opened: &Opened) -> FileId {
+    FileId {
+        device: opened.device,
+        inode: opened.inode,
+        len: opened.len,
+        modified: opened.modified,
+    }
+}
+
 /// Whether an error tells of the machine's state rather than of the file.
 fn is_for_now(errno: Errno) -> bool {
     matches!(
@@ -245,12 +255,14 @@ impl Disk {
             torrent: fill.served.number,
             file: step.file,
         };
+        // It was opened meanwhile and is another than was thought; or its torrent left, and a twin's peers wait for it.
+        if let ExtentKey::File { file: number, .. } = fill.key
+            && !self.numbers.is(key, number)
+        {
+            return self.give_up(owner, Failed::Moved);
+        }
         match self.files.get(key, owner) {
             Found::Open(file, device) => {
-                let (id, of) = (fill.key, fill.served.clone());
-                if !self.is_of(&id, &of, step.file) {
-                    return self.give_up(owner, Failed::Moved);
-                }
                 if !self.queue.begin(device, owner) {
                     return;
                 }
@@ -302,20 +314,16 @@ impl Disk {
         let Some(opening) = self.openings.get_mut(owner) else {
             return;
         };
+        if !self.files.is_opening(opening.key) {
+            self.openings.remove(owner); // Its torrent left.
+            return;
+        }
         opening.tries += 1;
         let waiting = match result {
             Ok(opened) if opened.regular && opening.served.torrent.is_as_judged(opening.key.file, opened.modified) => {
                 let key = self.openings.remove(owner).expect("found above").key;
                 let device = opened.device;
-                self.numbers.opened(
-                    key,
-                    FileId {
-                        device,
-                        inode: opened.inode,
-                        len: opened.len,
-                        modified: opened.modified,
-                    },
-                );
+                self.numbers.opened(key, id_of(&opened));
                 // Some filesystems have no O_DIRECT (tmpfs before 6.6, some network ones).
                 if self.modes.get(device) == How::Direct && driver.set_direct(&opened.file, true).is_err() {
                     self.refused(device, How::Direct);
@@ -332,6 +340,8 @@ impl Disk {
                 let why = match failed {
                     Ok(opened) if opened.regular => {
                         opening.served.torrent.note_changed();
+                        // What other names of the file it was are served as before.
+                        self.numbers.opened(opening.key, id_of(&opened));
                         Some(format!("{path}: was changed after it was checked"))
                     }
                     Ok(_) => Some(format!("{path}: not a regular file")),
@@ -339,7 +349,11 @@ impl Disk {
                     Err(errno) => Some(format!("{path}: cannot be opened: {errno}")),
                 };
                 for fill in self.files.failed(opening.key) {
-                    self.fail(fill, why.clone());
+                    let key = self.fills.get(fill).map(|fill| fill.key);
+                    match key.is_none_or(|key| self.is_of(&key, &opening.served, opening.key.file)) {
+                        true => self.fail(fill, why.clone()),
+                        false => self.give_up(fill, Failed::Moved),
+                    }
                 }
                 return;
             }

@@ -91,6 +91,12 @@ impl<W> OpenFiles<W> {
         waiters
     }
 
+    /// Whether somebody waits for the file to be opened.
+    #[must_use]
+    pub fn is_opening(&self, key: FileKey) -> bool {
+        matches!(self.files.get(&key), Some(State::Opening(_)))
+    }
+
     /// The file could not be opened; gives those who wait for it.
     pub fn failed(&mut self, key: FileKey) -> Vec<W> {
         match self.files.remove(&key) {

@@ -135,3 +135,28 @@ fn extents_are_read_ahead_for_who_goes_through_a_piece_in_order_and_for_nobody_e
         assert_eq!(fixture.world.reads(), u64::from(EXTENTS), "the next piece is not begun");
     }
 }
+
+#[test]
+fn name_whose_file_was_replaced_leaves_the_other_names_of_it_alone() {
+    let mut fixture = Fixture::single(300_000, 16);
+    let (torrent, mut far) = twin(&mut fixture);
+    let own = fixture.unchoked(FAST);
+    let own_torrent = std::mem::replace(&mut fixture.torrent, torrent);
+    fixture.request(&own, 0, 0, BLOCK_LEN);
+    fixture.request(&far, 0, 0, BLOCK_LEN);
+    fixture.settle();
+    // An error closes the file; when it is opened again, it is another one.
+    fixture.world.set_modified("payload", 1);
+    fixture.world.set_inode("payload", 6);
+    fixture.world.fail_next(OpKind::Read, Errno::IO);
+    fixture.request(&own, 2, 0, BLOCK_LEN);
+    fixture.settle();
+    assert!(own_torrent.is_changed());
+    assert!(!own_torrent.has(own_torrent.geometry().piece_index(2).unwrap()));
+    let count = 1 + fixture.request_all(&far);
+    fixture.settle();
+    fixture.hear(&mut far);
+    assert_eq!(far.blocks.len(), count);
+    fixture.check(&far);
+    assert!(fixture.torrent.is_complete() && !fixture.torrent.is_changed());
+}
