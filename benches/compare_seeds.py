@@ -8,6 +8,10 @@ same load once, in a random order, so that a drift of the machine meets them all
 ratios to the floor server of the same round. Run it on a machine with nothing else to do: rounds in which others used
 more than 5 % of the CPUs are marked and left out, unless that leaves none.
 
+S4 reads from the disk: take a payload much larger than the cache (`--cases S4 --size 4`). Before each run the payload leaves
+the page cache; the disk's own count of bytes read, what lies in the page cache afterwards, and the rate at which fio reads
+the same file at random (128 KiB, 32 at a time, O_DIRECT; `apt install fio`) are told with each run.
+
 libtorrent comes from the Python that runs this script (`pip install libtorrent`), or from --python.
 """
 
@@ -29,6 +33,7 @@ CASES = {
     "S1": ("8 connections x 64", ["--connections", "8", "--queue", "64", "--bytes", "8GiB"]),
     "S2": ("200 connections x 16", ["--connections", "200", "--queue", "16", "--bytes", "8GiB"]),
     "S3": ("500 connections at 0.25 MB/s", ["--connections", "500", "--queue", "16", "--pace", "250kB/s", "--bytes", "1GiB"]),
+    "S4": ("32 connections x 16, from the disk", ["--connections", "32", "--queue", "16", "--bytes", "4GiB"]),
     "S3-asleep": (
         "as S3, the load asleep between events",
         ["--connections", "500", "--queue", "16", "--pace", "250kB/s", "--bytes", "1GiB", "--sleep"],
@@ -172,6 +177,51 @@ def load(options, server, torrent, arguments, check=True):
     return json.loads(run.stdout)
 
 
+def leave_cache(payload):
+    """Takes a file out of the page cache."""
+    with open(payload, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def cached_bytes(payload):
+    """How much of a file is in the page cache."""
+    run = subprocess.run(["fincore", "--bytes", "--noheadings", "--output", "RES", payload], stdout=subprocess.PIPE, check=True)
+    return int(run.stdout or 0)
+
+
+def disk_read_bytes(payload):
+    """Bytes that the disk of a file has read since the machine started; 0 where it is not known."""
+    device = os.stat(payload).st_dev
+    stat = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat")
+    return 512 * int(stat.read_text().split()[2]) if stat.exists() else 0
+
+
+def fio_rate(payload):
+    """MB/s of random direct reads of a file."""
+    command = ["fio", "--name=floor", f"--filename={payload}", "--readonly", "--rw=randread", "--bs=128k", "--iodepth=32"]
+    command += ["--ioengine=io_uring", "--direct=1", "--runtime=4", "--time_based", "--output-format=json"]
+    run = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    return json.loads(run.stdout)["jobs"][0]["read"]["bw_bytes"] / 1e6
+
+
+def from_disk(options, server, torrent, payload, arguments):
+    """A load that finds nothing in the page cache, and a line on what the disk did for it."""
+    leave_cache(payload)
+    before = disk_read_bytes(payload)
+    report = load(options, server, torrent, arguments)
+    read, cached = disk_read_bytes(payload) - before, cached_bytes(payload)
+    leave_cache(payload)
+    rate = fio_rate(payload)
+    report["disk"] = {"read": read, "cached": cached, "fio_mb_per_second": rate}
+    print(
+        f"{server.name}: {report['mb_per_second'] / rate:.2f} of fio's {rate:.0f} MB/s, {read / report['bytes']:.2f} bytes read "
+        f"for each sent, {cached >> 20} MiB left in the page cache",
+        file=sys.stderr,
+    )
+    return report
+
+
 def others(report):
     """The share of the machine's CPUs that neither the server nor the load generator used."""
     used = report["server"]["usage"]
@@ -249,7 +299,10 @@ def main():
             for number in range(options.rounds):
                 for name in random.sample(names, len(names)):
                     wait_quiet(options.patience)
-                    report = load(options, servers[name], torrent, CASES[case][1])
+                    if case == "S4":
+                        report = from_disk(options, servers[name], torrent, payload, CASES[case][1])
+                    else:
+                        report = load(options, servers[name], torrent, CASES[case][1])
                     reports[name].append(report)
                     cost = report["server"]["cpu_seconds_per_gib"] or 0
                     print(

@@ -101,7 +101,7 @@ fn wrong_types_and_values_are_refused_with_line_key_and_what_was_expected() {
         "[limits]\nupload-rate = \"1 B/s\"\nupload-rate-per-torrent = \"fast\"\n",
         &[],
         &[
-            "btd.toml:2: limits.upload-rate: expected at least \"16 KiB/s\", which is one block a second, found \"1 B/s\"",
+            "btd.toml:2: limits.upload-rate: expected at least \"16 KiB/s\", found \"1 B/s\"",
             "btd.toml:3: limits.upload-rate-per-torrent: expected a rate such as \"200 MB/s\", or \"unlimited\", found \"fast\"",
         ],
     );

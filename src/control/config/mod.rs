@@ -29,6 +29,8 @@ const CONNECTIONS_MAX: usize = 1_000_000;
 const SHARDS_MAX: usize = 1024;
 /// Less could not hold the blocks in flight to a handful of peers.
 const CACHE_SIZE_MIN: u64 = 16 << 20;
+/// A block a second: less would look like a peer that hangs.
+const UPLOAD_RATE_MIN: u64 = 16 << 10;
 const CACHE_SIZE_MAX: u64 = 1 << 40;
 /// No configuration is longer.
 const FILE_LEN_MAX: u64 = 1 << 20;
@@ -276,7 +278,7 @@ fn read(context: &Context<'_>, root: Table) -> Config {
     let storage = Storage {
         read_mode: section.choice("read-mode", default.read_mode, &modes),
         cache_size: section.size("cache-size", default.cache_size, CACHE_SIZE_MIN..=CACHE_SIZE_MAX),
-        check_rate: section.rate("check-rate", default.check_rate),
+        check_rate: section.rate("check-rate", default.check_rate, 1),
     };
     section.finish();
 
@@ -291,8 +293,12 @@ fn read(context: &Context<'_>, root: Table) -> Config {
     let limits = Limits {
         upload_slots: section.count("upload-slots", default.upload_slots, 1..=CONNECTIONS_MAX),
         seed_choker: section.choice("seed-choker", default.seed_choker, &chokers),
-        upload_rate: section.rate("upload-rate", default.upload_rate),
-        upload_rate_per_torrent: section.rate("upload-rate-per-torrent", default.upload_rate_per_torrent),
+        upload_rate: section.rate("upload-rate", default.upload_rate, UPLOAD_RATE_MIN),
+        upload_rate_per_torrent: section.rate(
+            "upload-rate-per-torrent",
+            default.upload_rate_per_torrent,
+            UPLOAD_RATE_MIN,
+        ),
     };
     section.finish();
 

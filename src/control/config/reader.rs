@@ -12,9 +12,6 @@ use super::document::{Node, Table, Value};
 use super::problem::{At, Problem, did_you_mean};
 use super::units;
 
-/// Slowest rate that is taken for one: a block a second.
-const RATE_MIN: u64 = 16 << 10;
-
 /// What all sections of one configuration share.
 pub(super) struct Context<'a> {
     /// Relative paths start here.
@@ -156,9 +153,9 @@ impl<'a> Section<'a> {
     }
 
     /// A rate with its unit, or "unlimited".
-    pub(super) fn rate(&mut self, key: &'static str, default: Option<u64>) -> Option<u64> {
+    pub(super) fn rate(&mut self, key: &'static str, default: Option<u64>, least: u64) -> Option<u64> {
         self.take(key, default, |node| {
-            let slow = |rate: &Option<u64>| rate.is_some_and(|rate| rate < RATE_MIN);
+            let slow = |rate: &Option<u64>| rate.is_some_and(|rate| rate < least);
             let rate = match &node.value {
                 Value::Text(text) => units::rate(text),
                 _ => None,
@@ -166,7 +163,8 @@ impl<'a> Section<'a> {
             let found = || node.value.describe();
             match rate {
                 Some(rate) if slow(&rate) => Err(format!(
-                    "expected at least \"16 KiB/s\", which is one block a second, found {}",
+                    "expected at least \"{}/s\", found {}",
+                    units::display_size(least),
                     found()
                 )),
                 Some(rate) => Ok(rate),
