@@ -92,7 +92,8 @@ impl<D: Driver> Shard<D> {
         self.pump_in_line(owner, self.starved.is_empty(), false);
     }
 
-    /// `first`: no other is before it in the line for a buffer. `fed`: it was its turn to send at the upload rate.
+    /// `first`: no other is before it in the line for a buffer. `fed`: it has waited in a line, and need not wait for the
+    /// upload rate once more. Who waits for a buffer stays in that line only, or nobody would see that buffers are short.
     fn pump_in_line(&mut self, owner: Owner, first: bool, fed: bool) {
         let Some(conn) = self.conns.get_mut(owner) else {
             return;
@@ -110,7 +111,7 @@ impl<D: Driver> Shard<D> {
             let paces = [self.settings.upload_pace.as_deref(), peer.served.torrent.pace()];
             for pace in paces.into_iter().flatten() {
                 // Not before those who wait already, and who are fed in turn.
-                if !conn.paced && !fed && (!pace.is_due(now) || !self.paced.is_empty()) {
+                if !conn.paced && !conn.starved && !fed && (!pace.is_due(now) || !self.paced.is_empty()) {
                     conn.paced = true;
                     self.paced.push_back(owner);
                     self.counters.uploads_paced += 1;
@@ -281,7 +282,7 @@ impl<D: Driver> Shard<D> {
                 continue;
             };
             conn.starved = false;
-            self.pump_in_line(owner, true, false);
+            self.pump_in_line(owner, true, true);
             if self.conns.get(owner).is_some_and(|conn| conn.starved) {
                 // The first in line stays the first.
                 self.starved.pop_back();

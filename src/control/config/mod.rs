@@ -29,9 +29,9 @@ const CONNECTIONS_MAX: usize = 1_000_000;
 const SHARDS_MAX: usize = 1024;
 /// Less could not hold the blocks in flight to a handful of peers.
 const CACHE_SIZE_MIN: u64 = 16 << 20;
+const CACHE_SIZE_MAX: u64 = 1 << 40;
 /// A block a second: less would look like a peer that hangs.
 const UPLOAD_RATE_MIN: u64 = 16 << 10;
-const CACHE_SIZE_MAX: u64 = 1 << 40;
 /// No configuration is longer.
 const FILE_LEN_MAX: u64 = 1 << 20;
 /// Keys outside of any section, which the environment names without `__`.

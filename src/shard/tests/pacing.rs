@@ -107,3 +107,23 @@ fn who_leaves_while_waiting_takes_nothing_from_the_others() {
     assert_eq!(heard(&fixture, &mut fars[3]), LEN);
     assert_eq!(fixture.shard.conns.len(), 1);
 }
+
+#[test]
+fn buffers_are_taken_back_from_the_slow_while_a_rate_is_kept_to() {
+    let mut fixture = Fixture::single(LEN, 2);
+    let pace = Pace::new(rate(), fixture.now.get());
+    fixture.shard.settings.upload_pace = Some(Arc::new(pace));
+    let slow = fixture.unchoked(FAST);
+    fixture.world.set_room(slow.id, Some(0));
+    fixture.request(&slow, 0, 0, BLOCK_LEN);
+    fixture.request(&slow, 4, 0, BLOCK_LEN);
+    pass(&mut fixture, 1);
+    let mut hungry: Vec<Far> = (0..4).map(|_| fixture.unchoked(FAST)).collect();
+    for far in &hungry {
+        fixture.request_all(far);
+    }
+    pass(&mut fixture, 20);
+    for far in &mut hungry {
+        assert_eq!(heard(&fixture, far), LEN);
+    }
+}
