@@ -149,6 +149,12 @@ impl Disk {
         (key, (offset % u64::from(EXTENT_LEN)) as u32)
     }
 
+    /// Files that have a number.
+    #[cfg(test)]
+    pub(super) fn known_files(&self) -> usize {
+        self.numbers.len()
+    }
+
     /// Reads that wait for their device.
     pub(super) fn reads_waiting(&self) -> u64 {
         self.queue.waiting()

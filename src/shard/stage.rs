@@ -120,10 +120,8 @@ fn read_ahead<D: Driver>(
     }
     let file_at = |at| served.torrent.layout().spans(at, 1).next().expect("within the torrent");
     let (here, there) = (file_at(start), file_at(next));
-    if here.offset < u64::from(EXTENT_LEN)
-        || !here.offset.is_multiple_of(u64::from(EXTENT_LEN))
-        || there.file != here.file
-    {
+    let begins_extent = here.offset > 0 && here.offset.is_multiple_of(u64::from(EXTENT_LEN));
+    if !begins_extent || there.file != here.file || there.pad {
         return;
     }
     let (key, _) = disk.file_extent(served, there.file, there.offset);

@@ -295,15 +295,15 @@ impl<W> Extents<W> {
 
     /// Takes back a buffer that nobody sends from.
     fn evict(&mut self, buffers: usize) -> bool {
-        // Those in use are few, so that the first looks nearly always suffice; the bound keeps a turn short when they do
-        // not. Every extent of the main queue may have to be passed a few times until its uses are forgotten, but each
-        // pass takes away what a use has added.
+        // Those in use are few, so that the first looks nearly always suffice; the bounds keep a turn short when they do
+        // not. Where everything is wanted by several, somebody has to go all the same.
         const LOOK_MAX: usize = 4096;
+        const SPARED_MAX: usize = 64;
         let small_len = (buffers / SMALL_PART)
             .max(self.users * EXTENTS_PER_USER)
             .clamp(1, buffers - buffers / SMALL_PART);
         // One queue may be all in use.
-        let (mut small_held, mut main_held) = (0, 0);
+        let (mut small_held, mut main_held, mut spared) = (0, 0, 0);
         for _ in 0..LOOK_MAX {
             let small_left = self.small.len > small_held;
             let main_left = self.main.len > main_held;
@@ -330,7 +330,7 @@ impl<W> Extents<W> {
                     self.ghosts.add(&key, buffers);
                     return true;
                 }
-                (Queue::Main, 0) => {
+                (Queue::Main, uses) if uses == 0 || spared == SPARED_MAX => {
                     self.remove(index);
                     return true;
                 }
@@ -339,6 +339,7 @@ impl<W> Extents<W> {
                     self.move_to(index, Queue::Main);
                 }
                 (Queue::Main, _) => {
+                    spared += 1;
                     extent.uses -= 1;
                     self.move_to(index, Queue::Main);
                 }
@@ -482,6 +483,28 @@ mod tests {
         let newest = (190..200).filter(|&index| extents.holds(&key(index))).count();
         assert!(newest >= 5, "{newest} of the last ten");
         assert_eq!(pool.free(), 0);
+    }
+
+    #[test]
+    fn buffer_is_found_at_once_though_all_are_wanted_by_several() {
+        let pool = Pool::new(3000, false).unwrap();
+        let mut extents = Extents::<u32>::default();
+        for index in 0..3000 {
+            fill(&mut extents, &pool, index);
+        }
+        // The first rounds bring all into the main queue, the others wear out what evictions take away.
+        for round in 0..4 {
+            for index in 0..3000 {
+                for user in [1, 2, 3] {
+                    let _ = extents.holds(&key(index))
+                        && matches!(extents.acquire(key(index), user, &pool), Acquired::Ready(_));
+                }
+            }
+            assert!(
+                matches!(extents.acquire(key(10_000 + round), 0, &pool), Acquired::Fill(..)),
+                "round {round}"
+            );
+        }
     }
 
     #[test]

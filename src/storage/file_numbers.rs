@@ -51,6 +51,12 @@ impl FileNumbers {
             .number
     }
 
+    /// Names that have a number.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
     /// Whether the name has this number.
     #[must_use]
     pub fn is(&self, key: FileKey, number: u32) -> bool {

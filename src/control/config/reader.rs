@@ -152,27 +152,19 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// A rate with its unit, or "unlimited".
+    /// A rate with its unit, at least `least` bytes a second, or "unlimited".
     pub(super) fn rate(&mut self, key: &'static str, default: Option<u64>, least: u64) -> Option<u64> {
         self.take(key, default, |node| {
-            let slow = |rate: &Option<u64>| rate.is_some_and(|rate| rate < least);
             let rate = match &node.value {
                 Value::Text(text) => units::rate(text),
                 _ => None,
             };
-            let found = || node.value.describe();
-            match rate {
-                Some(rate) if slow(&rate) => Err(format!(
-                    "expected at least \"{}/s\", found {}",
-                    units::display_size(least),
-                    found()
-                )),
-                Some(rate) => Ok(rate),
-                None => Err(format!(
-                    "expected a rate such as \"200 MB/s\", or \"unlimited\", found {}",
-                    found()
-                )),
-            }
+            let wanted = match rate {
+                Some(Some(rate)) if rate < least => format!("at least \"{}/s\"", units::display_size(least)),
+                Some(rate) => return Ok(rate),
+                None => "a rate such as \"200 MB/s\", or \"unlimited\"".to_owned(),
+            };
+            Err(format!("expected {wanted}, found {}", node.value.describe()))
         })
     }
 

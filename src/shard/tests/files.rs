@@ -24,11 +24,7 @@ fn two_names_of_one_file_are_cached_once() {
     fixture.world.set_inode("folder/b", 5);
     for _ in 0..2 {
         let mut far = fixture.unchoked(FAST);
-        let count = fixture.request_all(&far);
-        fixture.settle();
-        fixture.hear(&mut far);
-        assert_eq!(far.blocks.len(), count);
-        fixture.check(&far);
+        fixture.download(&mut far);
     }
     assert_eq!(fixture.world.reads(), 3);
 }
@@ -159,4 +155,38 @@ fn name_whose_file_was_replaced_leaves_the_other_names_of_it_alone() {
     assert_eq!(far.blocks.len(), count);
     fixture.check(&far);
     assert!(fixture.torrent.is_complete() && !fixture.torrent.is_changed());
+}
+
+#[test]
+fn padding_is_not_read_ahead() {
+    let len = 2 * EXTENT_LEN as usize;
+    let files = vec![
+        ("a".to_owned(), bytes(len, 3), false),
+        (".pad/1".to_owned(), vec![0; 2 * len], true),
+    ];
+    let mut fixture = Fixture::new(files, 3 * len as u32, 32);
+    let mut far = fixture.unchoked(FAST);
+    for begin in (0..3 * len as u32).step_by(BLOCK_LEN as usize) {
+        fixture.request(&far, 0, begin, BLOCK_LEN);
+        fixture.settle();
+    }
+    fixture.hear(&mut far);
+    assert_eq!(far.blocks.len(), 3 * len / BLOCK_LEN as usize);
+    fixture.check(&far);
+    assert_eq!(fixture.shard.counters.disk_errors, 0);
+}
+
+#[test]
+fn file_opened_for_a_torrent_that_has_left_is_forgotten() {
+    let mut fixture = Fixture::single(100_000, 8);
+    fixture.world.hold(OpKind::Open);
+    let far = fixture.unchoked(FAST);
+    fixture.request_all(&far);
+    fixture.settle();
+    let info_hash = fixture.torrent.info_hash();
+    fixture.shard.remove(info_hash);
+    fixture.world.release(OpKind::Open);
+    fixture.settle();
+    assert_eq!(fixture.shard.disk.known_files(), 0);
+    assert_eq!(fixture.shard.driver.pool().free(), 8);
 }

@@ -246,3 +246,23 @@ fn blocks_across_extents_do_not_wait_for_each_other_for_ever() {
         fixture.check(far);
     }
 }
+
+#[test]
+fn many_peers_that_ask_for_little_are_gathered_and_few_are_not() {
+    for (peers, gathered) in [(20, true), (4, false)] {
+        let mut fixture = Fixture::single(400_000, 64);
+        let fars: Vec<Far> = (0..peers).map(|_| fixture.unchoked(FAST)).collect();
+        fixture.pass(0.1);
+        // Three thousand turns a second, each with a block.
+        for turn in 0..600 {
+            fixture.now.set(fixture.now.get() + Duration::from_micros(333));
+            fixture.request(&fars[turn % peers], (turn % 6) as u32, 0, BLOCK_LEN);
+            fixture.turn();
+        }
+        fixture.settle();
+        assert_eq!(!fixture.shard.wait().at_least.is_zero(), gathered, "{peers} peers");
+        fixture.pass(0.1);
+        fixture.pass(1.0);
+        assert!(fixture.shard.wait().at_least.is_zero(), "nobody asks any more");
+    }
+}
