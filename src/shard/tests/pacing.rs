@@ -113,10 +113,11 @@ fn buffers_are_taken_back_from_the_slow_while_a_rate_is_kept_to() {
     let mut fixture = Fixture::single(LEN, 2);
     let pace = Pace::new(rate(), fixture.now.get());
     fixture.shard.settings.upload_pace = Some(Arc::new(pace));
-    let slow = fixture.unchoked(FAST);
-    fixture.world.set_room(slow.id, Some(0));
-    fixture.request(&slow, 0, 0, BLOCK_LEN);
-    fixture.request(&slow, 4, 0, BLOCK_LEN);
+    for piece in [0, 4] {
+        let slow = fixture.unchoked(FAST);
+        fixture.world.set_room(slow.id, Some(0));
+        fixture.request(&slow, piece, 0, BLOCK_LEN);
+    }
     pass(&mut fixture, 1);
     let mut hungry: Vec<Far> = (0..4).map(|_| fixture.unchoked(FAST)).collect();
     for far in &hungry {
