@@ -323,27 +323,20 @@ impl<W> Extents<W> {
                 self.move_to(index, queue);
                 continue;
             }
-            match (queue, extent.uses) {
-                (Queue::Small, 0) => {
-                    let key = extent.key;
-                    self.remove(index);
-                    self.ghosts.add(&key, buffers);
-                    return true;
-                }
-                (Queue::Main, uses) if uses == 0 || spared == SPARED_MAX => {
-                    self.remove(index);
-                    return true;
-                }
-                (Queue::Small, _) => {
-                    extent.uses = 0;
-                    self.move_to(index, Queue::Main);
-                }
-                (Queue::Main, _) => {
-                    spared += 1;
-                    extent.uses -= 1;
-                    self.move_to(index, Queue::Main);
-                }
+            if extent.uses > 0 && spared < SPARED_MAX {
+                spared += 1;
+                extent.uses = match queue {
+                    Queue::Small => 0,
+                    Queue::Main => extent.uses - 1,
+                };
+                self.move_to(index, Queue::Main);
+                continue;
             }
+            let left = self.remove(index);
+            if queue == Queue::Small {
+                self.ghosts.add(&left.key, buffers);
+            }
+            return true;
         }
         false
     }
