@@ -103,6 +103,16 @@ fn buffered_reads_on_four_shards_serve_right_bytes() {
 }
 
 #[test]
+fn without_a_cache_right_bytes_are_served() {
+    serve("direct", "off", 1);
+}
+
+#[test]
+fn without_a_cache_but_the_kernels_right_bytes_are_served_on_four_shards() {
+    serve("buffered", "off", 4);
+}
+
+#[test]
 fn cache_that_holds_the_payload_reads_it_once() {
     let (read, uploaded) = serve("auto", "256 MiB", 1);
     assert!(read < 0.5 * uploaded, "{read} bytes read for {uploaded} sent");

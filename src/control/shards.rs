@@ -19,6 +19,8 @@ use crate::proto::{InfoHash, PeerId};
 use crate::shard::{self, Caps, Command, Handle, Limits, Pace, Settings, ShardConfig, Torrent};
 use crate::stats;
 
+/// Buffers of a shard without a cache: sixty-four reads or sends at once, as many as a device is asked at most.
+const UNCACHED_LEN: u64 = 8 << 20;
 /// How long to wait for room in a mailbox that is full when btd stops.
 const MAILBOX_PAUSE: Duration = Duration::from_millis(1);
 /// How long to wait at the start for a port that is taken, and how often to look.
@@ -105,7 +107,7 @@ impl Shards {
                 index,
                 listen: listen.clone(),
                 pin_cpu,
-                cache_len: config.storage.cache_size / count as u64,
+                cache_len: config.storage.cache_size.map_or(UNCACHED_LEN, |len| len / count as u64),
                 // Any shard may be given all connections: which one gets a connection is the kernel's choice.
                 descriptors_max: u32::try_from(descriptors.connections + descriptors.files_per_shard)
                     .unwrap_or(u32::MAX),

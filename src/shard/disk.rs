@@ -152,7 +152,7 @@ impl Disk {
     /// Files that have a number.
     #[cfg(test)]
     pub(super) fn known_files(&self) -> usize {
-        self.numbers.len()
+        self.numbers.known()
     }
 
     /// Reads that wait for their device.

@@ -53,7 +53,7 @@ impl FileNumbers {
 
     /// Names that have a number.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub fn known(&self) -> usize {
         self.names.len()
     }
 

@@ -85,8 +85,8 @@ impl Default for Peers {
 pub struct Storage {
     /// Whether reads go around the page cache.
     pub read_mode: ReadMode,
-    /// Memory for payload that was read lately, over all shards, in bytes.
-    pub cache_size: u64,
+    /// Memory for payload that was read lately, over all shards, in bytes; `None` is what reads and sends need and no more.
+    pub cache_size: Option<u64>,
     /// How fast payload is read to be checked, over all checks, in bytes a second; `None` is as fast as it goes.
     pub check_rate: Option<u64>,
 }
@@ -95,7 +95,7 @@ impl Default for Storage {
     fn default() -> Self {
         Self {
             read_mode: ReadMode::Auto,
-            cache_size: 256 << 20,
+            cache_size: Some(256 << 20),
             check_rate: None,
         }
     }
@@ -277,7 +277,7 @@ fn read(context: &Context<'_>, root: Table) -> Config {
     ];
     let storage = Storage {
         read_mode: section.choice("read-mode", default.read_mode, &modes),
-        cache_size: section.size("cache-size", default.cache_size, CACHE_SIZE_MIN..=CACHE_SIZE_MAX),
+        cache_size: section.size_or_off("cache-size", default.cache_size, CACHE_SIZE_MIN..=CACHE_SIZE_MAX),
         check_rate: section.rate("check-rate", default.check_rate, 1),
     };
     section.finish();
@@ -433,7 +433,7 @@ mod tests {
         assert_eq!(config.peers.listen.len(), 2);
         assert_eq!(config.limits.upload_slots, 7);
         assert_eq!(config.metrics.expect("named in the environment").listen.port(), 0);
-        assert_eq!(config.storage.cache_size, 64 << 20);
+        assert_eq!(config.storage.cache_size, Some(64 << 20));
         assert_eq!(config.watch[0].dir, Path::new("/etc/btd/a"));
     }
 

@@ -131,18 +131,28 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// A size with its unit; a bare number is a count of bytes.
-    pub(super) fn size(&mut self, key: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
+    /// A size with its unit, where a bare number is a count of bytes, or "off".
+    pub(super) fn size_or_off(
+        &mut self,
+        key: &'static str,
+        default: Option<u64>,
+        range: RangeInclusive<u64>,
+    ) -> Option<u64> {
         self.take(key, default, |node| {
             let bytes = match &node.value {
+                Value::Text(text) if text == "off" => return Ok(None),
                 Value::Text(text) => units::size(text),
                 Value::Integer(number) => u64::try_from(*number).ok(),
                 _ => None,
             };
-            let bytes =
-                bytes.ok_or_else(|| format!("expected a size such as \"512 MiB\", found {}", node.value.describe()))?;
+            let bytes = bytes.ok_or_else(|| {
+                format!(
+                    "expected a size such as \"512 MiB\", or \"off\", found {}",
+                    node.value.describe()
+                )
+            })?;
             if range.contains(&bytes) {
-                return Ok(bytes);
+                return Ok(Some(bytes));
             }
             let (min, max) = (units::display_size(*range.start()), units::display_size(*range.end()));
             Err(format!(
