@@ -50,6 +50,32 @@ fn aria2_downloads_everything() {
 }
 
 #[test]
+fn libtorrent_downloads_however_payload_is_read() {
+    private_net::run("libtorrent_downloads_however_payload_is_read", || {
+        if let Some(why) = Client::Libtorrent.missing() {
+            return skip(&why);
+        }
+        let many = Payload::many_files();
+        for (read_mode, cache_size, shards) in [
+            ("direct", "16 MiB", 1),
+            ("direct", "off", 4),
+            ("buffered", "16 MiB", 4),
+            ("buffered", "off", 1),
+        ] {
+            let scratch = Scratch::new("modes");
+            let config = Config {
+                shards,
+                more: format!("[storage]\nread-mode = \"{read_mode}\"\ncache-size = \"{cache_size}\"\n"),
+                ..Config::default()
+            };
+            let seed = Seed::start_with(config, &scratch, &[(&many, &[256 << 10])]);
+            download_and_compare(Client::Libtorrent, scratch.path(), &seed);
+            seed.stop_after_uploading(many.len());
+        }
+    });
+}
+
+#[test]
 fn five_clients_download_the_same_torrent_at_once() {
     private_net::run("five_clients_download_the_same_torrent_at_once", || {
         for client in Client::ALL {
@@ -103,6 +129,11 @@ struct Seed<'a> {
 impl<'a> Seed<'a> {
     /// One torrent for each piece length of each payload. Torrents of one payload share their data folder.
     fn start(scratch: &Scratch, payloads: &[(&'a Payload, &[u32])]) -> Self {
+        Self::start_with(Config::default(), scratch, payloads)
+    }
+
+    /// The same, with shards and storage as the configuration has them.
+    fn start_with(config: Config, scratch: &Scratch, payloads: &[(&'a Payload, &[u32])]) -> Self {
         let mut torrents = Vec::new();
         let mut watch: Vec<(PathBuf, PathBuf)> = Vec::new();
         for (number, (payload, piece_lens)) in payloads.iter().enumerate() {
@@ -116,7 +147,7 @@ impl<'a> Seed<'a> {
         let config = Config {
             listen: private_net::SEED,
             watch,
-            ..Config::default()
+            ..config
         };
         let btd = Btd::start(&scratch.dir("btd"), &config);
         btd.wait_seeding(torrents.len());

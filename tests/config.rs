@@ -86,7 +86,7 @@ fn wrong_types_and_values_are_refused_with_line_key_and_what_was_expected() {
         &[
             "btd.toml:2: peers.listen: expected an IP address and a port such as \"0.0.0.0:6881\" or \"[::]:6881\", found \"0.0.0.0\"",
             "btd.toml:3: peers.max-connections: expected a whole number from 1 to 1000000, found \"many\"",
-            "btd.toml:6: storage.cache-size: expected a size such as \"512 MiB\", found \"12 parsecs\"",
+            "btd.toml:6: storage.cache-size: expected a size such as \"512 MiB\", or \"off\", found \"12 parsecs\"",
             "btd.toml:7: storage.read-mode: expected one of \"auto\", \"direct\", \"buffered\", found \"bufferd\" (did you mean \"buffered\"?)",
             "btd.toml:10: shards.pin: expected true or false, found 1",
             "btd.toml:11: shards.count: expected a whole number from 0 to 1024, found -2",
