@@ -27,6 +27,9 @@ impl<D: Driver> Shard<D> {
         let mut owners: Vec<Owner> = Vec::with_capacity(self.peers as usize);
         for (owner, conn) in self.conns.iter() {
             let Some(peer) = conn.peer() else { continue };
+            if peer.peer.am_choking() && !peer.peer.peer_interested() {
+                continue;
+            }
             self.candidates.push(Candidate {
                 // The same at the next rechoke, when the one with the optimistic slot is looked for.
                 key: owner.index,

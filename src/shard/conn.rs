@@ -53,11 +53,12 @@ pub(super) struct Conn {
 
 /// How far a connection is.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "hardly any connection is in its handshake")]
 pub(super) enum Phase {
     /// The handshake is not whole yet.
     Handshake { bytes: [u8; HANDSHAKE_LEN], len: u8 },
     /// A peer of a torrent.
-    Peer(Box<PeerConn>),
+    Peer(PeerConn),
 }
 
 /// What a connection past the handshake has.

@@ -118,7 +118,7 @@ impl<D: Driver> Shard<D> {
             return;
         };
         conn.out.extend_from_slice(&ours.encode());
-        conn.phase = Phase::Peer(Box::new(PeerConn {
+        conn.phase = Phase::Peer(PeerConn {
             served,
             peer,
             decoder,
@@ -127,7 +127,7 @@ impl<D: Driver> Shard<D> {
             upload: Upload::default(),
             rate: Rate::new(self.now),
             uploaded_since_unchoke: 0,
-        }));
+        });
         self.peers += 1;
         match hold {
             true => self.wake_at(owner, self.tick + GREET_TICKS),
@@ -195,7 +195,7 @@ impl<D: Driver> Shard<D> {
                 decoder,
                 upload,
                 ..
-            } = &mut **peer;
+            } = peer;
             if !peer.fast() && peer.request_count() >= REQUEST_QUEUE_MAX && !bytes.is_empty() {
                 return self.hold(owner, bytes);
             }

@@ -463,8 +463,8 @@ impl Conn {
     /// Moves the small messages that wait to the end of a batch.
     fn flush_small(&mut self, batch: &mut SendBatch) {
         batch.push_bytes(&self.out);
-        self.out.clear();
-        self.out.shrink_to(256);
+        // Not kept: most peers say nothing for minutes.
+        self.out = Vec::new();
     }
 
     /// Queues a small message.

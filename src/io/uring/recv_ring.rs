@@ -41,7 +41,8 @@ impl RecvRing {
                 std::ptr::null_mut(),
                 Self::len(count),
                 ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE,
+                // All buffers are gone through in turn: they are paid for now, not by the first to speak.
+                MapFlags::PRIVATE | MapFlags::POPULATE,
             )?
         };
         let ring = RecvRing {
