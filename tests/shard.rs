@@ -145,7 +145,7 @@ fn every_mask_and_read_mode_serves_the_same_bytes() {
     let masks = [
         "",
         "files,buffers",
-        "defer_taskrun,no_sqarray,ring_fd,files,buffers,huge_pages,min_wait",
+        "defer_taskrun,no_sqarray,ring_fd,files,buffers,huge_pages,min_wait,zero_copy",
     ];
     for mask in masks {
         for read_mode in [ReadMode::Auto, ReadMode::Direct, ReadMode::Buffered] {

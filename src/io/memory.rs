@@ -12,7 +12,7 @@ use std::rc::Rc;
 use rustix::io::Errno;
 
 use super::handle::Handle;
-use super::op::{Accepted, Completion, Op, Opened, Outcome, Received};
+use super::op::{Accepted, Completion, Op, Opened, Outcome, Received, SendBatch};
 use super::token::{OpKind, Owner, Token};
 use super::uring::pool::{BUF_LEN, Pool};
 use super::uring::recv_ring::RecvBuf;
@@ -50,6 +50,10 @@ struct State {
     next_id: u64,
     failures: Vec<(OpKind, Errno)>,
     held: Vec<OpKind>,
+    /// Whether sockets send without copying.
+    zero_copy: bool,
+    /// What they have been lent is not given back.
+    keep_lent: bool,
     rung: bool,
     seed: Option<u64>,
     reads: u64,
@@ -131,6 +135,12 @@ impl World {
         self.0.borrow_mut().seed = Some(seed);
     }
 
+    /// From now on sockets send without copying, if asked to, and give back what they were lent at once, or not.
+    pub fn set_zero_copy(&self, keep_lent: bool) {
+        let mut state = self.0.borrow_mut();
+        (state.zero_copy, state.keep_lent) = (true, keep_lent);
+    }
+
     /// Two files of the same inode are one.
     pub fn set_inode(&self, path: &str, inode: u64) {
         self.0.borrow_mut().inodes.insert(path.to_owned(), inode);
@@ -179,6 +189,8 @@ pub struct Memory {
     ops: BTreeMap<u32, Option<(Token, Owner, Op)>>,
     cancelled: Vec<Token>,
     next_index: u32,
+    /// Sends that have their result and still lend their memory, with the bytes lent.
+    lent: Vec<(Token, Owner, Box<SendBatch>, u32)>,
     counters: Counters,
 }
 
@@ -195,6 +207,7 @@ impl Memory {
             ops: BTreeMap::new(),
             cancelled: Vec::new(),
             next_index: 0,
+            lent: Vec::new(),
             counters: Counters::default(),
         }
     }
@@ -212,7 +225,7 @@ impl Memory {
     }
 
     /// Lets one operation complete if it can. `Err` gives it back to go on waiting.
-    fn step(&mut self, token: Token, op: Op, out: &mut Vec<(Outcome, bool)>) -> Option<Op> {
+    fn step(&mut self, token: Token, owner: Owner, op: Op, out: &mut Vec<(Outcome, bool)>) -> Option<Op> {
         let cancelled = self.cancelled.contains(&token);
         let mut state = self.world.0.borrow_mut();
         if state.held.contains(&token.kind) && !cancelled {
@@ -274,7 +287,7 @@ impl Memory {
             }
             Op::Send {
                 socket,
-                batch,
+                mut batch,
                 zero_copy,
             } => {
                 let failure = failure.or_else(|| state.failure(OpKind::Send));
@@ -299,8 +312,16 @@ impl Memory {
                         Ok(u32::try_from(room).expect("less than 4 GiB in a batch"))
                     }
                 };
-                let copied = false;
-                out.push((Outcome::Sent { result, batch, copied }, true));
+                let taken = result.unwrap_or(0);
+                if zero_copy {
+                    let rest = batch.rest(taken);
+                    out.push((Outcome::Sent { result, batch: rest }, true));
+                    self.lent.push((token, owner, batch, taken));
+                    self.counters.zero_copy_lent += u64::from(taken);
+                } else {
+                    batch.advance(taken);
+                    out.push((Outcome::Sent { result, batch }, true));
+                }
                 None
             }
             Op::Read {
@@ -407,7 +428,7 @@ impl Driver for Memory {
                 continue;
             };
             let mut outcomes = Vec::new();
-            match self.step(token, op, &mut outcomes) {
+            match self.step(token, owner, op, &mut outcomes) {
                 Some(op) => drop(self.ops.insert(index, Some((token, owner, op)))),
                 None => drop(self.ops.remove(&index)),
             }
@@ -417,6 +438,21 @@ impl Driver for Memory {
             }
         }
         self.cancelled.clear();
+        let (zero_copy, keep_lent) = {
+            let state = self.world.0.borrow();
+            (state.zero_copy, state.keep_lent)
+        };
+        if !keep_lent {
+            for (token, owner, mut batch, len) in self.lent.drain(..) {
+                batch.clear();
+                self.counters.zero_copy_lent -= u64::from(len);
+                let copied = !zero_copy;
+                self.counters.zero_copy_copied += u64::from(copied);
+                self.counters.zero_copy_sent += u64::from(!copied);
+                let outcome = Outcome::Released { batch, copied };
+                out.push(Completion { token, owner, outcome });
+            }
+        }
         let seed = &mut self.world.0.borrow_mut().seed;
         if let Some(seed) = seed {
             shuffle(out, first, seed);

@@ -74,12 +74,15 @@ pub struct Counters {
     pub zero_copy_sent: u64,
     /// Zero-copy sends whose notification said that the kernel copied after all.
     pub zero_copy_copied: u64,
+    /// Bytes that sockets have taken by zero copy and may still read: not counted up, but as it is now.
+    pub zero_copy_lent: u64,
 }
 
 /// Carries operations out. Generic, not `dyn`: the seam costs nothing.
 pub trait Driver {
     /// Takes an operation. It starts with the next [`turn`](Driver::turn) at the latest, and ends in one completion, or
-    /// for the multishot ones ([`Op::Accept`], [`Op::Recv`]) in several of which the last says so.
+    /// for the multishot ones ([`Op::Accept`], [`Op::Recv`]) in several of which the last says so. A send with zero copy has
+    /// [`Outcome::Released`] besides.
     fn submit(&mut self, owner: Owner, op: Op) -> Token;
 
     /// Asks for an operation to end early. Its own completion is the only proof that it did; the request has none.
@@ -103,7 +106,7 @@ pub trait Driver {
     /// Memory for reads.
     fn pool(&self) -> &Pool;
 
-    /// Operations that have not had their last completion.
+    /// Operations that have not had their result. One that has lent its memory to a socket has.
     fn in_flight(&self) -> usize;
 
     /// What was done so far.

@@ -117,11 +117,17 @@ pub enum Outcome {
     },
     /// Of [`Op::Send`].
     Sent {
-        /// Bytes the socket took; may be fewer than the batch holds.
+        /// Bytes the socket took; may be fewer than the batch held.
         result: Result<u32, Errno>,
-        /// The batch, not advanced yet.
+        /// What it did not take.
         batch: Box<SendBatch>,
-        /// With zero copy: whether the kernel copied after all.
+    },
+    /// Of [`Op::Send`] with zero copy, once [`Outcome::Sent`] has come: what the socket took has left the machine and been
+    /// acknowledged, or it was copied, and nobody reads from its buffers any more.
+    Released {
+        /// The batch that lent them, empty.
+        batch: Box<SendBatch>,
+        /// Whether the kernel copied after all.
         copied: bool,
     },
     /// Of [`Op::Read`].
@@ -316,6 +322,36 @@ impl SendBatch {
         }
     }
 
+    /// What is left of it once `taken` more bytes are sent, as another batch. This one keeps what it holds.
+    ///
+    /// # Panics
+    /// When more was taken than there was.
+    #[must_use]
+    pub fn rest(&self, taken: u32) -> Box<SendBatch> {
+        assert!(
+            u64::from(taken) <= self.left,
+            "{taken} bytes sent of a batch with {} left",
+            self.left
+        );
+        let mut rest = Box::<SendBatch>::default();
+        let mut skip = self.skip + taken;
+        for segment in &self.segments[self.first..] {
+            let len = segment.len();
+            if skip >= len {
+                skip -= len;
+                continue;
+            }
+            match segment {
+                Segment::Bytes { start, len } => {
+                    rest.push_bytes(&self.bytes[(start + skip) as usize..(start + len) as usize])
+                }
+                Segment::Buffer { buf, start, len } => rest.push_buffer(buf.clone(), start + skip, len - skip),
+            }
+            skip = 0;
+        }
+        rest
+    }
+
     /// Empties the batch and lets its buffers go; keeps its memory, within reason.
     pub fn clear(&mut self) {
         self.segments.clear();
@@ -405,6 +441,24 @@ mod tests {
             assert_eq!(left(&batch), whole[taken..taken + kept]);
             assert_eq!(batch.left(), kept as u64);
             assert_eq!(Rc::strong_count(&buf), 1);
+        }
+    }
+
+    #[test]
+    fn rest_of_a_batch_is_what_it_would_have_sent_next() {
+        let pool = Pool::new(1, false).unwrap();
+        let buf = Rc::new(pool.take().unwrap());
+        for (before, taken) in (0..=14).flat_map(|before| (0..=14 - before).map(move |taken| (before, taken))) {
+            let mut batch = SendBatch::default();
+            batch.push_bytes(b"head");
+            batch.push_buffer(buf.clone(), 0, 6);
+            batch.push_bytes(b"more");
+            batch.advance(before);
+            let lent = left(&batch);
+            let rest = batch.rest(taken);
+            assert_eq!(left(&rest), lent[taken as usize..], "{taken} taken after {before}");
+            assert_eq!(rest.left(), lent.len() as u64 - u64::from(taken));
+            assert_eq!(left(&batch), lent, "the kernel still reads from it");
         }
     }
 

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Torrent;
+use super::lending::Route;
 use super::upload::Upload;
 use crate::io::{Handle, SendBatch, Token};
 use crate::proto::handshake::HANDSHAKE_LEN;
@@ -25,6 +26,8 @@ pub(super) struct Served {
 #[derive(Debug)]
 pub(super) struct Conn {
     pub(super) socket: Handle,
+    /// Whether sends lend their buffers to the socket.
+    pub(super) route: Route,
     pub(super) addr: SocketAddr,
     pub(super) phase: Phase,
     /// Small messages to be sent before the next block.
@@ -82,6 +85,7 @@ impl Conn {
     pub(super) fn new(socket: Handle, addr: SocketAddr, tick: u64) -> Conn {
         Conn {
             socket,
+            route: Route::to(addr.ip()),
             addr,
             phase: Phase::Handshake {
                 bytes: [0; HANDSHAKE_LEN],

@@ -24,6 +24,7 @@ mod disk;
 mod ended;
 mod gather;
 mod held;
+mod lending;
 mod limits;
 mod mailbox;
 mod pace;
@@ -291,8 +292,8 @@ impl<D: Driver> Shard<D> {
         match completion.outcome {
             Outcome::Accepted { result, more } => self.on_accepted(owner, result, more),
             Outcome::Received { result, more } => self.on_received(owner, result, more),
-            // `copied` decides over zero copy, which is not used while every measured route copies (PERF.md).
-            Outcome::Sent { result, batch, .. } => self.on_sent(owner, result, batch),
+            Outcome::Sent { result, batch } => self.on_sent(owner, result, batch),
+            Outcome::Released { batch, copied } => self.on_released(owner, batch, copied),
             Outcome::ReadDone { result, buf } => {
                 self.disk
                     .on_read_done(&mut self.driver, &mut self.counters, owner, result, buf);
@@ -482,6 +483,7 @@ impl<D: Driver> Shard<D> {
         self.counters.uring_cancelled_unasked = driver.cancelled_unasked;
         self.counters.uring_zero_copy_sent = driver.zero_copy_sent;
         self.counters.uring_zero_copy_copied = driver.zero_copy_copied;
+        self.counters.uring_zero_copy_lent_now = driver.zero_copy_lent;
         self.counters.uring_in_flight_now = self.driver.in_flight() as u64;
         let uptime = self.now.saturating_duration_since(self.epoch);
         self.settings

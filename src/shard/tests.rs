@@ -2,6 +2,7 @@
 
 mod files;
 mod fixture;
+mod lending;
 mod pacing;
 mod pressure;
 

@@ -191,7 +191,14 @@ impl<D: Driver> Shard<D> {
         if let Phase::Peer(peer) = &mut conn.phase {
             peer.upload.begun_at = self.tick;
         }
-        conn.send = Some(submit_send(&mut self.driver, owner, conn.socket.clone(), batch));
+        let zero_copy = conn.lends(&self.driver, &batch);
+        conn.send = Some(submit_send(
+            &mut self.driver,
+            owner,
+            conn.socket.clone(),
+            batch,
+            zero_copy,
+        ));
         let stalled_at = conn.sent_at + STALLED_TICKS;
         self.wake_at(owner, stalled_at);
     }
@@ -204,7 +211,6 @@ impl<D: Driver> Shard<D> {
         };
         match result {
             Ok(taken) => {
-                batch.advance(taken);
                 conn.sent_at = self.tick;
                 if let Phase::Peer(peer) = &mut conn.phase {
                     peer.on_taken(taken, self.now, &mut self.counters, &mut self.request_latency);
@@ -212,6 +218,7 @@ impl<D: Driver> Shard<D> {
             }
             // Cancelled, or interrupted: nothing was taken, go on.
             Err(Errno::CANCELED | Errno::INTR | Errno::AGAIN) => {}
+            Err(errno) if conn.route.refused(errno) => {}
             Err(errno) => {
                 self.batches.give(batch);
                 return self.end(owner, Reason::Reset, Some(errno));
@@ -229,7 +236,14 @@ impl<D: Driver> Shard<D> {
             }
         }
         if batch.left() > 0 {
-            conn.send = Some(submit_send(&mut self.driver, owner, conn.socket.clone(), batch));
+            let zero_copy = conn.lends(&self.driver, &batch);
+            conn.send = Some(submit_send(
+                &mut self.driver,
+                owner,
+                conn.socket.clone(),
+                batch,
+                zero_copy,
+            ));
             return;
         }
         self.batches.give(batch);
@@ -316,8 +330,13 @@ impl<D: Driver> Shard<D> {
     }
 }
 
-fn submit_send<D: Driver>(driver: &mut D, owner: Owner, socket: Handle, batch: Box<SendBatch>) -> Token {
-    let zero_copy = false;
+fn submit_send<D: Driver>(
+    driver: &mut D,
+    owner: Owner,
+    socket: Handle,
+    batch: Box<SendBatch>,
+    zero_copy: bool,
+) -> Token {
     driver.submit(
         owner,
         Op::Send {

@@ -118,6 +118,8 @@ counters! {
     uring_zero_copy_sent,
     /// Zero-copy sends that copied after all.
     uring_zero_copy_copied,
+    /// Bytes lent to sockets by zero copy.
+    uring_zero_copy_lent_now,
     /// Operations in flight.
     uring_in_flight_now,
 }

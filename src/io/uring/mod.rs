@@ -88,6 +88,8 @@ pub struct Uring {
     features: Features,
     /// Entries that found the submission queue full while the kernel was busy.
     backlog: VecDeque<squeue::Entry>,
+    /// Sends that have their result and not their notification.
+    lent: usize,
     counters: Counters,
     notices: Vec<String>,
 }
@@ -133,6 +135,7 @@ impl Uring {
             files,
             features,
             backlog: VecDeque::new(),
+            lent: 0,
             counters: Counters::default(),
             notices,
         };
@@ -269,8 +272,10 @@ impl Uring {
             return;
         };
         // A notification's result is flags, not an errno.
-        let notified = cqueue::notif(cqe.flags());
-        let result = if notified { Ok(0) } else { result_of(cqe.result()) };
+        let result = match cqueue::notif(cqe.flags()) {
+            true => Ok(0),
+            false => result_of(cqe.result()),
+        };
         if result == Err(Errno::CANCELED) && !asked && !matches!(op, InFlight::Cancel) {
             self.counters.cancelled_unasked += 1;
         }
@@ -286,9 +291,14 @@ impl Uring {
                     result: result.map(|len| self.received(cqe, len)),
                     more,
                 },
-                InFlight::Send { result, .. } => {
-                    *result = Some(cqe.result());
-                    return;
+                InFlight::Send { socket, batch, lent } => {
+                    let len = result.unwrap_or(0);
+                    *socket = None;
+                    *lent = Some(len);
+                    self.lent += 1;
+                    self.counters.zero_copy_lent += u64::from(len);
+                    let batch = batch.rest(len);
+                    Outcome::Sent { result, batch }
                 }
                 InFlight::Read { .. } | InFlight::Open(_) | InFlight::Doorbell { .. } | InFlight::Cancel => {
                     unreachable!("{token:?} is no multishot operation")
@@ -311,18 +321,23 @@ impl Uring {
                 }
             }
             InFlight::Send {
-                batch, result: first, ..
+                mut batch, lent: None, ..
             } => {
-                let copied = notified && cqe.result() as u32 & NOTIF_COPIED != 0;
-                if notified {
-                    self.counters.zero_copy_copied += u64::from(copied);
-                    self.counters.zero_copy_sent += u64::from(!copied);
-                }
-                Outcome::Sent {
-                    result: first.map_or(result, result_of),
-                    batch,
-                    copied,
-                }
+                batch.advance(result.unwrap_or(0));
+                Outcome::Sent { result, batch }
+            }
+            InFlight::Send {
+                mut batch,
+                lent: Some(len),
+                ..
+            } => {
+                let copied = cqe.result() as u32 & NOTIF_COPIED != 0;
+                self.counters.zero_copy_copied += u64::from(copied);
+                self.counters.zero_copy_sent += u64::from(!copied);
+                self.counters.zero_copy_lent -= u64::from(len);
+                self.lent -= 1;
+                batch.clear();
+                Outcome::Released { batch, copied }
             }
             InFlight::Read { buf, .. } => Outcome::ReadDone { result, buf },
             InFlight::Open(_) => Outcome::Opened {
@@ -457,15 +472,15 @@ impl Driver for Uring {
             } => {
                 let header = send::prepare(&mut batch);
                 let flags = libc::MSG_NOSIGNAL as u32;
-                let entry = match zero_copy {
+                let entry = match zero_copy && self.features.zero_copy {
                     true => on!(socket, |fd| opcode::SendMsgZc::new(fd, header)
                         .flags(flags)
                         .ioprio(SEND_ZC_REPORT_USAGE)
                         .build()),
                     false => on!(socket, |fd| opcode::SendMsg::new(fd, header).flags(flags).build()),
                 };
-                let result = None;
-                let op = InFlight::Send { socket, batch, result };
+                let (socket, lent) = (Some(socket), None);
+                let op = InFlight::Send { socket, batch, lent };
                 (self.ops.insert(OpKind::Send, owner, op), entry)
             }
             Op::Read {
@@ -578,7 +593,7 @@ impl Driver for Uring {
     }
 
     fn in_flight(&self) -> usize {
-        self.ops.len()
+        self.ops.len() - self.lent
     }
 
     fn counters(&self) -> Counters {

@@ -22,10 +22,12 @@ pub(super) enum InFlight {
     Recv { socket: Handle },
     /// Header, iovecs, bytes and buffers of a send.
     Send {
-        socket: Handle,
+        /// Given up with the result: to close the socket is how what it has taken by zero copy and is never acknowledged
+        /// is had back.
+        socket: Option<Handle>,
         batch: Box<SendBatch>,
-        /// With zero copy the result of the first of the two completions.
-        result: Option<i32>,
+        /// With zero copy and after the result: bytes that the socket may still read.
+        lent: Option<u32>,
     },
     /// The buffer that is read into.
     Read { file: Handle, buf: Buf },

@@ -25,6 +25,8 @@ pub struct Features {
     pub huge_pages: bool,
     /// Minimum wait (6.12): a batch is collected while the shard is busy.
     pub min_wait: bool,
+    /// Sends that lend their memory (`IORING_OP_SENDMSG_ZC`, 6.1).
+    pub zero_copy: bool,
 }
 
 impl Features {
@@ -37,11 +39,12 @@ impl Features {
         buffers: true,
         huge_pages: true,
         min_wait: true,
+        zero_copy: true,
     };
 
     /// Name and value of each.
     #[must_use]
-    pub fn list(&self) -> [(&'static str, bool); 7] {
+    pub fn list(&self) -> [(&'static str, bool); 8] {
         [
             ("defer_taskrun", self.defer_taskrun),
             ("no_sqarray", self.no_sqarray),
@@ -50,6 +53,7 @@ impl Features {
             ("buffers", self.buffers),
             ("huge_pages", self.huge_pages),
             ("min_wait", self.min_wait),
+            ("zero_copy", self.zero_copy),
         ]
     }
 
@@ -68,6 +72,7 @@ impl Features {
                 "buffers" => &mut features.buffers,
                 "huge_pages" => &mut features.huge_pages,
                 "min_wait" => &mut features.min_wait,
+                "zero_copy" => &mut features.zero_copy,
                 other => return Err(other.to_owned()),
             } = false;
         }
@@ -150,7 +155,8 @@ pub(super) fn ring(entries: u32, wanted: Features) -> Result<(IoUring, Features)
         match builder.build(entries) {
             Ok(ring) => {
                 features.min_wait &= ring.params().is_feature_min_timeout();
-                require_operations(&ring)?;
+                let probe = require_operations(&ring)?;
+                features.zero_copy &= probe.is_supported(opcode::SendMsgZc::CODE);
                 return Ok((ring, features));
             }
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) && features.no_sqarray => {
@@ -164,8 +170,8 @@ pub(super) fn ring(entries: u32, wanted: Features) -> Result<(IoUring, Features)
     }
 }
 
-/// Every operation that has no fallback.
-fn require_operations(ring: &IoUring) -> Result<(), SetupError> {
+/// Every operation that has no fallback. Gives what else there is.
+fn require_operations(ring: &IoUring) -> Result<Probe, SetupError> {
     let mut probe = Probe::new();
     ring.submitter()
         .register_probe(&mut probe)
@@ -183,7 +189,7 @@ fn require_operations(ring: &IoUring) -> Result<(), SetupError> {
             return Err(SetupError::Kernel { missing });
         }
     }
-    Ok(())
+    Ok(probe)
 }
 
 /// What an error of `io_uring_setup` means here.

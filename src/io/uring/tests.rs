@@ -66,10 +66,20 @@ fn batch(bytes: &[u8]) -> Box<SendBatch> {
 fn all_masks() -> Vec<Features> {
     let mut masks = vec![Features::ALL];
     masks.extend(
-        ["defer_taskrun", "no_sqarray", "ring_fd", "files", "buffers", "min_wait"]
-            .map(|name| Features::masked(name).unwrap()),
+        [
+            "defer_taskrun",
+            "no_sqarray",
+            "ring_fd",
+            "files",
+            "buffers",
+            "min_wait",
+            "zero_copy",
+        ]
+        .map(|name| Features::masked(name).unwrap()),
     );
-    masks.push(Features::masked("defer_taskrun,no_sqarray,ring_fd,files,buffers,huge_pages,min_wait").unwrap());
+    masks.push(
+        Features::masked("defer_taskrun,no_sqarray,ring_fd,files,buffers,huge_pages,min_wait,zero_copy").unwrap(),
+    );
     masks
 }
 
@@ -116,15 +126,14 @@ fn serves_the_same_with_every_feature_masked() {
                 zero_copy,
             },
         );
-        let Outcome::Sent { result, mut batch, .. } = reap(&mut driver, 1).remove(0).outcome else {
+        let Outcome::Sent { result, batch } = reap(&mut driver, 1).remove(0).outcome else {
             panic!("not a send");
         };
         assert_eq!(result, Ok(908));
         let mut received = [0; 908];
         far.read_exact(&mut received).unwrap();
         assert!(received.starts_with(b"head") && received[4..].iter().all(|&b| b == 9));
-        assert_eq!(driver.pool().free(), 3, "a batch holds its buffer until it is advanced");
-        batch.advance(908);
+        assert_eq!(batch.left(), 0);
         assert_eq!(driver.pool().free(), 4);
         assert_eq!(driver.in_flight(), 0);
     }
@@ -267,14 +276,13 @@ fn shutdown_ends_what_is_pending_on_a_socket() {
         );
         let Outcome::Sent {
             result: Ok(sent),
-            mut batch,
-            ..
+            batch,
         } = reap(&mut driver, 1).remove(0).outcome
         else {
             panic!("not a short send");
         };
         assert!((sent as usize) < big.len(), "a short send is reported as it is");
-        batch.advance(sent);
+        assert_eq!(batch.left(), big.len() as u64 - u64::from(sent));
         driver.submit(
             OWNER,
             Op::Send {
@@ -292,10 +300,8 @@ fn shutdown_ends_what_is_pending_on_a_socket() {
     }
 }
 
-#[test]
-fn zero_copy_send_completes_once_with_its_notification() {
-    let mut driver = driver();
-    let (socket, mut far) = pair(&mut driver);
+/// A batch of `head` and a whole buffer, sent with zero copy.
+fn lend(driver: &mut Uring, socket: Handle) {
     let mut batch = batch(b"head");
     batch.push_buffer(Rc::new(driver.pool().take().unwrap()), 0, BUF_LEN as u32);
     let zero_copy = true;
@@ -307,20 +313,66 @@ fn zero_copy_send_completes_once_with_its_notification() {
             zero_copy,
         },
     );
+}
+
+#[test]
+fn zero_copy_send_has_its_result_first_and_gives_its_buffers_back_later() {
+    let mut driver = driver();
+    let (socket, mut far) = pair(&mut driver);
+    lend(&mut driver, socket);
     let reader = std::thread::spawn(move || {
         let mut received = vec![1; BUF_LEN + 4];
         far.read_exact(&mut received).unwrap();
         (received, far)
     });
-    let completions = reap(&mut driver, 1);
-    let Outcome::Sent { result, copied, .. } = &completions[0].outcome else {
+    let mut completions = reap(&mut driver, 2);
+    let Outcome::Released { batch, copied } = completions.pop().unwrap().outcome else {
         panic!("{completions:?}");
     };
-    assert_eq!(*result, Ok(BUF_LEN as u32 + 4));
-    assert!(*copied, "loopback always copies");
-    assert_eq!(driver.in_flight(), 0);
+    assert!(copied, "loopback always copies");
+    assert_eq!((batch.left(), driver.pool().free()), (0, 4));
+    let Outcome::Sent { result, batch } = completions.pop().unwrap().outcome else {
+        panic!("{completions:?}");
+    };
+    assert_eq!((result, batch.left()), (Ok(BUF_LEN as u32 + 4), 0));
+    assert_eq!((driver.in_flight(), driver.counters().zero_copy_lent), (0, 0));
     let (received, _far) = reader.join().unwrap();
     assert!(received.starts_with(b"head") && received[4..].iter().all(|&b| b == 0));
+}
+
+#[test]
+fn buffers_lent_to_a_socket_that_is_closed_come_back() {
+    let mut driver = driver();
+    let (socket, far) = pair(&mut driver);
+    rustix::net::sockopt::set_socket_send_buffer_size(socket.fd(), 8 << 20).unwrap();
+    lend(&mut driver, socket.clone());
+    let Outcome::Sent { result, .. } = reap(&mut driver, 1).remove(0).outcome else {
+        panic!("the result comes first");
+    };
+    assert!(result.unwrap() > 0);
+    driver.shutdown(&socket, Ending::Reset);
+    drop((socket, far));
+    let mut out = Vec::new();
+    while driver.pool().free() < 4 {
+        let wait = Wait {
+            at_most: Duration::from_secs(5),
+            at_least: Duration::ZERO,
+        };
+        driver.turn(wait, &mut out).unwrap();
+    }
+    assert_eq!(driver.counters().zero_copy_lent, 0);
+}
+
+#[test]
+fn where_zero_copy_is_masked_sends_copy() {
+    let mut driver = Uring::new(config(Features::masked("zero_copy").unwrap())).unwrap();
+    let (socket, _far) = pair(&mut driver);
+    lend(&mut driver, socket);
+    let Outcome::Sent { result, .. } = reap(&mut driver, 1).remove(0).outcome else {
+        panic!("a send has one completion");
+    };
+    assert!(result.is_ok());
+    assert_eq!(driver.pool().free(), 4, "nothing is lent");
 }
 
 #[test]

@@ -164,9 +164,14 @@ impl Fixture {
         .encode()
     }
 
-    /// A peer whose handshake has been sent.
+    /// A peer on this machine whose handshake has been sent.
     pub(super) fn far(&mut self, reserved: Reserved) -> Far {
-        let id = self.connect();
+        self.far_from(Ipv4Addr::LOCALHOST, reserved)
+    }
+
+    /// A peer whose handshake has been sent.
+    pub(super) fn far_from(&mut self, ip: Ipv4Addr, reserved: Reserved) -> Far {
+        let id = self.connect_from(ip);
         self.world.write(id, &self.handshake(reserved));
         Far {
             id,
@@ -178,9 +183,14 @@ impl Fixture {
         }
     }
 
-    /// A peer that is interested and unchoked.
+    /// A peer on this machine that is interested and unchoked.
     pub(super) fn unchoked(&mut self, reserved: Reserved) -> Far {
-        let mut far = self.far(reserved);
+        let far = self.far(reserved);
+        self.unchoke(far)
+    }
+
+    /// Lets a peer be interested, until it is unchoked.
+    pub(super) fn unchoke(&mut self, mut far: Far) -> Far {
         if far.fast {
             self.say(&far, &Message::HaveNone);
         }
