@@ -70,6 +70,9 @@ fn libtorrent_downloads_however_payload_is_read() {
             };
             let seed = Seed::start_with(config, &scratch, &[(&many, &[256 << 10])]);
             download_and_compare(Client::Libtorrent, scratch.path(), &seed);
+            // The addresses are not of the loopback network, though the route is.
+            let tried = seed.btd.metric("btd_uring_zero_copy_copied_total");
+            assert!(tried >= 1.0, "no connection was tried with zero copy");
             seed.stop_after_uploading(many.len());
         }
     });

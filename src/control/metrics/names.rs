@@ -139,6 +139,11 @@ pub(super) const SHARD_GAUGES: &[(&str, &str, Read<Counters, u64>)] = &[
     ("btd_uring_in_flight", "Operations in flight.", |c| {
         c.uring_in_flight_now
     }),
+    (
+        "btd_uring_zero_copy_lent_bytes",
+        "Payload that sockets have taken by zero copy and not given back.",
+        |c| c.uring_zero_copy_lent_now,
+    ),
 ];
 
 /// The values of the label `state` of `btd_peers`. They overlap: an unchoked peer is a connected one too.
