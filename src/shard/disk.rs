@@ -130,7 +130,7 @@ impl Disk {
             files: OpenFiles::new(files_max),
             numbers: FileNumbers::default(),
             modes: ReadModes::new(first),
-            queue: ReadQueue::new(device::depth),
+            queue: ReadQueue::new(device::manners),
             fills: Slots::new(),
             openings: Slots::new(),
             broken: HashSet::new(),
@@ -153,6 +153,19 @@ impl Disk {
     #[cfg(test)]
     pub(super) fn known_files(&self) -> usize {
         self.numbers.known()
+    }
+
+    /// Whether heads move where a file is read; as long as it has not been opened nobody knows.
+    pub(super) fn seeks(&mut self, served: &Served, file: u32) -> bool {
+        let torrent = served.number;
+        let device = self.files.device(FileKey { torrent, file });
+        device.is_some_and(|device| self.queue.seeks(device))
+    }
+
+    /// Every device seeks from now on.
+    #[cfg(test)]
+    pub(super) fn make_seek(&mut self) {
+        self.queue = ReadQueue::new(|_| device::Manners { depth: 64, seeks: true });
     }
 
     /// Reads that wait for their device.
@@ -269,7 +282,8 @@ impl Disk {
         }
         match self.files.get(key, owner) {
             Found::Open(file, device) => {
-                if !self.queue.begin(device, owner) {
+                let place = (self.numbers.get(key), (step.offset / u64::from(EXTENT_LEN)) as u32);
+                if !self.queue.begin(device, place, owner) {
                     return;
                 }
                 let fill = self.fills.get_mut(owner).expect("found above");

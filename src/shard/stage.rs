@@ -78,9 +78,11 @@ pub(super) fn stage<D: Driver>(
             refuse(counters, peer, out, &block);
             continue;
         }
+        let misses = counters.cache_misses;
         match parts_of(driver, disk, counters, owner, &peer.served, &block) {
             Ok(parts) => {
-                read_ahead(driver, disk, counters, peer, &block);
+                let missed = counters.cache_misses > misses;
+                read_ahead(driver, disk, counters, peer, &block, missed);
                 peer.upload.staged_len += block.length();
                 peer.upload.staged.push_back(Staged { block, asked_at, parts });
             }
@@ -93,14 +95,20 @@ pub(super) fn stage<D: Driver>(
     false
 }
 
+/// Extents read at once where heads move, 1 MiB: half as long as the way there takes.
+const STRETCH: u64 = 8;
+
 /// Begins to read the next extent of the piece for a peer that goes through it in order, when it comes to the start of
 /// one: it will be there when it is asked for. Who asks for much at a time has asked for it already.
+///
+/// Where heads move, what follows in the piece is read with everything that `missed`, as far as the buffers go round.
 fn read_ahead<D: Driver>(
     driver: &mut D,
     disk: &mut Disk,
     counters: &mut Counters,
     peer: &mut PeerConn,
     block: &BlockRequest,
+    missed: bool,
 ) {
     let served = &peer.served;
     let geometry = served.torrent.geometry();
@@ -115,17 +123,30 @@ fn read_ahead<D: Driver>(
     let next = start + u64::from(EXTENT_LEN);
     let wanted = upload.staged.len() + upload.sending.len() + peer.peer.request_count();
     let sees_far = wanted >= (EXTENT_LEN / BLOCK_LEN_MAX) as usize;
-    if upload.run_len <= u64::from(EXTENT_LEN) || next >= piece_end || sees_far {
+    let goes_on = upload.run_len > u64::from(EXTENT_LEN) && !sees_far;
+    if next >= piece_end || !(missed || goes_on) {
         return;
     }
     let file_at = |at| served.torrent.layout().spans(at, 1).next().expect("within the torrent");
-    let (here, there) = (file_at(start), file_at(next));
-    let begins_extent = here.offset > 0 && here.offset.is_multiple_of(u64::from(EXTENT_LEN));
-    if !begins_extent || there.file != here.file || there.pad {
-        return;
+    let here = file_at(start);
+    let stretch = match missed && disk.seeks(served, here.file) {
+        true => STRETCH.min(u64::from(driver.pool().count()) / 2 / disk.extents.users().max(1) as u64),
+        false => {
+            let begins_extent = here.offset > 0 && here.offset.is_multiple_of(u64::from(EXTENT_LEN));
+            if goes_on && begins_extent { 2 } else { 1 }
+        }
+    };
+    for ahead in (1..stretch).map(|extents| start + extents * u64::from(EXTENT_LEN)) {
+        if ahead >= piece_end {
+            return;
+        }
+        let there = file_at(ahead);
+        if there.file != here.file || there.pad {
+            return;
+        }
+        let (key, _) = disk.file_extent(served, there.file, there.offset);
+        disk.read_ahead(driver, counters, served, key, there.file);
     }
-    let (key, _) = disk.file_extent(served, there.file, there.offset);
-    disk.read_ahead(driver, counters, served, key, there.file);
 }
 
 /// Looks up or begins to read all stretches of a block.

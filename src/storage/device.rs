@@ -10,7 +10,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, StatxFlags, makedev};
 
-/// See [`depth`].
+/// See [`Manners::depth`].
 const DEPTH_UNKNOWN: u32 = 128;
 const DEPTH_MIN: u32 = 16;
 const DEPTH_MAX: u32 = 512;
@@ -38,11 +38,27 @@ impl Device {
     }
 }
 
-/// Requests that a block device takes at once, by its device number: half of its queue, since others read too. Where that
-/// is not known (no block device of its own) as many as a fast one is kept busy with.
+/// How a block device is best asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Manners {
+    /// Requests that it takes at once: half of its queue, since others read too. Where that is not known (no block device
+    /// of its own) as many as a fast one is kept busy with.
+    pub depth: u32,
+    /// Whether reading here and there is much slower than reading on.
+    pub seeks: bool,
+}
+
+/// How the block device of this number is best asked.
 #[must_use]
-pub fn depth(id: u64) -> u32 {
-    depth_in(Path::new("/sys/dev/block"), id)
+pub fn manners(id: u64) -> Manners {
+    manners_in(Path::new("/sys/dev/block"), id)
+}
+
+fn manners_in(sys: &Path, id: u64) -> Manners {
+    Manners {
+        depth: depth_in(sys, id),
+        seeks: disk(sys, id).is_some_and(|disk| disk.seeks),
+    }
 }
 
 fn depth_in(sys: &Path, id: u64) -> u32 {
@@ -118,8 +134,10 @@ mod tests {
         );
         assert_eq!(found(2), None);
         fs::write(disk.join("queue/nr_requests"), "256\n").unwrap();
-        let depths = [0, 1, 2].map(|minor| super::depth_in(temp.path(), makedev(8, minor)));
-        assert_eq!(depths, [128, 128, super::DEPTH_UNKNOWN]);
+        let found_in = |minor| manners_in(temp.path(), makedev(8, minor));
+        let manners = |depth, seeks| Manners { depth, seeks };
+        assert_eq!([0, 1].map(found_in), [manners(128, true); 2]);
+        assert_eq!(found_in(2), manners(DEPTH_UNKNOWN, false));
         fs::write(disk.join("queue/rotational"), "0\n").unwrap();
         assert_eq!(found(1), Some(Device { id, seeks: false }));
     }

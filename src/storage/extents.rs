@@ -232,6 +232,12 @@ impl<W> Extents<W> {
         Acquired::Fill(ExtentId { index, generation }, buf)
     }
 
+    /// Connections that may ask.
+    #[must_use]
+    pub fn users(&self) -> usize {
+        self.users
+    }
+
     /// So many connections may ask from now on.
     pub fn set_users(&mut self, users: usize) {
         self.users = users;

@@ -76,6 +76,15 @@ impl<W> OpenFiles<W> {
         }
     }
 
+    /// The device of a file that is open.
+    #[must_use]
+    pub fn device(&self, key: FileKey) -> Option<u64> {
+        match self.files.get(&key)? {
+            State::Open { device, .. } => Some(*device),
+            State::Opening(_) => None,
+        }
+    }
+
     /// The file is open; gives those who wait for it. With the table full, another is closed as soon as no read needs it.
     pub fn opened(&mut self, key: FileKey, handle: Handle, device: u64) -> Vec<W> {
         let Some(state @ State::Opening(_)) = self.files.get_mut(&key) else {

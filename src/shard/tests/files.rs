@@ -158,6 +158,35 @@ fn name_whose_file_was_replaced_leaves_the_other_names_of_it_alone() {
 }
 
 #[test]
+fn where_heads_move_the_rest_of_the_stretch_is_read_with_what_was_missed() {
+    const EXTENTS: u32 = 20;
+    let files = vec![("a".to_owned(), bytes((EXTENTS * EXTENT_LEN) as usize, 3), false)];
+    let mut fixture = Fixture::new(files, EXTENTS * EXTENT_LEN / 2, 64);
+    fixture.shard.disk.make_seek();
+    let mut far = fixture.unchoked(FAST);
+    let mut reads_for = |begin| {
+        let before = fixture.world.reads();
+        fixture.request(&far, 0, begin, BLOCK_LEN);
+        fixture.settle();
+        fixture.hear(&mut far);
+        fixture.check(&far);
+        fixture.world.reads() - before
+    };
+    assert_eq!(
+        reads_for(9 * EXTENT_LEN),
+        1,
+        "whether it seeks is known once it is open"
+    );
+    assert_eq!(reads_for(BLOCK_LEN), 8, "1 MiB");
+    assert_eq!(reads_for(7 * EXTENT_LEN), 0);
+    assert_eq!(
+        reads_for(8 * EXTENT_LEN),
+        1,
+        "what is there is not read again, nor what the next piece has"
+    );
+}
+
+#[test]
 fn padding_is_not_read_ahead() {
     let len = 2 * EXTENT_LEN as usize;
     let files = vec![
