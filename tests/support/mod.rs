@@ -18,6 +18,7 @@ pub mod peer;
 pub mod private_net;
 pub mod process;
 pub mod scratch;
+pub mod sick_fs;
 pub mod torrent;
 pub mod tracker;
 
