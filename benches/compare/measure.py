@@ -36,12 +36,13 @@ def busy_ticks():
 
 
 def wait_quiet(patience):
-    """Waits until the machine did little for a second."""
+    """Waits until the machine did little for a second, for one second at least."""
     deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
+    while True:
         before = busy_ticks()
+        # A server may need as long to see that the peers of the run before are gone, and refuses those addresses until then.
         time.sleep(1)
-        if busy_ticks() - before <= 10:
+        if busy_ticks() - before <= 10 or time.monotonic() >= deadline:
             return
 
 
@@ -123,7 +124,7 @@ def tree(pid):
 
 
 def memory(pid):
-    """Bytes that a process tree holds: its share of all resident pages, and of those that belong to no file."""
+    """Bytes that a process tree holds: its share of all pages, of those that belong to no file, what it alone has written to."""
     total = {"proportional": 0, "anonymous": 0, "private": 0}
     for each in tree(pid):
         lines = Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()[1:]
@@ -132,7 +133,8 @@ def memory(pid):
         huge = of["Private_Hugetlb"] + of["Shared_Hugetlb"]
         total["proportional"] += of["Pss"] + huge
         total["anonymous"] += of["Pss_Anon"] + huge
-        total["private"] += of["Private_Clean"] + of["Private_Dirty"] + of["Private_Hugetlb"]
+        # Clean ones are a program's or the payload's, and private only until another process maps them.
+        total["private"] += of["Private_Dirty"] + of["Private_Hugetlb"]
     return total
 
 
@@ -142,19 +144,21 @@ def idle(options, server, torrent, arguments):
     samples = []
     report = load(options, server, torrent, arguments, lambda: samples.append(memory(server.process.pid)))
     stayed = report["connections"]["open"]
-    # The last sample may have met the load on its way out.
-    during = samples[-2]
+    # The last sample may have met the load on its way out. There are none when every connection was lost at once.
+    during = ([before] * 2 + samples)[-2]
     each = {kind: (during[kind] - before[kind]) / stayed if stayed else None for kind in before}
     report["idle"] = {"before": before, "during": during, "bytes_per_connection": each}
-    gone = "".join(f", {count} {reason}" for reason, count in report["connections"]["lost"].items())
     wanted = report["settings"]["connections"]
     told = f"{each['anonymous']:,.0f} bytes for each" if stayed else "none to divide by"
-    print(f"{server.name}: {stayed} of {wanted} stayed connected{gone}; {told}", file=sys.stderr)
+    print(f"{server.name}: {stayed} of {wanted} stayed connected; {told}", file=sys.stderr)
     return report
 
 
 def others(report):
     """The share of the machine's CPUs that neither the server nor the load generator used."""
+    if not report["seconds"]:
+        # Every connection was lost before the clock started.
+        return 0
     used = report["server"]["usage"]
     spent = used["user"] + used["system"] + report["load_cpu_seconds"]
     # Interrupts are in nobody's account, so a little is always left over.

@@ -10,8 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from compare.measure import place
@@ -88,9 +86,8 @@ TRANSMISSION = {
     "peer-port-random-on-start": False,
     "encryption": 0,
     "bind-address-ipv4": "127.0.0.1",
-    "rpc-enabled": True,
-    "rpc-bind-address": "127.0.0.1",
-    "rpc-authentication-required": False,
+    "rpc-enabled": False,
+    "watch-dir-enabled": True,
 }
 
 # The program of each server made by others that is one, and where to get it.
@@ -224,34 +221,13 @@ def start_rtorrent(server, options, torrent, data):
 
 
 def start_transmission(server, options, torrent, data):
-    server.port, control = free_port(), free_port()
-    settings = {**TRANSMISSION, "peer-port": server.port, "rpc-port": control, "download-dir": str(data)}
+    server.port = free_port()
+    watch = server.folder / "watch"
+    watch.mkdir()
+    shutil.copy(torrent, watch)
+    settings = {**TRANSMISSION, "peer-port": server.port, "download-dir": str(data), "watch-dir": str(watch)}
     (server.folder / "settings.json").write_text(json.dumps(settings))
     server.run("transmission-daemon", "--foreground", "--config-dir", server.folder)
-    ask = lambda method, **arguments: ask_transmission(control, method, arguments)
-    added = lambda: ask("torrent-add", filename=str(torrent))["torrent-added"]["id"]
-    number = server.wait("the torrent", added)
-    # Without this it takes payload of the right size to be whole, and checks each piece when it is first asked for.
-    ask("torrent-verify", ids=[number])
-    look = lambda: ask("torrent-get", ids=[number], fields=["status", "leftUntilDone"])["torrents"][0]
-    # 6 is "seeding". It is that before the check too, which takes a moment to begin.
-    started = time.monotonic()
-    seeding = lambda: time.monotonic() - started > 1 and look()["status"] == 6
-    server.wait("the check", seeding)
-    if look()["leftUntilDone"]:
-        sys.exit(f"{server.name}: the payload is not whole")
-
-
-def ask_transmission(port, method, arguments):
-    """One call of its control interface, which wants a header back that it gives with its first refusal."""
-    url, body = f"http://127.0.0.1:{port}/transmission/rpc", json.dumps({"method": method, "arguments": arguments}).encode()
-    try:
-        urllib.request.urlopen(url, timeout=60)
-        raise ValueError("no session id")
-    except urllib.error.HTTPError as refusal:
-        header = {"X-Transmission-Session-Id": refusal.headers["X-Transmission-Session-Id"]}
-    with urllib.request.urlopen(urllib.request.Request(url, body, header), timeout=60) as answer:
-        return json.loads(answer.read())["arguments"]
 
 
 START = {

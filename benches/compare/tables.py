@@ -64,7 +64,7 @@ def load_table(title, reports):
 def disk_table(title, reports):
     """Rates against the disk's own and those of others, and what lay in the page cache."""
     columns = ["server", "MB/s (min-max)", "of fio's rate after it (min-max)", "of libtorrent's rate", "of the floor's rate"]
-    head(title, columns + ["bytes read for each sent", "page cache before / after MiB", "n"])
+    head(f"{title}, beside the disk and others", columns + ["bytes read for each sent", "page cache before / after MiB", "n"])
     for name, rounds in reports.items():
         quiet = quiet_of(rounds)
         if not quiet:
@@ -85,7 +85,7 @@ def disk_table(title, reports):
 
 def idle_table(title, reports):
     """What a connection costs in memory. Rounds need not be quiet for that."""
-    columns = ["server", "bytes per idle connection (min-max)", "private", "proportional", "own memory before MiB"]
+    columns = ["server", "bytes per idle connection (min-max)", "private dirty", "proportional", "own memory before MiB"]
     head(title, columns + ["stayed connected", "lost", "CPU %", "n"])
     for name, rounds in reports.items():
         stayed = [r["connections"]["open"] for r in rounds]
