@@ -27,8 +27,9 @@ S5 opens 10,000 connections that only stay: what the server's pages that belong 
 /proc/PID/smaps_rollup, and huge pages) have grown by, divided by the connections that stayed. The table has the same of the
 pages that it alone has written to (Private_Dirty), and of its share of all pages (Pss). The last counts mapped payload, and
 is too small for btd and the floor, which come to share the pages of their program with the load. What the kernel keeps for a
-socket is in none of them. Memory that the check of the payload has left free in a server's heap is used first, and not seen:
-the largest of some rounds is the nearest. Transmission keeps itself to 1,024 open files, so at most so many of the connections stay.
+socket is in none of them. Memory that a server has free in its heap before is used first, and not seen: what its check
+of the payload left, and what transparent huge pages brought, 2 MiB at a time (madvise is enough for an allocator that asks
+for them; btd and the floor have some megabytes of it). Look at several rounds. Transmission keeps itself to 1,024 open files, so at most so many of the connections stay.
 
 Transmission answers each peer twice a second, with what was asked for by then: at S1's 64 requests of 16 KiB that is 2 MB/s
 for each of the 8, and 8 GiB take it nine minutes (--bytes ends runs earlier, those of all servers).
