@@ -29,7 +29,8 @@ pages that it alone has written to (Private_Dirty), and of its share of all page
 is too small for btd and the floor, which come to share the pages of their program with the load. What the kernel keeps for a
 socket is in none of them. Memory that a server has free in its heap before is used first, and not seen: what its check
 of the payload left, and what transparent huge pages brought, 2 MiB at a time (madvise is enough for an allocator that asks
-for them; btd and the floor have some megabytes of it). Look at several rounds. Transmission keeps itself to 1,024 open files, so at most so many of the connections stay.
+for them; btd and the floor have some megabytes of it). Look at several rounds. Transmission keeps itself to 1,024 open files, so
+at most so many of the connections stay.
 
 Transmission answers each peer twice a second, with what was asked for by then: at S1's 64 requests of 16 KiB that is 2 MB/s
 for each of the 8, and 8 GiB take it nine minutes (--bytes ends runs earlier, those of all servers).
@@ -175,7 +176,8 @@ def main():
             for server in list(running):
                 server.stop()
     host = next(iter(everything.values()))[names[0]][0]["host"]
-    print(f"{host['cpu']}, {host['cpus']} CPUs, Linux {host['kernel']}, {host['congestion_control']}, pieces of {options.piece_length}")
+    machine = f"{host['cpu']}, {host['cpus']} CPUs, Linux {host['kernel']}, {host['congestion_control']}"
+    print(f"{machine}, pieces of {options.piece_length}")
     for case, reports in everything.items():
         for table in TABLES.get(case, [load_table]):
             table(f"{case}: {CASES[case][0]}", reports)
