@@ -274,9 +274,12 @@ fn file_truncated_under_load_loses_what_was_cut_off() {
     ward.close();
 }
 
+/// A name, and what is done to the file.
+type Replacement = (&'static str, fn(&Path));
+
 #[test]
 fn file_removed_or_replaced_under_load_sends_no_wrong_byte() {
-    let replace: [(&str, fn(&Path)); 4] = [
+    let replacements: [Replacement; 4] = [
         ("removed", |file| fs::remove_file(file).expect("remove payload")),
         ("replaced", |file| {
             let other = file.with_extension("other");
@@ -293,7 +296,7 @@ fn file_removed_or_replaced_under_load_sends_no_wrong_byte() {
             mknodat(CWD, file, FileType::Fifo, mode, 0).expect("make a FIFO");
         }),
     ];
-    for (name, replace) in replace {
+    for (name, replace) in replacements {
         let (_scratch, file, mut ward) = with_file(name);
         // What btd has open it may go on serving; every block that comes is compared.
         ward.ask_all_under_load(|| replace(&file));
@@ -326,7 +329,11 @@ fn unreadable_bytes_cost_their_own_pieces_and_no_others() {
     // Late in the file: not read before the first block has arrived. In the middle of an extent, over a piece's end.
     let (first, last) = (PIECES - 9, PIECES - 8);
     let start = u64::from(last * PIECE_LEN) - 10_000;
-    let answers = ward.ask_all_under_load(|| mounted.faults.make_unreadable(start..start + 20_000));
+    let answers = ward.ask_all_under_load(|| {
+        mounted.faults.make_unreadable(start..start + 20_000);
+        // The blocks beside it are read one by one, and in parts even so.
+        mounted.faults.make_short();
+    });
     assert_eq!(answers.rejected, BTreeSet::from([first, last]));
     ward.assert_damage(&answers, "Input/output error");
     let (_, offered) = ward.peer();

@@ -579,25 +579,27 @@ impl Fill {
         }
     }
 
-    /// Takes what a read brought. False when the file ends too early.
+    /// Takes what a read brought: one that was cut short is gone on with, from the last byte that a direct read can begin
+    /// at. False when it brought nothing to go on with: the file ends there.
     fn advance(&mut self, step: Step, read: u32) -> bool {
         match self.key {
             ExtentKey::File { .. } => {
-                self.done += read.min(step.len);
-                // A read that was cut short goes on, unless that is where the file ends or a direct read could not.
-                read >= step.len || (read > 0 && u64::from(read).is_multiple_of(DIRECT_ALIGN))
+                let taken = match read >= step.len {
+                    true => step.len,
+                    false => read / DIRECT_ALIGN as u32 * DIRECT_ALIGN as u32,
+                };
+                self.done += taken;
+                taken > 0
             }
             ExtentKey::Block { .. } => {
                 let skip = (step.offset % DIRECT_ALIGN) as u32;
-                if read < skip + step.len {
-                    return false;
-                }
+                let taken = read.saturating_sub(skip).min(step.len);
                 let from = (GATHER_AT + skip) as usize;
                 let buf = self.buf.as_mut().expect("the read is done");
                 buf.as_mut_slice()
-                    .copy_within(from..from + step.len as usize, self.done as usize);
-                self.done += step.len;
-                true
+                    .copy_within(from..from + taken as usize, self.done as usize);
+                self.done += taken;
+                taken > 0
             }
         }
     }
