@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use support::btd::{Btd, Config};
 use support::process::Process;
 use support::scratch::Scratch;
-use support::{http, wait_for, within};
+use support::{age, http, touch, wait_for, within};
 
 const PIECE_LEN: u32 = 16 << 10;
 /// Long enough for a machine that runs all tests at once.
@@ -411,19 +411,6 @@ fn payload_of_which_nothing_is_right_is_checked_again_only_on_request() {
     touch(&home.torrents.join("a.torrent"));
     wait_for_torrents(&mut btd, "seeding", 1);
     btd.stop();
-}
-
-/// Makes a file look as if it had not been changed within the last hour: times of younger ones are not relied on.
-fn age(file: &Path) {
-    let hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
-    let file = fs::File::options().append(true).open(file).expect("open");
-    file.set_modified(hour_ago).expect("set the time");
-}
-
-/// What touch(1) does.
-fn touch(file: &Path) {
-    let file = fs::File::options().append(true).open(file).expect("open");
-    file.set_modified(std::time::SystemTime::now()).expect("touch");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use support::peer::Peer;
 use support::scratch::Scratch;
 use support::sick_fs::{self, SickFs};
 use support::torrent::Torrent;
-use support::{skip, wait_for, within};
+use support::{age, skip, touch, wait_for, within};
 
 const PIECE_LEN: u32 = 256 << 10;
 const BLOCK_LEN: u32 = 16 << 10;
@@ -44,9 +44,7 @@ fn contents() -> Vec<u8> {
 
 fn write_aged(file: &Path, contents: &[u8]) {
     fs::write(file, contents).expect("write payload");
-    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
-    let file = fs::File::options().write(true).open(file).expect("open payload");
-    file.set_modified(old).expect("age payload");
+    age(file);
 }
 
 fn metainfo(torrent: &Torrent) -> Metainfo {
@@ -354,10 +352,4 @@ fn reads_that_come_back_short_are_gone_on_with() {
     });
     assert_eq!(ward.btd.metric("btd_torrents{state=\"seeding\"}"), 2.0);
     ward.close();
-}
-
-/// What touch(1) does.
-fn touch(file: &Path) {
-    let file = fs::File::options().write(true).open(file).expect("open a torrent");
-    file.set_modified(std::time::SystemTime::now()).expect("touch");
 }

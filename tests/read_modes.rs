@@ -17,7 +17,7 @@ use support::payload::Payload;
 use support::peer::Peer;
 use support::scratch::Scratch;
 use support::torrent::Torrent;
-use support::{wait_for, within};
+use support::{age, wait_for, within};
 
 const PIECE_LEN: u32 = 256 << 10;
 const BLOCK_LEN: u32 = 16 << 10;
@@ -136,9 +136,7 @@ fn unchoked(btd: &Btd, torrent: &Torrent) -> Peer {
 
 fn write_aged(file: &Path, contents: &[u8]) {
     fs::write(file, contents).expect("write payload");
-    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
-    let file = fs::File::options().write(true).open(file).expect("open payload");
-    file.set_modified(old).expect("age payload");
+    age(file);
 }
 
 #[test]

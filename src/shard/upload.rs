@@ -13,7 +13,7 @@ use super::deadlines::STALLED_TICKS;
 use super::disk::{Failed, Failure, Waiter};
 use super::ended::Reason;
 use super::stage::{Staged, collect, stage};
-use crate::io::{Driver, Errno, Handle, Op, Owner, SendBatch, Token};
+use crate::io::{Driver, Errno, Op, Owner, SendBatch};
 use crate::proto::geometry::{BLOCK_LEN_MAX, BlockRequest};
 use crate::proto::wire::{self, Message};
 use crate::stats::{Counters, Histogram};
@@ -191,14 +191,7 @@ impl<D: Driver> Shard<D> {
         if let Phase::Peer(peer) = &mut conn.phase {
             peer.upload.begun_at = self.tick;
         }
-        let zero_copy = conn.lends(&self.driver, &batch);
-        conn.send = Some(submit_send(
-            &mut self.driver,
-            owner,
-            conn.socket.clone(),
-            batch,
-            zero_copy,
-        ));
+        conn.submit(&mut self.driver, owner, batch);
         let stalled_at = conn.sent_at + STALLED_TICKS;
         self.wake_at(owner, stalled_at);
     }
@@ -236,14 +229,7 @@ impl<D: Driver> Shard<D> {
             }
         }
         if batch.left() > 0 {
-            let zero_copy = conn.lends(&self.driver, &batch);
-            conn.send = Some(submit_send(
-                &mut self.driver,
-                owner,
-                conn.socket.clone(),
-                batch,
-                zero_copy,
-            ));
+            conn.submit(&mut self.driver, owner, batch);
             return;
         }
         self.batches.give(batch);
@@ -328,23 +314,6 @@ impl<D: Driver> Shard<D> {
             }
         }
     }
-}
-
-fn submit_send<D: Driver>(
-    driver: &mut D,
-    owner: Owner,
-    socket: Handle,
-    batch: Box<SendBatch>,
-    zero_copy: bool,
-) -> Token {
-    driver.submit(
-        owner,
-        Op::Send {
-            socket,
-            batch,
-            zero_copy,
-        },
-    )
 }
 
 impl Upload {
@@ -479,6 +448,17 @@ impl PeerConn {
 }
 
 impl Conn {
+    /// Begins the send of a batch.
+    fn submit<D: Driver>(&mut self, driver: &mut D, owner: Owner, batch: Box<SendBatch>) {
+        let (socket, zero_copy) = (self.socket.clone(), self.lends(driver, &batch));
+        let op = Op::Send {
+            socket,
+            batch,
+            zero_copy,
+        };
+        self.send = Some(driver.submit(owner, op));
+    }
+
     /// Moves the small messages that wait to the end of a batch.
     fn flush_small(&mut self, batch: &mut SendBatch) {
         batch.push_bytes(&self.out);

@@ -61,3 +61,19 @@ pub fn skip(why: &str) {
 pub fn installed(program: &str) -> bool {
     std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }
+
+/// Makes a file look as if it had not been changed within the last hour: times of younger ones are not relied on.
+pub fn age(file: &Path) {
+    set_modified(file, std::time::SystemTime::now() - Duration::from_secs(3600));
+}
+
+/// What touch(1) does.
+pub fn touch(file: &Path) {
+    set_modified(file, std::time::SystemTime::now());
+}
+
+fn set_modified(file: &Path, time: std::time::SystemTime) {
+    let opened = std::fs::File::options().append(true).open(file);
+    let set = opened.and_then(|file| file.set_modified(time));
+    set.unwrap_or_else(|error| panic!("set the time of {}: {error}", file.display()));
+}
