@@ -217,6 +217,9 @@ impl<D: Driver> Shard<D> {
                 }
                 Ok(Event::Refused { request, why }) => {
                     self.counters.requests_refused += 1;
+                    if why == Refusal::PieceNotHad {
+                        peer.say_gone(request.piece(), out);
+                    }
                     match (peer.fast(), why) {
                         (true, _) => {
                             wire::encode(&Message::reject(&request), out);

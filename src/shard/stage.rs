@@ -360,6 +360,7 @@ fn push_block(batch: &mut SendBatch, parts: [Option<Part>; PARTS_MAX], block: &B
 /// Answers a request that will not be served.
 fn refuse(counters: &mut Counters, peer: &mut PeerConn, out: &mut Vec<u8>, block: &BlockRequest) {
     counters.requests_refused += 1;
+    peer.peer.say_gone(block.piece(), out);
     match peer.peer.fast() {
         true => wire::encode(&Message::reject(block), out),
         false => peer.upload.unanswerable = true,

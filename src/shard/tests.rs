@@ -527,6 +527,28 @@ fn tiny_requests_do_not_get_around_the_request_queue() {
 }
 
 #[test]
+fn peer_that_understands_it_is_told_that_a_piece_is_gone() {
+    let mut fixture = Fixture::single(10 * EXTENT_LEN as usize, 16);
+    let mut far = fixture.far(Reserved::OURS);
+    let (id, payload) = (0, &b"d1:md11:lt_donthavei7eee"[..]);
+    fixture.say(&far, &Message::Extended { id, payload });
+    far = fixture.unchoke(far);
+    fixture.world.fail_next(OpKind::Read, Errno::IO);
+    fixture.world.fail_next(OpKind::Read, Errno::IO);
+    // Once when its read fails, once when that is known.
+    for _ in 0..2 {
+        fixture.request(&far, 3, 0, 16384);
+        fixture.settle();
+        let heard = fixture.world.read(far.id);
+        let mut told = Vec::new();
+        let (id, payload) = (7, &3_u32.to_be_bytes()[..]);
+        wire::encode(&Message::Extended { id, payload }, &mut told);
+        assert!(heard.starts_with(&told), "{heard:?}");
+        assert!(heard.len() > told.len(), "and rejected");
+    }
+}
+
+#[test]
 fn truncated_and_missing_files_withdraw_their_pieces_only() {
     let files = vec![
         ("a".to_owned(), bytes(100_000, 1), false),

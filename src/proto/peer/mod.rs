@@ -18,7 +18,7 @@ use super::bitfield::Bitfield;
 use super::extension::{self, ExtensionHandshake, Extensions};
 use super::geometry::{BlockRequest, Geometry, PieceIndex};
 use super::handshake::Reserved;
-use super::wire::Message;
+use super::wire::{self, Message};
 
 pub use violation::Violation;
 
@@ -493,6 +493,15 @@ impl Peer {
     /// What its extension handshake said, if it has come.
     pub fn extension(&self) -> Option<&ExtensionHandshake> {
         self.extension.as_deref()
+    }
+
+    /// Says that a piece is gone, if the peer understands that (`lt_donthave`, BEP 54): it would go on asking for it.
+    pub fn say_gone(&self, piece: PieceIndex, out: &mut Vec<u8>) {
+        let id = self.extension().map_or(0, |theirs| theirs.m.lt_donthave);
+        if id != 0 {
+            let payload = &piece.get().to_be_bytes();
+            wire::encode(&Message::Extended { id, payload }, out);
+        }
     }
 
     /// Which pieces it has.
