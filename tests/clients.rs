@@ -65,6 +65,7 @@ fn libtorrent_downloads_however_payload_is_read() {
             let scratch = Scratch::new("modes");
             let config = Config {
                 shards,
+                zero_copy: true,
                 more: format!("[storage]\nread-mode = \"{read_mode}\"\ncache-size = \"{cache_size}\"\n"),
                 ..Config::default()
             };

@@ -85,7 +85,8 @@ impl Shards {
                 source,
             })?;
         }
-        let features = wanted_features()?;
+        let mut features = wanted_features()?;
+        features.zero_copy &= config.peers.zero_copy;
         let caps = Caps {
             connections: descriptors.connections,
             per_torrent: config.peers.max_connections_per_torrent,

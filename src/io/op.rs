@@ -33,7 +33,8 @@ pub enum Op {
         socket: Handle,
         /// What to send. Comes back with the completion.
         batch: Box<SendBatch>,
-        /// Let the network card read the batch in place (`SENDMSG_ZC`). The completion waits for its notification.
+        /// Let the network card read the batch in place (`SENDMSG_ZC`). [`Outcome::Released`] follows its
+        /// result.
         zero_copy: bool,
     },
     /// Read from a file into a buffer.

@@ -215,7 +215,7 @@ impl Disk {
         }
     }
 
-    /// Begins to read an extent of a file that will be asked for soon, if there is a buffer to spare.
+    /// Begins to read an extent of a file that connection `user` will ask for soon, if there is a buffer to spare.
     pub(super) fn read_ahead<D: Driver>(
         &mut self,
         driver: &mut D,
@@ -223,11 +223,12 @@ impl Disk {
         served: &Rc<Served>,
         key: ExtentKey,
         file: u32,
+        user: u32,
     ) {
         if self.extents.holds(&key) || self.is_broken(&key) {
             return;
         }
-        if let Acquired::Fill(id, buf) = self.extents.acquire(key, u32::MAX, driver.pool()) {
+        if let Acquired::Fill(id, buf) = self.extents.acquire(key, user, driver.pool()) {
             counters.disk_reads_ahead += 1;
             self.begin(driver, counters, served, (id, key, file), buf);
         }

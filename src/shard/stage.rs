@@ -82,7 +82,7 @@ pub(super) fn stage<D: Driver>(
         match parts_of(driver, disk, counters, owner, &peer.served, &block) {
             Ok(parts) => {
                 let missed = counters.cache_misses > misses;
-                read_ahead(driver, disk, counters, peer, &block, missed);
+                read_ahead(driver, disk, counters, owner, peer, &block, missed);
                 peer.upload.staged_len += block.length();
                 peer.upload.staged.push_back(Staged { block, asked_at, parts });
             }
@@ -106,6 +106,7 @@ fn read_ahead<D: Driver>(
     driver: &mut D,
     disk: &mut Disk,
     counters: &mut Counters,
+    owner: Owner,
     peer: &mut PeerConn,
     block: &BlockRequest,
     missed: bool,
@@ -145,7 +146,7 @@ fn read_ahead<D: Driver>(
             return;
         }
         let (key, _) = disk.file_extent(served, there.file, there.offset);
-        disk.read_ahead(driver, counters, served, key, there.file);
+        disk.read_ahead(driver, counters, served, key, there.file, owner.index);
     }
 }
 

@@ -5,7 +5,7 @@
 //! completions would come one by one, each with a turn and a submission of its own (PERF.md).
 //!
 //! Who waits goes first come, first served; where heads move, in the order of the bytes, always upwards and then from the
-//! start again (C-LOOK). The kernel does the same with what it has been given; this is for what it has not.
+//! start again (C-LOOK), each place once in a sweep, so that nobody who keeps asking for one holds up the others. The kernel does the same with what it has been given; this is for what it has not.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -35,7 +35,7 @@ impl<R> Line<R> {
                 .enumerate()
                 .map(|(index, (place, _))| (*place, index))
         };
-        let above = places().filter(|(place, _)| *place >= self.at).min();
+        let above = places().filter(|(place, _)| *place > self.at).min();
         above.or_else(|| places().min()).map(|(_, index)| index)
     }
 }
@@ -163,7 +163,7 @@ mod tests {
             assert!(queue.begin(1, waiting[read as usize - 100], read));
             order.push(waiting[read as usize - 100]);
         }
-        assert_eq!(order, [(5, 50), (5, 60), (5, 60), (9, 0), (0, 7), (5, 49)]);
+        assert_eq!(order, [(5, 60), (9, 0), (0, 7), (5, 49), (5, 50), (5, 60)]);
         assert_eq!(queue.next(1), None);
     }
 }

@@ -24,6 +24,7 @@ pub struct Config {
     /// Further lines at the end of the file, with their section heads.
     pub more: String,
     pub log_level: &'static str,
+    pub zero_copy: bool,
 }
 
 impl Default for Config {
@@ -35,6 +36,7 @@ impl Default for Config {
             watch: Vec::new(),
             more: String::new(),
             log_level: "info",
+            zero_copy: false,
         }
     }
 }
@@ -43,9 +45,10 @@ impl Config {
     /// The file. Port 0 throughout: the ports taken are in `ports.json`.
     pub fn to_toml(&self) -> String {
         let mut toml = format!(
-            "state-dir = \"state\"\n\n[peers]\nlisten = [\"{}\"]\n\n[shards]\ncount = {}\npin = false\n\n\
+            "state-dir = \"state\"\n\n[peers]\nlisten = [\"{}\"]\nzero-copy = {}\n\n[shards]\ncount = {}\npin = false\n\n\
              [metrics]\nlisten = \"127.0.0.1:0\"\n",
             SocketAddr::new(self.listen, 0),
+            self.zero_copy,
             self.shards
         );
         for (watch, data) in &self.watch {

@@ -67,6 +67,8 @@ pub struct Peers {
     pub max_connections_per_torrent: usize,
     /// Connections from one address.
     pub max_connections_per_ip: usize,
+    /// Whether sends may lend their memory to sockets.
+    pub zero_copy: bool,
 }
 
 impl Default for Peers {
@@ -76,6 +78,7 @@ impl Default for Peers {
             max_connections: 8000,
             max_connections_per_torrent: 4000,
             max_connections_per_ip: 64,
+            zero_copy: false,
         }
     }
 }
@@ -265,6 +268,7 @@ fn read(context: &Context<'_>, root: Table) -> Config {
             default.max_connections_per_ip,
             1..=CONNECTIONS_MAX,
         ),
+        zero_copy: section.bool("zero-copy", default.zero_copy),
     };
     section.finish();
 

@@ -22,8 +22,8 @@ pub(super) enum InFlight {
     Recv { socket: Handle },
     /// Header, iovecs, bytes and buffers of a send.
     Send {
-        /// Given up with the result: to close the socket is how what it has taken by zero copy and is never acknowledged
-        /// is had back.
+        /// Given up with the result: a reset, when the last handle is dropped, is how what the socket has taken by zero
+        /// copy and is never acknowledged is had back.
         socket: Option<Handle>,
         batch: Box<SendBatch>,
         /// With zero copy and after the result: bytes that the socket may still read.

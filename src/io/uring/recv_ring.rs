@@ -41,7 +41,7 @@ impl RecvRing {
                 std::ptr::null_mut(),
                 Self::len(count),
                 ProtFlags::READ | ProtFlags::WRITE,
-                // All buffers are gone through in turn: they are paid for now, not by the first to speak.
+                // All buffers are gone through in turn, so each page is wanted: no peer has to wait for its first use.
                 MapFlags::PRIVATE | MapFlags::POPULATE,
             )?
         };

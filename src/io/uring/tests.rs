@@ -353,7 +353,9 @@ fn buffers_lent_to_a_socket_that_is_closed_come_back() {
     driver.shutdown(&socket, Ending::Reset);
     drop((socket, far));
     let mut out = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(10);
     while driver.pool().free() < 4 {
+        assert!(Instant::now() < deadline, "they did not come back: {out:?}");
         let wait = Wait {
             at_most: Duration::from_secs(5),
             at_least: Duration::ZERO,
