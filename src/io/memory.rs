@@ -50,10 +50,10 @@ struct State {
     next_id: u64,
     failures: Vec<(OpKind, Errno)>,
     held: Vec<OpKind>,
-    /// Whether sockets send without copying.
-    zero_copy: bool,
+    /// Whether sockets read what they are lent, instead of copying it.
+    takes_as_is: bool,
     /// What they have been lent is not given back.
-    keep_lent: bool,
+    keeps_lent: bool,
     rung: bool,
     seed: Option<u64>,
     reads: u64,
@@ -135,10 +135,14 @@ impl World {
         self.0.borrow_mut().seed = Some(seed);
     }
 
-    /// From now on sockets send without copying, if asked to, and give back what they were lent at once, or not.
-    pub fn set_zero_copy(&self, keep_lent: bool) {
-        let mut state = self.0.borrow_mut();
-        (state.zero_copy, state.keep_lent) = (true, keep_lent);
+    /// From now on sockets read what they are lent, instead of copying it.
+    pub fn take_as_is(&self) {
+        self.0.borrow_mut().takes_as_is = true;
+    }
+
+    /// Whether sockets keep what they are lent. Otherwise they give it back with the next turn.
+    pub fn keep_lent(&self, keep: bool) {
+        self.0.borrow_mut().keeps_lent = keep;
     }
 
     /// Two files of the same inode are one.
@@ -189,8 +193,8 @@ pub struct Memory {
     ops: BTreeMap<u32, Option<(Token, Owner, Op)>>,
     cancelled: Vec<Token>,
     next_index: u32,
-    /// Sends that have their result and still lend their memory, with the bytes lent.
-    lent: Vec<(Token, Owner, Box<SendBatch>, u32)>,
+    /// Sends that have their result and still lend their memory.
+    lent: Vec<(Token, Owner, Box<SendBatch>)>,
     counters: Counters,
 }
 
@@ -313,15 +317,22 @@ impl Memory {
                     }
                 };
                 let taken = result.unwrap_or(0);
-                if zero_copy {
-                    let rest = batch.rest(taken);
-                    out.push((Outcome::Sent { result, batch: rest }, true));
-                    self.lent.push((token, owner, batch, taken));
-                    self.counters.zero_copy_lent += u64::from(taken);
-                } else {
-                    batch.advance(taken);
-                    out.push((Outcome::Sent { result, batch }, true));
-                }
+                // What is not even begun has no second completion.
+                let lends = zero_copy && !matches!(result, Err(Errno::INVAL | Errno::OPNOTSUPP));
+                let rest = match lends {
+                    true => {
+                        let whole = u64::from(taken) == batch.left();
+                        let rest = (!whole).then(|| batch.split_off(taken));
+                        self.lent.push((token, owner, batch));
+                        rest
+                    }
+                    false => {
+                        batch.advance(taken);
+                        Some(batch)
+                    }
+                };
+                let (batch, lent) = (rest, zero_copy);
+                out.push((Outcome::Sent { result, batch, lent }, true));
                 None
             }
             Op::Read {
@@ -438,17 +449,15 @@ impl Driver for Memory {
             }
         }
         self.cancelled.clear();
-        let (zero_copy, keep_lent) = {
+        let (zero_copy, keeps_lent) = {
             let state = self.world.0.borrow();
-            (state.zero_copy, state.keep_lent)
+            (state.takes_as_is, state.keeps_lent)
         };
-        if !keep_lent {
-            for (token, owner, mut batch, len) in self.lent.drain(..) {
-                batch.clear();
-                self.counters.zero_copy_lent -= u64::from(len);
-                let copied = !zero_copy;
-                self.counters.zero_copy_copied += u64::from(copied);
-                self.counters.zero_copy_sent += u64::from(!copied);
+        if !keeps_lent {
+            for (token, owner, batch) in self.lent.drain(..) {
+                let copied = (batch.left() > 0).then_some(!zero_copy);
+                self.counters.zero_copy_copied += u64::from(copied == Some(true));
+                self.counters.zero_copy_sent += u64::from(copied == Some(false));
                 let outcome = Outcome::Released { batch, copied };
                 out.push(Completion { token, owner, outcome });
             }

@@ -74,8 +74,6 @@ pub struct Counters {
     pub zero_copy_sent: u64,
     /// Zero-copy sends whose notification said that the kernel copied after all.
     pub zero_copy_copied: u64,
-    /// Bytes that sockets have taken by zero copy and may still read: not counted up, but as it is now.
-    pub zero_copy_lent: u64,
 }
 
 /// Carries operations out. Generic, not `dyn`: the seam costs nothing.

@@ -33,8 +33,8 @@ pub enum Op {
         socket: Handle,
         /// What to send. Comes back with the completion.
         batch: Box<SendBatch>,
-        /// Let the network card read the batch in place (`SENDMSG_ZC`). [`Outcome::Released`] follows its
-        /// result.
+        /// Lend the batch to the socket, for the network card to read it in place (`SENDMSG_ZC`). [`Outcome::Released`]
+        /// follows its result.
         zero_copy: bool,
     },
     /// Read from a file into a buffer.
@@ -120,16 +120,19 @@ pub enum Outcome {
     Sent {
         /// Bytes the socket took; may be fewer than the batch held.
         result: Result<u32, Errno>,
-        /// What it did not take.
-        batch: Box<SendBatch>,
+        /// What it did not take. Of a batch that was lent and taken whole nothing is left: it comes with
+        /// [`Outcome::Released`].
+        batch: Option<Box<SendBatch>>,
+        /// Whether it was lent.
+        lent: bool,
     },
-    /// Of [`Op::Send`] with zero copy, once [`Outcome::Sent`] has come: what the socket took has left the machine and been
-    /// acknowledged, or it was copied, and nobody reads from its buffers any more.
+    /// Of [`Op::Send`] that was lent, once [`Outcome::Sent`] has come (not always, if that is an error): what the socket took
+    /// has left the machine and been acknowledged, or it was copied, and nobody reads from its buffers any more.
     Released {
-        /// The batch that lent them, empty.
+        /// What the socket took.
         batch: Box<SendBatch>,
-        /// Whether the kernel copied after all.
-        copied: bool,
+        /// Whether the kernel copied after all. Nothing is known of a send of which nothing was taken.
+        copied: Option<bool>,
     },
     /// Of [`Op::Read`].
     ReadDone {
@@ -226,6 +229,8 @@ pub struct SendBatch {
     skip: u32,
     /// Bytes the socket has not taken.
     left: u64,
+    /// A note of whoever lends it: for how many buffers it counts meanwhile.
+    pub(crate) lent: u32,
     /// The ring's message header and iovecs, which must not move while the kernel reads them.
     pub(crate) scratch: Scratch,
 }
@@ -293,6 +298,20 @@ impl SendBatch {
             .any(|segment| matches!(segment, Segment::Buffer { .. }))
     }
 
+    /// Buffers that what is left keeps from being used for anything else. One that it comes back to counts again.
+    #[must_use]
+    pub fn pinned(&self) -> u32 {
+        let mut last: Option<&Rc<Buf>> = None;
+        let mut pinned = 0;
+        for segment in &self.segments[self.first..] {
+            if let Segment::Buffer { buf, .. } = segment {
+                pinned += u32::from(last.is_none_or(|last| !Rc::ptr_eq(last, buf)));
+                last = Some(buf);
+            }
+        }
+        pinned
+    }
+
     /// Counts bytes that the socket took; lets go of the buffers that are wholly sent.
     ///
     /// # Panics
@@ -323,12 +342,13 @@ impl SendBatch {
         }
     }
 
-    /// What is left of it once `taken` more bytes are sent, as another batch. This one keeps what it holds.
+    /// Keeps the next `taken` bytes, and what memory they lie in, for a socket that still reads them; what comes after them
+    /// is moved to another batch.
     ///
     /// # Panics
-    /// When more was taken than there was.
+    /// When fewer bytes are left.
     #[must_use]
-    pub fn rest(&self, taken: u32) -> Box<SendBatch> {
+    pub fn split_off(&mut self, taken: u32) -> Box<SendBatch> {
         assert!(
             u64::from(taken) <= self.left,
             "{taken} bytes sent of a batch with {} left",
@@ -336,20 +356,28 @@ impl SendBatch {
         );
         let mut rest = Box::<SendBatch>::default();
         let mut skip = self.skip + taken;
-        for segment in &self.segments[self.first..] {
-            let len = segment.len();
-            if skip >= len {
-                skip -= len;
+        for segment in &mut self.segments[self.first..] {
+            let segment_len = segment.len();
+            if skip >= segment_len {
+                skip -= segment_len;
                 continue;
             }
             match segment {
                 Segment::Bytes { start, len } => {
-                    rest.push_bytes(&self.bytes[(start + skip) as usize..(start + len) as usize])
+                    rest.push_bytes(&self.bytes[(*start + skip) as usize..(*start + *len) as usize]);
+                    *len = skip;
                 }
-                Segment::Buffer { buf, start, len } => rest.push_buffer(buf.clone(), start + skip, len - skip),
+                Segment::Buffer { buf, start, len } => {
+                    rest.push_buffer(buf.clone(), *start + skip, *len - skip);
+                    *len = skip;
+                }
+            }
+            if skip == 0 {
+                *segment = Segment::Bytes { start: 0, len: 0 };
             }
             skip = 0;
         }
+        self.left = u64::from(taken);
         rest
     }
 
@@ -446,21 +474,54 @@ mod tests {
     }
 
     #[test]
-    fn rest_of_a_batch_is_what_it_would_have_sent_next() {
-        let pool = Pool::new(1, false).unwrap();
-        let buf = Rc::new(pool.take().unwrap());
-        for (before, taken) in (0..=14).flat_map(|before| (0..=14 - before).map(move |taken| (before, taken))) {
+    fn batch_is_split_where_the_socket_stopped() {
+        let pool = Pool::new(2, false).unwrap();
+        let bufs: Vec<Rc<Buf>> = std::iter::from_fn(|| pool.take()).map(Rc::new).collect();
+        for (before, taken) in (0..=18).flat_map(|before| (0..=18 - before).map(move |taken| (before, taken))) {
             let mut batch = SendBatch::default();
             batch.push_bytes(b"head");
-            batch.push_buffer(buf.clone(), 0, 6);
+            batch.push_buffer(bufs[0].clone(), 0, 6);
             batch.push_bytes(b"more");
+            batch.push_buffer(bufs[1].clone(), 0, 4);
             batch.advance(before);
-            let lent = left(&batch);
-            let rest = batch.rest(taken);
-            assert_eq!(left(&rest), lent[taken as usize..], "{taken} taken after {before}");
-            assert_eq!(rest.left(), lent.len() as u64 - u64::from(taken));
-            assert_eq!(left(&batch), lent, "the kernel still reads from it");
+            let whole = left(&batch);
+            let rest = batch.split_off(taken);
+            let at = taken as usize;
+            assert_eq!(left(&rest), whole[at..], "{taken} taken after {before}");
+            assert_eq!(rest.left(), (whole.len() - at) as u64);
+            assert_eq!(left(&batch), whole[..at], "what the socket still reads");
+            assert_eq!(batch.left(), u64::from(taken));
+            // What was not taken is not held by what was.
+            let end = before + taken;
+            let holds = |batch: &SendBatch, buf| {
+                batch
+                    .segments
+                    .iter()
+                    .any(|segment| matches!(segment, Segment::Buffer { buf: held, .. } if Rc::ptr_eq(held, buf)))
+            };
+            assert_eq!(holds(&rest, &bufs[0]), end < 10 && whole.len() > at);
+            assert_eq!(holds(&rest, &bufs[1]), end < 18);
+            if taken > 0 {
+                assert_eq!(holds(&batch, &bufs[1]), end > 14, "{taken} taken after {before}");
+            }
         }
+    }
+
+    #[test]
+    fn batch_pins_each_buffer_of_what_is_left_once() {
+        let pool = Pool::new(2, false).unwrap();
+        let bufs: Vec<Rc<Buf>> = std::iter::from_fn(|| pool.take()).map(Rc::new).collect();
+        let mut batch = SendBatch::default();
+        assert_eq!(batch.pinned(), 0);
+        for (buf, start) in [(0, 0), (0, 5), (1, 0), (1, 9)] {
+            batch.push_bytes(b"head");
+            batch.push_buffer(bufs[buf].clone(), start, 5);
+        }
+        assert_eq!(batch.pinned(), 2);
+        batch.advance(17);
+        assert_eq!(batch.pinned(), 2, "a byte of the first is left");
+        batch.advance(1);
+        assert_eq!(batch.pinned(), 1);
     }
 
     #[test]

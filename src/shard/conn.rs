@@ -26,8 +26,9 @@ pub(super) struct Served {
 #[derive(Debug)]
 pub(super) struct Conn {
     pub(super) socket: Handle,
-    /// Whether sends lend their buffers to the socket.
+    /// Whether sends lend their buffers to the socket, and how many buffers are lent.
     pub(super) route: Route,
+    pub(super) lent: u32,
     pub(super) addr: SocketAddr,
     pub(super) phase: Phase,
     /// Small messages to be sent before the next block.
@@ -86,6 +87,7 @@ impl Conn {
         Conn {
             socket,
             route: Route::to(addr.ip()),
+            lent: 0,
             addr,
             phase: Phase::Handshake {
                 bytes: [0; HANDSHAKE_LEN],
@@ -135,6 +137,7 @@ impl SpareBatches {
     }
 
     pub(super) fn give(&mut self, mut batch: Box<SendBatch>) {
+        debug_assert_eq!(batch.lent, 0, "buffers are lent with it");
         batch.clear();
         if self.0.len() < SPARE_MAX {
             self.0.push_back(batch);

@@ -4,20 +4,26 @@
 //! later and at a higher price. The kernel says which it was when it gives the buffers back, so each socket is tried once.
 //!
 //! What is lent stays pinned until the peer has acknowledged it, and cannot be taken back as what waits in a send can
-//! ([`super::reclaim`]): so it is bounded, and beyond the bound sends copy.
+//! ([`super::reclaim`]). So the buffers that are lent are counted, from the submission on, and those of one peer and of all
+//! together are bounded; beyond the bounds sends copy. A peer that acknowledges nothing is given up by the kernel after a
+//! minute (`TCP_USER_TIMEOUT`).
 
 use std::net::IpAddr;
 
 use super::Shard;
 use super::conn::Conn;
 use crate::io::{BUF_LEN, Driver, Errno, Owner, SendBatch};
+use crate::proto::geometry::BLOCK_LEN_MAX;
 
 /// Shorter sends are copied: pinning pages and a second completion cost as much as that.
 const LEN_MIN: u64 = 64 * 1024;
 
-/// The part of the buffers that may be lent. A block pins the whole buffer it lies in, which is eight times as much at
-/// worst: half of all.
-const LENT_PART: u64 = 16;
+/// Bytes sent for each buffer that they pin, at least: small blocks from here and there are copied.
+const LEN_PER_BUFFER_MIN: u64 = BLOCK_LEN_MAX as u64;
+
+/// The part of the buffers that may be lent to all, and to one.
+const LENT_PART: u32 = 2;
+const LENT_PART_OF_ONE: u32 = 8;
 
 /// What is known of a socket's route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,96 +47,89 @@ impl Route {
         }
     }
 
-    /// Whether a send of `len` bytes is to be lent while `lent` are already, of `all` bytes of buffers.
-    fn lends(&mut self, len: u64, lent: u64, all: u64) -> bool {
-        if len < LEN_MIN || lent + len > all / LENT_PART {
-            return false;
-        }
+    /// A send that was lent has ended with an error. Whether that says no more than that it should not be lent: the socket
+    /// cannot, this kernel does not report (before 6.2), or too much is pinned (`RLIMIT_MEMLOCK`). If nothing was learnt
+    /// from it, it is tried again.
+    fn on_error(&mut self, errno: Errno) -> bool {
+        let refused = matches!(errno, Errno::INVAL | Errno::OPNOTSUPP | Errno::NOBUFS | Errno::NOMEM);
         match self {
-            Route::Untried => {
-                *self = Route::Tried;
-                true
-            }
-            Route::Lends => true,
-            Route::Tried | Route::Copies => false,
-        }
-    }
-
-    /// Whether an error of a send that was lent says no more than that it should not be: the socket cannot, this kernel does
-    /// not report (before 6.2), or too much is pinned (`RLIMIT_MEMLOCK`).
-    pub(super) fn refused(&mut self, errno: Errno) -> bool {
-        let refused = matches!(self, Route::Tried | Route::Lends)
-            && matches!(errno, Errno::INVAL | Errno::OPNOTSUPP | Errno::NOBUFS | Errno::NOMEM);
-        if refused {
-            *self = Route::Copies;
+            _ if refused => *self = Route::Copies,
+            Route::Tried => *self = Route::Untried,
+            Route::Untried | Route::Lends | Route::Copies => {}
         }
         refused
     }
+
+    /// What was lent has come back, copied after all or not.
+    fn on_released(&mut self, copied: bool) {
+        *self = match (*self, copied) {
+            (Route::Copies, _) | (_, true) => Route::Copies,
+            (_, false) => Route::Lends,
+        };
+    }
 }
 
-impl Conn {
-    /// Whether this batch is to be lent.
-    pub(super) fn lends<D: Driver>(&mut self, driver: &D, batch: &SendBatch) -> bool {
-        let all = u64::from(driver.pool().count()) * BUF_LEN as u64;
-        self.route.lends(batch.left(), driver.counters().zero_copy_lent, all)
+/// Buffers that are lent to all sockets of a shard. One that is lent several times counts as often.
+#[derive(Debug, Default)]
+pub(super) struct Lent(u32);
+
+impl Lent {
+    /// Memory that is lent, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        u64::from(self.0) * BUF_LEN as u64
+    }
+
+    /// Whether this batch is to be lent, of which the buffers count from now on. There are `all` buffers.
+    pub(super) fn lend(&mut self, conn: &mut Conn, batch: &mut SendBatch, all: u32) -> bool {
+        if !matches!(conn.route, Route::Untried | Route::Lends) || batch.left() < LEN_MIN {
+            return false;
+        }
+        let pinned = batch.pinned();
+        if batch.left() < u64::from(pinned) * LEN_PER_BUFFER_MIN
+            || self.0 + pinned > all / LENT_PART
+            || conn.lent + pinned > all / LENT_PART_OF_ONE
+        {
+            return false;
+        }
+        if conn.route == Route::Untried {
+            conn.route = Route::Tried;
+        }
+        self.0 += pinned;
+        conn.lent += pinned;
+        batch.lent = pinned;
+        true
+    }
+
+    /// A batch has come back; it need not have been lent.
+    fn end(&mut self, conn: Option<&mut Conn>, batch: &mut SendBatch) {
+        let pinned = std::mem::take(&mut batch.lent);
+        self.0 -= pinned;
+        if let Some(conn) = conn {
+            conn.lent -= pinned;
+        }
     }
 }
 
 impl<D: Driver> Shard<D> {
+    /// A send has ended with this error. Whether it is to be gone on with.
+    pub(super) fn on_lent_error(&mut self, owner: Owner, errno: Errno) -> bool {
+        let conn = self.conns.get_mut(owner);
+        conn.is_some_and(|conn| conn.route.on_error(errno))
+    }
+
+    /// What is left of a batch that was sent has come back.
+    pub(super) fn returned(&mut self, owner: Owner, batch: Option<Box<SendBatch>>) -> Box<SendBatch> {
+        let mut batch = batch.unwrap_or_else(|| self.batches.take());
+        self.lent.end(self.conns.get_mut(owner), &mut batch);
+        batch
+    }
+
     /// What was lent is given back.
-    pub(super) fn on_released(&mut self, owner: Owner, batch: Box<SendBatch>, copied: bool) {
+    pub(super) fn on_released(&mut self, owner: Owner, batch: Box<SendBatch>, copied: Option<bool>) {
+        let batch = self.returned(owner, Some(batch));
         self.batches.give(batch);
-        if let Some(conn) = self.conns.get_mut(owner)
-            && conn.route != Route::Copies
-        {
-            conn.route = match copied {
-                true => Route::Copies,
-                false => Route::Lends,
-            };
+        if let (Some(conn), Some(copied)) = (self.conns.get_mut(owner), copied) {
+            conn.route.on_released(copied);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ALL: u64 = 64 << 20;
-
-    #[test]
-    fn socket_is_tried_once_and_copied_to_until_it_has_answered() {
-        let mut route = Route::to("10.0.0.1".parse().unwrap());
-        assert!(!route.lends(LEN_MIN - 1, 0, ALL), "a short send is no trial");
-        assert!(route.lends(LEN_MIN, 0, ALL));
-        assert!(!route.lends(LEN_MIN, 0, ALL));
-        route = Route::Lends;
-        assert!(route.lends(LEN_MIN, 0, ALL) && route.lends(LEN_MIN, 0, ALL));
-        route = Route::Copies;
-        assert!(!route.lends(1 << 20, 0, ALL));
-    }
-
-    #[test]
-    fn no_more_than_a_sixteenth_is_lent() {
-        let mut route = Route::Lends;
-        assert!(route.lends(LEN_MIN, ALL / 16 - LEN_MIN, ALL));
-        assert!(!route.lends(LEN_MIN, ALL / 16 - LEN_MIN + 1, ALL));
-        assert!(
-            !Route::Untried.lends(LEN_MIN, 0, 15 * LEN_MIN),
-            "too few buffers to lend any"
-        );
-    }
-
-    #[test]
-    fn loopback_is_not_tried_and_other_errors_end_the_connection() {
-        assert_eq!(Route::to("127.0.0.9".parse().unwrap()), Route::Copies);
-        assert_eq!(Route::to("::1".parse().unwrap()), Route::Copies);
-        let mut route = Route::Tried;
-        assert!(!route.refused(Errno::CONNRESET));
-        assert!(route.refused(Errno::NOBUFS));
-        assert_eq!(route, Route::Copies);
-        assert!(
-            !route.refused(Errno::NOBUFS),
-            "a send that was copied cannot fail like that"
-        );
     }
 }

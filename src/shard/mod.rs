@@ -54,6 +54,7 @@ use conn::{Conn, Served, SpareBatches};
 use disk::Disk;
 use ended::Reason;
 use gather::Gather;
+use lending::Lent;
 pub use limits::{Caps, Limits};
 pub use mailbox::{Command, Full, Mailbox};
 pub use pace::Pace;
@@ -164,6 +165,8 @@ pub struct Shard<D: Driver> {
     /// Connections that wait for the upload rate, longest first.
     paced: VecDeque<Owner>,
     batches: SpareBatches,
+    /// Buffers that sockets read from.
+    lent: Lent,
     disk: Disk,
 
     choker: SeedChoker,
@@ -232,6 +235,7 @@ impl<D: Driver> Shard<D> {
             starved: VecDeque::new(),
             paced: VecDeque::new(),
             batches: SpareBatches::default(),
+            lent: Lent::default(),
             candidates: Vec::new(),
             decisions: Vec::new(),
             peers: 0,
@@ -292,7 +296,7 @@ impl<D: Driver> Shard<D> {
         match completion.outcome {
             Outcome::Accepted { result, more } => self.on_accepted(owner, result, more),
             Outcome::Received { result, more } => self.on_received(owner, result, more),
-            Outcome::Sent { result, batch } => self.on_sent(owner, result, batch),
+            Outcome::Sent { result, batch, lent } => self.on_sent(owner, result, batch, lent),
             Outcome::Released { batch, copied } => self.on_released(owner, batch, copied),
             Outcome::ReadDone { result, buf } => {
                 self.disk
@@ -483,7 +487,7 @@ impl<D: Driver> Shard<D> {
         self.counters.uring_cancelled_unasked = driver.cancelled_unasked;
         self.counters.uring_zero_copy_sent = driver.zero_copy_sent;
         self.counters.uring_zero_copy_copied = driver.zero_copy_copied;
-        self.counters.uring_zero_copy_lent_now = driver.zero_copy_lent;
+        self.counters.uring_zero_copy_lent_now = self.lent.bytes();
         self.counters.uring_in_flight_now = self.driver.in_flight() as u64;
         let uptime = self.now.saturating_duration_since(self.epoch);
         self.settings

@@ -226,7 +226,7 @@ fn ready(
     })?;
     notices.extend_from_slice(driver.notices());
     let features = driver.features();
-    let listeners = listeners.into_iter().map(|fd| driver.adopt(fd)).collect();
+    let listeners = listeners.into_iter().map(|fd| driver.adopt_listener(fd)).collect();
     let bell = driver.adopt(inbox.bell);
     let now = Instant::now();
     let shard = Shard::new(driver, config.settings, listeners, inbox.receiver, bell, seed, now);

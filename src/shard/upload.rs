@@ -12,6 +12,7 @@ use super::conn::{Conn, PeerConn, Phase};
 use super::deadlines::STALLED_TICKS;
 use super::disk::{Failed, Failure, Waiter};
 use super::ended::Reason;
+use super::lending::Lent;
 use super::stage::{Staged, collect, stage};
 use crate::io::{Driver, Errno, Op, Owner, SendBatch};
 use crate::proto::geometry::{BLOCK_LEN_MAX, BlockRequest};
@@ -191,13 +192,21 @@ impl<D: Driver> Shard<D> {
         if let Phase::Peer(peer) = &mut conn.phase {
             peer.upload.begun_at = self.tick;
         }
-        conn.submit(&mut self.driver, owner, batch);
+        conn.submit(&mut self.driver, &mut self.lent, owner, batch);
         let stalled_at = conn.sent_at + STALLED_TICKS;
         self.wake_at(owner, stalled_at);
     }
 
     /// A send has ended, perhaps in part.
-    pub(super) fn on_sent(&mut self, owner: Owner, result: Result<u32, Errno>, mut batch: Box<SendBatch>) {
+    pub(super) fn on_sent(
+        &mut self,
+        owner: Owner,
+        result: Result<u32, Errno>,
+        batch: Option<Box<SendBatch>>,
+        lent: bool,
+    ) {
+        let mut batch = self.returned(owner, batch);
+        let refused = result.is_err_and(|errno| lent && self.on_lent_error(owner, errno));
         let Some(conn) = self.conns.get_mut(owner) else {
             self.batches.give(batch);
             return;
@@ -211,7 +220,7 @@ impl<D: Driver> Shard<D> {
             }
             // Cancelled, or interrupted: nothing was taken, go on.
             Err(Errno::CANCELED | Errno::INTR | Errno::AGAIN) => {}
-            Err(errno) if conn.route.refused(errno) => {}
+            Err(_) if refused => {}
             Err(errno) => {
                 self.batches.give(batch);
                 return self.end(owner, Reason::Reset, Some(errno));
@@ -229,7 +238,7 @@ impl<D: Driver> Shard<D> {
             }
         }
         if batch.left() > 0 {
-            conn.submit(&mut self.driver, owner, batch);
+            conn.submit(&mut self.driver, &mut self.lent, owner, batch);
             return;
         }
         self.batches.give(batch);
@@ -449,10 +458,10 @@ impl PeerConn {
 
 impl Conn {
     /// Begins the send of a batch.
-    fn submit<D: Driver>(&mut self, driver: &mut D, owner: Owner, batch: Box<SendBatch>) {
-        let (socket, zero_copy) = (self.socket.clone(), self.lends(driver, &batch));
+    fn submit<D: Driver>(&mut self, driver: &mut D, lent: &mut Lent, owner: Owner, mut batch: Box<SendBatch>) {
+        let zero_copy = lent.lend(self, &mut batch, driver.pool().count());
         let op = Op::Send {
-            socket,
+            socket: self.socket.clone(),
             batch,
             zero_copy,
         };

@@ -9,7 +9,8 @@
 //! - Registered memory (the [`pool`]) and the provided buffers (`recv_ring`) are held by this driver until the ring is
 //!   closed; pool buffers are unique values while something is read into them.
 //! - When the driver is dropped, it cancels what is in flight and reaps until the table is empty, then closes the ring,
-//!   then frees. Should the kernel keep an operation beyond patience, the memory is leaked rather than freed.
+//!   then frees. Should the kernel keep an operation beyond patience, or a socket what it was lent, all of it is leaked
+//!   rather than freed.
 //! - A descriptor is closed after the last operation on it, because each operation holds its [`Handle`].
 //!
 //! A late or foreign completion finds no entry (its generation is another) and is counted and dropped.
@@ -58,6 +59,9 @@ const IOWQ_WORKERS_MAX: [u32; 2] = [4, 4];
 
 /// With a minimum wait, this many completions end it early.
 const BATCH_LEN: usize = 64;
+
+/// How long a peer may leave unacknowledged what was sent to it, as long as a shard lets it take nothing.
+const UNACKNOWLEDGED_MS_MAX: u32 = 60_000;
 
 /// How long a driver that is dropped waits for its operations to end.
 const DROP_PATIENCE: Duration = Duration::from_secs(2);
@@ -147,6 +151,13 @@ impl Uring {
     /// Takes a descriptor over, into the registered file table where there is one.
     pub fn adopt(&mut self, fd: OwnedFd) -> Handle {
         self.files.adopt(&self.ring, fd)
+    }
+
+    /// Takes a listening socket over. Not into the table, which the kernel takes down some time after the ring was closed:
+    /// until then the port would be taken, and who starts btd again at once would not get it.
+    #[must_use]
+    pub fn adopt_listener(&self, fd: OwnedFd) -> Handle {
+        Handle::kernel(fd, None)
     }
 
     /// What the kernel gave.
@@ -272,7 +283,8 @@ impl Uring {
             return;
         };
         // A notification's result is flags, not an errno.
-        let result = match cqueue::notif(cqe.flags()) {
+        let notification = cqueue::notif(cqe.flags());
+        let result = match notification {
             true => Ok(0),
             false => result_of(cqe.result()),
         };
@@ -291,14 +303,21 @@ impl Uring {
                     result: result.map(|len| self.received(cqe, len)),
                     more,
                 },
-                InFlight::Send { socket, batch, lent } => {
-                    let len = result.unwrap_or(0);
+                InFlight::Send {
+                    socket, batch, lent, ..
+                } => {
+                    debug_assert!(lent.is_none() && !notification, "a second result of {token:?}");
+                    let taken = result.unwrap_or(0);
                     *socket = None;
-                    *lent = Some(len);
+                    *lent = Some(taken);
                     self.lent += 1;
-                    self.counters.zero_copy_lent += u64::from(len);
-                    let batch = batch.rest(len);
-                    Outcome::Sent { result, batch }
+                    let whole = u64::from(taken) == batch.left();
+                    let batch = (!whole).then(|| batch.split_off(taken));
+                    Outcome::Sent {
+                        result,
+                        batch,
+                        lent: true,
+                    }
                 }
                 InFlight::Read { .. } | InFlight::Open(_) | InFlight::Doorbell { .. } | InFlight::Cancel => {
                     unreachable!("{token:?} is no multishot operation")
@@ -321,22 +340,30 @@ impl Uring {
                 }
             }
             InFlight::Send {
-                mut batch, lent: None, ..
-            } => {
-                batch.advance(result.unwrap_or(0));
-                Outcome::Sent { result, batch }
-            }
-            InFlight::Send {
                 mut batch,
-                lent: Some(len),
+                zero_copy,
+                lent: None,
                 ..
             } => {
-                let copied = cqe.result() as u32 & NOTIF_COPIED != 0;
-                self.counters.zero_copy_copied += u64::from(copied);
-                self.counters.zero_copy_sent += u64::from(!copied);
-                self.counters.zero_copy_lent -= u64::from(len);
+                debug_assert!(!notification, "the notification of {token:?} before its result");
+                batch.advance(result.unwrap_or(0));
+                Outcome::Sent {
+                    result,
+                    batch: Some(batch),
+                    lent: zero_copy,
+                }
+            }
+            InFlight::Send {
+                batch,
+                lent: Some(taken),
+                ..
+            } => {
+                debug_assert!(notification, "a second result of {token:?}");
                 self.lent -= 1;
-                batch.clear();
+                // Of a send that took nothing the kernel says that it copied.
+                let copied = (taken > 0).then_some(cqe.result() as u32 & NOTIF_COPIED != 0);
+                self.counters.zero_copy_copied += u64::from(copied == Some(true));
+                self.counters.zero_copy_sent += u64::from(copied == Some(false));
                 Outcome::Released { batch, copied }
             }
             InFlight::Read { buf, .. } => Outcome::ReadDone { result, buf },
@@ -360,6 +387,9 @@ impl Uring {
             .map_err(|_| Errno::AFNOSUPPORT)?;
         // A batch is one send already; Nagle would hold its tail back for the peer's delayed ACK (42 ms).
         rustix::net::sockopt::set_tcp_nodelay(&fd, true)?;
+        // What is lent to the socket is had back when it is acknowledged, or when the kernel gives the connection up: after
+        // a quarter of an hour if it is not told otherwise.
+        rustix::net::sockopt::set_tcp_user_timeout(&fd, UNACKNOWLEDGED_MS_MAX)?;
         Ok(Accepted {
             socket: self.files.adopt(&self.ring, fd),
             peer,
@@ -472,15 +502,20 @@ impl Driver for Uring {
             } => {
                 let header = send::prepare(&mut batch);
                 let flags = libc::MSG_NOSIGNAL as u32;
-                let entry = match zero_copy && self.features.zero_copy {
+                let zero_copy = zero_copy && self.features.zero_copy;
+                let entry = match zero_copy {
                     true => on!(socket, |fd| opcode::SendMsgZc::new(fd, header)
                         .flags(flags)
                         .ioprio(SEND_ZC_REPORT_USAGE)
                         .build()),
                     false => on!(socket, |fd| opcode::SendMsg::new(fd, header).flags(flags).build()),
                 };
-                let (socket, lent) = (Some(socket), None);
-                let op = InFlight::Send { socket, batch, lent };
+                let op = InFlight::Send {
+                    socket: Some(socket),
+                    batch,
+                    zero_copy,
+                    lent: None,
+                };
                 (self.ops.insert(OpKind::Send, owner, op), entry)
             }
             Op::Read {
@@ -605,7 +640,8 @@ impl Drop for Uring {
     fn drop(&mut self) {
         let deadline = Instant::now() + DROP_PATIENCE;
         let mut completions = Vec::new();
-        while self.ops.len() > 0 && Instant::now() < deadline {
+        // Not for what is lent: that ends when a peer has acknowledged it, in its own time.
+        while self.in_flight() > 0 && Instant::now() < deadline {
             // Each time round: a full queue may have had no room for it, and entries that were held back start only now.
             let all = opcode::AsyncCancel2::new(CancelBuilder::any()).build().user_data(0);
             // SAFETY: a cancellation points to no memory.
@@ -621,9 +657,8 @@ impl Drop for Uring {
         }
         let ended = self.ops.len() == 0;
         if ended {
-            // The kernel takes a ring down in the background, some 30 ms later; until then a listener in its file table
-            // would keep the port, and who starts btd again at once would not get it. Not while something hangs: older
-            // kernels would wait for it here.
+            // The kernel takes a ring down in the background, some 30 ms later; until then connections would stay open.
+            // Not while something hangs, or is lent: older kernels would wait for it here.
             let _ = self.ring.submitter().unregister_files();
         }
         // A registered ring descriptor is another reference to the ring, held by this thread until it ends.

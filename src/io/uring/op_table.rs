@@ -26,7 +26,9 @@ pub(super) enum InFlight {
         /// copy and is never acknowledged is had back.
         socket: Option<Handle>,
         batch: Box<SendBatch>,
-        /// With zero copy and after the result: bytes that the socket may still read.
+        /// Whether it was made with zero copy.
+        zero_copy: bool,
+        /// With zero copy and after the result: bytes that the socket has taken, and may still read.
         lent: Option<u32>,
     },
     /// The buffer that is read into.
