@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Torrent;
+use super::gone::Gone;
 use super::lending::Route;
 use super::upload::Upload;
 use crate::io::{Handle, SendBatch, Token};
@@ -77,6 +78,7 @@ pub(super) struct PeerConn {
     /// whose handshake comes together with anything else.
     pub(super) greet_at: Option<u64>,
     pub(super) upload: Upload,
+    pub(super) gone: Gone,
     pub(super) rate: Rate,
     /// Payload bytes since it was unchoked, for the choker.
     pub(super) uploaded_since_unchoke: u64,

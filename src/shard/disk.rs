@@ -360,10 +360,11 @@ impl Disk {
                 let path = &opening.served.torrent.meta().files[opening.key.file as usize].path;
                 let why = match failed {
                     Ok(opened) if opened.regular => {
-                        opening.served.torrent.note_changed();
+                        let why = format!("{path}: was changed after it was checked");
+                        opening.served.torrent.withdraw_changed(opening.key.file, &why);
                         // What other names of the file it was are served as before.
                         self.numbers.opened(opening.key, id_of(&opened));
-                        Some(format!("{path}: was changed after it was checked"))
+                        Some(why)
                     }
                     Ok(_) => Some(format!("{path}: not a regular file")),
                     Err(errno) if is_for_now(errno) => None,

@@ -28,7 +28,7 @@ pub(super) enum Reason {
     MessageTooLong,
     /// Messages that mean nothing, too many of them.
     Violation(Violation),
-    /// It asked for a piece that cannot be read any more, and knows no rejects.
+    /// It asked for a piece that cannot be read any more, and knows no rejects; or for many. See [`super::gone`].
     PieceWithdrawn,
     /// Both ends have everything.
     BothSeeds,

@@ -23,6 +23,7 @@ mod deadlines;
 mod disk;
 mod ended;
 mod gather;
+mod gone;
 mod held;
 mod lending;
 mod limits;

@@ -6,6 +6,7 @@ use super::Shard;
 use super::conn::{Conn, PeerConn, Phase};
 use super::deadlines::ticks;
 use super::ended::Reason;
+use super::gone::Gone;
 use super::upload::Upload;
 use crate::io::{Driver, Errno, Owner, Received};
 use crate::proto::extension::{self, ExtensionHandshake, Extensions};
@@ -125,6 +126,7 @@ impl<D: Driver> Shard<D> {
             held: Vec::new(),
             greet_at: Some(self.tick + GREET_TICKS),
             upload: Upload::default(),
+            gone: Gone::default(),
             rate: Rate::new(self.now),
             uploaded_since_unchoke: 0,
         });
@@ -194,6 +196,7 @@ impl<D: Driver> Shard<D> {
                 peer,
                 decoder,
                 upload,
+                gone,
                 ..
             } = peer;
             if !peer.fast() && peer.request_count() >= REQUEST_QUEUE_MAX && !bytes.is_empty() {
@@ -217,17 +220,17 @@ impl<D: Driver> Shard<D> {
                 }
                 Ok(Event::Refused { request, why }) => {
                     self.counters.requests_refused += 1;
-                    if why == Refusal::PieceNotHad {
-                        peer.say_gone(request.piece(), out);
-                    }
-                    match (peer.fast(), why) {
-                        (true, _) => {
-                            wire::encode(&Message::reject(&request), out);
+                    match why {
+                        Refusal::PieceNotHad => match gone.answer(peer, &request, out) {
+                            true => After::Nothing,
+                            false => After::End(Reason::PieceWithdrawn),
+                        },
+                        Refusal::Choked | Refusal::QueueFull => {
+                            if peer.fast() {
+                                wire::encode(&Message::reject(&request), out);
+                            }
                             After::Nothing
                         }
-                        // Without rejects it would wait for ever.
-                        (false, Refusal::PieceNotHad) => After::End(Reason::PieceWithdrawn),
-                        (false, Refusal::Choked | Refusal::QueueFull) => After::Nothing,
                     }
                 }
                 Ok(Event::Cancelled(request)) => {

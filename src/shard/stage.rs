@@ -8,7 +8,7 @@ use super::disk::{Disk, Waiter};
 use super::upload::Sending;
 use crate::io::{Buf, Driver, Owner, SendBatch};
 use crate::proto::geometry::{BLOCK_LEN_MAX, BlockRequest};
-use crate::proto::wire::{self, Message};
+use crate::proto::wire;
 use crate::stats::Counters;
 use crate::storage::extents::{EXTENT_LEN, ExtentId, ExtentKey, Fill};
 
@@ -358,12 +358,8 @@ fn push_block(batch: &mut SendBatch, parts: [Option<Part>; PARTS_MAX], block: &B
     }
 }
 
-/// Answers a request that will not be served.
+/// Answers a request for a piece that is gone.
 fn refuse(counters: &mut Counters, peer: &mut PeerConn, out: &mut Vec<u8>, block: &BlockRequest) {
     counters.requests_refused += 1;
-    peer.peer.say_gone(block.piece(), out);
-    match peer.peer.fast() {
-        true => wire::encode(&Message::reject(block), out),
-        false => peer.upload.unanswerable = true,
-    }
+    peer.upload.unanswerable |= !peer.gone.answer(&peer.peer, block, out);
 }

@@ -535,17 +535,68 @@ fn peer_that_understands_it_is_told_that_a_piece_is_gone() {
     far = fixture.unchoke(far);
     fixture.world.fail_next(OpKind::Read, Errno::IO);
     fixture.world.fail_next(OpKind::Read, Errno::IO);
-    // Once when its read fails, once when that is known.
-    for _ in 0..2 {
-        fixture.request(&far, 3, 0, 16384);
+    let (id, payload) = (7, &3_u32.to_be_bytes()[..]);
+    let mut told = Vec::new();
+    wire::encode(&Message::Extended { id, payload }, &mut told);
+    let (piece, begin, length) = (3, 0, 16384);
+    let mut rejected = Vec::new();
+    wire::encode(&Message::Reject { piece, begin, length }, &mut rejected);
+    // Told once, and rejected as often as it asks.
+    fixture.request(&far, piece, begin, length);
+    fixture.settle();
+    assert_eq!(fixture.world.read(far.id), [told, rejected.clone()].concat());
+    for _ in 0..100 {
+        fixture.request(&far, piece, begin, length);
         fixture.settle();
-        let heard = fixture.world.read(far.id);
-        let mut told = Vec::new();
-        let (id, payload) = (7, &3_u32.to_be_bytes()[..]);
-        wire::encode(&Message::Extended { id, payload }, &mut told);
-        assert!(heard.starts_with(&told), "{heard:?}");
-        assert!(heard.len() > told.len(), "and rejected");
+        assert_eq!(fixture.world.read(far.id), rejected);
     }
+}
+
+#[test]
+fn peer_that_asks_for_much_that_is_gone_is_sent_away_to_be_told_anew() {
+    let mut fixture = Fixture::single(100 * PIECE_LEN as usize, 16);
+    // It understands rejects and nothing else; another is told of each piece.
+    let ignorant = fixture.unchoked(FAST);
+    let told = fixture.far(Reserved::OURS);
+    let (id, payload) = (0, &b"d1:md11:lt_donthavei7eee"[..]);
+    fixture.say(&told, &Message::Extended { id, payload });
+    let told = fixture.unchoke(told);
+    // The file is another one, which is known when it is opened.
+    fixture.world.set_modified("payload", 5);
+    for times in 1..=65 {
+        fixture.request(&ignorant, 3, 0, 16384);
+        fixture.request(&told, times, 0, 16384);
+        fixture.request(&told, times, 16384, 16384);
+        fixture.settle();
+        let ending = (times > 64).then_some(Ending::Orderly);
+        assert_eq!(fixture.world.ended(ignorant.id), ending, "{times}");
+        assert_eq!(fixture.world.ended(told.id), ending, "{times}");
+    }
+    assert_eq!(fixture.drops(), ["piece_withdrawn"]);
+    let mut again = fixture.far(FAST);
+    fixture.settle();
+    fixture.pass(3.0);
+    fixture.hear(&mut again);
+    assert_eq!(again.said[0], "HaveNone", "{:?}", again.said);
+}
+
+#[test]
+fn file_that_was_changed_takes_its_pieces_along_and_no_others() {
+    let files = ["a", "b", "c"].map(|name| (name.to_owned(), bytes(100_000, 1), false));
+    let mut fixture = Fixture::new(files.into(), 16 * 1024, 16);
+    let far = fixture.unchoked(FAST);
+    fixture.world.set_modified("folder/b", 5);
+    fixture.request(&far, 9, 0, 16384);
+    fixture.settle();
+    assert!(fixture.torrent.is_changed());
+    let torrent = &fixture.torrent;
+    let gone: Vec<u32> = torrent
+        .geometry()
+        .pieces()
+        .filter(|&piece| !torrent.has(piece))
+        .map(|piece| piece.get())
+        .collect();
+    assert_eq!(gone, (6..=12).collect::<Vec<_>>(), "those of bytes 100,000 to 199,999");
 }
 
 #[test]

@@ -151,6 +151,20 @@ impl Torrent {
         true
     }
 
+    /// Stops serving a file that is not the one that was judged: every piece that lies in it in part. It has to be judged
+    /// anew.
+    pub(super) fn withdraw_changed(&self, file: u32, why: &str) {
+        self.changed.store(true, Relaxed);
+        let file = &self.meta.files[file as usize];
+        let piece_len = u64::from(self.geometry().piece_len_max());
+        let first = file.offset / piece_len;
+        let end = (file.offset + file.len).div_ceil(piece_len);
+        let pieces = (first..end).filter_map(|piece| self.geometry().piece_index(u32::try_from(piece).ok()?));
+        for piece in pieces {
+            self.withdraw(piece, why);
+        }
+    }
+
     /// From now on it is uploaded at so many bytes a second at most, on all shards together. The first call counts.
     pub fn keep_to(&self, bytes_per_second: NonZeroU64, now: Instant) {
         self.pace.get_or_init(|| Box::new(Pace::new(bytes_per_second, now)));
@@ -166,11 +180,6 @@ impl Torrent {
         self.modified
             .get(file as usize)
             .is_none_or(|&judged| judged == UNKNOWN || i128::from(judged) == modified)
-    }
-
-    /// A file is not the one that was judged.
-    pub(super) fn note_changed(&self) {
-        self.changed.store(true, Relaxed);
     }
 
     /// Whether a file was found to be another than the one that was judged: it has to be judged anew.

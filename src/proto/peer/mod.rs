@@ -496,12 +496,14 @@ impl Peer {
     }
 
     /// Says that a piece is gone, if the peer understands that (`lt_donthave`, BEP 54): it would go on asking for it.
-    pub fn say_gone(&self, piece: PieceIndex, out: &mut Vec<u8>) {
+    /// Returns whether it was said.
+    pub fn say_gone(&self, piece: PieceIndex, out: &mut Vec<u8>) -> bool {
         let id = self.extension().map_or(0, |theirs| theirs.m.lt_donthave);
         if id != 0 {
             let payload = &piece.get().to_be_bytes();
             wire::encode(&Message::Extended { id, payload }, out);
         }
+        id != 0
     }
 
     /// Which pieces it has.
