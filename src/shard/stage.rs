@@ -121,23 +121,24 @@ fn read_ahead<D: Driver>(
     };
     upload.run_end = start + len;
     let piece_end = geometry.piece_offset(block.piece()) + u64::from(geometry.piece_len(block.piece()));
-    let next = start + u64::from(EXTENT_LEN);
     let wanted = upload.staged.len() + upload.sending.len() + peer.peer.request_count();
     let sees_far = wanted >= (EXTENT_LEN / BLOCK_LEN_MAX) as usize;
     let goes_on = upload.run_len > u64::from(EXTENT_LEN) && !sees_far;
-    if next >= piece_end || !(missed || goes_on) {
+    if !(missed || goes_on) {
         return;
     }
     let file_at = |at| served.torrent.layout().spans(at, 1).next().expect("within the torrent");
     let here = file_at(start);
     let stretch = match missed && disk.seeks(served, here.file) {
-        true => STRETCH.min(u64::from(driver.pool().count()) / 2 / disk.extents.users().max(1) as u64),
+        true => STRETCH.min(disk.extents.ahead_max(driver.pool().count() as usize) as u64),
         false => {
             let begins_extent = here.offset > 0 && here.offset.is_multiple_of(u64::from(EXTENT_LEN));
-            if goes_on && begins_extent { 2 } else { 1 }
+            u64::from(goes_on && begins_extent) + 1
         }
     };
-    for ahead in (1..stretch).map(|extents| start + extents * u64::from(EXTENT_LEN)) {
+    // Where the next extent of the file begins.
+    let next = start + u64::from(EXTENT_LEN) - here.offset % u64::from(EXTENT_LEN);
+    for ahead in (0..stretch.saturating_sub(1)).map(|extents| next + extents * u64::from(EXTENT_LEN)) {
         if ahead >= piece_end {
             return;
         }

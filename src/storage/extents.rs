@@ -299,15 +299,26 @@ impl<W> Extents<W> {
             .collect()
     }
 
+    /// Extents that are kept at least of what only one peer has asked for.
+    fn small_len(&self, buffers: usize) -> usize {
+        let least = (buffers / SMALL_PART).max(self.users * EXTENTS_PER_USER);
+        least.clamp(1, buffers - buffers / SMALL_PART)
+    }
+
+    /// Extents that a peer may have read before it asks for them, of so many buffers: beyond that some would leave before
+    /// they were asked for, and be read twice.
+    #[must_use]
+    pub fn ahead_max(&self, buffers: usize) -> usize {
+        self.small_len(buffers) / self.users.max(1)
+    }
+
     /// Takes back a buffer that nobody sends from.
     fn evict(&mut self, buffers: usize) -> bool {
         // Those in use are few, so that the first looks nearly always suffice; the bounds keep a turn short when they do
         // not. Where everything is wanted by several, somebody has to go all the same.
         const LOOK_MAX: usize = 4096;
         const SPARED_MAX: usize = 64;
-        let small_len = (buffers / SMALL_PART)
-            .max(self.users * EXTENTS_PER_USER)
-            .clamp(1, buffers - buffers / SMALL_PART);
+        let small_len = self.small_len(buffers);
         // One queue may be all in use.
         let (mut small_held, mut main_held, mut spared) = (0, 0, 0);
         for _ in 0..LOOK_MAX {

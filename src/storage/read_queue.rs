@@ -5,9 +5,11 @@
 //! completions would come one by one, each with a turn and a submission of its own (PERF.md).
 //!
 //! Who waits goes first come, first served; where heads move, in the order of the bytes, always upwards and then from the
-//! start again (C-LOOK), each place once in a sweep, so that nobody who keeps asking for one holds up the others. The kernel does the same with what it has been given; this is for what it has not.
+//! start again (C-LOOK), each place once in a sweep, so that nobody who keeps asking for one holds up the others. The kernel
+//! does the same with what it has been given; this is for what it has not.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 
 use super::device::Manners;
 
@@ -18,25 +20,29 @@ pub type Place = (u32, u32);
 struct Line<R> {
     manners: Manners,
     in_flight: u32,
-    waiting: VecDeque<(Place, R)>,
+    /// In the order in which they go, if the sweep begins now: by place, where that counts, and by when they came.
+    waiting: BTreeMap<(Place, u64), R>,
+    /// Reads that have had to wait.
+    waited: u64,
     /// The read begun last.
     at: Place,
 }
 
 impl<R> Line<R> {
-    /// Who goes next.
-    fn next(&self) -> Option<usize> {
-        if !self.manners.seeks {
-            return (!self.waiting.is_empty()).then_some(0);
+    fn wait(&mut self, place: Place, read: R) {
+        let place = if self.manners.seeks { place } else { Place::default() };
+        self.waiting.insert((place, self.waited), read);
+        self.waited += 1;
+    }
+
+    /// Takes out who goes next.
+    fn next(&mut self) -> Option<R> {
+        let passed = (Bound::Excluded((self.at, u64::MAX)), Bound::Unbounded);
+        let above = self.waiting.range(passed).next().map(|(key, _)| *key);
+        match above {
+            Some(key) => self.waiting.remove(&key),
+            None => self.waiting.pop_first().map(|(_, read)| read),
         }
-        let places = || {
-            self.waiting
-                .iter()
-                .enumerate()
-                .map(|(index, (place, _))| (*place, index))
-        };
-        let above = places().filter(|(place, _)| *place > self.at).min();
-        above.or_else(|| places().min()).map(|(_, index)| index)
     }
 }
 
@@ -60,8 +66,9 @@ impl<R> ReadQueue<R> {
         self.lines.entry(device).or_insert_with(|| Line {
             manners: (self.manners_of)(device),
             in_flight: 0,
-            waiting: VecDeque::new(),
-            at: (0, 0),
+            waiting: BTreeMap::new(),
+            waited: 0,
+            at: Place::default(),
         })
     }
 
@@ -74,7 +81,7 @@ impl<R> ReadQueue<R> {
     pub fn begin(&mut self, device: u64, place: Place, read: R) -> bool {
         let line = self.line(device);
         if line.in_flight >= line.manners.depth {
-            line.waiting.push_back((place, read));
+            line.wait(place, read);
             return false;
         }
         line.in_flight += 1;
@@ -96,8 +103,7 @@ impl<R> ReadQueue<R> {
         if line.in_flight >= line.manners.depth {
             return None;
         }
-        let index = line.next()?;
-        line.waiting.remove(index).map(|(_, read)| read)
+        line.next()
     }
 
     /// Reads that wait.

@@ -161,7 +161,7 @@ fn name_whose_file_was_replaced_leaves_the_other_names_of_it_alone() {
 fn where_heads_move_the_rest_of_the_stretch_is_read_with_what_was_missed() {
     const EXTENTS: u32 = 20;
     let files = vec![("a".to_owned(), bytes((EXTENTS * EXTENT_LEN) as usize, 3), false)];
-    let mut fixture = Fixture::new(files, EXTENTS * EXTENT_LEN / 2, 64);
+    let mut fixture = Fixture::new(files, EXTENTS * EXTENT_LEN / 2, 128);
     fixture.shard.disk.make_seek();
     let mut far = fixture.unchoked(FAST);
     let mut reads_for = |begin| {
@@ -184,6 +184,74 @@ fn where_heads_move_the_rest_of_the_stretch_is_read_with_what_was_missed() {
         1,
         "what is there is not read again, nor what the next piece has"
     );
+}
+
+#[test]
+fn stretch_goes_to_the_end_of_its_piece_wherever_it_begins() {
+    const EXTENTS: u32 = 4;
+    let files = vec![("a".to_owned(), bytes((EXTENTS * EXTENT_LEN) as usize, 3), false)];
+    // A piece and a half, the first of three extents and a half.
+    let mut fixture = Fixture::new(files, EXTENTS * EXTENT_LEN - EXTENT_LEN / 2, 64);
+    fixture.shard.disk.make_seek();
+    let mut far = fixture.unchoked(FAST);
+    fixture.request(&far, 0, 0, BLOCK_LEN);
+    fixture.settle();
+    fixture.request(&far, 0, 2 * EXTENT_LEN - BLOCK_LEN, BLOCK_LEN);
+    fixture.settle();
+    assert_eq!(fixture.world.reads(), u64::from(EXTENTS));
+    fixture.hear(&mut far);
+    fixture.check(&far);
+}
+
+#[test]
+fn what_is_read_ahead_of_a_scan_does_not_push_out_what_several_want() {
+    const POPULAR: u32 = 16;
+    let len = 128 * EXTENT_LEN;
+    let files = vec![("a".to_owned(), bytes(len as usize, 3), false)];
+    let mut fixture = Fixture::new(files, 8 * EXTENT_LEN, 64);
+    fixture.shard.disk.make_seek();
+    let take = |fixture: &mut Fixture, extents: std::ops::Range<u32>| {
+        let mut far = fixture.unchoked(FAST);
+        for extent in extents {
+            for block in 0..EXTENT_LEN / BLOCK_LEN {
+                let begin = extent % 8 * EXTENT_LEN + block * BLOCK_LEN;
+                fixture.request(&far, extent / 8, begin, BLOCK_LEN);
+            }
+            fixture.settle();
+        }
+        fixture.hear(&mut far);
+        fixture.check(&far);
+    };
+    take(&mut fixture, 0..POPULAR);
+    take(&mut fixture, 0..POPULAR);
+    take(&mut fixture, POPULAR..128);
+    assert!(fixture.shard.counters.disk_reads_ahead > 64);
+    let before = fixture.world.reads();
+    take(&mut fixture, 0..POPULAR);
+    assert_eq!(fixture.world.reads(), before, "what two wanted is still there");
+}
+
+#[test]
+fn stretches_of_many_peers_are_short_enough_to_be_there_when_they_are_asked_for() {
+    const PEERS: u32 = 40;
+    let files = vec![("a".to_owned(), bytes((PEERS * 16 * EXTENT_LEN) as usize, 3), false)];
+    let mut fixture = Fixture::new(files, 16 * EXTENT_LEN, 256);
+    fixture.shard.disk.make_seek();
+    let mut fars: Vec<Far> = (0..PEERS).map(|_| fixture.unchoked(FAST)).collect();
+    fixture.pass(0.2);
+    for block in 0..16 * EXTENT_LEN / BLOCK_LEN {
+        for (piece, far) in (0..).zip(&fars) {
+            fixture.request(far, piece, block * BLOCK_LEN, BLOCK_LEN);
+        }
+        fixture.turn();
+        fixture.turn();
+    }
+    fixture.settle();
+    for far in &mut fars {
+        fixture.hear(far);
+        assert_eq!(far.blocks.len() as u32, 16 * EXTENT_LEN / BLOCK_LEN);
+    }
+    assert_eq!(fixture.world.reads(), u64::from(PEERS * 16), "each extent is read once");
 }
 
 #[test]
