@@ -8,7 +8,9 @@
 //! The rooms within:
 //! - `accept` and `limits`: who may come in;
 //! - `peers`: what a connection says, from its handshake on; `held`: when not to listen;
-//! - `upload`: from a request to bytes in the socket; `pace`: no faster than allowed; `disk`: from a file to bytes in memory;
+//! - `upload`: from a request to bytes in the socket; `stage`: what blocks wait for meanwhile; `pace`: no faster than allowed;
+//!   `disk`: from a file to bytes in memory; `gone`: requests for what is no longer there;
+//! - `lending`: sends that copy nothing; `reclaim`: buffers taken back from those who do not send them;
 //! - `deadlines`: who is late; `choking`: who may ask;
 //! - `gather`: when many peers ask for little; `mailbox`: what the control plane says; `start`: threads, rings and listeners.
 //!
