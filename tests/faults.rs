@@ -126,23 +126,48 @@ impl Ward {
         (peer, offered)
     }
 
-    /// A peer asks for everything, `harm` is done when the first block has come, and all answers are looked at.
+    /// A peer asks for everything, `harm` is done when the first block has come, and all answers are looked at. Who has asked
+    /// for much that is gone is sent away; it comes back, and what it is not offered then counts as rejected.
     fn ask_all(&self, harm: impl FnOnce()) -> Answers {
         let (mut peer, _) = self.peer();
-        let mut requests = Vec::new();
-        for block in 0..PIECES * BLOCKS_PER_PIECE {
-            let (piece, begin) = (block / BLOCKS_PER_PIECE, block % BLOCKS_PER_PIECE * BLOCK_LEN);
-            let length = BLOCK_LEN;
-            wire::encode(&Message::Request { piece, begin, length }, &mut requests);
-        }
-        peer.send(&requests).expect("ask");
+        let ask = |peer: &mut Peer, blocks: &BTreeSet<(u32, u32)>| {
+            let mut requests = Vec::new();
+            for &(piece, begin) in blocks {
+                let length = BLOCK_LEN;
+                wire::encode(&Message::Request { piece, begin, length }, &mut requests);
+            }
+            peer.send(&requests).expect("ask");
+        };
         let mut harm = Some(harm);
         let mut missing: BTreeSet<(u32, u32)> = (0..PIECES)
             .flat_map(|piece| (0..BLOCKS_PER_PIECE).map(move |block| (piece, block * BLOCK_LEN)))
             .collect();
         let mut rejected = BTreeSet::new();
+        ask(&mut peer, &missing);
+        let mut rejects = 0;
         while !missing.is_empty() {
-            let message = peer.hear().expect("an answer to every request");
+            let message = match peer.hear() {
+                Ok(message) => message,
+                Err(error) => {
+                    assert!(
+                        rejects > 0,
+                        "{error}, {rejects} rejects, {} answers missing",
+                        missing.len()
+                    );
+                    rejects = 0;
+                    let (again, offered) = self.peer();
+                    peer = again;
+                    rejected.extend(
+                        missing
+                            .iter()
+                            .map(|&(piece, _)| piece)
+                            .filter(|piece| !offered.contains(piece)),
+                    );
+                    missing.retain(|(piece, _)| offered.contains(piece));
+                    ask(&mut peer, &missing);
+                    continue;
+                }
+            };
             let number = |at: usize| u32::from_be_bytes(*message[at..].first_chunk().expect("a whole message"));
             match message.first() {
                 Some(&PIECE) => {
@@ -164,6 +189,7 @@ impl Ward {
                         "piece {piece} at {begin} was answered twice"
                     );
                     rejected.insert(piece);
+                    rejects += 1;
                 }
                 _ => {}
             }
@@ -219,8 +245,10 @@ impl Ward {
         wait_for("the torrent's state says so", within(30), || {
             (self.btd.metric("btd_torrents{state=\"partial\"}") == 1.0).then_some(())
         });
-        let log = self.btd.process.log();
-        assert!(log.contains(why) && log.contains("touch its .torrent"), "{log}");
+        wait_for("the log says why", within(30), || {
+            let log = self.btd.process.log();
+            (log.contains(why) && log.contains("touch its .torrent")).then_some(())
+        });
     }
 
     fn close(mut self) {
