@@ -5,7 +5,7 @@
 //! [`World::shuffle`] is called. Time does not pass here; a shard is told the time by whoever turns it.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -39,6 +39,10 @@ struct Connection {
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<(u64, SocketAddr)>,
+    /// Addresses that can be connected to.
+    listening: BTreeSet<SocketAddr>,
+    /// Connections that were made to them, and are not known to the test yet.
+    reached: VecDeque<(SocketAddr, u64)>,
     connections: BTreeMap<u64, Connection>,
     files: BTreeMap<String, Vec<u8>>,
     open: BTreeMap<u64, String>,
@@ -57,6 +61,10 @@ struct State {
     rung: bool,
     seed: Option<u64>,
     reads: u64,
+    /// Bytes that the disks still take.
+    disk_room: Option<u64>,
+    /// Bytes of files that are on their disks.
+    synced: BTreeMap<String, Vec<u8>>,
 }
 
 /// The far end of everything a [`Memory`] driver reaches. Clones are the same world.
@@ -71,6 +79,17 @@ impl World {
         state.connections.insert(id, Connection::default());
         state.waiting.push_back((id, peer));
         id
+    }
+
+    /// From now on the shard can connect to this address.
+    pub fn listen(&self, addr: SocketAddr) {
+        self.0.borrow_mut().listening.insert(addr);
+    }
+
+    /// The next connection that the shard has made: where to, and its number.
+    #[must_use]
+    pub fn accept(&self) -> Option<(SocketAddr, u64)> {
+        self.0.borrow_mut().reached.pop_front()
     }
 
     /// Sends bytes to the shard.
@@ -103,6 +122,23 @@ impl World {
     /// Makes or replaces a file.
     pub fn file(&self, path: &str, contents: &[u8]) {
         self.0.borrow_mut().files.insert(path.to_owned(), contents.to_vec());
+    }
+
+    /// What is in a file.
+    #[must_use]
+    pub fn contents(&self, path: &str) -> Option<Vec<u8>> {
+        self.0.borrow().files.get(path).cloned()
+    }
+
+    /// What would be in a file after a power cut: its bytes as they were when it was last synced.
+    #[must_use]
+    pub fn synced(&self, path: &str) -> Option<Vec<u8>> {
+        self.0.borrow().synced.get(path).cloned()
+    }
+
+    /// Lets the disks take so many more bytes, or any number.
+    pub fn set_disk_room(&self, room: Option<u64>) {
+        self.0.borrow_mut().disk_room = room;
     }
 
     /// Removes a file; who has it open reads on.
@@ -176,6 +212,23 @@ impl State {
     fn new_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
+    }
+
+    /// Writes to an open file, as far as the disk has room.
+    fn write(&mut self, id: u64, offset: u64, bytes: &[u8]) -> Result<u32, Errno> {
+        let room = self.disk_room.unwrap_or(u64::MAX);
+        let len = usize::try_from(room).map_or(bytes.len(), |room| room.min(bytes.len()));
+        if len == 0 && !bytes.is_empty() {
+            return Err(Errno::NOSPC);
+        }
+        let contents = self.files.get_mut(&self.open[&id]).ok_or(Errno::NOENT)?;
+        let start = usize::try_from(offset).expect("a file fits in memory");
+        if contents.len() < start + len {
+            contents.resize(start + len, 0);
+        }
+        contents[start..start + len].copy_from_slice(&bytes[..len]);
+        self.disk_room = self.disk_room.map(|room| room - len as u64);
+        Ok(u32::try_from(len).expect("no write of 4 GiB"))
     }
 
     /// A failure that was ordered for this kind, used up by asking.
@@ -359,7 +412,43 @@ impl Memory {
                 out.push((Outcome::ReadDone { result, buf }, true));
                 None
             }
-            Op::Open { path, .. } => {
+            Op::Connect { socket, addr } => {
+                let failure = failure.or_else(|| state.failure(OpKind::Connect));
+                let refused = (!state.listening.contains(&addr)).then_some(Errno::CONNREFUSED);
+                let result = match failure.or(refused) {
+                    Some(errno) => Err(errno),
+                    None => {
+                        state.reached.push_back((addr, socket.memory_id()));
+                        Ok(())
+                    }
+                };
+                out.push((Outcome::Connected { result }, true));
+                None
+            }
+            Op::Write {
+                file, offset, bytes, ..
+            } => {
+                let result = match failure.or_else(|| state.failure(OpKind::Write)) {
+                    Some(errno) => Err(errno),
+                    None => state.write(file.memory_id(), offset, &bytes),
+                };
+                out.push((Outcome::Written { result, bytes }, true));
+                None
+            }
+            Op::Sync { file } => {
+                let result = match failure.or_else(|| state.failure(OpKind::Sync)) {
+                    Some(errno) => Err(errno),
+                    None => {
+                        let path = state.open[&file.memory_id()].clone();
+                        let contents = state.files.get(&path).cloned().unwrap_or_default();
+                        state.synced.insert(path, contents);
+                        Ok(())
+                    }
+                };
+                out.push((Outcome::Synced { result }, true));
+                None
+            }
+            Op::Open { path, write, .. } => {
                 let path = path.into_string().expect("paths of tests are UTF-8");
                 let result = match failure.or_else(|| state.failure(OpKind::Open)) {
                     Some(errno) => Err(errno),
@@ -381,7 +470,7 @@ impl Memory {
                         }
                     },
                 };
-                out.push((Outcome::Opened { result }, true));
+                out.push((Outcome::Opened { result, write }, true));
                 None
             }
             Op::Doorbell { event } => {
@@ -415,6 +504,9 @@ impl Driver for Memory {
             Op::Read { .. } => OpKind::Read,
             Op::Open { .. } => OpKind::Open,
             Op::Doorbell { .. } => OpKind::Doorbell,
+            Op::Connect { .. } => OpKind::Connect,
+            Op::Write { .. } => OpKind::Write,
+            Op::Sync { .. } => OpKind::Sync,
         };
         let token = Token {
             kind,
@@ -467,6 +559,13 @@ impl Driver for Memory {
             shuffle(out, first, seed);
         }
         Ok(())
+    }
+
+    fn socket(&mut self, _to: SocketAddr) -> Result<Handle, Errno> {
+        let mut state = self.world.0.borrow_mut();
+        let id = state.new_id();
+        state.connections.insert(id, Connection::default());
+        Ok(Handle::memory(id))
     }
 
     fn shutdown(&mut self, socket: &Handle, ending: Ending) {

@@ -10,6 +10,7 @@
 //!
 //! Next: [`op`] for the vocabulary, then [`uring`] for how it is carried out, then the room `shard`, which uses it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 pub mod handle;
@@ -91,6 +92,12 @@ pub trait Driver {
     /// # Errors
     /// Only what ends the shard: the ring itself is broken.
     fn turn(&mut self, wait: Wait, out: &mut Vec<Completion>) -> Result<(), Errno>;
+
+    /// Makes a socket to connect to an address with [`Op::Connect`].
+    ///
+    /// # Errors
+    /// When the machine has no descriptors or no such address family.
+    fn socket(&mut self, to: SocketAddr) -> Result<Handle, Errno>;
 
     /// Ends a socket both ways; operations on it complete. The socket is closed when its last handle is dropped.
     fn shutdown(&mut self, socket: &Handle, ending: Ending);

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rustix::io::Errno;
 
 use super::handle::Handle;
@@ -21,6 +22,13 @@ pub enum Op {
     Accept {
         /// A listening socket.
         listener: Handle,
+    },
+    /// Connect a socket of [`super::Driver::socket`].
+    Connect {
+        /// The socket.
+        socket: Handle,
+        /// The far end.
+        addr: SocketAddr,
     },
     /// Receive until the stream ends (multishot), each time into a buffer of the driver's.
     Recv {
@@ -52,12 +60,30 @@ pub enum Op {
         /// Leave nothing in the page cache (`RWF_DONTCACHE`, kernel 6.14; `EOPNOTSUPP` where that cannot be).
         uncached: bool,
     },
-    /// Open a regular file for reading, beneath a folder, through no symbolic link.
+    /// Open a regular file that exists, beneath a folder, through no symbolic link.
     Open {
         /// The folder.
         dir: Arc<dyn AsFd + Send + Sync>,
         /// The path relative to it.
         path: CString,
+        /// For writing too.
+        write: bool,
+    },
+    /// Write to a file.
+    Write {
+        /// A file opened for writing.
+        file: Handle,
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// What to write. Comes back with the completion.
+        bytes: Bytes,
+        /// Leave nothing in the page cache (`RWF_DONTCACHE`, kernel 6.14; `EOPNOTSUPP` where that cannot be).
+        uncached: bool,
+    },
+    /// Have what was written to a file, and what is needed to find it again, be on its disk (`fdatasync`).
+    Sync {
+        /// A file opened for writing.
+        file: Handle,
     },
     /// Wait until another thread rings an eventfd.
     Doorbell {
@@ -82,7 +108,21 @@ impl fmt::Debug for Op {
                 .field("offset", offset)
                 .field("len", len)
                 .finish(),
-            Op::Open { path, .. } => f.debug_struct("Open").field("path", path).finish(),
+            Op::Open { path, write, .. } => f
+                .debug_struct("Open")
+                .field("path", path)
+                .field("write", write)
+                .finish(),
+            Op::Connect { addr, .. } => f.debug_struct("Connect").field("addr", addr).finish(),
+            Op::Write {
+                file, offset, bytes, ..
+            } => f
+                .debug_struct("Write")
+                .field("file", file)
+                .field("offset", offset)
+                .field("len", &bytes.len())
+                .finish(),
+            Op::Sync { file } => f.debug_struct("Sync").field("file", file).finish(),
             Op::Doorbell { event } => f.debug_struct("Doorbell").field("event", event).finish(),
         }
     }
@@ -145,6 +185,25 @@ pub enum Outcome {
     Opened {
         /// The file.
         result: Result<Opened, Errno>,
+        /// Whether it was to be opened for writing too.
+        write: bool,
+    },
+    /// Of [`Op::Connect`].
+    Connected {
+        /// Whether there is a connection.
+        result: Result<(), Errno>,
+    },
+    /// Of [`Op::Write`].
+    Written {
+        /// Bytes written; may be fewer than there were.
+        result: Result<u32, Errno>,
+        /// All bytes that were to be written.
+        bytes: Bytes,
+    },
+    /// Of [`Op::Sync`].
+    Synced {
+        /// Whether all is on the disk.
+        result: Result<(), Errno>,
     },
     /// Of [`Op::Doorbell`].
     Rung {

@@ -18,6 +18,12 @@ pub enum OpKind {
     Doorbell = 6,
     /// Cancellation of another operation.
     Cancel = 7,
+    /// Connecting a socket.
+    Connect = 8,
+    /// Write of bytes to a file.
+    Write = 9,
+    /// Sync of a file's bytes to its disk.
+    Sync = 10,
 }
 
 impl OpKind {
@@ -30,6 +36,9 @@ impl OpKind {
             5 => OpKind::Open,
             6 => OpKind::Doorbell,
             7 => OpKind::Cancel,
+            8 => OpKind::Connect,
+            9 => OpKind::Write,
+            10 => OpKind::Sync,
             _ => return None,
         })
     }

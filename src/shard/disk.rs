@@ -321,7 +321,8 @@ impl Disk {
             return self.on_opened(driver, counters, owner, Err(Errno::NOENT));
         };
         let dir = torrent.root().clone();
-        driver.submit(owner, Op::Open { dir, path });
+        let write = false;
+        driver.submit(owner, Op::Open { dir, path, write });
     }
 
     /// An open has ended.

@@ -305,7 +305,12 @@ impl<D: Driver> Shard<D> {
                 self.disk
                     .on_read_done(&mut self.driver, &mut self.counters, owner, result, buf);
             }
-            Outcome::Opened { result } => self.disk.on_opened(&mut self.driver, &mut self.counters, owner, result),
+            Outcome::Opened { result, .. } => {
+                self.disk.on_opened(&mut self.driver, &mut self.counters, owner, result);
+            }
+            Outcome::Connected { .. } | Outcome::Written { .. } | Outcome::Synced { .. } => {
+                unreachable!("a shard that only serves neither connects nor writes")
+            }
             Outcome::Rung { result } => self.on_bell(result),
         }
     }

@@ -4,7 +4,7 @@
 //! The kernel reads and writes our memory between a submission and the operation's last completion. What keeps that
 //! sound:
 //! - All such memory is owned by the operation's entry in the `op_table`: pool buffers, message headers with their
-//!   iovecs, path strings, the eight bytes of a doorbell. An entry leaves when its last completion is reaped, which is when
+//!   iovecs, bytes to be written, addresses, path strings, the eight bytes of a doorbell. An entry leaves when its last completion is reaped, which is when
 //!   `IORING_CQE_F_MORE` is clear, and for a zero-copy send when the notification has come. Boxed memory does not move.
 //! - Registered memory (the [`pool`]) and the provided buffers (`recv_ring`) are held by this driver until the ring is
 //!   closed; pool buffers are unique values while something is read into them.
@@ -35,9 +35,10 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use io_uring::types::{CancelBuilder, Fd, Fixed, OpenHow, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fd, Fixed, FsyncFlags, OpenHow, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use rustix::io::Errno;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::handle::Handle;
 use super::op::{Accepted, Completion, Op, Opened, Outcome, Received};
@@ -319,7 +320,13 @@ impl Uring {
                         lent: true,
                     }
                 }
-                InFlight::Read { .. } | InFlight::Open(_) | InFlight::Doorbell { .. } | InFlight::Cancel => {
+                InFlight::Read { .. }
+                | InFlight::Open(_)
+                | InFlight::Connect { .. }
+                | InFlight::Write { .. }
+                | InFlight::Sync { .. }
+                | InFlight::Doorbell { .. }
+                | InFlight::Cancel => {
                     unreachable!("{token:?} is no multishot operation")
                 }
             };
@@ -367,8 +374,16 @@ impl Uring {
                 Outcome::Released { batch, copied }
             }
             InFlight::Read { buf, .. } => Outcome::ReadDone { result, buf },
-            InFlight::Open(_) => Outcome::Opened {
+            InFlight::Open(args) => Outcome::Opened {
                 result: result.and_then(|fd| self.opened(fd)),
+                write: args.write,
+            },
+            InFlight::Connect { .. } => Outcome::Connected {
+                result: result.map(drop),
+            },
+            InFlight::Write { bytes, .. } => Outcome::Written { result, bytes },
+            InFlight::Sync { .. } => Outcome::Synced {
+                result: result.map(drop),
             },
             InFlight::Doorbell { .. } => Outcome::Rung {
                 result: result.map(drop),
@@ -385,11 +400,7 @@ impl Uring {
         // The peer may have gone already: ENOTCONN, and the socket is closed by dropping it.
         let peer = SocketAddr::try_from(rustix::net::getpeername(&fd)?.ok_or(Errno::NOTCONN)?)
             .map_err(|_| Errno::AFNOSUPPORT)?;
-        // A batch is one send already; Nagle would hold its tail back for the peer's delayed ACK (42 ms).
-        rustix::net::sockopt::set_tcp_nodelay(&fd, true)?;
-        // What is lent to the socket is had back when it is acknowledged, or when the kernel gives the connection up: after
-        // a quarter of an hour if it is not told otherwise.
-        rustix::net::sockopt::set_tcp_user_timeout(&fd, UNACKNOWLEDGED_MS_MAX)?;
+        set_up(&fd)?;
         Ok(Accepted {
             socket: self.files.adopt(&self.ring, fd),
             peer,
@@ -433,6 +444,15 @@ const NOTIF_COPIED: u32 = 1 << 31;
 
 /// Asks notifications to say whether the data was copied (`IORING_SEND_ZC_REPORT_USAGE`, 6.2).
 const SEND_ZC_REPORT_USAGE: u16 = 1 << 3;
+
+/// What every connection's socket is told.
+fn set_up(socket: &OwnedFd) -> Result<(), Errno> {
+    // A batch is one send already; Nagle would hold its tail back for the peer's delayed ACK (42 ms).
+    rustix::net::sockopt::set_tcp_nodelay(socket, true)?;
+    // What is lent to the socket is had back when it is acknowledged, or when the kernel gives the connection up: after a
+    // quarter of an hour if it is not told otherwise.
+    rustix::net::sockopt::set_tcp_user_timeout(socket, UNACKNOWLEDGED_MS_MAX)
+}
 
 fn result_of(result: i32) -> Result<u32, Errno> {
     u32::try_from(result).map_err(|_| Errno::from_raw_os_error(result.saturating_neg()))
@@ -546,13 +566,40 @@ impl Driver for Uring {
                 let token = self.ops.insert(OpKind::Read, owner, InFlight::Read { file, buf });
                 (token, entry)
             }
-            Op::Open { dir, path } => {
+            Op::Connect { socket, addr } => {
+                let addr = Box::new(SockAddr::from(addr));
+                let entry = on!(socket, |fd| opcode::Connect::new(fd, addr.as_ptr().cast(), addr.len())
+                    .build());
+                let op = InFlight::Connect { socket, addr };
+                (self.ops.insert(OpKind::Connect, owner, op), entry)
+            }
+            Op::Write {
+                file,
+                offset,
+                bytes,
+                uncached,
+            } => {
+                let len = u32::try_from(bytes.len()).expect("no write of 4 GiB");
+                let flags = if uncached { libc::RWF_DONTCACHE } else { 0 };
+                let entry = on!(file, |fd| opcode::Write::new(fd, bytes.as_ptr(), len)
+                    .offset(offset)
+                    .rw_flags(flags)
+                    .build());
+                let op = InFlight::Write { file, bytes };
+                (self.ops.insert(OpKind::Write, owner, op), entry)
+            }
+            Op::Sync { file } => {
+                let entry = on!(file, |fd| opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build());
+                (self.ops.insert(OpKind::Sync, owner, InFlight::Sync { file }), entry)
+            }
+            Op::Open { dir, path, write } => {
                 // O_NONBLOCK: a FIFO in the payload's place must not hang the open. The folder cannot be left.
-                let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+                let access = if write { libc::O_RDWR } else { libc::O_RDONLY };
+                let flags = access | libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK;
                 let how = OpenHow::new()
                     .flags(flags as u64)
                     .resolve(libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS);
-                let args = Box::new(OpenArgs { dir, path, how });
+                let args = Box::new(OpenArgs { dir, path, how, write });
                 let dir = Fd(args.dir.as_fd().as_raw_fd());
                 let entry = opcode::OpenAt2::new(dir, args.path.as_ptr(), &raw const args.how).build();
                 (self.ops.insert(OpKind::Open, owner, InFlight::Open(args)), entry)
@@ -607,6 +654,15 @@ impl Driver for Uring {
             self.enter(1, &SubmitArgs::new().timespec(&now))?;
         }
         Ok(())
+    }
+
+    fn socket(&mut self, to: SocketAddr) -> Result<Handle, Errno> {
+        let failed = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        let socket =
+            Socket::new(Domain::for_address(to), Type::STREAM.cloexec(), Some(Protocol::TCP)).map_err(failed)?;
+        let fd = OwnedFd::from(socket);
+        set_up(&fd)?;
+        Ok(self.adopt(fd))
     }
 
     fn shutdown(&mut self, socket: &Handle, ending: Ending) {

@@ -5,8 +5,10 @@ use std::ffi::CString;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use io_uring::types::OpenHow;
 use slab::Slab;
+use socket2::SockAddr;
 
 use super::super::handle::Handle;
 use super::super::op::SendBatch;
@@ -35,6 +37,12 @@ pub(super) enum InFlight {
     Read { file: Handle, buf: Buf },
     /// The path, the folder and `struct open_how`.
     Open(Box<OpenArgs>),
+    /// The address, and a socket that stays open.
+    Connect { socket: Handle, addr: Box<SockAddr> },
+    /// The bytes that are written, and a file that stays open.
+    Write { file: Handle, bytes: Bytes },
+    /// The file stays open.
+    Sync { file: Handle },
     /// The eight bytes an eventfd is read into.
     Doorbell { event: Handle, value: Box<[u8; 8]> },
     /// Nothing.
@@ -46,6 +54,7 @@ pub(super) struct OpenArgs {
     pub(super) dir: Arc<dyn AsFd + Send + Sync>,
     pub(super) path: CString,
     pub(super) how: OpenHow,
+    pub(super) write: bool,
 }
 
 struct Entry {

@@ -182,6 +182,9 @@ fn require_operations(ring: &IoUring) -> Result<Probe, SetupError> {
         (opcode::SendMsg::CODE, "IORING_OP_SENDMSG"),
         (opcode::Read::CODE, "IORING_OP_READ"),
         (opcode::OpenAt2::CODE, "IORING_OP_OPENAT2"),
+        (opcode::Connect::CODE, "IORING_OP_CONNECT"),
+        (opcode::Write::CODE, "IORING_OP_WRITE"),
+        (opcode::Fsync::CODE, "IORING_OP_FSYNC"),
         (opcode::AsyncCancel::CODE, "IORING_OP_ASYNC_CANCEL"),
     ];
     for (code, missing) in needed {

@@ -11,6 +11,9 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::*;
 use crate::io::SendBatch;
 
+mod connects;
+mod writes;
+
 fn config(features: Features) -> UringConfig {
     UringConfig {
         entries: 64,
@@ -91,8 +94,15 @@ fn serves_the_same_with_every_feature_masked() {
         fs::write(folder.path().join("payload"), vec![9; 5000]).unwrap();
         let dir: Arc<dyn AsFd + Send + Sync> = Arc::new(fs::File::open(folder.path()).unwrap());
         let path = CString::new("payload").unwrap();
-        driver.submit(OWNER, Op::Open { dir, path });
-        let Outcome::Opened { result } = reap(&mut driver, 1).remove(0).outcome else {
+        driver.submit(
+            OWNER,
+            Op::Open {
+                dir,
+                path,
+                write: false,
+            },
+        );
+        let Outcome::Opened { result, .. } = reap(&mut driver, 1).remove(0).outcome else {
             panic!("not an open");
         };
         let opened = result.unwrap();
@@ -450,7 +460,14 @@ fn more_submissions_than_the_queue_holds_all_start() {
     let dir: Arc<dyn AsFd + Send + Sync> = Arc::new(fs::File::open(folder.path()).unwrap());
     for _ in 0..500 {
         let (dir, path) = (dir.clone(), CString::new("absent").unwrap());
-        driver.submit(OWNER, Op::Open { dir, path });
+        driver.submit(
+            OWNER,
+            Op::Open {
+                dir,
+                path,
+                write: false,
+            },
+        );
     }
     let zero_copy = false;
     driver.submit(
@@ -466,7 +483,8 @@ fn more_submissions_than_the_queue_holds_all_start() {
         matches!(
             c.outcome,
             Outcome::Opened {
-                result: Err(Errno::NOENT)
+                result: Err(Errno::NOENT),
+                ..
             }
         )
     };
@@ -494,9 +512,16 @@ fn open_stays_beneath_its_folder_and_does_not_hang() {
     let dir: Arc<dyn AsFd + Send + Sync> = Arc::new(fs::File::open(&root).unwrap());
     let mut open = |path: &str| {
         let (dir, path) = (dir.clone(), CString::new(path).unwrap());
-        driver.submit(OWNER, Op::Open { dir, path });
+        driver.submit(
+            OWNER,
+            Op::Open {
+                dir,
+                path,
+                write: false,
+            },
+        );
         match reap(&mut driver, 1).remove(0).outcome {
-            Outcome::Opened { result } => result.map(|opened| opened.regular),
+            Outcome::Opened { result, .. } => result.map(|opened| opened.regular),
             other => panic!("{other:?}"),
         }
     };
@@ -517,8 +542,15 @@ fn file_of_a_filesystem_without_asynchronous_reads_is_read() {
     fs::write(folder.path().join("payload"), [3; 100]).unwrap();
     let dir: Arc<dyn AsFd + Send + Sync> = Arc::new(fs::File::open(folder.path()).unwrap());
     let path = CString::new("payload").unwrap();
-    driver.submit(OWNER, Op::Open { dir, path });
-    let Outcome::Opened { result: Ok(opened) } = reap(&mut driver, 1).remove(0).outcome else {
+    driver.submit(
+        OWNER,
+        Op::Open {
+            dir,
+            path,
+            write: false,
+        },
+    );
+    let Outcome::Opened { result: Ok(opened), .. } = reap(&mut driver, 1).remove(0).outcome else {
         panic!("not opened");
     };
     let (file, buf) = (opened.file, driver.pool().take().unwrap());
