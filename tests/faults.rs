@@ -3,10 +3,10 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::{fs, io};
 
 use btd::harness::Target;
 use btd::harness::load::{Load, Until, raise_open_files};
@@ -100,19 +100,19 @@ impl Ward {
         }
     }
 
-    /// A peer of the sick torrent that has been told what there is and been unchoked.
+    /// A peer of the sick torrent that has been told what there is and been unchoked. While its payload is checked again
+    /// peers are turned away, and come back.
     fn peer(&self) -> (Peer, BTreeSet<u32>) {
-        let mut peer = Peer::join(
-            self.btd.peers,
-            Ipv4Addr::LOCALHOST,
-            metainfo(&self.sick).info_hash,
-            FAST,
-        )
-        .expect("join");
-        peer.say(&Message::HaveNone).expect("say so");
+        wait_for("a peer is let in", within(30), || self.try_peer().ok())
+    }
+
+    fn try_peer(&self) -> io::Result<(Peer, BTreeSet<u32>)> {
+        let info_hash = metainfo(&self.sick).info_hash;
+        let mut peer = Peer::join(self.btd.peers, Ipv4Addr::LOCALHOST, info_hash, FAST)?;
+        peer.say(&Message::HaveNone)?;
         let have_all = 14;
         let offered = loop {
-            let message = peer.hear().expect("what there is");
+            let message = peer.hear()?;
             match message.first() {
                 Some(&BITFIELD) => {
                     let has = |piece: &u32| message[1 + *piece as usize / 8] & (0x80 >> (piece % 8)) != 0;
@@ -122,8 +122,8 @@ impl Ward {
                 _ => {}
             }
         };
-        peer.hear_id(1).expect("an unchoke");
-        (peer, offered)
+        peer.hear_id(1)?;
+        Ok((peer, offered))
     }
 
     /// A peer asks for everything, `harm` is done when the first block has come, and all answers are looked at. Who has asked
