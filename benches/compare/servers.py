@@ -94,6 +94,7 @@ TRANSMISSION = {
 PROGRAMS = {
     "rtorrent": ("rtorrent", "apt install rtorrent"),
     "transmission": ("transmission-daemon", "apt install transmission-daemon"),
+    "rqbit": ("rqbit", "cargo install rqbit"),
 }
 
 
@@ -230,7 +231,18 @@ def start_transmission(server, options, torrent, data):
     server.run("transmission-daemon", "--foreground", "--config-dir", server.folder)
 
 
+def start_rqbit(server, options, torrent, data):
+    server.port = free_port()
+    # One thread, as it has one core; it takes threads for the disk beside that.
+    server.run(
+        "rqbit", "--single-thread-runtime", "--disable-dht", "--disable-upnp-port-forward", "--disable-lsd",
+        "--listen-ip", "127.0.0.1", "--listen-port", str(server.port), "--peer-limit", str(PEERS),
+        "download", "--disable-http-api", "--overwrite", "--output-folder", data, torrent,
+    )
+
+
 START = {
+    "rqbit": start_rqbit,
     "floor": start_floor,
     "libtorrent": start_libtorrent,
     "rtorrent": start_rtorrent,
