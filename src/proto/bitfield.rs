@@ -124,6 +124,41 @@ impl Bitfield {
         std::iter::zip(&self.bytes, &other.bytes).all(|(a, b)| a & b == 0)
     }
 
+    /// Whether a piece is in this set and not in the other, both of one torrent.
+    pub fn has_beside(&self, other: &Self) -> bool {
+        assert_eq!(self.piece_count, other.piece_count, "bitfields of two torrents");
+        std::iter::zip(&self.bytes, &other.bytes).any(|(a, b)| a & !b != 0)
+    }
+
+    /// The pieces of the set, in order.
+    pub fn pieces(&self) -> impl Iterator<Item = PieceIndex> {
+        self.common(self, 0)
+    }
+
+    /// The pieces from `from` on that are in both sets, which have to be of one torrent, in order. Eight bytes are looked at
+    /// together.
+    pub fn common(&self, other: &Self, from: u32) -> impl Iterator<Item = PieceIndex> {
+        assert_eq!(self.piece_count, other.piece_count, "bitfields of two torrents");
+        let first = from as usize / 64;
+        let words = |bytes: &[u8]| {
+            let mut word = [0; 8];
+            word[..bytes.len()].copy_from_slice(bytes);
+            u64::from_be_bytes(word)
+        };
+        let pairs = std::iter::zip(self.bytes.chunks(8), other.bytes.chunks(8)).skip(first);
+        (first as u32..).zip(pairs).flat_map(move |(number, (a, b))| {
+            let mut both = words(a) & words(b);
+            if number == from / 64 {
+                both &= u64::MAX >> (from % 64);
+            }
+            std::iter::from_fn(move || {
+                let bit = both.leading_zeros();
+                both &= !(1_u64 << 63).checked_shr(bit)?;
+                Some(PieceIndex::new(number * 64 + bit))
+            })
+        })
+    }
+
     /// The payload of a bitfield message.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes

@@ -31,6 +31,11 @@ pub const TOTAL_LEN_MAX: u64 = PIECE_COUNT_MAX as u64 * PIECE_LEN_MAX as u64;
 pub struct PieceIndex(u32);
 
 impl PieceIndex {
+    /// Only for numbers that have been checked.
+    pub(super) const fn new(index: u32) -> Self {
+        Self(index)
+    }
+
     /// The index, counted from 0.
     pub const fn get(self) -> u32 {
         self.0

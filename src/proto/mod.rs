@@ -23,6 +23,7 @@ mod id;
 pub mod metainfo;
 pub mod path;
 pub mod peer;
+pub mod picker;
 pub mod rate;
 pub mod wire;
 

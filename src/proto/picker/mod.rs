@@ -1,0 +1,345 @@
+//! Which block to ask which peer for next.
+//!
+//! Pieces that were begun are finished first, so that there is soon something to verify and to share. Then a piece that the
+//! peer itself suggested, then the rarest; the first few are taken at random, since a rare piece comes slowly from the
+//! few that have it. When every missing block has been asked for (the *endgame*), those that are still under way are asked
+//! of a second peer, and cancelled at the other when one has come.
+//!
+//! The picker knows what is under way and from whom, but neither bytes nor time: who is too slow, or lies, is found out by
+//! [`super::depth`] and [`super::blame`], and what becomes of a whole piece is told to the picker by whoever verified it.
+//!
+//! Peers are the caller's numbers. What they have is the caller's too ([`Pieces`]), and is told here as it changes.
+
+mod order;
+mod partial;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use super::bitfield::Bitfield;
+use super::geometry::{BlockRequest, Geometry, PieceIndex};
+use super::peer::Pieces;
+use order::Order;
+use partial::{Partial, Put};
+
+/// The caller's number for a peer.
+pub type PeerKey = u32;
+
+/// So many pieces are taken at random before the rarest are.
+const RANDOM_FIRST: u32 = 4;
+
+/// How a peer may be asked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Asking<'a> {
+    /// Only these pieces: it chokes us, and allows them all the same (BEP 6).
+    pub only: Option<&'a [PieceIndex]>,
+    /// Pieces that it would like to be asked for (BEP 6).
+    pub suggested: &'a [PieceIndex],
+    /// It is suspected of lying: it is asked for whole pieces, and nobody else is asked for these.
+    pub alone: bool,
+}
+
+/// What became of a block that came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrived {
+    /// It was missing, and is to be kept.
+    New {
+        /// Who was asked for it as well, and is to be sent a cancel.
+        cancel: Option<PeerKey>,
+        /// Whether it was the last of its piece, which is to be verified now.
+        whole: bool,
+    },
+    /// It had come already, or its piece had.
+    Again,
+    /// Nobody was asked for it, or it is another stretch than we ask for.
+    Unasked,
+}
+
+/// The picker of one torrent.
+#[derive(Debug)]
+pub struct Picker {
+    geometry: Geometry,
+    /// What we have, verified.
+    have: Bitfield,
+    order: Order,
+    /// Pieces that were begun.
+    partials: BTreeMap<u32, Partial>,
+    /// How many may be begun at a time: each takes memory.
+    partials_max: usize,
+    /// Blocks of them that nobody was asked for.
+    open_blocks: u32,
+    /// Peers that have everything.
+    seeds: u32,
+    random: u64,
+}
+
+impl Picker {
+    /// For a torrent of which we have `have`. At most `partials_max` pieces are begun at a time. `seed` is for choices that
+    /// need no secrecy.
+    pub fn new(geometry: Geometry, have: Bitfield, partials_max: usize, seed: u64) -> Picker {
+        let mut state = seed | 1;
+        let order = Order::new(geometry, &have, &mut || next(&mut state));
+        Picker {
+            geometry,
+            have,
+            order,
+            partials: BTreeMap::new(),
+            partials_max: partials_max.max(1),
+            open_blocks: 0,
+            seeds: 0,
+            random: state,
+        }
+    }
+
+    /// What we have, verified.
+    pub const fn have(&self) -> &Bitfield {
+        &self.have
+    }
+
+    /// Whether nothing is missing.
+    pub const fn is_complete(&self) -> bool {
+        self.have.is_full()
+    }
+
+    /// Pieces that were begun and not verified yet.
+    pub fn partial_count(&self) -> usize {
+        self.partials.len()
+    }
+
+    /// Whether every missing block was asked for.
+    pub fn is_endgame(&self) -> bool {
+        self.open_blocks == 0 && self.order.len() == 0 && !self.partials.is_empty()
+    }
+
+    /// How many peers have a piece.
+    pub fn availability(&self, piece: PieceIndex) -> u32 {
+        self.seeds + self.order.peers(piece)
+    }
+
+    /// Whether a peer has something that we lack.
+    pub fn is_interesting(&self, has: &Pieces) -> bool {
+        match has {
+            Pieces::HaveNone => false,
+            Pieces::HaveAll => !self.have.is_full(),
+            Pieces::Bits(bits) => bits.has_beside(&self.have),
+        }
+    }
+
+    /// A peer has these pieces: it came, or said which it has. What it had before is taken back by
+    /// [`Picker::on_pieces_gone`].
+    pub fn on_pieces(&mut self, has: &Pieces) {
+        match has {
+            Pieces::HaveNone => {}
+            Pieces::HaveAll => self.seeds += 1,
+            Pieces::Bits(bits) => bits.pieces().for_each(|piece| self.order.add(piece)),
+        }
+    }
+
+    /// A peer that had these pieces has left, or says anew which it has.
+    ///
+    /// # Panics
+    /// When more peers leave than came.
+    pub fn on_pieces_gone(&mut self, had: &Pieces) {
+        match had {
+            Pieces::HaveNone => {}
+            Pieces::HaveAll => self.seeds -= 1,
+            Pieces::Bits(bits) => bits.pieces().for_each(|piece| self.order.take(piece)),
+        }
+    }
+
+    /// A peer has one more piece. One that has every piece now ([`Pieces::HaveAll`]) counts as a seed: see
+    /// [`Picker::on_last_have`].
+    pub fn on_have(&mut self, piece: PieceIndex) {
+        self.order.add(piece);
+    }
+
+    /// A peer has got its last piece, and becomes a seed.
+    pub fn on_last_have(&mut self, piece: PieceIndex) {
+        for other in self.geometry.pieces().filter(|&other| other != piece) {
+            self.order.take(other);
+        }
+        self.seeds += 1;
+    }
+
+    /// Picks up to `count` blocks to ask a peer for, which has `has`, and appends them to `out`. They count as asked for.
+    pub fn pick(&mut self, peer: PeerKey, has: &Pieces, asking: Asking<'_>, count: usize, out: &mut Vec<BlockRequest>) {
+        let end = out.len() + count;
+        self.pick_begun(peer, has, asking, end, out);
+        while out.len() < end && self.partials.len() < self.partials_max {
+            let Some(piece) = self.next_piece(has, asking) else {
+                break;
+            };
+            self.order.close(piece);
+            let mut partial = Partial::new(&self.geometry, piece);
+            partial.only = asking.alone.then_some(peer);
+            self.open_blocks += partial.open();
+            while out.len() < end
+                && let Some(block) = partial.ask(&self.geometry, peer)
+            {
+                self.open_blocks -= 1;
+                out.push(block);
+            }
+            self.partials.insert(piece.get(), partial);
+        }
+        if out.len() < end && self.is_endgame() && !asking.alone {
+            self.pick_again(peer, has, asking, end, out);
+        }
+    }
+
+    fn pick_begun(&mut self, peer: PeerKey, has: &Pieces, asking: Asking<'_>, end: usize, out: &mut Vec<BlockRequest>) {
+        if self.open_blocks == 0 {
+            return;
+        }
+        for (&piece, partial) in &mut self.partials {
+            if out.len() == end {
+                return;
+            }
+            if partial.open() == 0 || !partial.is_for(peer, asking.alone) {
+                continue;
+            }
+            let piece = self.geometry.piece_index(piece).expect("a piece that was begun");
+            if !has_piece(has, piece) || !asking.allows(piece) {
+                continue;
+            }
+            while out.len() < end
+                && let Some(block) = partial.ask(&self.geometry, peer)
+            {
+                self.open_blocks -= 1;
+                out.push(block);
+            }
+        }
+    }
+
+    /// Which piece to begin.
+    fn next_piece(&mut self, has: &Pieces, asking: Asking<'_>) -> Option<PieceIndex> {
+        let is_good = |piece: &&PieceIndex| self.order.is_open(**piece) && has_piece(has, **piece);
+        if let Some(only) = asking.only {
+            return only.iter().find(is_good).copied();
+        }
+        if let Some(suggested) = asking.suggested.iter().find(is_good) {
+            return Some(*suggested);
+        }
+        let random = next(&mut self.random);
+        match self.have.count() < RANDOM_FIRST {
+            true => self.order.any(has, random),
+            false => self.order.rarest(has, random),
+        }
+    }
+
+    /// What is under way from one other peer.
+    fn pick_again(&mut self, peer: PeerKey, has: &Pieces, asking: Asking<'_>, end: usize, out: &mut Vec<BlockRequest>) {
+        for (&piece, partial) in &mut self.partials {
+            let piece = self.geometry.piece_index(piece).expect("a piece that was begun");
+            if partial.is_here() || !partial.is_for(peer, false) || !has_piece(has, piece) || !asking.allows(piece) {
+                continue;
+            }
+            while out.len() < end
+                && let Some(block) = partial.ask_again(&self.geometry, peer)
+            {
+                out.push(block);
+            }
+            if out.len() == end {
+                return;
+            }
+        }
+    }
+
+    /// A peer has sent a block. It need not have been asked for, as long as somebody was, or is to be.
+    pub fn on_block(&mut self, peer: PeerKey, block: &BlockRequest) -> Arrived {
+        if self.have.get(block.piece()) {
+            return Arrived::Again;
+        }
+        let Some(partial) = self.partials.get_mut(&block.piece().get()) else {
+            return Arrived::Unasked;
+        };
+        let open = partial.open();
+        match partial.put(&self.geometry, peer, block) {
+            None => Arrived::Unasked,
+            Some(Put::Again) => Arrived::Again,
+            Some(Put::New { other }) => {
+                self.open_blocks -= open - partial.open();
+                Arrived::New {
+                    cancel: other,
+                    whole: partial.is_here(),
+                }
+            }
+        }
+    }
+
+    /// A peer will not send a block that it was asked for: it rejected it, choked us, is too slow, or has left. Whether it
+    /// had been asked.
+    pub fn give_back(&mut self, peer: PeerKey, block: &BlockRequest) -> bool {
+        let piece = block.piece();
+        let Some(partial) = self.partials.get_mut(&piece.get()) else {
+            return false;
+        };
+        let open = partial.open();
+        let given = partial.give_back(&self.geometry, peer, block);
+        self.open_blocks += partial.open() - open;
+        if partial.is_untouched() {
+            self.forget(piece);
+        }
+        given
+    }
+
+    /// A peer has left, whose blocks were given back one by one: nobody waits for it to prove itself any more.
+    pub fn on_gone(&mut self, peer: PeerKey) {
+        for partial in self.partials.values_mut().filter(|partial| partial.only == Some(peer)) {
+            partial.only = None;
+        }
+    }
+
+    /// A piece was verified, and is ours.
+    pub fn on_verified(&mut self, piece: PieceIndex) {
+        if let Some(partial) = self.partials.remove(&piece.get()) {
+            self.open_blocks -= partial.open();
+        }
+        self.order.close(piece);
+        self.have.set(piece);
+    }
+
+    /// A piece has all its blocks and is wrong: it is to be downloaded anew. What is still under way of it, from those who
+    /// were asked in the endgame, is no longer known here. Gives who sent each block.
+    pub fn on_failed(&mut self, piece: PieceIndex) -> Vec<PeerKey> {
+        let givers = self.partials.get(&piece.get()).map_or_else(Vec::new, Partial::givers);
+        self.forget(piece);
+        givers
+    }
+
+    /// A piece that we had is gone: it is to be downloaded again.
+    pub fn on_lost(&mut self, piece: PieceIndex) {
+        if self.have.clear(piece) {
+            self.order.reopen(piece);
+        }
+    }
+
+    fn forget(&mut self, piece: PieceIndex) {
+        if let Some(partial) = self.partials.remove(&piece.get()) {
+            self.open_blocks -= partial.open();
+            self.order.reopen(piece);
+        }
+    }
+}
+
+impl Asking<'_> {
+    fn allows(&self, piece: PieceIndex) -> bool {
+        self.only.is_none_or(|only| only.contains(&piece))
+    }
+}
+
+fn has_piece(has: &Pieces, piece: PieceIndex) -> bool {
+    match has {
+        Pieces::HaveNone => false,
+        Pieces::HaveAll => true,
+        Pieces::Bits(bits) => bits.get(piece),
+    }
+}
+
+/// xorshift64: good enough for choices.
+fn next(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
