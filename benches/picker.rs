@@ -38,7 +38,9 @@ fn peer(of_a_thousand: u64, random: &mut u64) -> Pieces {
 fn swarm() -> (Picker, Vec<Pieces>) {
     let mut random = 1;
     let mut have = Bitfield::new(PIECES);
-    geometry().pieces().take(10).for_each(|piece| drop(have.set(piece)));
+    for piece in geometry().pieces().take(10) {
+        have.set(piece);
+    }
     let mut picker = Picker::new(geometry(), have, 512, 7);
     let peers: Vec<Pieces> = (0..PEERS)
         .map(|number| peer(u64::from(number) * 1000 / u64::from(PEERS), &mut random))

@@ -16,6 +16,7 @@
 pub mod bencode;
 pub mod bitfield;
 pub mod choker;
+pub mod depth;
 pub mod extension;
 pub mod geometry;
 pub mod handshake;
