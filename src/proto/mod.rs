@@ -15,6 +15,7 @@
 
 pub mod bencode;
 pub mod bitfield;
+pub mod blame;
 pub mod choker;
 pub mod depth;
 pub mod extension;
