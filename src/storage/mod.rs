@@ -2,6 +2,7 @@
 //!
 //! - [`layout`]: a range of the torrent -> ranges of its files. Pure arithmetic.
 //! - [`root`]: a data folder, held by a descriptor; nothing named in a torrent can be opened outside of it.
+//! - [`part`]: files that are not complete: made before they are written, given their own names when they are.
 //! - [`mod@check`]: reads the payload of a torrent and says which pieces are right and what is wrong with the files.
 //! - [`digest`]: reads files that are to become a torrent and gives the digest of each piece.
 //!
@@ -12,7 +13,7 @@
 //! What a shard keeps of payload lies here too: [`extents`], its cache, with [`file_numbers`], which tells that two names
 //! are one file, [`open_files`], [`read_modes`] (past the page cache or through it) and [`read_queue`] (how many at once).
 //!
-//! Writing (`.part` files, preallocation) and the session database are not here.
+//! Writing payload is not here: a shard does that, through its ring. Nor is the session database.
 #![forbid(unsafe_code)]
 
 mod buffers;
@@ -22,9 +23,11 @@ pub mod device;
 pub mod digest;
 pub mod extents;
 pub mod file_numbers;
+mod folder;
 pub mod layout;
 pub mod open_files;
 mod order;
+pub mod part;
 mod payload;
 mod pieces;
 pub mod read_modes;
@@ -37,6 +40,7 @@ pub mod throttle;
 pub use check::{CheckReport, FileState, Memory, check};
 pub use device::Device;
 pub use layout::{Layout, Span};
+pub use part::PartNames;
 pub use pieces::{Error, Means, Progress};
 pub use root::{OpenError, Root};
 pub use throttle::Throttle;

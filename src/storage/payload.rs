@@ -38,7 +38,7 @@ const READ_ERRORS_MAX: u32 = 16;
 const TICK_SECONDS: i64 = 2;
 
 /// For how long a file counts as changed lately.
-const YOUNG_SECONDS: u64 = 120;
+pub(super) const YOUNG_SECONDS: u64 = 120;
 
 /// Files kept open beside those being read.
 const FILES_OPEN_MAX: usize = 4;

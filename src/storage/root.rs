@@ -5,7 +5,8 @@
 //! folder swapped for a link between a check and the open gains nothing. That a path is *plausible* is checked before,
 //! by [`RelPath`].
 //!
-//! Only opens for reading. Who keeps descriptors open, and how many, is the caller's business.
+//! Only opens for reading: what is made and renamed below it is the business of [`folder`](super::folder). Who keeps
+//! descriptors open, and how many, is the caller's.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -70,7 +71,7 @@ impl OpenError {
         }
     }
 
-    fn new(errno: Errno) -> Self {
+    pub(super) fn new(errno: Errno) -> Self {
         match errno {
             Errno::NOENT => Self::Missing,
             Errno::NOTDIR => Self::NotAFolder,
@@ -78,6 +79,8 @@ impl OpenError {
             Errno::XDEV => Self::Outside,
             Errno::ACCESS | Errno::PERM => Self::Denied,
             Errno::MFILE | Errno::NFILE => Self::TooManyOpen,
+            // Opened for writing.
+            Errno::ISDIR => Self::NotRegular("a folder"),
             // open(2): a socket, or a device without a driver.
             Errno::NXIO | Errno::NODEV => Self::NotRegular("a socket or device"),
             other => Self::Other(other),
@@ -113,38 +116,46 @@ impl Root {
     /// # Errors
     /// See [`OpenError`].
     pub fn open_file(&self, path: &RelPath) -> Result<File, OpenError> {
-        let file = self.open_beneath(path.as_path())?;
-        let kind = match FileType::from_raw_mode(stat(&file)?.st_mode) {
-            FileType::RegularFile => {
-                // Only the open needed it. Left on, io_uring would answer `EAGAIN` on some filesystems instead of waiting.
-                rustix::fs::fcntl_setfl(&file, OFlags::empty()).map_err(OpenError::new)?;
-                return Ok(File::from(file));
-            }
-            FileType::Directory => "a folder",
-            FileType::Fifo => "a FIFO",
-            FileType::Socket => "a socket",
-            FileType::CharacterDevice | FileType::BlockDevice => "a device",
-            FileType::Symlink => return Err(OpenError::SymbolicLink),
-            _ => "something else",
-        };
-        Err(OpenError::NotRegular(kind))
+        regular(open_beneath(self.fd(), path.as_path(), OFlags::RDONLY)?)
     }
+}
 
-    fn open_beneath(&self, path: &Path) -> Result<OwnedFd, OpenError> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let mut attempts = 0;
-        loop {
-            match rustix::fs::openat2(&self.dir, path, flags, Mode::empty(), resolve) {
-                Err(Errno::AGAIN | Errno::INTR) if attempts < ATTEMPTS_MAX => attempts += 1,
-                opened => return opened.map_err(OpenError::new),
-            }
+/// Opens what lies beneath a folder, through no symbolic link, and without waiting for the other end of a FIFO. `flags`
+/// say for what.
+pub(super) fn open_beneath(dir: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, OpenError> {
+    // Not `O_NOFOLLOW`: `RESOLVE_NO_SYMLINKS` is of the last name too, and tells a link from a file with `O_DIRECTORY`.
+    let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let mode = match flags.contains(OFlags::CREATE) {
+        true => Mode::from_raw_mode(0o666), // Less what the process's umask takes away.
+        false => Mode::empty(),
+    };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let mut attempts = 0;
+    loop {
+        match rustix::fs::openat2(dir, path, flags, mode, resolve) {
+            Err(Errno::AGAIN | Errno::INTR) if attempts < ATTEMPTS_MAX => attempts += 1,
+            opened => return opened.map_err(OpenError::new),
         }
     }
 }
 
-fn stat(file: &OwnedFd) -> Result<rustix::fs::Stat, OpenError> {
-    rustix::fs::fstat(file).map_err(OpenError::new)
+/// What was opened, if it is a regular file.
+pub(super) fn regular(file: OwnedFd) -> Result<File, OpenError> {
+    let stat = rustix::fs::fstat(&file).map_err(OpenError::new)?;
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => {
+            // Only the open needed it. Left on, io_uring would answer `EAGAIN` on some filesystems instead of waiting.
+            rustix::fs::fcntl_setfl(&file, OFlags::empty()).map_err(OpenError::new)?;
+            return Ok(File::from(file));
+        }
+        FileType::Directory => "a folder",
+        FileType::Fifo => "a FIFO",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice | FileType::BlockDevice => "a device",
+        FileType::Symlink => return Err(OpenError::SymbolicLink),
+        _ => "something else",
+    };
+    Err(OpenError::NotRegular(kind))
 }
 
 /// For operations of a ring, which take the folder along.
@@ -229,7 +240,7 @@ mod tests {
             &absolute,
         ] {
             assert_eq!(
-                root.open_beneath(path).unwrap_err(),
+                open_beneath(root.fd(), path, OFlags::RDONLY).unwrap_err(),
                 OpenError::Outside,
                 "{}",
                 path.display()
