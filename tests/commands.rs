@@ -209,6 +209,23 @@ fn a_flipped_bit_is_found_and_only_its_piece_reported() {
 }
 
 #[test]
+fn a_download_that_is_not_complete_is_verified_under_its_other_name() {
+    let scratch = Scratch::new("part");
+    let dir = payload(&scratch, &[("a", 100_000), ("b", 100_000)]);
+    let torrent = scratch.path().join("x.torrent");
+    create(&dir, &torrent, "16K", &[]).succeeded();
+    fs::rename(dir.join("b"), dir.join("b.part")).unwrap();
+
+    let (text, json) = verify(&torrent, &scratch.path().join("data"));
+    let text = text.failed(NOT_WHOLE, &["x.torrent", "not whole"]);
+    let told = "t/b: not complete, it lies under `t/b.part`";
+    assert!(text.out.contains(told), "{}", text.out);
+    assert!(text.out.contains("13 of 13 pieces are good"), "{}", text.out);
+    assert_eq!(json["part_files"], serde_json::json!(["t/b"]));
+    assert_eq!((&json["whole"], &json["good_count"]), (&false.into(), &13.into()));
+}
+
+#[test]
 fn each_bad_file_is_named_with_what_is_wrong_with_it() {
     let scratch = Scratch::new("bad-files");
     let files = [

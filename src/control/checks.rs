@@ -18,7 +18,7 @@ use crate::proto::InfoHash;
 use crate::proto::metainfo::Metainfo;
 use crate::session::Store;
 use crate::shard::Torrent;
-use crate::storage::{self, CheckReport, Device, Means, Memory, Root, Throttle};
+use crate::storage::{self, CheckReport, Device, FileState, Means, Memory, PART_SUFFIX, Root, Throttle};
 
 /// Checks at once on one disk that does not seek.
 const AT_ONCE: usize = 4;
@@ -99,7 +99,7 @@ fn line(done: u64, total: u64, seconds: f64) -> String {
 /// What there is of a torrent's payload.
 #[derive(Debug)]
 pub(super) struct Found {
-    /// Pieces that are right.
+    /// Pieces that are right and can be served.
     pub(super) have_count: u32,
     /// Pieces that are there and wrong.
     pub(super) wrong_count: u32,
@@ -414,20 +414,26 @@ fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store) -> Result
         },
     };
     let report = storage::check(meta, &root, means, &job.progress.inner, Some(memory))?;
-    let have_count = report.have.count();
+    // Shards open files by the names that the torrent gives them.
+    let have = report.have_by_final_names(meta);
+    let have_count = have.count();
     Ok(Found {
         have_count,
         wrong_count: report.wrong.count(),
         known: report.known_count == meta.geometry.piece_count(),
         why: why_not_whole(&job.meta, &report),
-        torrent: (have_count > 0)
-            .then(|| Torrent::new(Metainfo::clone(&job.meta), root, &report.have, &report.modified)),
+        torrent: (have_count > 0).then(|| Torrent::new(Metainfo::clone(&job.meta), root, &have, &report.modified)),
     })
 }
 
 fn why_not_whole(meta: &Metainfo, report: &CheckReport) -> Option<String> {
-    let mut wrong = std::iter::zip(&meta.files, &report.files).filter(|(_, state)| !state.is_ok());
-    let (file, state) = wrong.next()?;
+    let files = std::iter::zip(&meta.files, std::iter::zip(&report.files, &report.parts));
+    let mut wrong = files.filter(|(_, (state, part))| !state.is_ok() || **part);
+    let (file, (state, part)) = wrong.next()?;
+    let state = match (state, part) {
+        (FileState::Ok, true) => format!("not complete, as its name with `{PART_SUFFIX}` says"),
+        (state, _) => state.to_string(),
+    };
     let more = match wrong.count() {
         0 => String::new(),
         count => format!(", and {count} more of its files are not as they should be"),

@@ -1,16 +1,20 @@
 //! Whether the payload of a torrent is there and right.
 //!
+//! A file is looked for under its final name and, if it is not there as it should be, under the one that it has while it is
+//! not complete ([`part`](super::part)). What was never written of such a file is not read.
+//!
 //! [`check`] blocks: it is called on a thread of its own, once per torrent; several at once share one pool. It never
 //! fails because of what is on the disk. Nothing is written, truncated or renamed here, whatever it finds.
 
 use std::time::{Duration, Instant};
 
 use super::layout::Layout;
+use super::part::PartNames;
 pub use super::payload::FileState;
 use super::payload::Payload;
 use super::pieces::{self, Error, Means, Progress, Visitor};
 use super::root::Root;
-use crate::hashing::{Outcome, Then};
+use crate::hashing::{Hasher, Outcome, Then};
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::PieceIndex;
 use crate::proto::metainfo::Metainfo;
@@ -24,10 +28,12 @@ const SYNC_PATIENCE: Duration = Duration::from_secs(1);
 pub struct CheckReport {
     /// Pieces whose bytes are right: those that can be served.
     pub have: Bitfield,
-    /// Pieces whose bytes were read and are wrong. What is in neither could not be read.
+    /// Pieces whose bytes were read and are wrong. What is in neither could not be read, or was never written.
     pub wrong: Bitfield,
     /// What each file of [`Metainfo::files`] is. Padding is always [`FileState::Ok`].
     pub files: Vec<FileState>,
+    /// Which of them lie under the name that they have while they are not complete, whatever their bytes are.
+    pub parts: Vec<bool>,
     /// When each of them was modified, in ns since 1970; `None` for what is no file and for one that was written to while
     /// it was checked.
     pub modified: Vec<Option<i64>>,
@@ -36,13 +42,28 @@ pub struct CheckReport {
 }
 
 impl CheckReport {
-    /// Whether every piece is right and every file as the torrent says. A torrent can be served in full without that: a
-    /// file that is too long, or an empty one that is missing, costs no piece.
+    /// Whether every piece is right and every file as the torrent says, under its final name. A torrent can be served in
+    /// full without that: a file that is too long, or an empty one that is missing, costs no piece.
     pub fn is_whole(&self) -> bool {
-        self.have.is_full() && self.files.iter().all(FileState::is_ok)
+        self.have.is_full() && self.files.iter().all(FileState::is_ok) && !self.parts.contains(&true)
     }
 
-    /// Pieces that could not be read.
+    /// The pieces that are right and lie in files that have their final names.
+    pub fn have_by_final_names(&self, metainfo: &Metainfo) -> Bitfield {
+        let mut have = self.have.clone();
+        if self.parts.contains(&true) {
+            let (layout, geometry) = (Layout::new(metainfo), &metainfo.geometry);
+            for piece in geometry.pieces().filter(|piece| self.have.get(*piece)) {
+                let mut spans = layout.spans(geometry.piece_offset(piece), geometry.piece_len(piece).into());
+                if spans.any(|span| self.parts[span.file as usize]) {
+                    have.clear(piece);
+                }
+            }
+        }
+        have
+    }
+
+    /// Pieces that could not be read, or were never written.
     pub fn absent_count(&self) -> u32 {
         self.have.piece_count() - self.have.count() - self.wrong.count()
     }
@@ -69,7 +90,10 @@ pub fn check(
     memory: Option<Memory<'_>>,
 ) -> Result<CheckReport, Error> {
     let layout = Layout::new(metainfo);
-    let payload = Payload::look(root, &layout, &metainfo.files, || !progress.is_cancelled());
+    let names = PartNames::new(&metainfo.files);
+    let payload = Payload::look(root, &layout, &metainfo.files, Some(&names), || {
+        !progress.is_cancelled()
+    });
     let mut payload = payload.ok_or(Error::Cancelled)?;
     let piece_count = metainfo.geometry.piece_count();
     let (known, keep) = match memory {
@@ -80,6 +104,7 @@ pub fn check(
         metainfo,
         have: Bitfield::new(piece_count),
         wrong: Bitfield::new(piece_count),
+        unwritten: Bitfield::new(piece_count),
         known_count: 0,
         progress,
         keep,
@@ -87,7 +112,10 @@ pub fn check(
     if let Some(record) = known {
         verifier.take_over(&record, &payload);
     }
-    if verifier.known_count == piece_count {
+    if payload.parts().contains(&true) {
+        verifier.find_unwritten(&mut payload);
+    }
+    if verifier.known_count + verifier.unwritten.count() == piece_count {
         progress.add(metainfo.geometry.total_len());
     } else {
         pieces::run(&metainfo.geometry, &mut payload, means, progress, &mut verifier)?;
@@ -103,11 +131,12 @@ pub fn check(
         }
     }
     verifier.keep(piece_count, &mut payload);
-    let (files, modified) = payload.into_states();
+    let (files, modified, parts) = payload.into_states();
     Ok(CheckReport {
         have: verifier.have,
         wrong: verifier.wrong,
         files,
+        parts,
         modified,
         known_count: verifier.known_count,
     })
@@ -117,6 +146,8 @@ struct Verifier<'a, 'k> {
     metainfo: &'a Metainfo,
     have: Bitfield,
     wrong: Bitfield,
+    /// Pieces of which nothing was ever written, and which are not zeros. They are neither right nor wrong.
+    unwritten: Bitfield,
     known_count: u32,
     progress: &'a Progress,
     keep: Option<&'k mut dyn FnMut(Record)>,
@@ -144,6 +175,31 @@ impl Verifier<'_, '_> {
         }
     }
 
+    /// Finds the pieces that need no reading since there is nothing to be read. One that is all zeros is read like any
+    /// other: it may be right.
+    fn find_unwritten(&mut self, payload: &mut Payload<'_>) {
+        let geometry = &self.metainfo.geometry;
+        // Pieces have one length, but for the last.
+        let mut zeros: Option<(u32, [u8; 20])> = None;
+        for piece in geometry.pieces() {
+            let (offset, len) = (geometry.piece_offset(piece), geometry.piece_len(piece));
+            if self.have.get(piece) || self.wrong.get(piece) || self.progress.is_cancelled() {
+                continue;
+            }
+            if !payload.is_there(offset, len.into()) || !payload.is_hole(offset, len.into()) {
+                continue;
+            }
+            let digest = match zeros {
+                Some((zeros_len, digest)) if zeros_len == len => digest,
+                _ => digest_of_zeros(len),
+            };
+            zeros = Some((len, digest));
+            if digest != *self.metainfo.piece_hashes.get(piece) {
+                self.unwritten.set(piece);
+            }
+        }
+    }
+
     /// Gives away what is known now. The files have just been looked at again.
     fn keep(&mut self, judged: u32, payload: &mut Payload<'_>) {
         let Some(keep) = &mut self.keep else { return };
@@ -165,7 +221,7 @@ impl Verifier<'_, '_> {
 
 impl Visitor for Verifier<'_, '_> {
     fn wanted(&mut self, piece: PieceIndex, payload: &Payload<'_>) -> Option<Then> {
-        let known = self.have.get(piece) || self.wrong.get(piece);
+        let known = self.have.get(piece) || self.wrong.get(piece) || self.unwritten.get(piece);
         (!known && self.is_there(piece, payload)).then(|| Then::Verify(*self.metainfo.piece_hashes.get(piece)))
     }
 
@@ -186,4 +242,15 @@ impl Visitor for Verifier<'_, '_> {
             self.keep(piece, payload);
         }
     }
+}
+
+fn digest_of_zeros(len: u32) -> [u8; 20] {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let (mut hasher, mut left) = (Hasher::new(), len as usize);
+    while left > 0 {
+        let now = left.min(ZEROS.len());
+        hasher.update(&ZEROS[..now]);
+        left -= now;
+    }
+    hasher.finish()
 }

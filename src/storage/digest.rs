@@ -44,7 +44,7 @@ pub fn digests(
     progress: &Progress,
 ) -> Result<Vec<[u8; 20]>, Error> {
     let layout = Layout::of_files(files);
-    let payload = Payload::look(root, &layout, files, || !progress.is_cancelled());
+    let payload = Payload::look(root, &layout, files, None, || !progress.is_cancelled());
     let mut payload = payload.ok_or(pieces::Error::Cancelled)?;
     all_ok(&payload)?;
     let mut collector = Collector {

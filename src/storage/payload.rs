@@ -1,7 +1,7 @@
 //! The files of one torrent as one run of bytes, read from disk.
 //!
-//! [`Payload::look`] opens and measures every file once, so that a torrent whose files are absent costs no read. After
-//! that files are opened when their bytes are asked for, and a few are kept open. Nothing found then was promised before:
+//! [`Payload::look`] opens and measures every file once, under its final name or that of what is not complete, so that a
+//! torrent whose files are absent costs no read. After that files are opened when their bytes are asked for, and a few are kept open. Nothing found then was promised before:
 //! a file may shrink, vanish or stop being readable at any moment, and all of that only changes its [`FileState`].
 //!
 //! A stretch of the torrent is read in two steps: [`Payload::plan`] says which parts of which files belong where in a
@@ -13,6 +13,7 @@
 //! `O_DIRECT`, which costs a tenth of the processor time (PERF.md) and leaves the cache as it was; where that cannot be
 //! had, and for small files, the read asks for the same with `RWF_DONTCACHE`.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::fs::{File, Metadata};
 use std::io::IoSliceMut;
@@ -22,11 +23,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::cached::{CachedBytes, CachedPart};
+use super::holes::Stretch;
 use super::layout::{Layout, Span};
+use super::part::{self, PartNames};
 use super::root::{OpenError, Root};
 use crate::io::uring::file_reader::Part;
 use crate::io::uring::page_cache;
 use crate::proto::metainfo::FileEntry;
+use crate::proto::path::RelPath;
 use crate::session::FileStamp;
 use rustix::fs::OFlags;
 use rustix::io::{Errno, ReadWriteFlags};
@@ -133,6 +137,10 @@ pub(super) struct Payload<'a> {
     root: &'a Root,
     layout: &'a Layout,
     files: &'a [FileEntry],
+    /// What files are called that are not complete, if they are looked for.
+    names: Option<&'a PartNames>,
+    /// Which of the files lie under such a name.
+    parts: Vec<bool>,
     states: Vec<FileState>,
     /// What each file looked like at first, if another change would be seen by it.
     stamps: Vec<Option<FileStamp>>,
@@ -150,6 +158,8 @@ pub(super) struct Payload<'a> {
     read_flags: ReadWriteFlags,
     /// Whether `O_DIRECT` is tried.
     direct: bool,
+    /// The hole that was looked for last, or the data there, and in which file.
+    stretch: Option<(u32, Stretch)>,
 }
 
 struct OpenFile {
@@ -224,13 +234,16 @@ impl Filled {
 }
 
 impl<'a> Payload<'a> {
-    /// Looks at every file. `keep_going` is asked before each; `None` when it says no.
+    /// Looks at every file; with `names` also under the name that it has while it is not complete. `keep_going` is asked
+    /// before each; `None` when it says no.
     pub(super) fn look(
         root: &'a Root,
         layout: &'a Layout,
         files: &'a [FileEntry],
+        names: Option<&'a PartNames>,
         keep_going: impl Fn() -> bool,
     ) -> Option<Self> {
+        let mut parts = Vec::with_capacity(files.len());
         let mut states = Vec::with_capacity(files.len());
         let mut stamps = Vec::with_capacity(files.len());
         let mut modified = Vec::with_capacity(files.len());
@@ -242,8 +255,15 @@ impl<'a> Payload<'a> {
             }
             let (state, metadata) = match entry.pad {
                 true => (FileState::Ok, None),
-                false => measure(root, entry),
+                false => measure(
+                    match names {
+                        Some(names) => names.find(root, index, entry),
+                        None => part::open(root, &entry.path),
+                    },
+                    entry,
+                ),
             };
+            parts.push(metadata.as_ref().is_some_and(|found| found.part));
             if metadata
                 .as_ref()
                 .is_some_and(|found| !found.clean || is_young(&found.metadata, now))
@@ -263,6 +283,8 @@ impl<'a> Payload<'a> {
             root,
             layout,
             files,
+            names,
+            parts,
             states,
             stamps,
             modified,
@@ -272,7 +294,49 @@ impl<'a> Payload<'a> {
             errors: HashMap::new(),
             read_flags: DONTCACHE,
             direct: true,
+            stretch: None,
         })
+    }
+
+    /// Where a file lies, as it was found at first.
+    fn path(&self, index: u32) -> Cow<'a, RelPath> {
+        let entry = &self.files[index as usize];
+        let names = self.names.filter(|_| self.parts[index as usize]);
+        match names.and_then(|names| names.get(index, entry)) {
+            Some(path) => Cow::Owned(path),
+            None => Cow::Borrowed(&entry.path),
+        }
+    }
+
+    /// Which files lie under the name of what is not complete.
+    pub(super) fn parts(&self) -> &[bool] {
+        &self.parts
+    }
+
+    /// Whether nothing was ever written of these bytes: all of them lie in holes of files that are not complete, but for
+    /// padding. Reading them would give zeros. Of other files nothing is known: their holes are somebody's zeros.
+    pub(super) fn is_hole(&mut self, offset: u64, len: u64) -> bool {
+        let layout = self.layout;
+        let mut found = false;
+        for span in layout.spans(offset, len).filter(|span| !span.pad) {
+            let known = self
+                .stretch
+                .filter(|(file, stretch)| *file == span.file && stretch.contains(span.offset));
+            let stretch = match known {
+                Some((_, stretch)) => stretch,
+                None if !self.parts[span.file as usize] => return false,
+                None => match self.file(span.file) {
+                    Ok(file) => Stretch::at(&file, span.offset),
+                    Err(_) => return false,
+                },
+            };
+            self.stretch = Some((span.file, stretch));
+            found = stretch.is_hole_until(span.offset + span.len);
+            if !found {
+                return false;
+            }
+        }
+        found
     }
 
     /// Whether all files that these bytes lie in reach that far.
@@ -420,11 +484,12 @@ impl<'a> Payload<'a> {
     /// Looks at every file once more, after all was read: one that was replaced, removed or cut off meanwhile is what it
     /// is now, whatever was read of it before. What reading has told of a file stays.
     pub(super) fn look_again(&mut self) {
-        for (index, entry) in self.files.iter().enumerate() {
+        for (number, entry) in (0..).zip(self.files) {
+            let index = number as usize;
             if entry.pad || !matches!(self.states[index], FileState::Ok | FileState::Longer { .. }) {
                 continue;
             }
-            let (state, found) = measure(self.root, entry);
+            let (state, found) = measure(part::open(self.root, &self.path(number)), entry);
             // What was read may be older than what is there now, or newer than what the stamp is of.
             let now = found.map(|found| stamp(&found.metadata));
             if now != self.stamps[index] {
@@ -456,10 +521,10 @@ impl<'a> Payload<'a> {
         &self.states
     }
 
-    /// The states, and when each file was modified: `None` where that changed while it was looked at, and for what is no
-    /// file.
-    pub(super) fn into_states(self) -> (Vec<FileState>, Vec<Option<i64>>) {
-        (self.states, self.modified)
+    /// The states, when each file was modified (`None` where that changed while it was looked at, and for what is no
+    /// file), and which files are not complete by their names.
+    pub(super) fn into_states(self) -> (Vec<FileState>, Vec<Option<i64>>, Vec<bool>) {
+        (self.states, self.modified, self.parts)
     }
 
     /// What each file looked like when it was first looked at; `None` for padding and what is no regular file.
@@ -479,8 +544,8 @@ impl<'a> Payload<'a> {
     /// says; the others have no stamp any more. Once is enough: whoever changes a file again changes its stamp too.
     pub(super) fn sync_young(&mut self, keep_going: impl Fn() -> bool) {
         for index in std::mem::take(&mut self.young) {
-            let path = &self.files[index as usize].path;
-            let synced = || rustix::fs::fdatasync(self.root.open_file(path).map_err(OpenError::errno)?);
+            let path = self.path(index);
+            let synced = || rustix::fs::fdatasync(self.root.open_file(&path).map_err(OpenError::errno)?);
             // After a sync that failed the kernel may call pages clean that never reached the disk.
             if !keep_going() || synced().is_err() {
                 self.stamps[index as usize] = None;
@@ -534,7 +599,7 @@ impl<'a> Payload<'a> {
             self.open.push(open);
             return Ok(file);
         }
-        let file = self.root.open_file(&self.files[index as usize].path).map_err(|error| {
+        let file = self.root.open_file(&self.path(index)).map_err(|error| {
             let state = FileState::from(error);
             self.states[index as usize] = state;
             if error != OpenError::TooManyOpen {
@@ -556,10 +621,11 @@ impl<'a> Payload<'a> {
 
     /// An open file once more, for direct reads; `None` where its filesystem knows none.
     fn direct_file(&mut self, index: u32) -> Option<Arc<File>> {
+        let path = self.path(index);
         let open = self.open.iter_mut().find(|open| open.index == index)?;
         if open.direct.is_none() {
             // Another open, since the flag belongs to all who share one.
-            let file = self.root.open_file(&self.files[index as usize].path).ok()?;
+            let file = self.root.open_file(&path).ok()?;
             if rustix::fs::fcntl_setfl(&file, OFlags::DIRECT).is_err() {
                 self.direct = false;
                 return None;
@@ -575,22 +641,21 @@ struct Found {
     metadata: Metadata,
     /// See [`page_cache::is_clean`].
     clean: bool,
+    /// It is not complete, by its name.
+    part: bool,
 }
 
-fn measure(root: &Root, entry: &FileEntry) -> (FileState, Option<Found>) {
-    match root.open_file(&entry.path) {
+/// What a file is that was opened, or could not be.
+fn measure(opened: Result<part::Found, OpenError>, entry: &FileEntry) -> (FileState, Option<Found>) {
+    match opened {
         Err(error) => (error.into(), None),
-        Ok(file) => match file.metadata() {
-            Ok(metadata) => {
-                let state = FileState::of_len(metadata.len(), entry.len);
-                let clean = page_cache::is_clean(&file);
-                (state, Some(Found { metadata, clean }))
-            }
-            Err(error) => {
-                let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-                (FileState::Unreadable(OpenError::Other(errno)), None)
-            }
-        },
+        Ok(part::Found {
+            file, metadata, part, ..
+        }) => {
+            let state = FileState::of_len(metadata.len(), entry.len);
+            let clean = page_cache::is_clean(&file);
+            (state, Some(Found { metadata, clean, part }))
+        }
     }
 }
 
@@ -659,7 +724,6 @@ fn read_exact_at(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::path::RelPath;
     use std::path::Path;
 
     fn entry(path: &str, len: u64) -> FileEntry {
@@ -684,7 +748,7 @@ mod tests {
         let root = Root::open(dir).unwrap();
         let files = [entry("mem", len)];
         let layout = Layout::of_files(&files);
-        let mut payload = Payload::look(&root, &layout, &files, || true).unwrap();
+        let mut payload = Payload::look(&root, &layout, &files, None, || true).unwrap();
         change(&mut payload);
         assert_eq!(read_all(&mut payload, len).ranges(0, len), None);
         payload.states()[0]

@@ -655,3 +655,179 @@ fn what_changes_while_it_is_checked_or_did_a_moment_ago_is_not_known_afterwards(
     let stamped: Vec<bool> = kept.last().unwrap().files.iter().map(Option::is_some).collect();
     assert_eq!(stamped, [false, true, false]);
 }
+
+impl Fixture {
+    /// Gives a file the name of what is not complete.
+    fn part(&self, file: &str) -> std::path::PathBuf {
+        let part = self.path(&format!("{file}{PART_SUFFIX}"));
+        std::fs::rename(self.path(file), &part).unwrap();
+        part
+    }
+
+    /// Makes the files of the torrent anew, as for a download.
+    fn prepare(&self, preallocate: part::Preallocate) {
+        std::fs::remove_dir_all(self.path("")).unwrap();
+        let root = Root::open(self.temp.path()).unwrap();
+        let names = PartNames::new(&self.metainfo.files);
+        let options = part::Options {
+            preallocate,
+            part_names: true,
+        };
+        part::prepare(&root, &self.metainfo.files, &names, options).unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_is_not_complete_is_found_under_its_other_name() {
+    let fixture = fixture(1024, &[("a", 5000, false), ("b", 5000, false), ("c", 2000, false)]);
+    let part = fixture.part("b");
+    let report = fixture.check();
+    assert_eq!(report.parts, [false, true, false]);
+    assert_eq!(report.files, [FileState::Ok; 3]);
+    assert!(report.have.is_full() && !report.is_whole());
+    assert_eq!(
+        indexes(&report.have_by_final_names(&fixture.metainfo)),
+        [0, 1, 2, 3, 10, 11]
+    );
+
+    // Something of the right length under its own name is what counts, and anything else is not.
+    std::fs::write(fixture.path("b"), [0; 5000]).unwrap();
+    let report = fixture.check();
+    assert_eq!(
+        (report.parts[1], indexes(&report.wrong)),
+        (false, vec![4, 5, 6, 7, 8, 9])
+    );
+    for len in [4999, 5001] {
+        fixture.set_len("b", len);
+        let report = fixture.check();
+        assert!(report.parts[1] && report.have.is_full(), "{len} bytes");
+    }
+    std::fs::remove_file(fixture.path("b")).unwrap();
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(&part)
+        .unwrap()
+        .set_len(2500)
+        .unwrap();
+    let report = fixture.check();
+    let (have, want) = (2500, 5000);
+    assert_eq!(report.files[1], FileState::Shorter { have, want });
+    assert_eq!(indexes(&report.have), [0, 1, 2, 3, 4, 5, 6, 10, 11]);
+}
+
+#[test]
+fn a_name_that_belongs_to_the_torrent_is_not_taken_for_another_file() {
+    let fixture = fixture(1024, &[("x", 2048, false), ("x.part", 2048, false)]);
+    assert!(fixture.check().is_whole());
+    std::fs::remove_file(fixture.path("x")).unwrap();
+    let report = fixture.check();
+    assert_eq!(report.files, [FileState::Missing, FileState::Ok]);
+    assert_eq!((indexes(&report.have), report.wrong.count()), (vec![2, 3], 0));
+}
+
+#[test]
+fn files_that_become_a_torrent_have_the_names_they_have() {
+    let fixture = fixture(1024, &[("a", 5000, false)]);
+    fixture.part("a");
+    let root = Root::open(fixture.temp.path()).unwrap();
+    let Metainfo { files, geometry, .. } = &fixture.metainfo;
+    let throttle = Throttle::default();
+    let digests = digest::digests(&root, files, geometry, fixture.means(&throttle), &Progress::default());
+    let state = FileState::Missing;
+    assert_eq!(digests.unwrap_err(), digest::Error::File { file: 0, state });
+}
+
+#[test]
+fn what_is_known_of_a_download_is_known_after_a_restart_and_after_it_is_finished() {
+    let fixture = fixture(1024, &[("a", 5000, false), ("b", 5000, false)]);
+    let part = fixture.part("a");
+    fixture.flip("a.part", 100);
+    age(&part);
+    let (first, kept) = check_knowing(&fixture, &Throttle::default(), None, &Progress::default());
+    assert_eq!(indexes(&first.unwrap().wrong), [0]);
+    let record = kept.last().unwrap().clone();
+    let read_before = fixture.pool.stats().bytes;
+    for finished in [false, true] {
+        if finished {
+            let root = Root::open(fixture.temp.path()).unwrap();
+            let names = PartNames::new(&fixture.metainfo.files);
+            let failed = part::finish(&root, &fixture.metainfo.files, &names, &[true, false], &[0]);
+            assert_eq!(failed, []);
+        }
+        let (again, kept) = check_knowing(
+            &fixture,
+            &Throttle::default(),
+            Some(record.clone()),
+            &Progress::default(),
+        );
+        let again = again.unwrap();
+        assert_eq!((again.known_count, again.parts), (10, vec![!finished, false]));
+        assert_eq!(kept.last(), Some(&record));
+        assert_eq!(fixture.pool.stats().bytes, read_before);
+    }
+}
+
+#[test]
+fn a_download_that_has_only_begun_is_not_read() {
+    use std::os::unix::fs::FileExt;
+    // Pieces of 64 KiB, as holes are of whole blocks.
+    let piece_len = 64 << 10;
+    let fixture = fixture(
+        piece_len,
+        &[("a", 10 << 16, false), ("b", 6 << 16, false), ("c", 5, false)],
+    );
+    let payload = std::fs::read(fixture.path("a")).unwrap();
+    for preallocate in [part::Preallocate::Sparse, part::Preallocate::Full] {
+        fixture.prepare(preallocate);
+        let read_before = fixture.pool.stats().bytes;
+        let report = fixture.check();
+        assert_eq!((report.have.count(), report.wrong.count()), (0, 0));
+        assert_eq!(report.parts, [true; 3]);
+        assert_eq!(fixture.pool.stats().bytes, read_before, "{preallocate:?}");
+
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .open(fixture.path("a.part"))
+            .unwrap();
+        // Two pieces, and a part of another.
+        for (from, to) in [(1, 2), (5, 6)] {
+            let (from, to) = (from << 16, to << 16);
+            file.write_all_at(&payload[from..to], from as u64).unwrap();
+        }
+        file.write_all_at(&payload[8 << 16..][..4096], 8 << 16).unwrap();
+        let report = fixture.check();
+        assert_eq!((indexes(&report.have), indexes(&report.wrong)), (vec![1, 5], vec![8]));
+        assert_eq!(fixture.pool.stats().bytes - read_before, 3 << 16);
+    }
+}
+
+/// A torrent whose payload is zeros, but for its last piece.
+#[test]
+fn zeros_are_right_where_they_are_due_whether_they_were_written_or_not() {
+    let piece_len = 64 << 10;
+    let mut fixture = fixture(piece_len, &[("a", 4 << 16, false)]);
+    let payload = [vec![0; 3 << 16], vec![1; 1 << 16]].concat();
+    let files = [NewFile {
+        path: RelPath::parse("a").unwrap(),
+        len: payload.len() as u64,
+        pad: false,
+    }];
+    let piece_hashes: Vec<[u8; 20]> = payload.chunks(piece_len as usize).map(sha1).collect();
+    let torrent = encode(&NewTorrent {
+        name: "t",
+        content: NewContent::Folder(&files),
+        piece_len,
+        piece_hashes: &piece_hashes,
+        private: false,
+        source: None,
+        announce: &[],
+        url_list: &[],
+        comment: None,
+        created_by: None,
+        creation_date: None,
+    });
+    fixture.metainfo = Metainfo::parse(&torrent).unwrap();
+    fixture.prepare(part::Preallocate::Sparse);
+    let report = fixture.check();
+    assert_eq!((indexes(&report.have), report.absent_count()), (vec![0, 1, 2], 1));
+}

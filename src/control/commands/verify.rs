@@ -8,9 +8,9 @@ use super::{Error, print, progress, tell};
 use crate::control::config::display_size;
 use crate::control::{open_files, torrent_file};
 use crate::hashing::{Pool, PoolConfig};
-use crate::proto::metainfo::Metainfo;
+use crate::proto::metainfo::{FileEntry, Metainfo};
 use crate::proto::path::escaped;
-use crate::storage::{CheckReport, Device, FileState, Layout, Means, Progress, Root, Throttle, check};
+use crate::storage::{CheckReport, Device, FileState, Layout, Means, PART_SUFFIX, Progress, Root, Throttle, check};
 use serde_json::json;
 
 /// Verify the payload of a torrent (exit code 0 whole, 1 not)
@@ -19,7 +19,8 @@ pub struct Args {
     /// The torrent file
     #[arg(value_name = "FILE.torrent")]
     torrent: PathBuf,
-    /// The folder that holds the payload: the torrent's file or folder lies in it under the torrent's name
+    /// The folder that holds the payload: the torrent's file or folder lies in it under the torrent's name. Files that are
+    /// not complete yet are found under their names with `.part`
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
     /// Print one JSON object
@@ -142,6 +143,10 @@ impl<'a> Findings<'a> {
                 writeln!(out, "  {}: {state}", escaped(file.path.as_str()))?;
             }
         }
+        for file in self.parts() {
+            let path = escaped(file.path.as_str());
+            writeln!(out, "  {path}: not complete, it lies under `{path}{PART_SUFFIX}`")?;
+        }
         for (&file, pieces) in &self.suspects {
             let path = escaped(self.metainfo.files[file as usize].path.as_str());
             writeln!(out, "  {path}: wrong bytes in {}", ranges(pieces))?;
@@ -153,6 +158,12 @@ impl<'a> Findings<'a> {
             writeln!(out, "  not there: {}", ranges(&self.absent))?;
         }
         Ok(())
+    }
+
+    /// Files that lie under the name of what is not complete.
+    fn parts(&self) -> impl Iterator<Item = &FileEntry> {
+        let files = std::iter::zip(&self.metainfo.files, &self.report.parts);
+        files.filter(|(_, part)| **part).map(|(file, _)| file)
     }
 
     fn write_json(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -178,6 +189,7 @@ impl<'a> Findings<'a> {
             "absent_count": self.report.absent_count(),
             "wrong_pieces": self.wrong,
             "absent_pieces": self.absent,
+            "part_files": self.parts().map(|file| file.path.as_str()).collect::<Vec<_>>(),
             "bad_files": files.collect::<Vec<_>>(),
             "suspect_files": suspects.collect::<Vec<_>>(),
         });
