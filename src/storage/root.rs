@@ -5,7 +5,7 @@
 //! folder swapped for a link between a check and the open gains nothing. That a path is *plausible* is checked before,
 //! by [`RelPath`].
 //!
-//! Only opens for reading: what is made and renamed below it is the business of [`folder`](super::folder). Who keeps
+//! Only opens for reading: what is made and renamed below it is the business of `folder`. Who keeps
 //! descriptors open, and how many, is the caller's.
 
 use std::fs::File;
