@@ -95,7 +95,14 @@ fn wrong_types_and_values_are_refused_with_line_key_and_what_was_expected() {
     refused(
         "[storage]\ncache-size = \"1 MiB\"\n",
         &[],
-        &["btd.toml:2: storage.cache-size: expected a size from 16 MiB to 1 TiB, found \"1 MiB\""],
+        &["btd.toml:2: storage.cache-size: expected a size from 16 MiB to 1 TiB, or \"off\", found \"1 MiB\""],
+    );
+    refused(
+        "[storage]\ncache-size = \"16 MiB\"\n[shards]\ncount = 9\n",
+        &[],
+        &[
+            "btd.toml: storage.cache-size: 16 MiB for 9 shards, at least 2 MiB needed for each (hint: a larger cache-size, \"off\", or a smaller shards.count)",
+        ],
     );
     refused(
         "[limits]\nupload-rate = \"1 B/s\"\nupload-rate-per-torrent = \"fast\"\n",

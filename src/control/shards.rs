@@ -19,7 +19,8 @@ use crate::proto::{InfoHash, PeerId};
 use crate::shard::{self, Caps, Command, Handle, Limits, Pace, Settings, ShardConfig, Torrent};
 use crate::stats;
 
-/// Buffers of a shard without a cache: sixty-four reads or sends at once, as many as a device is asked at most.
+/// Buffers of a shard without a cache: sixty-four reads or sends at once. They are each shard's own, so that more than two
+/// have more than the smallest cache, which is for all together.
 const UNCACHED_LEN: u64 = 8 << 20;
 /// How long to wait for room in a mailbox that is full when btd stops.
 const MAILBOX_PAUSE: Duration = Duration::from_millis(1);
@@ -42,7 +43,7 @@ pub enum Error {
     #[error("cannot get random bytes from the kernel")]
     Random,
     /// `BTD_URING_MASK` names something that is no feature.
-    #[error("BTD_URING_MASK: there is no feature {0:?}")]
+    #[error("BTD_URING_MASK: there is no feature {0:?}, only {names}", names = feature_names())]
     Features(String),
     /// A shard could not start.
     #[error(transparent)]
@@ -55,6 +56,18 @@ fn hint(error: &io::Error) -> &'static str {
         io::ErrorKind::AddrNotAvailable => " (hint: this machine has no such address; ip address shows which it has)",
         io::ErrorKind::PermissionDenied => " (hint: ports below 1024 need CAP_NET_BIND_SERVICE)",
         _ => "",
+    }
+}
+
+fn feature_names() -> String {
+    Features::ALL.list().map(|(name, _)| name).join(", ")
+}
+
+/// How many shards there are where the configuration says so many, or 0.
+pub(super) fn count_of(wanted: usize) -> usize {
+    match wanted {
+        0 => cores().len().max(1),
+        count => count,
     }
 }
 
@@ -74,10 +87,13 @@ impl Shards {
     /// Starts them. The first one settles which ports are taken where the configuration leaves that open.
     pub(super) fn start(config: &Config) -> Result<Self, Error> {
         let cores = cores();
-        let count = match config.shards.count {
-            0 => cores.len().max(1),
-            count => count,
-        };
+        let count = count_of(config.shards.count);
+        if count > cores.len() {
+            tracing::warn!(
+                "{count} shards share {} cores, at a higher price for each block (hint: [shards] count = 0 makes one a core)",
+                cores.len()
+            );
+        }
         let descriptors = open_files::raise(config.peers.max_connections, count);
         for address in &config.peers.listen {
             wait_until_free(*address).map_err(|source| Error::Listen {

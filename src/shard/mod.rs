@@ -62,7 +62,7 @@ pub use limits::{Caps, Limits};
 pub use mailbox::{Command, Full, Mailbox};
 pub use pace::Pace;
 use slots::Slots;
-pub use start::{Handle, ShardConfig, StartError, spawn};
+pub use start::{CACHE_LEN_MIN, Handle, ShardConfig, StartError, spawn};
 pub use torrent::Torrent;
 use wheel::{TICK, Wheel};
 

@@ -25,6 +25,9 @@ const RECV_BUFS: u16 = 1024;
 /// Buffers a shard needs: a block may have four stretches, and a few connections should get on beside each other.
 const BUFS_MIN: u64 = 16;
 
+/// The least memory for extents that a shard gets on with, in bytes.
+pub const CACHE_LEN_MIN: u64 = BUFS_MIN * BUF_LEN as u64;
+
 /// Pending connections per listening socket; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
@@ -71,7 +74,7 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// Too few buffers for a shard to get on.
-    #[error("cache-size gives shard {index} {len} bytes, at least {} needed", BUFS_MIN * BUF_LEN as u64)]
+    #[error("cache-size gives shard {index} {len} bytes, at least {CACHE_LEN_MIN} needed")]
     CacheTooSmall {
         /// Which shard.
         index: usize,
@@ -211,7 +214,7 @@ fn ready(
         }
     }
     let bufs = config.cache_len / BUF_LEN as u64;
-    if bufs < BUFS_MIN {
+    if config.cache_len < CACHE_LEN_MIN {
         return Err(StartError::CacheTooSmall {
             index: config.index,
             len: config.cache_len,

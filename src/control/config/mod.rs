@@ -19,7 +19,9 @@ use std::path::{Path, PathBuf};
 pub use problem::{At, Error, Problem};
 pub use units::display_size;
 
+use super::shards::count_of;
 use crate::proto::choker;
+use crate::shard::CACHE_LEN_MIN;
 use document::Table;
 use reader::{Context, Section};
 
@@ -322,6 +324,20 @@ fn read(context: &Context<'_>, root: Table) -> Config {
         pin: section.bool("pin", default.pin),
     };
     section.finish();
+
+    let count = count_of(shards.count);
+    if let Some(len) = storage.cache_size
+        && len / (count as u64) < CACHE_LEN_MIN
+    {
+        let (len, least) = (units::display_size(len), units::display_size(CACHE_LEN_MIN));
+        context.report(
+            At::File,
+            format!(
+                "storage.cache-size: {len} for {count} shards, at least {least} needed for each (hint: a larger cache-size, \
+                 \"off\", or a smaller shards.count)"
+            ),
+        );
+    }
 
     top.finish();
     Config {

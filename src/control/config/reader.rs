@@ -156,7 +156,7 @@ impl<'a> Section<'a> {
             }
             let (min, max) = (units::display_size(*range.start()), units::display_size(*range.end()));
             Err(format!(
-                "expected a size from {min} to {max}, found {}",
+                "expected a size from {min} to {max}, or \"off\", found {}",
                 node.value.describe()
             ))
         })

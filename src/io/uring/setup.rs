@@ -247,7 +247,10 @@ pub(super) fn other(step: &'static str, error: &io::Error) -> SetupError {
 /// The locked-memory limit, for people.
 pub(super) fn memlock_limit() -> String {
     match rustix::process::getrlimit(rustix::process::Resource::Memlock).current {
-        Some(bytes) => format!("{} KiB", bytes / 1024),
+        Some(bytes) => match bytes / 1024 {
+            kib if kib.is_multiple_of(1024) => format!("{} MiB", kib / 1024),
+            kib => format!("{kib} KiB"),
+        },
         None => "unlimited".to_owned(),
     }
 }
