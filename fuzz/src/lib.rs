@@ -7,5 +7,8 @@ pub mod lanes;
 #[path = "../../src/proto/mod.rs"]
 pub mod proto;
 
+#[path = "../../src/session/history.rs"]
+pub mod history;
+
 #[path = "../../src/session/record.rs"]
 pub mod record;

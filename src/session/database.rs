@@ -16,7 +16,7 @@ use redb::backends::FileBackend;
 use redb::{Builder, DatabaseError, Durability, ReadableDatabase, TableDefinition, TableError};
 
 use super::Error;
-use super::writer::{Change, Changes};
+use super::writer::{Change, Changes, Kind};
 use crate::proto::InfoHash;
 
 /// The name of the database in the state folder.
@@ -35,6 +35,9 @@ const META: TableDefinition<'_, &str, u32> = TableDefinition::new("meta");
 
 /// Records by info-hash.
 const RECORDS: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("records");
+
+/// Histories by info-hash. Databases of the first btd have no such table, and are given it with the first that is written.
+const HISTORIES: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("histories");
 
 /// What redb may keep of the file in memory, in bytes; its default is 1 GiB. Records are read once each, when their
 /// torrent is added, and a transaction writes few of them, so that nothing is won by more.
@@ -69,12 +72,12 @@ impl Database {
     }
 
     /// What is stored for a torrent.
-    pub(super) fn get(&self, info_hash: &InfoHash) -> Result<Option<Vec<u8>>, Error> {
+    pub(super) fn get(&self, kind: Kind, info_hash: &InfoHash) -> Result<Option<Vec<u8>>, Error> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         let Some(inner) = &*inner else {
             return Ok(None); // The writer has said so already.
         };
-        get(inner, info_hash).map_err(|error| self.io("read", error))
+        get(inner, kind, info_hash).map_err(|error| self.io("read", error))
     }
 
     /// Puts all changes on the disk, or none. After an error the file is closed, and the next call opens it again.
@@ -120,20 +123,34 @@ impl std::fmt::Debug for Database {
     }
 }
 
-fn get(database: &redb::Database, info_hash: &InfoHash) -> Result<Option<Vec<u8>>, redb::Error> {
-    let records = database.begin_read()?.open_table(RECORDS)?;
-    Ok(records.get(&info_hash.0)?.map(|bytes| bytes.value().to_vec()))
+fn get(database: &redb::Database, kind: Kind, info_hash: &InfoHash) -> Result<Option<Vec<u8>>, redb::Error> {
+    let table = match (database.begin_read()?.open_table(table(kind)), kind) {
+        (Err(TableError::TableDoesNotExist(_)), Kind::History) => return Ok(None),
+        (table, _) => table?,
+    };
+    Ok(table.get(&info_hash.0)?.map(|bytes| bytes.value().to_vec()))
+}
+
+fn table(kind: Kind) -> TableDefinition<'static, &'static [u8; 20], &'static [u8]> {
+    match kind {
+        Kind::Record => RECORDS,
+        Kind::History => HISTORIES,
+    }
 }
 
 fn commit(database: &redb::Database, changes: &Changes) -> Result<(), redb::Error> {
     let mut write = database.begin_write()?;
     write.set_durability(Durability::Immediate)?; // Synced when `commit` returns. The default, but a promise here.
-    {
-        let mut records = write.open_table(RECORDS)?;
-        for (info_hash, change) in changes {
+    for kind in [Kind::Record, Kind::History] {
+        let mut of_kind = changes.iter().filter(|((is, _), _)| *is == kind).peekable();
+        if of_kind.peek().is_none() {
+            continue;
+        }
+        let mut table = write.open_table(table(kind))?;
+        for ((_, info_hash), change) in of_kind {
             match change {
-                Change::Put(bytes) => drop(records.insert(&info_hash.0, &bytes[..])?),
-                Change::Remove => drop(records.remove(&info_hash.0)?),
+                Change::Put(bytes) => drop(table.insert(&info_hash.0, &bytes[..])?),
+                Change::Remove => drop(table.remove(&info_hash.0)?),
             }
         }
     }
@@ -171,7 +188,7 @@ fn open_or_replace(state_dir: &Path, opener: &Opener) -> Result<(redb::Database,
     })?;
     let notice = format!(
         "the session database {} cannot be used ({reason}): it is kept as {ASIDE_NAME} and a new one begun, so that all \
-         payload is checked again (hint: nothing has to be done; the old one can be deleted)",
+         payload is checked again and what was uploaded and downloaded is counted from 0 (hint: nothing has to be done; the old one can be deleted)",
         path.display()
     );
     Ok((database, Some(notice)))

@@ -1,9 +1,10 @@
 //! What btd knows about payload, kept over restarts, so that a start does not read terabytes to learn what it knew.
 //!
-//! A [`Store`] holds one [`Record`] for each info-hash in `session.redb`, an embedded database in the state folder that
+//! A [`Store`] holds one [`Record`] and one [`History`] for each info-hash in `session.redb`, an embedded database in the state folder that
 //! survives the loss of power at any moment: a transaction is on the disk as a whole or not at all.
 //!
-//! - [`record`]: what is kept of a torrent, and its form as bytes.
+//! - [`record`]: what was found of a torrent's payload, and its form as bytes.
+//! - [`history`]: what the torrent has been through, likewise.
 //! - `database`: the file; what becomes of one that is damaged or foreign.
 //! - `writer`: the queue of changes and the thread that writes them.
 //!
@@ -13,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod database;
+pub mod history;
 pub mod record;
 #[cfg(test)]
 mod tests;
@@ -25,8 +27,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use database::{Database, Opener};
+pub use history::{Completed, History};
 pub use record::{FileStamp, Malformed, Record};
-use writer::{Change, Writer};
+use writer::{Change, Kind, Writer};
 
 use crate::proto::InfoHash;
 
@@ -101,20 +104,29 @@ impl Store {
     /// The record of a torrent that has so many pieces and files. `None` when there is none, or none that is of this
     /// shape, or it cannot be read. What was put is seen at once, on the disk or not. Blocks on the disk.
     pub fn load(&self, info_hash: &InfoHash, piece_count: u32, file_count: usize) -> Option<Record> {
-        let bytes = match self.writer.queued(info_hash) {
-            Some(Change::Put(bytes)) => bytes,
-            Some(Change::Remove) => return None,
-            None => match self.writer.database.get(info_hash) {
-                Ok(bytes) => bytes?,
-                Err(error) => {
-                    tracing::debug!("{info_hash}: {error}: its payload is checked");
-                    return None;
-                }
-            },
-        };
+        let bytes = self.get(Kind::Record, info_hash)?;
         Record::decode(&bytes, piece_count, file_count)
             .inspect_err(|error| tracing::debug!("{info_hash}: {error}: its payload is checked"))
             .ok()
+    }
+
+    /// What a torrent has been through; `None` when nothing is known of it, or nothing that can be read. What was put is
+    /// seen at once. Blocks on the disk.
+    pub fn load_history(&self, info_hash: &InfoHash) -> Option<History> {
+        History::decode(&self.get(Kind::History, info_hash)?)
+            .inspect_err(|error| tracing::debug!("{info_hash}: {error}: it begins anew"))
+            .ok()
+    }
+
+    fn get(&self, kind: Kind, info_hash: &InfoHash) -> Option<Vec<u8>> {
+        match self.writer.queued(kind, info_hash) {
+            Some(Change::Put(bytes)) => Some(bytes),
+            Some(Change::Remove) => None,
+            None => self.writer.database.get(kind, info_hash).unwrap_or_else(|error| {
+                tracing::debug!("{info_hash}: {error}: it is as if nothing were known");
+                None
+            }),
+        }
     }
 
     /// Queues a record to be written, in the place of one of the same torrent that is still queued. Never blocks on the
@@ -123,12 +135,25 @@ impl Store {
     /// # Panics
     /// When the record contradicts itself: see [`Record::encode`].
     pub fn put(&self, info_hash: InfoHash, record: Record) {
-        self.writer.queue(info_hash, Change::Put(record.encode()));
+        self.writer.queue(Kind::Record, info_hash, Change::Put(record.encode()));
     }
 
-    /// Queues the removal of a record. Never blocks on the disk.
+    /// Queues a history to be written, likewise.
+    pub fn put_history(&self, info_hash: InfoHash, history: History) {
+        self.writer
+            .queue(Kind::History, info_hash, Change::Put(history.encode()));
+    }
+
+    /// Queues the removal of a record: what was found of the payload holds no longer. The history stays, whoever adds the
+    /// torrent again. Never blocks on the disk.
     pub fn remove(&self, info_hash: InfoHash) {
-        self.writer.queue(info_hash, Change::Remove);
+        self.writer.queue(Kind::Record, info_hash, Change::Remove);
+    }
+
+    /// Queues the removal of all that is known of a torrent. Never blocks on the disk.
+    pub fn forget(&self, info_hash: InfoHash) {
+        self.remove(info_hash);
+        self.writer.queue(Kind::History, info_hash, Change::Remove);
     }
 
     /// Waits until what was queued before is on the disk, and tells whether it is: with a disk that fails it waits for

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use super::database::Opener;
 use super::record::tests::any_record;
-use super::{Error, FileStamp, Record, Store};
+use super::{Completed, Error, FileStamp, History, Record, Store};
 use crate::proto::InfoHash;
 use crate::proto::bitfield::Bitfield;
 
@@ -129,6 +129,106 @@ fn what_was_queued_when_the_store_was_dropped_is_there_when_it_is_opened_again()
     let store = open(dir.path());
     assert_eq!(load(&store, 7), None);
     assert_eq!(load(&store, 8), Some(record(8)));
+}
+
+/// A history of which `number` tells it from others.
+fn history(number: u64) -> History {
+    History {
+        uploaded: number << 30,
+        downloaded: number,
+        added: 1_700_000_000,
+        completed: (number % 2 == 1).then_some(Completed {
+            at: 1_700_000_001,
+            announced: false,
+        }),
+    }
+}
+
+#[test]
+fn a_history_is_seen_at_once_replaced_kept_and_outlives_its_record() {
+    let dir = folder();
+    let store = open(dir.path());
+    assert_eq!(store.load_history(&info_hash(1)), None);
+    store.put(info_hash(1), record(1));
+    for number in 1..4 {
+        store.put_history(info_hash(1), history(number));
+        assert_eq!(store.load_history(&info_hash(1)), Some(history(number)));
+        assert!(store.flush());
+        assert_eq!(store.load_history(&info_hash(1)), Some(history(number)));
+    }
+    store.remove(info_hash(1));
+    store.put(info_hash(2), record(2));
+    drop(store);
+
+    let store = open(dir.path());
+    assert_eq!(
+        (load(&store, 1), store.load_history(&info_hash(1))),
+        (None, Some(history(3)))
+    );
+    assert_eq!(
+        (load(&store, 2), store.load_history(&info_hash(2))),
+        (Some(record(2)), None)
+    );
+    store.put(info_hash(1), record(1));
+    assert!(store.flush());
+    store.forget(info_hash(1));
+    assert_eq!((load(&store, 1), store.load_history(&info_hash(1))), (None, None));
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!((load(&store, 1), store.load_history(&info_hash(1))), (None, None));
+}
+
+#[test]
+fn a_database_from_before_there_were_histories_is_read_and_given_them() {
+    let dir = folder();
+    // As the first btd made it, and nothing else.
+    let database = redb::Database::create(dir.path().join("session.redb")).expect("made");
+    let write = database.begin_write().expect("begun");
+    let meta = redb::TableDefinition::<&str, u32>::new("meta");
+    let records = redb::TableDefinition::<&[u8; 20], &[u8]>::new("records");
+    write
+        .open_table(meta)
+        .expect("a table")
+        .insert("format", 1)
+        .expect("in");
+    write
+        .open_table(records)
+        .expect("a table")
+        .insert(&info_hash(1).0, &record(1).encode()[..])
+        .expect("in");
+    write.commit().expect("committed");
+    drop(database);
+
+    let store = open(dir.path());
+    assert_eq!(
+        (load(&store, 1), store.load_history(&info_hash(1))),
+        (Some(record(1)), None)
+    );
+    store.put_history(info_hash(1), history(1));
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(
+        (load(&store, 1), store.load_history(&info_hash(1))),
+        (Some(record(1)), Some(history(1)))
+    );
+}
+
+#[test]
+fn a_full_disk_keeps_histories_in_memory_beside_records() {
+    let dir = folder();
+    let disk = Disk::default();
+    let store = disk.open(dir.path(), Duration::from_secs(3600)).expect("opened");
+    disk.set_full(true);
+    store.put_history(info_hash(1), history(1));
+    store.put(info_hash(1), record(1));
+    assert!(!store.flush());
+    store.put_history(info_hash(1), history(2));
+    disk.set_full(false);
+    assert!(store.flush());
+    assert_eq!(
+        (load(&store, 1), store.load_history(&info_hash(1))),
+        (Some(record(1)), Some(history(2)))
+    );
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! The queue of changes, and the thread that writes it.
 //!
-//! Group commit: whatever is queued when the thread is free goes into one transaction. The queue holds one change for
-//! each torrent at most, and the one that is being written another, so that it is bounded by the number of torrents
+//! Group commit: whatever is queued when the thread is free goes into one transaction. The queue holds one change of a
+//! kind for each torrent at most, and the one that is being written another, so that it is bounded by the number of torrents
 //! however slow the disk is. With nothing queued the thread sleeps without a deadline.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,7 +16,16 @@ use crate::proto::InfoHash;
 /// How long after a failed transaction the next is tried, if nobody flushes before.
 pub(super) const RETRY: Duration = Duration::from_secs(5);
 
-/// What is to become of the record of a torrent.
+/// What of a torrent is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    /// What was found of its payload.
+    Record,
+    /// What it has been through.
+    History,
+}
+
+/// What is to become of it.
 #[derive(Debug, Clone)]
 pub(super) enum Change {
     /// These bytes.
@@ -25,8 +34,8 @@ pub(super) enum Change {
     Remove,
 }
 
-/// At most one for each torrent.
-pub(super) type Changes = HashMap<InfoHash, Change>;
+/// At most one of a kind for each torrent.
+pub(super) type Changes = HashMap<(Kind, InfoHash), Change>;
 
 /// What the callers and the thread share.
 #[derive(Debug)]
@@ -55,6 +64,14 @@ struct Queue {
     stopping: bool,
 }
 
+impl Queue {
+    /// How many torrents changes are queued for.
+    fn torrents(&self) -> usize {
+        let torrents: HashSet<&InfoHash> = self.pending.keys().map(|(_, info_hash)| info_hash).collect();
+        torrents.len()
+    }
+}
+
 impl Writer {
     pub(super) fn new(database: Database, retry: Duration) -> Self {
         Self {
@@ -66,16 +83,16 @@ impl Writer {
         }
     }
 
-    /// Queues a change, in the place of one that is still queued for the torrent.
-    pub(super) fn queue(&self, info_hash: InfoHash, change: Change) {
-        self.lock().pending.insert(info_hash, change);
+    /// Queues a change, in the place of one of its kind that is still queued for the torrent.
+    pub(super) fn queue(&self, kind: Kind, info_hash: InfoHash, change: Change) {
+        self.lock().pending.insert((kind, info_hash), change);
         self.queued.notify_one();
     }
 
     /// What is queued for a torrent or being written.
-    pub(super) fn queued(&self, info_hash: &InfoHash) -> Option<Change> {
-        let queue = self.lock();
-        let change = queue.pending.get(info_hash).or_else(|| queue.writing.get(info_hash));
+    pub(super) fn queued(&self, kind: Kind, info_hash: &InfoHash) -> Option<Change> {
+        let (queue, key) = (self.lock(), (kind, *info_hash));
+        let change = queue.pending.get(&key).or_else(|| queue.writing.get(&key));
         change.cloned()
     }
 
@@ -133,16 +150,16 @@ impl Writer {
             queue.ended = queue.begun;
             tell(&result, mem::replace(&mut queue.failing, result.is_err()), self.retry);
             if result.is_err() {
-                for (info_hash, change) in Arc::unwrap_or_clone(changes) {
-                    queue.pending.entry(info_hash).or_insert(change); // Unless a later one has come.
+                for (key, change) in Arc::unwrap_or_clone(changes) {
+                    queue.pending.entry(key).or_insert(change); // Unless a later one has come.
                 }
             }
             self.finished.notify_all();
             if queue.failing && last {
                 tracing::warn!(
-                    "what was found of {} torrents could not be recorded before the end: their payload is checked again \
-                     at the next start",
-                    queue.pending.len()
+                    "what is known of {} torrents could not be recorded before the end: their payload is checked again \
+                     at the next start, and what they have uploaded and downloaded since is not counted",
+                    queue.torrents()
                 );
                 return;
             }
