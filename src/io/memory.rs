@@ -46,7 +46,7 @@ struct State {
     connections: BTreeMap<u64, Connection>,
     files: BTreeMap<String, Vec<u8>>,
     open: BTreeMap<u64, String>,
-    /// Which files have which inode; the others have a new one each time they are opened.
+    /// Which files have which inode; the others get one of their own when they are first opened.
     inodes: BTreeMap<String, u64>,
     no_direct: bool,
     /// When files were modified; the others at 0.
@@ -457,7 +457,7 @@ impl Memory {
                         Some(len) => {
                             let id = state.new_id();
                             let modified = state.modified.get(&path).copied().unwrap_or(0);
-                            let inode = state.inodes.get(&path).copied().unwrap_or(id);
+                            let inode = *state.inodes.entry(path.clone()).or_insert(id);
                             state.open.insert(id, path);
                             Ok(Opened {
                                 file: Handle::memory(id),

@@ -47,6 +47,7 @@ impl<D: Driver> Shard<D> {
         self.gather
             .on_tick(self.counters.turns, self.counters.uploaded_bytes, self.unchoked, over);
         self.disk.extents.set_users(self.unchoked as usize);
+        self.disk.on_time(self.now.saturating_duration_since(self.epoch));
         let mut due = std::mem::take(&mut self.due);
         self.wheel.advance(self.tick, &mut due);
         for owner in due.drain(..) {

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::conn::Served;
 use super::slots::Slots;
@@ -155,6 +156,12 @@ impl Disk {
         self.numbers.known()
     }
 
+    /// Files that are open, or being opened.
+    #[cfg(test)]
+    pub(super) fn open_files(&self) -> usize {
+        self.files.len()
+    }
+
     /// Whether heads move where a file is read; as long as it has not been opened nobody knows.
     pub(super) fn seeks(&mut self, served: &Served, file: u32) -> bool {
         let torrent = served.number;
@@ -166,6 +173,11 @@ impl Disk {
     #[cfg(test)]
     pub(super) fn make_seek(&mut self) {
         self.queue = ReadQueue::new(|_| device::Manners { depth: 64, seeks: true });
+    }
+
+    /// It is so late since the shard began.
+    pub(super) fn on_time(&mut self, now: Duration) {
+        self.files.on_time(now);
     }
 
     /// Reads that wait for their device.

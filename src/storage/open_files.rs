@@ -1,6 +1,10 @@
 //! Files that a shard holds open: at most so many, the one used longest ago is closed first.
+//!
+//! None stays open for long. One that was removed keeps its room on the disk as long as it is open, and one that was
+//! changed or replaced is found out only when it is opened again, which costs next to nothing every half minute.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use crate::io::Handle;
 
@@ -23,6 +27,8 @@ enum State<W> {
         device: u64,
         /// When it was used, as a count of uses.
         used: u64,
+        /// When it was opened.
+        since: Duration,
     },
 }
 
@@ -43,7 +49,14 @@ pub struct OpenFiles<W> {
     files: HashMap<FileKey, State<W>>,
     max: usize,
     uses: u64,
+    /// The time as it was told last, and when the files were last looked through.
+    now: Duration,
+    looked_at: Duration,
 }
+
+/// How long a file stays open, and how often that is looked at.
+pub const OPEN_MAX: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 impl<W> OpenFiles<W> {
     /// A table of at most `max` open files.
@@ -54,6 +67,8 @@ impl<W> OpenFiles<W> {
             files: HashMap::new(),
             max,
             uses: 0,
+            now: Duration::ZERO,
+            looked_at: Duration::ZERO,
         }
     }
 
@@ -61,7 +76,9 @@ impl<W> OpenFiles<W> {
     pub fn get(&mut self, key: FileKey, waiter: W) -> Found {
         self.uses += 1;
         match self.files.get_mut(&key) {
-            Some(State::Open { handle, device, used }) => {
+            Some(State::Open {
+                handle, device, used, ..
+            }) => {
                 *used = self.uses;
                 Found::Open(handle.clone(), *device)
             }
@@ -74,6 +91,25 @@ impl<W> OpenFiles<W> {
                 Found::Closed
             }
         }
+    }
+
+    /// It is so late, since any time that stays the same. Closes what has been open for long; who reads from it at the
+    /// moment has a handle of its own.
+    pub fn on_time(&mut self, now: Duration) {
+        self.now = now;
+        if now.saturating_sub(self.looked_at) >= LOOK_EVERY {
+            self.looked_at = now;
+            self.files.retain(|_, state| match state {
+                State::Opening(_) => true,
+                State::Open { since, .. } => now.saturating_sub(*since) < OPEN_MAX,
+            });
+        }
+    }
+
+    /// Files that are open, or being opened.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.files.len()
     }
 
     /// The device of a file that is open.
@@ -90,8 +126,13 @@ impl<W> OpenFiles<W> {
         let Some(state @ State::Opening(_)) = self.files.get_mut(&key) else {
             return Vec::new(); // Its torrent left meanwhile.
         };
-        let used = self.uses;
-        let State::Opening(waiters) = std::mem::replace(state, State::Open { handle, device, used }) else {
+        let open = State::Open {
+            handle,
+            device,
+            used: self.uses,
+            since: self.now,
+        };
+        let State::Opening(waiters) = std::mem::replace(state, open) else {
             unreachable!("matched above");
         };
         if self.files.len() > self.max {
@@ -175,6 +216,23 @@ mod tests {
         }
         assert!(matches!(files.get(key(1), 0), Found::Closed));
         assert!(matches!(files.get(key(2), 0), Found::Open(..)));
+    }
+
+    #[test]
+    fn file_is_closed_when_it_has_been_open_for_long_however_often_it_is_used() {
+        let mut files = OpenFiles::new(2);
+        let at = Duration::from_secs;
+        files.on_time(at(100));
+        assert!(matches!(files.get(key(0), 0), Found::Closed));
+        files.opened(key(0), Handle::memory(0), 1);
+        assert!(matches!(files.get(key(1), 7), Found::Closed));
+        for seconds in (100..130).step_by(5) {
+            files.on_time(at(seconds));
+            assert!(matches!(files.get(key(0), 0), Found::Open(..)), "after {seconds} s");
+        }
+        files.on_time(at(130));
+        assert!(matches!(files.get(key(0), 0), Found::Closed));
+        assert_eq!(files.opened(key(1), Handle::memory(1), 1), [7], "who waits is told");
     }
 
     #[test]

@@ -274,6 +274,48 @@ fn padding_is_not_read_ahead() {
 }
 
 #[test]
+fn file_that_is_changed_while_it_is_open_is_found_out_within_the_minute() {
+    let mut fixture = Fixture::single(20 * EXTENT_LEN as usize, 4);
+    let mut far = fixture.unchoked(FAST);
+    let served = |fixture: &mut Fixture, far: &mut Far, extent: u32| {
+        let before = far.blocks.len();
+        fixture.request(far, extent * (EXTENT_LEN / PIECE_LEN), 0, BLOCK_LEN);
+        fixture.settle();
+        fixture.hear(far);
+        far.blocks.len() > before
+    };
+    fixture.pass(0.2);
+    assert!(served(&mut fixture, &mut far, 0));
+    fixture.world.set_modified("payload", 5);
+    fixture.pass(20.0);
+    assert!(served(&mut fixture, &mut far, 1), "nobody knows yet");
+    fixture.pass(16.0);
+    assert!(!served(&mut fixture, &mut far, 2));
+    assert!(fixture.torrent.is_changed() && fixture.torrent.have_count() == 0);
+}
+
+#[test]
+fn file_that_nobody_reads_is_closed_and_opened_again_for_who_does() {
+    let mut fixture = Fixture::single(20 * EXTENT_LEN as usize, 4);
+    let mut far = fixture.unchoked(FAST);
+    fixture.pass(0.2);
+    fixture.request(&far, 0, 0, BLOCK_LEN);
+    fixture.settle();
+    assert_eq!(fixture.shard.disk.open_files(), 1);
+    fixture.pass(36.0);
+    assert_eq!(
+        fixture.shard.disk.open_files(),
+        0,
+        "one that was removed gives its room back"
+    );
+    fixture.request(&far, 20, 0, BLOCK_LEN);
+    fixture.settle();
+    fixture.hear(&mut far);
+    assert_eq!((far.blocks.len(), fixture.shard.disk.open_files()), (2, 1));
+    fixture.check(&far);
+}
+
+#[test]
 fn file_opened_for_a_torrent_that_has_left_is_forgotten() {
     let mut fixture = Fixture::single(100_000, 8);
     fixture.world.hold(OpKind::Open);
