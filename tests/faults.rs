@@ -144,17 +144,17 @@ impl Ward {
             .collect();
         let mut rejected = BTreeSet::new();
         ask(&mut peer, &missing);
-        let mut rejects = 0;
+        let mut times_sent_away = 0.0;
         while !missing.is_empty() {
             let message = match peer.hear() {
                 Ok(message) => message,
                 Err(error) => {
-                    assert!(
-                        rejects > 0,
-                        "{error}, {rejects} rejects, {} answers missing",
-                        missing.len()
-                    );
-                    rejects = 0;
+                    // What it had been told last may not have reached it.
+                    times_sent_away += 1.0;
+                    wait_for(&format!("it was sent away: {error}"), within(30), || {
+                        let drops = "btd_peer_drops_total{reason=\"piece_withdrawn\"}";
+                        (self.btd.metric(drops) >= times_sent_away).then_some(())
+                    });
                     let (again, offered) = self.peer();
                     peer = again;
                     rejected.extend(
@@ -189,7 +189,6 @@ impl Ward {
                         "piece {piece} at {begin} was answered twice"
                     );
                     rejected.insert(piece);
-                    rejects += 1;
                 }
                 _ => {}
             }
