@@ -88,12 +88,12 @@ pub(super) enum Failed {
     Block(String),
 }
 
-/// Which file was opened.
-fn id_of(opened: &Opened) -> FileId {
+/// Which file was opened, that has `len` bytes as the torrent has it.
+fn id_of(opened: &Opened, len: u64) -> FileId {
     FileId {
         device: opened.device,
         inode: opened.inode,
-        len: opened.len,
+        len,
         modified: opened.modified,
     }
 }
@@ -355,9 +355,10 @@ impl Disk {
         opening.tries += 1;
         let waiting = match result {
             Ok(opened) if opened.regular && opening.served.torrent.is_as_judged(opening.key.file, opened.modified) => {
-                let key = self.openings.remove(owner).expect("found above").key;
-                let device = opened.device;
-                self.numbers.opened(key, id_of(&opened));
+                let opening = self.openings.remove(owner).expect("found above");
+                let (key, device) = (opening.key, opened.device);
+                let len = opening.served.torrent.meta().files[key.file as usize].len;
+                self.numbers.opened(key, id_of(&opened, len));
                 // Some filesystems have no O_DIRECT (tmpfs before 6.6, some network ones).
                 if self.modes.get(device) == How::Direct && driver.set_direct(&opened.file, true).is_err() {
                     self.refused(device, How::Direct);
@@ -376,7 +377,8 @@ impl Disk {
                         let why = format!("{path}: was changed after it was checked");
                         opening.served.torrent.withdraw_changed(opening.key.file, &why);
                         // What other names of the file it was are served as before.
-                        self.numbers.opened(opening.key, id_of(&opened));
+                        let len = opening.served.torrent.meta().files[opening.key.file as usize].len;
+                        self.numbers.opened(opening.key, id_of(&opened, len));
                         Some(why)
                     }
                     Ok(_) => Some(format!("{path}: not a regular file")),

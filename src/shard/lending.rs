@@ -85,7 +85,9 @@ impl Lent {
             return false;
         }
         let pinned = batch.pinned();
-        if batch.left() < u64::from(pinned) * LEN_PER_BUFFER_MIN
+        // Small messages alone are no trial, and not counted.
+        if pinned == 0
+            || batch.left() < u64::from(pinned) * LEN_PER_BUFFER_MIN
             || self.0 + pinned > all / LENT_PART
             || conn.lent + pinned > all / LENT_PART_OF_ONE
         {

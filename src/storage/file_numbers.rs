@@ -16,7 +16,8 @@ pub struct FileId {
     pub device: u64,
     /// Inode number.
     pub inode: u64,
-    /// Length in bytes.
+    /// Length in bytes as the torrent has it: what is read of the file ends there. Names with another length are another
+    /// file, or one's extents would lack what the other expects in them.
     pub len: u64,
     /// When it was last written to: nanoseconds of Unix time.
     pub modified: i128,

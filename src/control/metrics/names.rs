@@ -141,7 +141,7 @@ pub(super) const SHARD_GAUGES: &[(&str, &str, Read<Counters, u64>)] = &[
     }),
     (
         "btd_uring_zero_copy_lent_bytes",
-        "Payload that sockets have taken by zero copy and not given back.",
+        "Cache that may not be reused, because sockets were lent it or are about to be.",
         |c| c.uring_zero_copy_lent_now,
     ),
 ];

@@ -30,6 +30,29 @@ fn two_names_of_one_file_are_cached_once() {
 }
 
 #[test]
+fn torrent_that_has_less_of_a_file_does_not_spoil_it_for_one_that_has_more() {
+    let mut fixture = Fixture::single(300_000, 8);
+    let short = vec![("twin".to_owned(), fixture.payload[..200_000].to_vec(), false)];
+    let other = Fixture::new(short, PIECE_LEN, 1);
+    fixture.world.file("twin", &fixture.payload);
+    fixture.world.set_inode("payload", 5);
+    fixture.world.set_inode("twin", 5);
+    fixture.shard.add(other.torrent.clone());
+    let long = std::mem::replace(&mut fixture.torrent, other.torrent);
+    let few = fixture.unchoked(FAST);
+    fixture.torrent = long;
+    let mut all = fixture.unchoked(FAST);
+    // Both are open, so that it is known which file they are.
+    fixture.request(&few, 0, 0, BLOCK_LEN);
+    fixture.request(&all, 0, 0, BLOCK_LEN);
+    fixture.settle();
+    fixture.request(&few, 2, 0, BLOCK_LEN);
+    fixture.settle();
+    fixture.hear(&mut all);
+    fixture.download(&mut all);
+}
+
+#[test]
 fn torrent_that_leaves_does_not_take_along_what_its_twin_waits_for() {
     let mut fixture = Fixture::single(300_000, 8);
     let (torrent, mut far) = twin(&mut fixture);

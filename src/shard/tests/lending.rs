@@ -92,6 +92,25 @@ fn peer_on_this_machine_is_never_lent_to() {
 }
 
 #[test]
+fn small_messages_alone_are_copied_however_many() {
+    let (mut fixture, mut far) = with_peer(64);
+    fixture.world.take_as_is();
+    let owner = fixture.shard.conns.iter().next().unwrap().0;
+    fixture.shard.choke(owner);
+    // 67,150 bytes of rejects, most of which leave together.
+    fixture.world.set_room(far.id, Some(0));
+    for times in 0..3950 {
+        fixture.request(&far, times % 30, 0, BLOCK_LEN);
+    }
+    fixture.settle();
+    fixture.world.set_room(far.id, None);
+    fixture.settle();
+    fixture.hear(&mut far);
+    assert!(far.said.len() >= 3950, "{} rejects", far.said.len());
+    assert_eq!(lent_times(&fixture), 0);
+}
+
+#[test]
 fn small_blocks_from_here_and_there_are_copied() {
     let (mut fixture, mut far) = with_borrower(256);
     // 64 KiB, of 16 buffers.
