@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use btd::hashing::{Pool, PoolConfig};
 use btd::io::uring::Features;
 use btd::proto::PeerId;
 use btd::proto::bitfield::Bitfield;
@@ -13,14 +14,19 @@ use btd::proto::geometry::BLOCK_LEN;
 use btd::proto::handshake::{HANDSHAKE_LEN, Handshake, Reserved};
 use btd::proto::metainfo::{Metainfo, NewContent, NewTorrent, encode};
 use btd::proto::wire::{self, Decoder, Message};
-use btd::shard::{Caps, Command, Handle, Limits, ReadMode, Settings, ShardConfig, Torrent, spawn};
+use btd::shard::{Caps, Command, Events, Handle, Limits, ReadMode, Settings, ShardConfig, Torrent, mailbox, spawn};
 use btd::stats::Shared;
 use btd::storage::root::Root;
 
 const PIECE_LEN: u32 = 256 * 1024;
 
 fn start(features: Features, read_mode: ReadMode, listen: SocketAddr) -> Handle {
-    spawn(ShardConfig {
+    let (mailbox, inbox) = mailbox().expect("a descriptor");
+    let pool = PoolConfig {
+        workers: 1,
+        ..PoolConfig::default()
+    };
+    let config = ShardConfig {
         index: 0,
         listen: vec![listen],
         pin_cpu: None,
@@ -28,6 +34,11 @@ fn start(features: Features, read_mode: ReadMode, listen: SocketAddr) -> Handle 
         descriptors_max: 256,
         features,
         settings: Settings {
+            index: 0,
+            mailboxes: Arc::from([mailbox.clone()]),
+            pool: Arc::new(Pool::start(pool).expect("a thread")),
+            write_buffer: 1 << 20,
+            events: Events::new(|_| {}),
             peer_id: PeerId(*b"-BD0001-tests-tests-"),
             limits: Arc::new(Limits::new(Caps {
                 connections: 100,
@@ -41,8 +52,8 @@ fn start(features: Features, read_mode: ReadMode, listen: SocketAddr) -> Handle 
             upload_pace: None,
             stats: Arc::new(Shared::default()),
         },
-    })
-    .expect("a shard")
+    };
+    spawn(config, mailbox, inbox).expect("a shard")
 }
 
 fn payload(len: usize) -> Vec<u8> {

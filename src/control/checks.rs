@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::config::display_size;
+use super::downloads;
 use crate::hashing::Pool;
 use crate::io::uring::run_when_idle;
 use crate::proto::InfoHash;
 use crate::proto::metainfo::Metainfo;
-use crate::session::Store;
+use crate::session::{FileStamp, Store};
 use crate::shard::Torrent;
-use crate::storage::{self, CheckReport, Device, FileState, Means, Memory, PART_SUFFIX, Root, Throttle};
+use crate::storage::{self, CheckReport, Device, FileState, Layout, Means, Memory, PART_SUFFIX, Root, Throttle};
 
 /// Checks at once on one disk that does not seek.
 const AT_ONCE: usize = 4;
@@ -33,6 +34,8 @@ pub(super) struct Job {
     pub(super) data_dir: PathBuf,
     /// Whether what is known of it may be relied on. Not when somebody asked for another look.
     pub(super) trust: bool,
+    /// The shard that downloads what is missing, if anybody has it.
+    pub(super) home: Option<u32>,
     pub(super) progress: Arc<Progress>,
 }
 
@@ -107,8 +110,12 @@ pub(super) struct Found {
     pub(super) known: bool,
     /// What the first file that is not as it should be is, and how many more there are.
     pub(super) why: Option<String>,
-    /// For the shards, if any piece is right.
+    /// For the shards, if any piece is right, or the rest is to be downloaded.
     pub(super) torrent: Option<Arc<Torrent>>,
+    /// What each file looked like that is complete; only of a torrent that is to be downloaded.
+    pub(super) stamps: Option<Vec<Option<FileStamp>>>,
+    /// It was complete once, and is not downloaded again by itself.
+    pub(super) was_whole: bool,
 }
 
 /// Why nothing can be said about the payload.
@@ -389,6 +396,8 @@ fn no_root(job: &Job, error: io::Error) -> Result<Found, Error> {
             known: false,
             why,
             torrent: None,
+            stamps: None,
+            was_whole: false,
         });
     }
     Err(Error::Root {
@@ -414,16 +423,66 @@ fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store) -> Result
         },
     };
     let report = storage::check(meta, &root, means, &job.progress.inner, Some(memory))?;
+    let is_named = !report.parts.contains(&true);
+    if report.have.is_full() && is_named {
+        downloads::note_whole(session, info_hash);
+    }
+    let is_lacking = !report.have.is_full() || !is_named;
+    let history = session.load_history(&info_hash).filter(|_| is_lacking);
+    let was_whole = job.trust && history.is_some_and(|history| history.completed.is_some());
+    if let Some(home) = job.home.filter(|_| is_lacking && !was_whole) {
+        let stamps = complete_files(meta, &report);
+        let torrent = Torrent::to_download(Metainfo::clone(meta), root, &report.have, &report.parts, home);
+        for (file, stamp) in (0..).zip(&stamps) {
+            if let Some(stamp) = stamp {
+                torrent.finished(file, Some(stamp.mtime_ns));
+            }
+        }
+        return Ok(Found {
+            have_count: report.have.count(),
+            wrong_count: report.wrong.count(),
+            known: false,
+            why: why_not_whole(meta, &report),
+            torrent: Some(torrent),
+            stamps: Some(stamps),
+            was_whole,
+        });
+    }
     // Shards open files by the names that the torrent gives them.
     let have = report.have_by_final_names(meta);
     let have_count = have.count();
     Ok(Found {
+        stamps: None,
+        was_whole,
         have_count,
         wrong_count: report.wrong.count(),
         known: report.known_count == meta.geometry.piece_count(),
         why: why_not_whole(&job.meta, &report),
         torrent: (have_count > 0).then(|| Torrent::new(Metainfo::clone(&job.meta), root, &have, &report.modified)),
     })
+}
+
+/// What each file looked like that nothing is missing of, under its final name.
+fn complete_files(meta: &Metainfo, report: &CheckReport) -> Vec<Option<FileStamp>> {
+    let (layout, geometry) = (Layout::new(meta), &meta.geometry);
+    let mut is_whole: Vec<bool> = std::iter::zip(&report.files, &report.parts)
+        .map(|(state, part)| state.is_ok() && !part)
+        .collect();
+    for piece in geometry.pieces().filter(|piece| !report.have.get(*piece)) {
+        for span in layout.spans(geometry.piece_offset(piece), geometry.piece_len(piece).into()) {
+            is_whole[span.file as usize] = false;
+        }
+    }
+    let files = std::iter::zip(&meta.files, std::iter::zip(is_whole, &report.modified));
+    files
+        .map(|(entry, (is_whole, modified))| {
+            let mtime_ns = modified.filter(|_| is_whole && !entry.pad)?;
+            Some(FileStamp {
+                len: entry.len,
+                mtime_ns,
+            })
+        })
+        .collect()
 }
 
 fn why_not_whole(meta: &Metainfo, report: &CheckReport) -> Option<String> {

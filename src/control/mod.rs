@@ -21,6 +21,7 @@ pub mod watch;
 
 mod blocking;
 mod checks;
+mod downloads;
 mod open_files;
 mod service_manager;
 mod signals;

@@ -12,8 +12,9 @@ const OTHERS: u64 = 48;
 const PER_CHECK: u64 = 1 + 32 + 8 + 32;
 /// Checks at once, where descriptors are plenty: one for each disk of a large machine.
 const CHECKS_MAX: u64 = 16;
-/// Descriptors of a shard beside its connections and files: ring, doorbell, listeners, what is being closed.
-const OTHERS_PER_SHARD: u64 = 16;
+/// Descriptors of a shard beside its connections and files: ring, doorbell, listeners, what is being closed, and the files
+/// that it writes to.
+const OTHERS_PER_SHARD: u64 = 16 + 16;
 
 /// What the limit of open files allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,9 +95,9 @@ mod tests {
 
     #[test]
     fn what_is_given_out_is_there() {
-        assert_eq!(of(1024, 8000, 2), (655, 108));
-        assert_eq!(of(1024, 500, 2), (500, 185));
-        for limit in (250..70_000).step_by(111) {
+        assert_eq!(of(1024, 8000, 2), (631, 104));
+        assert_eq!(of(1024, 500, 2), (500, 169));
+        for limit in (320..70_000).step_by(111) {
             for (connections, shards) in [(1, 1), (8000, 2), (200, 4), (1_000_000, 4)] {
                 let (connections, files) = of(limit, connections, shards);
                 let checks = share_out(limit, 1, shards).checks as u64 * PER_CHECK;

@@ -14,9 +14,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::blocking;
 use super::config::{self, Config};
 use super::open_files;
+use crate::hashing::Pool;
 use crate::io::uring::Features;
 use crate::proto::{InfoHash, PeerId};
-use crate::shard::{self, Caps, Command, Handle, Limits, Pace, Settings, ShardConfig, Torrent};
+use crate::shard::{self, Caps, Command, Events, Handle, Limits, Mailbox, Pace, Settings, ShardConfig, Torrent};
 use crate::stats;
 
 /// Buffers of a shard without a cache: sixty-four reads or sends at once. They are each shard's own, so that more than two
@@ -85,7 +86,8 @@ struct One {
 
 impl Shards {
     /// Starts them. The first one settles which ports are taken where the configuration leaves that open.
-    pub(super) fn start(config: &Config) -> Result<Self, Error> {
+    /// `pool` hashes what they download, `events` takes what they cannot wait for.
+    pub(super) fn start(config: &Config, pool: &Arc<Pool>, events: &Events) -> Result<Self, Error> {
         let cores = cores();
         let count = count_of(config.shards.count);
         if count > cores.len() {
@@ -112,6 +114,17 @@ impl Shards {
         let peer_id = peer_id()?;
         let upload_pace = config.limits.upload_rate.and_then(NonZeroU64::new);
         let upload_pace = upload_pace.map(|rate| Arc::new(Pace::new(rate, Instant::now())));
+        let mut inboxes = VecDeque::with_capacity(count);
+        let mut mailboxes = Vec::with_capacity(count);
+        for index in 0..count {
+            let (mailbox, inbox) = shard::mailbox().map_err(|errno| shard::StartError::Thread {
+                index,
+                source: errno.into(),
+            })?;
+            mailboxes.push(mailbox);
+            inboxes.push_back(inbox);
+        }
+        let mailboxes: Arc<[Mailbox]> = mailboxes.into();
         let mut listen = config.peers.listen.clone();
         let mut shards: Vec<One> = Vec::with_capacity(count);
         for index in 0..count {
@@ -120,7 +133,8 @@ impl Shards {
             } else {
                 None
             };
-            let handle = shard::spawn(ShardConfig {
+            let inbox = inboxes.pop_front().expect("one for each shard");
+            let shard_config = ShardConfig {
                 index,
                 listen: listen.clone(),
                 pin_cpu,
@@ -130,6 +144,11 @@ impl Shards {
                     .unwrap_or(u32::MAX),
                 features,
                 settings: Settings {
+                    index: u32::try_from(index).unwrap_or(u32::MAX),
+                    mailboxes: Arc::clone(&mailboxes),
+                    pool: Arc::clone(pool),
+                    write_buffer: config.storage.write_buffer / count as u64,
+                    events: events.clone(),
                     peer_id,
                     limits: Arc::clone(&limits),
                     upload_slots: u32::try_from(config.limits.upload_slots.div_ceil(count)).unwrap_or(u32::MAX),
@@ -143,7 +162,8 @@ impl Shards {
                     upload_pace: upload_pace.clone(),
                     stats: Arc::default(),
                 },
-            })?;
+            };
+            let handle = shard::spawn(shard_config, mailboxes[index].clone(), inbox)?;
             // The shards differ in nothing the kernel sees, so the first one's notices are everybody's.
             for notice in handle.notices.iter().filter(|_| index == 0) {
                 tracing::warn!("{notice}");
@@ -183,9 +203,36 @@ impl Shards {
             .collect()
     }
 
-    /// Serve this torrent.
+    /// Serve this torrent, or download it.
     pub(super) fn add(&mut self, torrent: &Arc<Torrent>) {
-        self.tell(|| Command::Add(Arc::clone(torrent)));
+        // Its home first: the others hand connections over to it as soon as they know it.
+        let home = torrent
+            .home()
+            .map(|home| home as usize)
+            .filter(|home| *home < self.shards.len());
+        if let Some(home) = home {
+            self.shards[home].waiting.push_back(Command::Add(Arc::clone(torrent)));
+            self.flush();
+        }
+        for (index, shard) in self.shards.iter_mut().enumerate() {
+            if Some(index) != home {
+                shard.waiting.push_back(Command::Add(Arc::clone(torrent)));
+            }
+        }
+        self.flush();
+    }
+
+    /// The shard that a torrent of this info-hash is downloaded by.
+    pub(super) fn home_of(&self, info_hash: InfoHash) -> u32 {
+        let InfoHash([a, b, c, d, ..]) = info_hash;
+        u32::from_be_bytes([a, b, c, d]) % u32::try_from(self.shards.len()).unwrap_or(1).max(1)
+    }
+
+    /// Tells the home of a torrent something.
+    pub(super) fn tell_home(&mut self, info_hash: InfoHash, command: Command) {
+        let home = self.home_of(info_hash) as usize;
+        self.shards[home].waiting.push_back(command);
+        self.flush();
     }
 
     /// Serve it no more.

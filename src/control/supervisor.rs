@@ -4,7 +4,7 @@
 //! decides nothing about bytes: what a torrent is comes from `torrent_file`, what is there of it from `checks`, and
 //! who gets it is the shards' affair.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::checks::{Checked, Checks, Found, Job, Progress};
 use super::config::{Config, display_size};
+use super::downloads::{self, Downloads};
 use super::metrics::{self, Reporter};
 use super::shards::{self, Shards};
 use super::signals::{Request, Signals};
@@ -27,8 +28,9 @@ use crate::hashing::{Pool, PoolConfig};
 use crate::proto::InfoHash;
 use crate::proto::metainfo::Metainfo;
 use crate::session::{self, Store};
-use crate::shard::StartError;
+use crate::shard::{Command, Event, Events, StartError, Torrent};
 use crate::storage::Throttle;
+use crate::storage::part;
 
 /// Events that wait to be handled. A folder of 100,000 files is not read faster than they are taken in.
 const EVENTS_MAX: usize = 64;
@@ -38,6 +40,10 @@ const TICK: Duration = Duration::from_millis(250);
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// How often payload that was not there is looked for again: it may be on a disk that is mounted late.
 const MISSING_RETRY: Duration = Duration::from_secs(30);
+/// Pieces that wait to be hashed for downloads. Their memory is bounded by `write-buffer`.
+const DOWNLOADED_MAX: usize = 1 << 16;
+/// How often the names of peers are looked up again.
+const RESOLVE_EVERY: Duration = Duration::from_secs(60);
 /// How long the shards may take to stop. With the rest it stays within the 5 s that are promised.
 const STOP_DEADLINE: Duration = Duration::from_secs(4);
 
@@ -141,12 +147,25 @@ pub fn run(config: &Config) -> Result<(), Error> {
         tracing::warn!("there is no [[watch]] section: without a folder of torrents there is nothing to serve");
     }
     // Before the runtime, which also needs io_uring but does not say why it cannot have it.
-    let shards = Shards::start(config)?;
     let system = |step| move |source| Error::System { step, source };
+    // Peers wait for what is hashed here, and it is not idle's to give way.
+    let pool = PoolConfig {
+        workers: std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)),
+        queue_max: DOWNLOADED_MAX,
+        nice: 0,
+        idle: false,
+    };
+    let pool = Arc::new(Pool::start(pool).map_err(system("start the threads that hash"))?);
+    let (teller, told) = mpsc::unbounded_channel(); // Shards tell each torrent's news a few times a second at most.
+    let events = Events::new(move |event| {
+        // Nobody listens any more when btd is stopping.
+        let _ = teller.send(event);
+    });
+    let shards = Shards::start(config, &pool, &events)?;
     let runtime =
         tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(system("set up the control plane's io_uring"))?;
     runtime.block_on(async {
-        let mut supervisor = Supervisor::start(config, &state_dir, &session, shards, started).await?;
+        let mut supervisor = Supervisor::start(config, &state_dir, &session, (shards, pool, told), started).await?;
         let served = supervisor.serve().await;
         served.and(supervisor.stop().await)
     })
@@ -161,6 +180,12 @@ struct Supervisor<'a> {
     throttle: Arc<Throttle>,
     pool: Arc<Pool>,
     session: Arc<Store>,
+    downloads: Downloads,
+    events: mpsc::UnboundedReceiver<Event>,
+    disk_done: mpsc::UnboundedReceiver<downloads::Done>,
+    /// Addresses of the peers that the configuration names, by watch folder.
+    peers: downloads::Peers,
+    resolved: mpsc::UnboundedReceiver<(usize, Vec<SocketAddr>)>,
     checked: mpsc::UnboundedReceiver<Checked>,
     watched: mpsc::Receiver<watch::Told>,
     signals: Signals,
@@ -184,7 +209,7 @@ impl<'a> Supervisor<'a> {
         config: &'a Config,
         state_dir: &'a StateDir,
         session: &Arc<Store>,
-        shards: Shards,
+        (shards, hashing, events): (Shards, Arc<Pool>, mpsc::UnboundedReceiver<Event>),
         started: Instant,
     ) -> Result<Self, Error> {
         let system = |step| move |source| Error::System { step, source };
@@ -213,7 +238,7 @@ impl<'a> Supervisor<'a> {
             metrics_address = Some(listener.local_addr().map_err(refused)?);
             let source = Arc::new(Reporter::new(
                 shards.counters(),
-                Arc::clone(&pool),
+                vec![Arc::clone(&pool), hashing],
                 Arc::clone(&throttle),
             ));
             let served = metrics::server::serve(listener, Arc::clone(&source), plan.hosts.clone());
@@ -226,6 +251,24 @@ impl<'a> Supervisor<'a> {
                 folder,
                 watch.dir.clone(),
                 sender.clone(),
+            )));
+        }
+        let (done, disk_done) = mpsc::unbounded_channel();
+        let options = part::Options {
+            preallocate: config.storage.preallocate,
+            part_names: config.storage.part_names,
+        };
+        let (found, resolved) = mpsc::unbounded_channel();
+        for (folder, watch) in config
+            .watch
+            .iter()
+            .enumerate()
+            .filter(|(_, watch)| !watch.peers.is_empty())
+        {
+            tasks.push(tokio::task::spawn_local(resolve(
+                folder,
+                watch.peers.clone(),
+                found.clone(),
             )));
         }
         let ports = Ports {
@@ -242,6 +285,11 @@ impl<'a> Supervisor<'a> {
             throttle,
             pool,
             session: Arc::clone(session),
+            downloads: Downloads::new(Arc::clone(session), options, done),
+            events,
+            disk_done,
+            peers: downloads::Peers::new(),
+            resolved,
             checked,
             watched,
             signals,
@@ -271,6 +319,9 @@ impl<'a> Supervisor<'a> {
             tokio::select! {
                 Some(told) = self.watched.recv() => self.on_watch(told),
                 Some(checked) = self.checked.recv() => self.on_checked(checked),
+                Some(event) = self.events.recv() => self.on_event(event),
+                Some(done) = self.disk_done.recv() => self.on_disk_done(done),
+                Some((folder, addrs)) = self.resolved.recv() => self.on_resolved(folder, addrs),
                 _ = tick.tick() => {
                     self.on_tick();
                     if self.shards.any_has_ended() {
@@ -361,12 +412,15 @@ impl Supervisor<'_> {
     }
 
     fn check(&self, folder: usize, generation: u64, meta: Arc<Metainfo>, trust: bool, progress: Arc<Progress>) {
+        let downloads = !self.config.watch[folder].peers.is_empty();
+        let home = downloads.then(|| self.shards.home_of(meta.info_hash));
         self.checks.submit(Job {
             info_hash: meta.info_hash,
             generation,
             meta,
             data_dir: self.config.watch[folder].data_dir.clone(),
             trust,
+            home,
             progress,
         });
     }
@@ -410,6 +464,7 @@ impl Supervisor<'_> {
         let (name, len) = (&meta.name, display_size(meta.geometry.total_len()));
         let piece_count = meta.geometry.piece_count();
         let (state, served) = match &result {
+            Ok(found) if found.stamps.is_some() => (State::Downloading, found.torrent.clone()),
             Ok(found) if found.have_count == piece_count => (State::Seeding, found.torrent.clone()),
             Ok(found) if found.have_count > 0 => (State::Partial, found.torrent.clone()),
             Ok(_) => (State::Missing, None),
@@ -428,11 +483,19 @@ impl Supervisor<'_> {
         if settled.was_served {
             self.shards.remove(*info_hash); // What it had then is not what it has now.
         }
+        self.downloads.remove(*info_hash);
         if let Some(torrent) = &served {
             if let Some(rate) = self.config.limits.upload_rate_per_torrent.and_then(NonZeroU64::new) {
                 torrent.keep_to(rate, Instant::now());
             }
+            if let Ok(Found {
+                stamps: Some(stamps), ..
+            }) = &result
+            {
+                self.downloads.add(Arc::clone(torrent), stamps.clone());
+            }
             self.shards.add(torrent);
+            self.tell_peers(torrent);
         }
         match (state, result) {
             (_, Err(error)) => {
@@ -447,6 +510,13 @@ impl Supervisor<'_> {
                     job.progress.seconds()
                 );
             }
+            (State::Downloading, Ok(found)) => {
+                let found = match found.have_count {
+                    0 => "none of it is there".to_owned(),
+                    count => format!("{count} of {piece_count} pieces are there"),
+                };
+                tracing::info!("downloading {name:?} ({info_hash}): {len}, {found}");
+            }
             (State::Missing, Ok(found)) => {
                 if settled.is_news {
                     let why = found.why.unwrap_or_else(|| match found.wrong_count {
@@ -454,6 +524,9 @@ impl Supervisor<'_> {
                         count => format!("{count} of {piece_count} pieces are there, and none is right"),
                     });
                     let next = match found.wrong_count {
+                        _ if found.was_whole => {
+                            "it was complete once; touch its .torrent to download it again".to_owned()
+                        }
                         0 => format!("looked for again every {} s", MISSING_RETRY.as_secs()),
                         _ => "touch its .torrent to check it again".to_owned(),
                     };
@@ -466,9 +539,12 @@ impl Supervisor<'_> {
             }
             (_, Ok(found)) => {
                 let why = found.why.map(|why| format!("; {why}")).unwrap_or_default();
+                let next = match found.was_whole {
+                    true => "it was complete once; touch its .torrent to download what is missing",
+                    false => "touch its .torrent to check it again",
+                };
                 tracing::warn!(
-                    "seeding a part of {name:?} ({info_hash}): {} of {piece_count} pieces are right, {} wrong{why} \
-                     (touch its .torrent to check it again)",
+                    "seeding a part of {name:?} ({info_hash}): {} of {piece_count} pieces are right, {} wrong{why} ({next})",
                     found.have_count,
                     found.wrong_count,
                 );
@@ -477,9 +553,92 @@ impl Supervisor<'_> {
         self.publish_counts();
     }
 
+    fn on_event(&mut self, event: Event) {
+        let name = |info_hash| match self.torrents.get(info_hash) {
+            Some((_, Some(torrent))) => torrent.meta().name.clone(),
+            _ => String::new(),
+        };
+        match event {
+            Event::Wanted(info_hash) => self.downloads.on_wanted(info_hash),
+            Event::Written {
+                info_hash,
+                have,
+                files,
+                complete,
+                downloaded,
+            } => self
+                .downloads
+                .on_written(info_hash, have, (files, complete), downloaded),
+            Event::Stalled { info_hash, why } => {
+                tracing::warn!(
+                    "downloading {:?} ({info_hash}) waits for its disk: {why}",
+                    name(info_hash)
+                );
+            }
+            Event::Resumed(info_hash) => tracing::info!("downloading {:?} ({info_hash}) goes on", name(info_hash)),
+            Event::Banned { info_hash, peer } => {
+                tracing::warn!(
+                    "{peer} has sent wrong bytes of {:?} ({info_hash}) and is shut out",
+                    name(info_hash)
+                );
+            }
+        }
+    }
+
+    fn on_disk_done(&mut self, done: downloads::Done) {
+        let torrent = Arc::clone(done.torrent());
+        let (info_hash, name) = (torrent.info_hash(), &torrent.meta().name);
+        for outcome in self.downloads.on_done(done) {
+            match outcome {
+                downloads::Outcome::Prepared(notices) => {
+                    for notice in notices {
+                        tracing::warn!("{name:?} ({info_hash}): {notice}");
+                    }
+                    self.shards
+                        .tell_home(info_hash, Command::Prepared { info_hash, made: true });
+                }
+                downloads::Outcome::NotPrepared(error) => {
+                    tracing::warn!("cannot download {name:?} ({info_hash}): {error} (tried again in a minute)");
+                    self.shards
+                        .tell_home(info_hash, Command::Prepared { info_hash, made: false });
+                }
+                downloads::Outcome::Failed(why) => {
+                    tracing::warn!("{name:?} ({info_hash}): {why} (tried again in a minute)");
+                }
+                downloads::Outcome::Complete => {
+                    torrent.set_complete();
+                    if self.torrents.on_complete(info_hash) {
+                        let len = display_size(torrent.geometry().total_len());
+                        tracing::info!("{name:?} ({info_hash}) is complete: {len}, on the disk under its final name");
+                    }
+                    self.publish_counts();
+                }
+            }
+        }
+    }
+
+    /// The configuration's peers of a folder have these addresses.
+    fn on_resolved(&mut self, folder: usize, addrs: Vec<SocketAddr>) {
+        self.peers.insert(folder, addrs);
+        let torrents: Vec<Arc<Torrent>> = self.downloads.torrents().cloned().collect();
+        torrents.iter().for_each(|torrent| self.tell_peers(torrent));
+    }
+
+    /// Tells the home of a torrent that is being downloaded whom to connect to.
+    fn tell_peers(&mut self, torrent: &Torrent) {
+        let info_hash = torrent.info_hash();
+        if torrent.home().is_some()
+            && let Some((folder, _)) = self.torrents.get(info_hash)
+            && let Some(addrs) = self.peers.get(&folder).cloned()
+        {
+            self.shards.tell_home(info_hash, Command::Peers { info_hash, addrs });
+        }
+    }
+
     fn on_tick(&mut self) {
         self.shards.flush();
         let now = Instant::now();
+        self.downloads.on_tick(now);
         if let Some(reporter) = &self.reporter {
             reporter.look_at_shards(now);
         }
@@ -524,6 +683,7 @@ impl Supervisor<'_> {
         if entry.served.is_some() {
             self.shards.remove(info_hash);
         }
+        self.downloads.remove(info_hash);
         // Whoever adds it again wants to know whether it is still there.
         self.session.remove(info_hash);
         tracing::info!("removed {:?} ({info_hash}): {why}", entry.name);
@@ -621,12 +781,18 @@ impl Supervisor<'_> {
         // The end of the process ends the hashing threads: one may hang on a dead network mount, and is not waited for.
         std::mem::forget(self.pool);
         let (checks, session) = (self.checks, self.session);
+        let downloads = self.downloads;
         let kept = async {
-            checks.ended(STOP_DEADLINE / 2).await;
+            tokio::join!(checks.ended(STOP_DEADLINE / 2), self.shards.stop());
+            let settle = downloads.settle();
             // On a thread of its own: a disk that hangs must not delay the stop beyond its time.
-            let _ = super::blocking::run("btd-flush", move || session.flush()).await;
+            let settled = super::blocking::run("btd-flush", move || {
+                settle();
+                session.flush()
+            });
+            let _ = settled.await;
         };
-        let stopped = tokio::time::timeout(STOP_DEADLINE, async { tokio::join!(self.shards.stop(), kept).0 });
+        let stopped = tokio::time::timeout(STOP_DEADLINE, kept);
         tokio::pin!(stopped);
         loop {
             tokio::select! {
@@ -641,5 +807,32 @@ impl Supervisor<'_> {
                 },
             }
         }
+    }
+}
+
+/// Looks the names of peers up, over and over: behind a name there may be another address next time.
+async fn resolve(folder: usize, peers: Vec<String>, found: mpsc::UnboundedSender<(usize, Vec<SocketAddr>)>) {
+    let mut told = Vec::new();
+    loop {
+        let names = peers.clone();
+        let addrs = super::blocking::run("btd-resolve", move || {
+            let mut addrs = Vec::new();
+            for name in names {
+                match name.to_socket_addrs() {
+                    Ok(of_name) => addrs.extend(of_name),
+                    Err(error) => tracing::warn!("cannot look up the peer {name:?}: {error} (tried again in a minute)"),
+                }
+            }
+            addrs
+        });
+        if let Ok(Some(addrs)) = addrs.await
+            && addrs != told
+        {
+            told.clone_from(&addrs);
+            if found.send((folder, addrs)).is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(RESOLVE_EVERY).await;
     }
 }

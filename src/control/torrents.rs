@@ -24,10 +24,12 @@ pub(super) enum State {
     Missing,
     /// It cannot be served; the log says why.
     Error,
+    /// What is missing of it comes from peers, and what is there is served.
+    Downloading,
 }
 
 /// The states as metrics name them, in the order of [`Torrents::counts`].
-pub(super) const STATE_NAMES: [&str; 5] = ["checking", "seeding", "partial", "missing", "error"];
+pub(super) const STATE_NAMES: [&str; 6] = ["checking", "seeding", "partial", "missing", "error", "downloading"];
 
 impl State {
     fn index(&self) -> usize {
@@ -37,6 +39,7 @@ impl State {
             Self::Partial => 2,
             Self::Missing => 3,
             Self::Error => 4,
+            Self::Downloading => 5,
         }
     }
 }
@@ -281,6 +284,27 @@ impl Torrents {
         damaged
     }
 
+    /// Nothing is missing any more of a torrent that was being downloaded. False if it is no longer that one.
+    pub(super) fn on_complete(&mut self, info_hash: InfoHash) -> bool {
+        let Some(entry) = self.by_hash.get_mut(&info_hash) else {
+            return false;
+        };
+        let is_downloading = matches!(entry.state, State::Downloading);
+        if is_downloading {
+            self.counts[entry.state.index()] -= 1;
+            entry.state = State::Seeding;
+            entry.settled_as = Some(entry.state.index());
+            self.counts[entry.state.index()] += 1;
+        }
+        is_downloading
+    }
+
+    /// The watch folder that a torrent's payload belongs to, and the torrent as the shards have it.
+    pub(super) fn get(&self, info_hash: InfoHash) -> Option<(usize, Option<&Arc<Torrent>>)> {
+        let entry = self.by_hash.get(&info_hash)?;
+        Some((entry.folder, entry.served.as_ref()))
+    }
+
     /// How many are in each state of [`STATE_NAMES`].
     pub(super) fn counts(&self) -> [usize; STATE_NAMES.len()] {
         self.counts
@@ -340,7 +364,7 @@ mod tests {
         };
         assert_eq!((file, folder), ("1/a".into(), 1));
         assert_eq!(torrents.check_in(1, ONE, &Arc::default()), Some(2));
-        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0]);
+        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0, 0]);
         assert!(matches!(torrents.remove(Path::new("1/a")), Removal::Gone(ONE, _)));
     }
 
@@ -353,7 +377,7 @@ mod tests {
         assert_eq!(torrents.len(), 1);
         assert_eq!(remove(&mut torrents, "a"), None);
         assert_eq!(remove(&mut torrents, "b"), Some(ONE));
-        assert_eq!((torrents.len(), torrents.counts()), (0, [0; 5]));
+        assert_eq!((torrents.len(), torrents.counts()), (0, [0; 6]));
     }
 
     #[test]
@@ -385,7 +409,7 @@ mod tests {
         assert!(torrents.settle(ONE, 1, State::Seeding, None).is_none());
         add(&mut torrents, "a", ONE);
         assert!(torrents.settle(ONE, 1, State::Seeding, None).is_none());
-        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0]);
+        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0, 0]);
         assert_eq!(
             torrents.settle(ONE, 2, State::Partial, None),
             Some(Settled {
@@ -393,7 +417,7 @@ mod tests {
                 is_news: true
             })
         );
-        assert_eq!(torrents.counts(), [0, 0, 1, 0, 0]);
+        assert_eq!(torrents.counts(), [0, 0, 1, 0, 0, 0]);
     }
 
     #[test]
@@ -436,7 +460,7 @@ mod tests {
         assert_eq!(is_news(1), Some(true));
         assert_eq!(torrents.check_again(ONE, &Arc::default()), Some(2));
         assert!(torrents.settle(ONE, 1, State::Missing, None).is_none());
-        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0], "it is being looked at");
+        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0, 0], "it is being looked at");
         let mut is_news = |generation| {
             torrents
                 .settle(ONE, generation, State::Missing, None)

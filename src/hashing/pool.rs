@@ -24,6 +24,7 @@ use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -86,7 +87,41 @@ pub struct Job {
     /// What is wanted after the last byte.
     pub then: Then,
     /// Where the answer goes. An answer nobody waits for is dropped.
-    pub reply: Sender<Done>,
+    pub reply: Reply,
+}
+
+/// Where answers go.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    sender: Sender<Done>,
+    bell: Option<Arc<OwnedFd>>,
+}
+
+impl Reply {
+    /// To somebody who does not wait at the channel: he is woken by `bell`, an eventfd.
+    #[must_use]
+    pub fn with_bell(sender: Sender<Done>, bell: Arc<OwnedFd>) -> Self {
+        Self {
+            sender,
+            bell: Some(bell),
+        }
+    }
+
+    fn answer(&self, done: Done) {
+        // The asker may have gone (a check that was cancelled): then the buffers are freed here.
+        if self.sender.send(done).is_ok()
+            && let Some(bell) = &self.bell
+        {
+            // The counter of an eventfd cannot overflow here.
+            let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
+        }
+    }
+}
+
+impl From<Sender<Done>> for Reply {
+    fn from(sender: Sender<Done>) -> Self {
+        Self { sender, bell: None }
+    }
 }
 
 /// Bytes that a worker fetches when it gets to them. Whoever makes one sees to it that this takes no longer than copying
@@ -231,7 +266,7 @@ struct Queued {
 struct Ticket {
     tag: u64,
     then: Then,
-    reply: Sender<Done>,
+    reply: Reply,
     source: Option<Box<dyn Source>>,
     /// The job's buffers that have gone before.
     buffers: Vec<Bytes>,
@@ -391,7 +426,7 @@ impl Pool {
         self.shared.room.notify_all();
         for Queued { job, .. } in dropped {
             self.shared.counters.dropped.fetch_add(1, Relaxed);
-            answer(job.reply, job.tag, job.buffers, Outcome::Dropped);
+            answer(&job.reply, job.tag, job.buffers, Outcome::Dropped);
         }
         let threads = std::mem::take(&mut *lock(&self.threads));
         for thread in threads {
@@ -538,7 +573,7 @@ impl Shared {
         bytes.resize(source.left().min(COPY_LEN as u64) as usize, 0);
         if !source.read(&mut bytes) {
             hand.spare.push(bytes);
-            answer(ticket.reply, ticket.tag, ticket.buffers, Outcome::Unread);
+            answer(&ticket.reply, ticket.tag, ticket.buffers, Outcome::Unread);
             return None;
         }
         Some(Message {
@@ -591,7 +626,7 @@ impl Shared {
         self.counters
             .failures
             .fetch_add(u64::from(matches!(outcome, Outcome::Bad(_))), Relaxed);
-        answer(ticket.reply, ticket.tag, ticket.buffers, outcome);
+        answer(&ticket.reply, ticket.tag, ticket.buffers, outcome);
     }
 }
 
@@ -607,9 +642,9 @@ fn len(job: &Job) -> u64 {
     let buffers: u64 = job.buffers.iter().map(|buffer| buffer.len() as u64).sum();
     buffers + job.source.as_ref().map_or(0, |source| source.left())
 }
-fn answer(reply: Sender<Done>, tag: u64, buffers: Vec<Bytes>, outcome: Outcome) {
-    // The asker may have gone (a check that was cancelled): then the buffers are freed here.
-    let _ = reply.send(Done { tag, buffers, outcome });
+
+fn answer(reply: &Reply, tag: u64, buffers: Vec<Bytes>, outcome: Outcome) {
+    reply.answer(Done { tag, buffers, outcome });
 }
 
 /// Lowers the priority of the calling thread (on Linux niceness belongs to threads).

@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
+use rustix::io::Errno;
+
 /// Slots of the ring's registered file table that nobody uses any more. Filled when the last handle is dropped, emptied
 /// by the driver once a turn.
 pub(crate) type Released = Rc<RefCell<Vec<u32>>>;
@@ -60,6 +62,17 @@ impl Handle {
         match &self.0.kind {
             Kind::Kernel { fd, .. } => fd,
             Kind::Memory { id } => panic!("handle {id} of the memory driver was given to a ring"),
+        }
+    }
+
+    /// Another descriptor of the same socket or file, for another driver.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left, or the handle is of the memory driver.
+    pub fn duplicate(&self) -> Result<OwnedFd, Errno> {
+        match &self.0.kind {
+            Kind::Kernel { fd, .. } => rustix::io::fcntl_dupfd_cloexec(fd, 0),
+            Kind::Memory { .. } => Err(Errno::OPNOTSUPP),
         }
     }
 

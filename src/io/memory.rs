@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use rustix::io::Errno;
@@ -63,8 +64,6 @@ struct State {
     reads: u64,
     /// Bytes that the disks still take.
     disk_room: Option<u64>,
-    /// Bytes of files that are on their disks.
-    synced: BTreeMap<String, Vec<u8>>,
 }
 
 /// The far end of everything a [`Memory`] driver reaches. Clones are the same world.
@@ -128,12 +127,6 @@ impl World {
     #[must_use]
     pub fn contents(&self, path: &str) -> Option<Vec<u8>> {
         self.0.borrow().files.get(path).cloned()
-    }
-
-    /// What would be in a file after a power cut: its bytes as they were when it was last synced.
-    #[must_use]
-    pub fn synced(&self, path: &str) -> Option<Vec<u8>> {
-        self.0.borrow().synced.get(path).cloned()
     }
 
     /// Lets the disks take so many more bytes, or any number.
@@ -435,19 +428,6 @@ impl Memory {
                 out.push((Outcome::Written { result, bytes }, true));
                 None
             }
-            Op::Sync { file } => {
-                let result = match failure.or_else(|| state.failure(OpKind::Sync)) {
-                    Some(errno) => Err(errno),
-                    None => {
-                        let path = state.open[&file.memory_id()].clone();
-                        let contents = state.files.get(&path).cloned().unwrap_or_default();
-                        state.synced.insert(path, contents);
-                        Ok(())
-                    }
-                };
-                out.push((Outcome::Synced { result }, true));
-                None
-            }
             Op::Open { path, write, .. } => {
                 let path = path.into_string().expect("paths of tests are UTF-8");
                 let result = match failure.or_else(|| state.failure(OpKind::Open)) {
@@ -506,7 +486,6 @@ impl Driver for Memory {
             Op::Doorbell { .. } => OpKind::Doorbell,
             Op::Connect { .. } => OpKind::Connect,
             Op::Write { .. } => OpKind::Write,
-            Op::Sync { .. } => OpKind::Sync,
         };
         let token = Token {
             kind,
@@ -566,6 +545,14 @@ impl Driver for Memory {
         let id = state.new_id();
         state.connections.insert(id, Connection::default());
         Ok(Handle::memory(id))
+    }
+
+    /// A connection that nobody is at the other end of: this world has no descriptors.
+    fn take_over(&mut self, _fd: OwnedFd) -> Handle {
+        let mut state = self.world.0.borrow_mut();
+        let id = state.new_id();
+        state.connections.insert(id, Connection::default());
+        Handle::memory(id)
     }
 
     fn shutdown(&mut self, socket: &Handle, ending: Ending) {

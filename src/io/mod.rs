@@ -11,6 +11,7 @@
 //! Next: [`op`] for the vocabulary, then [`uring`] for how it is carried out, then the room `shard`, which uses it.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 pub mod handle;
@@ -98,6 +99,9 @@ pub trait Driver {
     /// # Errors
     /// When the machine has no descriptors or no such address family.
     fn socket(&mut self, to: SocketAddr) -> Result<Handle, Errno>;
+
+    /// Takes a descriptor over that another driver had: see [`Handle::duplicate`].
+    fn take_over(&mut self, fd: OwnedFd) -> Handle;
 
     /// Ends a socket both ways; operations on it complete. The socket is closed when its last handle is dropped.
     fn shutdown(&mut self, socket: &Handle, ending: Ending);

@@ -80,11 +80,6 @@ pub enum Op {
         /// Leave nothing in the page cache (`RWF_DONTCACHE`, kernel 6.14; `EOPNOTSUPP` where that cannot be).
         uncached: bool,
     },
-    /// Have what was written to a file, and what is needed to find it again, be on its disk (`fdatasync`).
-    Sync {
-        /// A file opened for writing.
-        file: Handle,
-    },
     /// Wait until another thread rings an eventfd.
     Doorbell {
         /// The eventfd.
@@ -122,7 +117,6 @@ impl fmt::Debug for Op {
                 .field("offset", offset)
                 .field("len", &bytes.len())
                 .finish(),
-            Op::Sync { file } => f.debug_struct("Sync").field("file", file).finish(),
             Op::Doorbell { event } => f.debug_struct("Doorbell").field("event", event).finish(),
         }
     }
@@ -199,11 +193,6 @@ pub enum Outcome {
         result: Result<u32, Errno>,
         /// All bytes that were to be written.
         bytes: Bytes,
-    },
-    /// Of [`Op::Sync`].
-    Synced {
-        /// Whether all is on the disk.
-        result: Result<(), Errno>,
     },
     /// Of [`Op::Doorbell`].
     Rung {

@@ -22,8 +22,6 @@ pub enum OpKind {
     Connect = 8,
     /// Write of bytes to a file.
     Write = 9,
-    /// Sync of a file's bytes to its disk.
-    Sync = 10,
 }
 
 impl OpKind {
@@ -38,7 +36,6 @@ impl OpKind {
             7 => OpKind::Cancel,
             8 => OpKind::Connect,
             9 => OpKind::Write,
-            10 => OpKind::Sync,
             _ => return None,
         })
     }

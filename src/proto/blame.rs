@@ -49,6 +49,11 @@ impl<K: Copy + Ord> Blame<K> {
         self.suspects.contains_key(peer)
     }
 
+    /// Whether nobody is suspected of anything: then nobody needs to know who sent what is right.
+    pub fn is_clear(&self) -> bool {
+        self.suspects.is_empty() && self.wrong.is_empty()
+    }
+
     /// Whether a peer has been convicted: nothing more is to be had from it.
     pub fn is_convicted(&self, peer: &K) -> bool {
         self.convicts.contains(peer)

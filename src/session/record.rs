@@ -12,7 +12,7 @@
 //! | 4, 4, 4 | how many pieces, how many files, `judged` |
 //! | 1 or 1 + n | `have`: 0 for no piece, 1 for every piece, or 2 and the bits as BEP 3 has them |
 //! | 1 or 1 + n | `wrong`, likewise |
-//! | 1 or 17 each | a file: 0 for none, or 1, its length (8) and its modification time in ns (8) |
+//! | 1, 9 or 17 each | a file: 0 for none; 1, its length (8) and its modification time in ns (8); or 2 and its length (8), of one that is being written |
 //!
 //! Nearly every torrent is whole or absent, so a bitfield is nearly always one byte. There is no checksum: the database
 //! has one for every page.
@@ -34,6 +34,7 @@ const BITS_SOME: u8 = 2;
 
 const FILE_NONE: u8 = 0;
 const FILE_STAMP: u8 = 1;
+const FILE_WRITTEN: u8 = 2;
 
 /// What was found of a torrent's payload, and of which files that holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +59,27 @@ pub struct FileStamp {
     pub len: u64,
     /// When it was last modified, in ns since 1970; negative before.
     pub mtime_ns: i64,
+}
+
+/// The time of a file that btd is writing to. No file is of the year 1677.
+const BEING_WRITTEN: i64 = i64::MIN;
+
+impl FileStamp {
+    /// Of a file that btd itself is writing to: its time moves on, and says nothing of the pieces that are recorded. They
+    /// were on the disk before the record was, and what is written after it is written elsewhere in the file.
+    #[must_use]
+    pub const fn being_written(len: u64) -> Self {
+        Self {
+            len,
+            mtime_ns: BEING_WRITTEN,
+        }
+    }
+
+    /// Whether it was made by [`FileStamp::being_written`].
+    #[must_use]
+    pub const fn is_being_written(&self) -> bool {
+        self.mtime_ns == BEING_WRITTEN
+    }
 }
 
 /// Why bytes are not the record of this torrent.
@@ -140,6 +162,10 @@ impl Record {
         for file in &self.files {
             match file {
                 None => out.push(FILE_NONE),
+                Some(stamp) if stamp.is_being_written() => {
+                    out.push(FILE_WRITTEN);
+                    out.extend_from_slice(&stamp.len.to_le_bytes());
+                }
                 Some(stamp) => {
                     out.push(FILE_STAMP);
                     out.extend_from_slice(&stamp.len.to_le_bytes());
@@ -259,10 +285,18 @@ impl<'a> Input<'a> {
     fn file(&mut self) -> Result<Option<FileStamp>, Malformed> {
         match self.byte()? {
             FILE_NONE => Ok(None),
-            FILE_STAMP => Ok(Some(FileStamp {
-                len: u64::from_le_bytes(self.array()?),
-                mtime_ns: i64::from_le_bytes(self.array()?),
-            })),
+            FILE_STAMP => {
+                let stamp = FileStamp {
+                    len: u64::from_le_bytes(self.array()?),
+                    mtime_ns: i64::from_le_bytes(self.array()?),
+                };
+                // That has a form of its own.
+                match stamp.is_being_written() {
+                    true => Err(Malformed::Tag { tag: FILE_STAMP }),
+                    false => Ok(Some(stamp)),
+                }
+            }
+            FILE_WRITTEN => Ok(Some(FileStamp::being_written(u64::from_le_bytes(self.array()?)))),
             tag => Err(Malformed::Tag { tag }),
         }
     }
@@ -277,7 +311,8 @@ pub(super) mod tests {
 
     /// Any record: each piece is one of neither, right and wrong, often all the same.
     pub(crate) fn any_record() -> impl Strategy<Value = Record> {
-        let stamp = (any::<u64>(), any::<i64>()).prop_map(|(len, mtime_ns)| FileStamp { len, mtime_ns });
+        let time = prop_oneof![3 => any::<i64>(), 1 => Just(BEING_WRITTEN)];
+        let stamp = (any::<u64>(), time).prop_map(|(len, mtime_ns)| FileStamp { len, mtime_ns });
         let pieces = prop_oneof![
             vec(0..3u8, 0..70),
             (0..3u8, 0..70usize).prop_map(|(is, count)| vec![is; count])
@@ -326,6 +361,22 @@ pub(super) mod tests {
         expected.push(0);
         expected.extend(file);
         assert_eq!(small().encode(), expected);
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_has_a_length_and_no_time() {
+        let mut record = small();
+        record.files[1] = Some(FileStamp::being_written(7));
+        let bytes = record.encode();
+        assert_eq!(
+            bytes[bytes.len() - 17 - 9..bytes.len() - 17],
+            [2, 7, 0, 0, 0, 0, 0, 0, 0]
+        );
+        assert_eq!(Record::decode(&bytes, 10, 3), Ok(record));
+        let mut twice = small().encode();
+        let time = twice.len() - 8;
+        twice[time..].copy_from_slice(&i64::MIN.to_le_bytes());
+        assert_eq!(Record::decode(&twice, 10, 3), Err(Malformed::Tag { tag: FILE_STAMP }));
     }
 
     #[test]

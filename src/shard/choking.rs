@@ -35,7 +35,11 @@ impl<D: Driver> Shard<D> {
                 key: owner.index,
                 interested: peer.peer.peer_interested(),
                 unchoked: !peer.peer.am_choking(),
-                rate: peer.rate.bytes_per_second(now),
+                rate: match &peer.leech {
+                    // Tit for tat: slots go to those who give most.
+                    Some(leech) => leech.rate.bytes_per_second(now),
+                    None => peer.rate.bytes_per_second(now),
+                },
                 uploaded_since_unchoke: peer.uploaded_since_unchoke,
                 unchoked_at: peer.peer.unchoked_at(),
                 waiting_since: peer.peer.waiting_since(),

@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Torrent;
+use super::dial::Dialed;
 use super::gone::Gone;
+use super::leech::Leech;
 use super::lending::Route;
 use super::upload::Upload;
 use crate::io::{Handle, SendBatch, Token};
@@ -31,6 +33,10 @@ pub(super) struct Conn {
     pub(super) route: Route,
     pub(super) lent: u32,
     pub(super) addr: SocketAddr,
+    /// For which torrent we have made it; `None` for one that was accepted.
+    pub(super) dialed: Option<Box<Dialed>>,
+    /// The connecting, while it goes on.
+    pub(super) connect: Option<Token>,
     pub(super) phase: Phase,
     /// Small messages to be sent before the next block.
     pub(super) out: Vec<u8>,
@@ -62,6 +68,8 @@ pub(super) struct Conn {
 pub(super) enum Phase {
     /// The handshake is not whole yet.
     Handshake { bytes: [u8; HANDSHAKE_LEN], len: u8 },
+    /// Its torrent is another shard's, which gets it with what the peer has said. See [`super::handover`].
+    Leaving { home: u32, bytes: Vec<u8> },
     /// A peer of a torrent.
     Peer(PeerConn),
 }
@@ -82,6 +90,8 @@ pub(super) struct PeerConn {
     pub(super) rate: Rate,
     /// Payload bytes since it was unchoked, for the choker.
     pub(super) uploaded_since_unchoke: u64,
+    /// The download side, while its torrent is being downloaded.
+    pub(super) leech: Option<Box<Leech>>,
 }
 
 impl Conn {
@@ -91,6 +101,8 @@ impl Conn {
             route: Route::to(addr.ip()),
             lent: 0,
             addr,
+            dialed: None,
+            connect: None,
             phase: Phase::Handshake {
                 bytes: [0; HANDSHAKE_LEN],
                 len: 0,
@@ -114,14 +126,14 @@ impl Conn {
     pub(super) fn peer(&self) -> Option<&PeerConn> {
         match &self.phase {
             Phase::Peer(peer) => Some(peer),
-            Phase::Handshake { .. } => None,
+            Phase::Handshake { .. } | Phase::Leaving { .. } => None,
         }
     }
 
     pub(super) fn peer_mut(&mut self) -> Option<&mut PeerConn> {
         match &mut self.phase {
             Phase::Peer(peer) => Some(peer),
-            Phase::Handshake { .. } => None,
+            Phase::Handshake { .. } | Phase::Leaving { .. } => None,
         }
     }
 }

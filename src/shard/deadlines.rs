@@ -3,6 +3,7 @@
 use super::Shard;
 use super::conn::Phase;
 use super::ended::Reason;
+use super::leech::LOOK_TICKS;
 use super::wheel::TICK;
 use crate::io::{Driver, Owner};
 use crate::proto::wire::Message;
@@ -61,6 +62,15 @@ impl<D: Driver> Shard<D> {
         if !self.starved.is_empty() {
             self.reclaim();
         }
+        if !self.downloads.is_empty() {
+            self.writes.on_time(self.now.saturating_duration_since(self.epoch));
+            self.tend_downloads();
+            if self.tick / LOOK_TICKS != self.looked_at {
+                self.looked_at = self.tick / LOOK_TICKS;
+                self.look_at_requests();
+                self.dial();
+            }
+        }
         if self.choker.is_due(self.now) {
             self.rechoke();
         }
@@ -77,7 +87,7 @@ impl<D: Driver> Shard<D> {
         conn.wake_at = u64::MAX;
         let (sent_at, sending) = (conn.sent_at, conn.send.is_some());
         let mut next = match &mut conn.phase {
-            Phase::Handshake { .. } => {
+            Phase::Handshake { .. } | Phase::Leaving { .. } => {
                 let at = conn.started + HANDSHAKE_TICKS;
                 if tick >= at {
                     return self.end(owner, Reason::HandshakeTimeout, None);

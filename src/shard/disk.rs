@@ -383,6 +383,8 @@ impl Disk {
                     }
                     Ok(_) => Some(format!("{path}: not a regular file")),
                     Err(errno) if is_for_now(errno) => None,
+                    // It is getting its final name at this moment, or has just got it.
+                    Err(Errno::NOENT) if opening.served.torrent.home().is_some() => None,
                     Err(errno) => Some(format!("{path}: cannot be opened: {errno}")),
                 };
                 for fill in self.files.failed(opening.key) {
@@ -518,6 +520,30 @@ impl Disk {
             let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
             let now = self.modes.get(device);
             tracing::info!("device {major}:{minor} cannot be read as {how:?}, is read as {now:?} from now on");
+        }
+    }
+
+    /// A piece was written: what was read of those stretches before was not it.
+    pub(super) fn written(&mut self, served: &Served, piece: PieceIndex) {
+        let torrent = &served.torrent;
+        let geometry = torrent.geometry();
+        let spans = torrent
+            .layout()
+            .spans(geometry.piece_offset(piece), geometry.piece_len(piece).into());
+        for span in spans.filter(|span| !span.pad) {
+            let file = self.numbers.get(FileKey {
+                torrent: served.number,
+                file: span.file,
+            });
+            let first = span.offset / u64::from(EXTENT_LEN);
+            let last = (span.offset + span.len - 1) / u64::from(EXTENT_LEN);
+            for index in (first..=last).map(|index| index as u32) {
+                let key = ExtentKey::File { file, index };
+                self.woken.append(&mut self.extents.forget_one(&key));
+                if self.has_broken() {
+                    self.broken.remove(&key);
+                }
+            }
         }
     }
 

@@ -16,6 +16,14 @@ pub(super) enum Reason {
     UnknownInfoHash,
     /// It is ourselves.
     OwnPeerId,
+    /// There is a connection to this peer already.
+    Duplicate,
+    /// It has sent what is wrong.
+    Banned,
+    /// Block after block that nobody has asked for.
+    BlockFlood,
+    /// The connection could not be made.
+    NotConnected,
     /// The torrent has as many connections as it may.
     TorrentFull,
     /// No whole handshake within its time.
@@ -49,6 +57,10 @@ impl Reason {
             Reason::NotAHandshake => "not_a_handshake",
             Reason::UnknownInfoHash => "unknown_info_hash",
             Reason::OwnPeerId => "own_peer_id",
+            Reason::Duplicate => "duplicate",
+            Reason::Banned => "banned",
+            Reason::BlockFlood => "block_flood",
+            Reason::NotConnected => "not_connected",
             Reason::TorrentFull => "torrent_full",
             Reason::HandshakeTimeout => "handshake_timeout",
             Reason::IdleTimeout => "idle_timeout",
@@ -73,6 +85,10 @@ impl Reason {
             | Reason::NotAHandshake
             | Reason::UnknownInfoHash
             | Reason::OwnPeerId
+            | Reason::Duplicate
+            | Reason::Banned
+            | Reason::BlockFlood
+            | Reason::NotConnected
             | Reason::TorrentFull
             | Reason::HandshakeTimeout
             | Reason::IdleTimeout

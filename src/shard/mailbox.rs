@@ -1,5 +1,6 @@
 //! What the control plane tells a shard: a bounded queue and an eventfd that wakes the shard from its ring.
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -7,6 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::Torrent;
+use super::handover::Handed;
 use crate::io::Errno;
 use crate::proto::InfoHash;
 
@@ -20,6 +22,22 @@ pub enum Command {
     Add(Arc<Torrent>),
     /// Serve it no longer, and end its connections.
     Remove(InfoHash),
+    /// Peers of a torrent that is being downloaded may be at these addresses.
+    Peers {
+        /// The torrent.
+        info_hash: InfoHash,
+        /// Where.
+        addrs: Vec<SocketAddr>,
+    },
+    /// The answer to [`super::Event::Wanted`].
+    Prepared {
+        /// The torrent.
+        info_hash: InfoHash,
+        /// Whether its files can be written to. If not, it is asked again.
+        made: bool,
+    },
+    /// A connection that another shard has accepted.
+    Take(Box<Handed>),
     /// End.
     Stop,
 }
@@ -30,13 +48,18 @@ pub enum Command {
 pub struct Full(pub Command);
 
 /// The sending end.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Mailbox {
     sender: SyncSender<Command>,
-    bell: OwnedFd,
+    bell: Arc<OwnedFd>,
 }
 
 impl Mailbox {
+    /// What wakes the shard.
+    pub(super) fn bell(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.bell)
+    }
+
     /// Queues a command and wakes the shard.
     ///
     /// # Errors
@@ -53,19 +76,22 @@ impl Mailbox {
 
 /// The shard's end.
 #[derive(Debug)]
-pub(super) struct Inbox {
+pub struct Inbox {
     pub(super) receiver: Receiver<Command>,
     pub(super) bell: OwnedFd,
 }
 
 /// Makes both ends.
-pub(super) fn mailbox() -> Result<(Mailbox, Inbox), Errno> {
+///
+/// # Errors
+/// When the process has no descriptor left.
+pub fn mailbox() -> Result<(Mailbox, Inbox), Errno> {
     // Blocking, so that the ring's read of it waits.
     let bell = eventfd(0, EventfdFlags::CLOEXEC)?;
     let (sender, receiver) = sync_channel(MAILBOX_LEN);
     let mailbox = Mailbox {
         sender,
-        bell: bell.try_clone().map_err(|_| Errno::MFILE)?,
+        bell: Arc::new(bell.try_clone().map_err(|_| Errno::MFILE)?),
     };
     Ok((mailbox, Inbox { receiver, bell }))
 }

@@ -12,6 +12,9 @@
 //!   `disk`: from a file to bytes in memory; `gone`: requests for what is no longer there;
 //! - `lending`: sends that copy nothing; `reclaim`: buffers taken back from those who do not send them;
 //! - `deadlines`: who is late; `choking`: who may ask;
+//! - `dial`: connections made from here; `handover`: those that belong to another shard;
+//! - `download`: a torrent that is not complete; `leech`: what a peer is asked for and sends; `assembly`: pieces in memory;
+//!   `verify`: from the last block to a bit; `write`: from a piece to its files; `events`: what the control plane does of it;
 //! - `gather`: when many peers ask for little; `mailbox`: what the control plane says; `start`: threads, rings and listeners.
 //!
 //! Deliberately absent: parsing (`proto`), SQEs (`io`), where files lie (`storage`).
@@ -19,14 +22,20 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod assembly;
 mod choking;
 mod conn;
 mod deadlines;
+mod dial;
 mod disk;
+mod download;
 mod ended;
+mod events;
 mod gather;
 mod gone;
+mod handover;
 mod held;
+mod leech;
 mod lending;
 mod limits;
 mod mailbox;
@@ -40,31 +49,41 @@ mod start;
 mod tests;
 mod torrent;
 mod upload;
+mod verify;
 mod wheel;
+mod write;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
+use crate::hashing::{Done, Job, Pool, Reply};
 use crate::io::{self, Completion, Driver, Errno, Outcome, Owner, Token, Wait};
 use crate::proto::choker::{Candidate, SeedChoker};
+use crate::proto::geometry::BlockRequest;
 use crate::proto::{InfoHash, PeerId, choker};
 use crate::stats::{Counters, Histogram, Shared};
 use crate::storage::read_modes::How;
-use conn::{Conn, Served, SpareBatches};
+use assembly::Assembly;
+use conn::{Conn, Phase, Served, SpareBatches};
 use disk::Disk;
+use download::Download;
 use ended::Reason;
+pub use events::{Event, Events};
 use gather::Gather;
+pub use handover::Handed;
 use lending::Lent;
 pub use limits::{Caps, Limits};
-pub use mailbox::{Command, Full, Mailbox};
+pub use mailbox::{Command, Full, Inbox, Mailbox, mailbox};
 pub use pace::Pace;
 use slots::Slots;
 pub use start::{CACHE_LEN_MIN, Handle, ShardConfig, StartError, spawn};
 pub use torrent::Torrent;
 use wheel::{TICK, Wheel};
+use write::Writes;
 
 /// How files are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,6 +111,16 @@ impl ReadMode {
 /// What a shard is told when it is made.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Which shard it is, from 0.
+    pub index: u32,
+    /// How all shards are reached, itself among them, in the order of their indices.
+    pub mailboxes: Arc<[Mailbox]>,
+    /// Who hashes what was downloaded.
+    pub pool: Arc<Pool>,
+    /// Memory for pieces that are being put together, hashed or written, in bytes.
+    pub write_buffer: u64,
+    /// Who is told what a disk has to be waited for.
+    pub events: Events,
     /// Our peer id, the same on all shards.
     pub peer_id: PeerId,
     /// Caps on connections, shared by all shards.
@@ -172,6 +201,20 @@ pub struct Shard<D: Driver> {
     lent: Lent,
     disk: Disk,
 
+    /// Torrents that are being downloaded, by the shard's numbers for them.
+    downloads: BTreeMap<u32, Download>,
+    assembly: Assembly,
+    verifier: Verifier,
+    writes: Writes,
+    /// Connections that could ask for more, were there anything to ask for or memory for it.
+    hungry: Vec<Owner>,
+    /// Blocks to ask for. Kept for its room.
+    picked: Vec<BlockRequest>,
+    /// Connections that are being made.
+    half_open: usize,
+    /// When requests were last looked at.
+    looked_at: u64,
+
     choker: SeedChoker,
     candidates: Vec<Candidate>,
     decisions: Vec<(u32, bool)>,
@@ -187,6 +230,31 @@ pub struct Shard<D: Driver> {
     loop_stall: Histogram,
     /// When stopping began.
     stopping: Option<Instant>,
+}
+
+/// The way to the hashing pool and back.
+struct Verifier {
+    pool: Arc<Pool>,
+    reply: Reply,
+    verdicts: Receiver<Done>,
+    /// What the pool had no room for.
+    waiting: VecDeque<Job>,
+}
+
+impl Verifier {
+    fn new(settings: &Settings) -> Verifier {
+        let (sender, verdicts): (Sender<Done>, _) = channel();
+        let reply = match settings.mailboxes.get(settings.index as usize) {
+            Some(own) => Reply::with_bell(sender, own.bell()),
+            None => Reply::from(sender),
+        };
+        Verifier {
+            pool: Arc::clone(&settings.pool),
+            reply,
+            verdicts,
+            waiting: VecDeque::new(),
+        }
+    }
 }
 
 /// Owner of operations that concern the shard itself: listeners by their index, and the doorbell.
@@ -212,6 +280,14 @@ impl<D: Driver> Shard<D> {
         let mut shard = Shard {
             disk: Disk::new(settings.files_max, settings.read_mode.first()),
             choker: SeedChoker::new(settings.choker, settings.upload_slots),
+            downloads: BTreeMap::new(),
+            assembly: Assembly::new(settings.write_buffer),
+            verifier: Verifier::new(&settings),
+            writes: Writes::new(),
+            hungry: Vec::new(),
+            picked: Vec::new(),
+            half_open: 0,
+            looked_at: 0,
             driver,
             settings,
             listeners: listeners
@@ -305,11 +381,19 @@ impl<D: Driver> Shard<D> {
                 self.disk
                     .on_read_done(&mut self.driver, &mut self.counters, owner, result, buf);
             }
-            Outcome::Opened { result, .. } => {
+            Outcome::Opened { result, write: false } => {
                 self.disk.on_opened(&mut self.driver, &mut self.counters, owner, result);
             }
-            Outcome::Connected { .. } | Outcome::Written { .. } | Outcome::Synced { .. } => {
-                unreachable!("a shard that only serves neither connects nor writes")
+            Outcome::Opened { result, write: true } => {
+                self.writes
+                    .on_opened(&mut self.driver, &mut self.counters, owner, result);
+                self.on_writes();
+            }
+            Outcome::Connected { result } => self.on_connected(owner, result),
+            Outcome::Written { result, bytes } => {
+                self.writes
+                    .on_written(&mut self.driver, &mut self.counters, owner, result, bytes);
+                self.on_writes();
             }
             Outcome::Rung { result } => self.on_bell(result),
         }
@@ -394,9 +478,13 @@ impl<D: Driver> Shard<D> {
             match command {
                 Command::Add(torrent) => self.add(torrent),
                 Command::Remove(info_hash) => self.remove(info_hash),
+                Command::Peers { info_hash, addrs } => self.on_addrs(info_hash, &addrs),
+                Command::Prepared { info_hash, made } => self.on_prepared(info_hash, made),
+                Command::Take(handed) => self.take(*handed),
                 Command::Stop => self.stop(),
             }
         }
+        self.on_verdicts();
         if self.stopping.is_none() {
             self.arm_bell();
         }
@@ -407,8 +495,26 @@ impl<D: Driver> Shard<D> {
         self.remove(info_hash);
         let number = self.next_number;
         self.next_number += 1;
+        let is_ours = torrent.home() == Some(self.settings.index);
         let served = Rc::new(Served { torrent, number });
-        self.torrents.insert(info_hash, served);
+        self.torrents.insert(info_hash, served.clone());
+        if is_ours {
+            let seed = self.next_random();
+            self.downloads
+                .insert(number, Download::new(served.clone(), seed, self.tick));
+            if served.torrent.is_complete() {
+                self.complete(number);
+            }
+        }
+    }
+
+    fn on_addrs(&mut self, info_hash: InfoHash, addrs: &[SocketAddr]) {
+        let number = self.torrents.get(&info_hash).map(|served| served.number);
+        let Some(download) = number.and_then(|number| self.downloads.get_mut(&number)) else {
+            return; // Complete, or gone.
+        };
+        download.add_peers(addrs, self.tick);
+        self.dial();
     }
 
     fn remove(&mut self, info_hash: InfoHash) {
@@ -418,13 +524,21 @@ impl<D: Driver> Shard<D> {
         let leaving: Vec<Owner> = self
             .conns
             .iter()
-            .filter(|(_, conn)| conn.peer().is_some_and(|peer| peer.served.number == served.number))
+            .filter(|(_, conn)| {
+                let of = conn.peer().map(|peer| &peer.served);
+                let of = of.or(conn.dialed.as_ref().map(|dialed| &dialed.served));
+                of.is_some_and(|of| of.number == served.number)
+            })
             .map(|(owner, _)| owner)
             .collect();
+        // So that nobody who leaves gives back what he was asked for.
+        self.downloads.remove(&served.number);
         for owner in leaving {
             self.end(owner, Reason::TorrentRemoved, None);
         }
         self.disk.forget(served.number);
+        self.writes.forget(served.number);
+        self.assembly.forget_all(served.number);
     }
 
     fn stop(&mut self) {
@@ -454,7 +568,7 @@ impl<D: Driver> Shard<D> {
     /// Ends a connection. Its place is free at once; operations in flight keep what they need and find nobody when they
     /// end.
     fn end(&mut self, owner: Owner, reason: Reason, errno: Option<Errno>) {
-        let Some(conn) = self.conns.remove(owner) else {
+        let Some(mut conn) = self.conns.remove(owner) else {
             return;
         };
         tracing::debug!(peer = %conn.addr, reason = reason.label(), ?errno, "connection ended");
@@ -470,6 +584,18 @@ impl<D: Driver> Shard<D> {
             self.unchoked -= u64::from(!peer.peer.am_choking());
         }
         self.driver.shutdown(&conn.socket, reason.ending());
+        if let Some(token) = conn.connect.take() {
+            self.half_open -= 1;
+            self.driver.cancel(token);
+        }
+        let useful = conn
+            .peer()
+            .and_then(|peer| peer.leech.as_ref())
+            .is_some_and(|leech| leech.useful);
+        if let Phase::Peer(peer) = &mut conn.phase {
+            self.end_leeching(peer);
+        }
+        self.tell_dial(&conn, useful, reason);
     }
 
     fn publish(&mut self) {
@@ -484,6 +610,9 @@ impl<D: Driver> Shard<D> {
         self.counters.devices_cached_now = self.disk.modes.count(How::Cached);
         self.counters.reads_waiting_now = self.disk.reads_waiting();
         self.counters.torrents_now = self.torrents.len() as u64;
+        self.counters.downloads_now = self.downloads.len() as u64;
+        self.counters.requests_now = self.requests_under_way();
+        self.counters.assembly_now = self.assembly.reserved();
         self.counters.buffers_now = u64::from(pool.count());
         self.counters.buffers_free_now = u64::from(pool.free());
         self.counters.uring_enters = driver.enters;

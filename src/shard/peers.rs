@@ -5,12 +5,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::Shard;
 use super::conn::{Conn, PeerConn, Phase};
 use super::deadlines::ticks;
+use super::download::Who;
 use super::ended::Reason;
 use super::gone::Gone;
+use super::leech::Took;
 use super::upload::Upload;
 use crate::io::{Driver, Errno, Owner, Received};
 use crate::proto::extension::{self, ExtensionHandshake, Extensions};
-use crate::proto::geometry::PIECE_COUNT_MAX;
+use crate::proto::geometry::{BlockRequest, PIECE_COUNT_MAX, PieceIndex};
 use crate::proto::handshake::{HANDSHAKE_LEN, Handshake, Reserved, prefix_ok};
 use crate::proto::peer::{Event, Peer, REQUEST_QUEUE_MAX, Refusal};
 use crate::proto::rate::Rate;
@@ -34,6 +36,14 @@ enum After {
     Nothing,
     Interested,
     NotInterested,
+    /// It said which pieces it has.
+    Pieces,
+    /// It has one more.
+    Has(PieceIndex),
+    Choked,
+    Unchoked,
+    Rejected(BlockRequest),
+    Took(Took),
     End(Reason),
 }
 
@@ -45,6 +55,16 @@ impl<D: Driver> Shard<D> {
         };
         if !more {
             conn.receive = None;
+        }
+        if matches!(conn.phase, Phase::Leaving { .. }) {
+            if let Ok(Received::Data(bytes)) = &result {
+                self.on_leaving_bytes(owner, bytes);
+            }
+            if !more {
+                // Whatever ended it: the home finds out what.
+                self.leave(owner);
+            }
+            return;
         }
         match result {
             Ok(Received::Data(bytes)) => {
@@ -67,7 +87,7 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    fn on_bytes(&mut self, owner: Owner, mut bytes: &[u8]) {
+    pub(super) fn on_bytes(&mut self, owner: Owner, mut bytes: &[u8]) {
         let Some(conn) = self.conns.get_mut(owner) else {
             return;
         };
@@ -89,8 +109,12 @@ impl<D: Driver> Shard<D> {
                 Err(_) => return self.end(owner, Reason::NotAHandshake, None),
             }
         }
-        if !bytes.is_empty() {
-            self.on_messages(owner, bytes);
+        if bytes.is_empty() {
+            return;
+        }
+        match self.conns.get(owner).map(|conn| &conn.phase) {
+            Some(Phase::Leaving { .. }) => self.on_leaving_bytes(owner, bytes),
+            _ => self.on_messages(owner, bytes),
         }
     }
 
@@ -101,7 +125,23 @@ impl<D: Driver> Shard<D> {
         if theirs.peer_id == self.settings.peer_id {
             return self.end(owner, Reason::OwnPeerId, None);
         }
+        let Some(conn) = self.conns.get(owner) else {
+            return;
+        };
+        let who = Who {
+            ip: conn.addr.ip(),
+            id: theirs.peer_id,
+        };
+        let we_dialed = conn.dialed.is_some();
+        if let Some(dialed) = &conn.dialed
+            && dialed.served.number != served.number
+        {
+            return self.end(owner, Reason::UnknownInfoHash, None);
+        }
         let torrent = &served.torrent;
+        if let Some(home) = torrent.home().filter(|home| *home != self.settings.index) {
+            return self.hand_over(owner, home);
+        }
         let max = self.settings.limits.caps().per_torrent;
         if torrent.connections.fetch_add(1, Relaxed) as usize >= max {
             torrent.connections.fetch_sub(1, Relaxed);
@@ -118,7 +158,9 @@ impl<D: Driver> Shard<D> {
         let Some(conn) = self.conns.get_mut(owner) else {
             return;
         };
-        conn.out.extend_from_slice(&ours.encode());
+        if !we_dialed {
+            conn.out.extend_from_slice(&ours.encode());
+        }
         conn.phase = Phase::Peer(PeerConn {
             served,
             peer,
@@ -129,9 +171,13 @@ impl<D: Driver> Shard<D> {
             gone: Gone::default(),
             rate: Rate::new(self.now),
             uploaded_since_unchoke: 0,
+            leech: None,
         });
         self.peers += 1;
-        match hold {
+        if let Err(reason) = self.begin_leeching(owner, who) {
+            return self.end(owner, reason, None);
+        }
+        match hold && !we_dialed {
             true => self.wake_at(owner, self.tick + GREET_TICKS),
             false => self.greet(owner),
         }
@@ -164,8 +210,8 @@ impl<D: Driver> Shard<D> {
                 m: Extensions::OURS,
                 v: Some(concat!("btd ", env!("CARGO_PKG_VERSION")).to_owned()),
                 reqq: Some(REQUEST_QUEUE_MAX as u32),
-                // Nothing is downloaded in this version: a partial torrent stays as it is (BEP 21).
-                upload_only: true,
+                // BEP 21: a torrent that is not being downloaded stays as it is.
+                upload_only: torrent.is_complete() || torrent.home().is_none(),
                 yourip: Some(ip),
                 p: None,
                 metadata_size: None,
@@ -197,6 +243,7 @@ impl<D: Driver> Shard<D> {
                 decoder,
                 upload,
                 gone,
+                leech,
                 ..
             } = peer;
             if !peer.fast() && peer.request_count() >= REQUEST_QUEUE_MAX && !bytes.is_empty() {
@@ -209,7 +256,19 @@ impl<D: Driver> Shard<D> {
             };
             self.counters.received_messages += 1;
             let torrent = &served.torrent;
+            let mut download = match leech {
+                Some(_) => self.downloads.get_mut(&served.number),
+                None => None,
+            };
+            // What it says that it has takes the place of what it had.
+            let is_told_anew = matches!(message, Message::Bitfield(_) | Message::HaveAll | Message::HaveNone);
+            if let Some(download) = download.as_mut().filter(|_| is_told_anew) {
+                download.picker.on_pieces_gone(peer.pieces());
+            }
             let event = peer.on_message(&message, torrent.geometry(), |piece| torrent.has(piece), now);
+            if let Some(download) = download.as_mut().filter(|_| is_told_anew) {
+                download.picker.on_pieces(peer.pieces());
+            }
             let after = match event {
                 Err(violation) => After::End(Reason::Violation(violation)),
                 Ok(Event::Request(request)) => {
@@ -251,19 +310,48 @@ impl<D: Driver> Shard<D> {
                 Ok(Event::Pieces | Event::Have(_)) if peer.is_seed() && torrent.is_complete() => {
                     After::End(Reason::BothSeeds)
                 }
-                // The rest concerns a downloader; a seed wants nothing.
+                Ok(Event::Pieces) => After::Pieces,
+                Ok(Event::Have(piece)) => After::Has(piece),
+                Ok(Event::Choked) => After::Choked,
+                Ok(Event::Unchoked) => After::Unchoked,
+                Ok(Event::Rejected(block)) => After::Rejected(block),
+                Ok(Event::Block { block, data }) => match (leech, download) {
+                    (Some(leech), Some(download)) => {
+                        let block = (block, data);
+                        match leech.on_block(download, &mut self.assembly, &mut self.counters, block, now) {
+                            Some(took) => After::Took(took),
+                            None => After::End(Reason::BlockFlood),
+                        }
+                    }
+                    // Asked for before the last piece was here.
+                    _ => {
+                        self.counters.downloaded_bytes += data.len() as u64;
+                        self.counters.wasted_bytes += data.len() as u64;
+                        After::Nothing
+                    }
+                },
+                Ok(Event::Suggested(piece)) => {
+                    if let Some(leech) = leech {
+                        leech.on_suggested(piece);
+                    }
+                    After::Nothing
+                }
+                Ok(Event::AllowedFast(piece)) => {
+                    if let Some(leech) = leech {
+                        leech.on_allowed_fast(piece);
+                    }
+                    After::Nothing
+                }
+                Ok(Event::ExtensionHandshake) => {
+                    let reqq = peer.extension().and_then(|theirs| theirs.reqq);
+                    if let (Some(leech), Some(reqq)) = (leech, reqq) {
+                        leech.depth.set_reqq(reqq);
+                    }
+                    After::Nothing
+                }
                 Ok(
                     Event::None
-                    | Event::Choked
-                    | Event::Unchoked
-                    | Event::Have(_)
-                    | Event::Pieces
                     | Event::Duplicate(_)
-                    | Event::Block { .. }
-                    | Event::Rejected(_)
-                    | Event::Suggested(_)
-                    | Event::AllowedFast(_)
-                    | Event::ExtensionHandshake
                     | Event::UploadOnly(_)
                     | Event::Extended { .. }
                     | Event::DhtPort(_),
@@ -276,6 +364,12 @@ impl<D: Driver> Shard<D> {
                 After::Nothing => {}
                 After::Interested => self.on_interested(owner),
                 After::NotInterested => self.on_not_interested(),
+                After::Pieces => self.look_for_interest(owner),
+                After::Has(piece) => self.on_peer_has(owner, piece),
+                After::Choked => self.on_choked(owner),
+                After::Unchoked => self.on_unchoked(owner),
+                After::Rejected(block) => self.on_rejected(owner, &block),
+                After::Took(took) => self.on_took(owner, took),
                 After::End(reason) => return self.end(owner, reason, None),
             }
             if flood {

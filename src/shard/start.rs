@@ -10,7 +10,7 @@ use std::time::Instant;
 use ring::rand::{SecureRandom, SystemRandom};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::mailbox::{Inbox, Mailbox, mailbox};
+use super::mailbox::{Inbox, Mailbox};
 use super::{Command, Full, Settings, Shard};
 use crate::io::uring::{Features, SetupError, Uring, UringConfig, block_signals};
 use crate::io::{BUF_LEN, Errno};
@@ -149,14 +149,13 @@ fn listen(addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), StartError> {
     Ok((socket.into(), bound))
 }
 
-/// Starts a shard and waits until it listens.
+/// Starts a shard and waits until it listens. `mailbox` and `inbox` are the two ends of its own, see [`super::mailbox`].
 ///
 /// # Errors
 /// With cause and remedy.
-pub fn spawn(config: ShardConfig) -> Result<Handle, StartError> {
+pub fn spawn(config: ShardConfig, mailbox: Mailbox, inbox: Inbox) -> Result<Handle, StartError> {
     let index = config.index;
     let thread_failed = |source| StartError::Thread { index, source };
-    let (mailbox, inbox) = mailbox().map_err(|errno| thread_failed(errno.into()))?;
     let stats = config.settings.stats.clone();
     let (mut listeners, mut local_addrs) = (Vec::new(), Vec::new());
     for addr in &config.listen {

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
@@ -12,14 +12,18 @@ use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::{Geometry, PieceIndex};
 use crate::proto::metainfo::Metainfo;
 use crate::proto::{InfoHash, bitfield};
+use crate::storage::PartNames;
 use crate::storage::layout::Layout;
 use crate::storage::root::Root;
 
 /// No file is of the year 1677.
 const UNKNOWN: i64 = i64::MIN;
 
-/// A torrent that is served. Shared by the shards without locks: a piece that can no longer be read is withdrawn by
-/// clearing its bit, and nothing else changes.
+/// No shard has this number.
+const NOBODY: u32 = u32::MAX;
+
+/// A torrent that is served. Shared by the shards without locks: a piece that was downloaded is granted by setting its bit,
+/// one that can no longer be read is withdrawn by clearing it.
 #[derive(Debug)]
 pub struct Torrent {
     meta: Metainfo,
@@ -29,7 +33,7 @@ pub struct Torrent {
     have: Box<[AtomicU64]>,
     have_count: AtomicU32,
     /// When each file was modified, as it was judged: ns since 1970, [`UNKNOWN`] where that is not to be relied on.
-    modified: Box<[i64]>,
+    modified: Box<[AtomicI64]>,
     /// A file was found to be another than the one that was judged.
     changed: AtomicBool,
     /// Connections past the handshake, on all shards.
@@ -38,6 +42,18 @@ pub struct Torrent {
     pace: OnceLock<Box<Pace>>,
     /// Why the first piece was withdrawn. Written when a disk fails, read by those who ask.
     fault: Mutex<Option<String>>,
+    /// Of one that is being downloaded, or was.
+    incoming: Option<Box<Incoming>>,
+}
+
+/// What only a torrent has that is being downloaded, or was.
+#[derive(Debug)]
+struct Incoming {
+    /// The shard that downloads it; [`NOBODY`] once it is complete.
+    home: AtomicU32,
+    names: PartNames,
+    /// Which of its files lie under the name of what is not complete.
+    parts: Box<[AtomicBool]>,
 }
 
 impl Torrent {
@@ -48,6 +64,30 @@ impl Torrent {
     /// When `have` is of another torrent: its piece count differs.
     #[must_use]
     pub fn new(meta: Metainfo, root: Arc<Root>, have: &Bitfield, modified: &[Option<i64>]) -> Arc<Torrent> {
+        Arc::new(Torrent::with(meta, root, have, modified))
+    }
+
+    /// A torrent that shard `home` is to download what is missing of. `parts` tells which of its files lie under the name
+    /// of what is not complete.
+    ///
+    /// # Panics
+    /// As [`Torrent::new`], or when `parts` is of another torrent.
+    #[must_use]
+    pub fn to_download(meta: Metainfo, root: Arc<Root>, have: &Bitfield, parts: &[bool], home: u32) -> Arc<Torrent> {
+        assert_eq!(parts.len(), meta.files.len(), "the parts of another torrent");
+        let incoming = Incoming {
+            home: AtomicU32::new(home),
+            names: PartNames::new(&meta.files),
+            parts: parts.iter().map(|part| AtomicBool::new(*part)).collect(),
+        };
+        // What btd itself writes to has no time that could be relied on.
+        let modified = vec![None; meta.files.len()];
+        let mut torrent = Torrent::with(meta, root, have, &modified);
+        torrent.incoming = Some(Box::new(incoming));
+        Arc::new(torrent)
+    }
+
+    fn with(meta: Metainfo, root: Arc<Root>, have: &Bitfield, modified: &[Option<i64>]) -> Torrent {
         assert_eq!(
             have.piece_count(),
             meta.geometry.piece_count(),
@@ -63,10 +103,13 @@ impl Torrent {
                 AtomicU64::new(u64::from_be_bytes(word))
             })
             .collect();
-        Arc::new(Torrent {
+        Torrent {
             have: words,
             have_count: AtomicU32::new(have.count()),
-            modified: modified.iter().map(|time| time.unwrap_or(UNKNOWN)).collect(),
+            modified: modified
+                .iter()
+                .map(|time| AtomicI64::new(time.unwrap_or(UNKNOWN)))
+                .collect(),
             changed: AtomicBool::new(false),
             layout,
             meta,
@@ -74,7 +117,8 @@ impl Torrent {
             connections: AtomicU32::new(0),
             pace: OnceLock::new(),
             fault: Mutex::new(None),
-        })
+            incoming: None,
+        }
     }
 
     /// The info-hash.
@@ -99,13 +143,62 @@ impl Torrent {
         &self.layout
     }
 
-    pub(super) fn root(&self) -> &Arc<Root> {
+    /// The folder of its payload.
+    #[must_use]
+    pub fn root(&self) -> &Arc<Root> {
         &self.root
     }
 
     /// A file's path below the data folder, as the kernel takes it.
     pub(super) fn path(&self, file: u32) -> Option<CString> {
-        CString::new(self.meta.files[file as usize].path.as_str()).ok()
+        let entry = &self.meta.files[file as usize];
+        let part = self.incoming.as_ref().filter(|_| self.is_part(file));
+        let part = part.and_then(|incoming| incoming.names.get(file, entry));
+        CString::new(part.as_ref().unwrap_or(&entry.path).as_str()).ok()
+    }
+
+    /// Whether a file lies under the name of what is not complete.
+    #[must_use]
+    pub fn is_part(&self, file: u32) -> bool {
+        let incoming = self.incoming.as_ref();
+        incoming.is_some_and(|incoming| incoming.parts[file as usize].load(Relaxed))
+    }
+
+    /// Says under which names the files lie from now on.
+    pub fn set_parts(&self, parts: &[bool]) {
+        if let Some(incoming) = &self.incoming {
+            for (is_part, part) in std::iter::zip(&incoming.parts, parts) {
+                is_part.store(*part, Relaxed);
+            }
+        }
+    }
+
+    /// A file is complete, has its final name, and was modified then (ns since 1970), if that is known.
+    pub fn finished(&self, file: u32, modified: Option<i64>) {
+        if let Some(incoming) = &self.incoming {
+            self.modified[file as usize].store(modified.unwrap_or(UNKNOWN), Relaxed);
+            incoming.parts[file as usize].store(false, Relaxed);
+        }
+    }
+
+    /// The shard that downloads it, which all its connections belong to.
+    #[must_use]
+    pub fn home(&self) -> Option<u32> {
+        let home = self.incoming.as_ref()?.home.load(Relaxed);
+        (home != NOBODY).then_some(home)
+    }
+
+    /// Nothing is missing, and all files have their final names: every shard may serve it.
+    pub fn set_complete(&self) {
+        if let Some(incoming) = &self.incoming {
+            incoming.home.store(NOBODY, Relaxed);
+        }
+    }
+
+    /// The names that its files have while they are not complete, of one that is or was downloaded.
+    #[must_use]
+    pub fn part_names(&self) -> Option<&PartNames> {
+        self.incoming.as_ref().map(|incoming| &incoming.names)
     }
 
     /// Whether the piece is served.
@@ -127,6 +220,15 @@ impl Torrent {
         self.have_count() == self.geometry().piece_count()
     }
 
+    /// The pieces that are served.
+    ///
+    /// # Panics
+    /// Never: a torrent has as many bits as pieces.
+    #[must_use]
+    pub fn have(&self) -> Bitfield {
+        Bitfield::from_wire(&self.bitfield(), self.geometry().piece_count()).expect("bits of this torrent's pieces")
+    }
+
     /// The bitfield message's bytes.
     pub(super) fn bitfield(&self) -> Vec<u8> {
         let mut bytes: Vec<u8> = self
@@ -136,6 +238,14 @@ impl Torrent {
             .collect();
         bytes.truncate(bitfield::byte_len(self.geometry().piece_count()));
         bytes
+    }
+
+    /// Serves a piece that was downloaded, from now on.
+    pub(super) fn grant(&self, piece: PieceIndex) {
+        let (word, mask) = place(piece);
+        if self.have[word].fetch_or(mask, Relaxed) & mask == 0 {
+            self.have_count.fetch_add(1, Relaxed);
+        }
     }
 
     /// Stops serving a piece that cannot be read. Returns whether it was served before.
@@ -179,7 +289,8 @@ impl Torrent {
     pub(super) fn is_as_judged(&self, file: u32, modified: i128) -> bool {
         self.modified
             .get(file as usize)
-            .is_none_or(|&judged| judged == UNKNOWN || i128::from(judged) == modified)
+            .map(|judged| judged.load(Relaxed))
+            .is_none_or(|judged| judged == UNKNOWN || i128::from(judged) == modified)
     }
 
     /// Whether a file was found to be another than the one that was judged: it has to be judged anew.

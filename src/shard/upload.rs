@@ -101,6 +101,7 @@ impl<D: Driver> Shard<D> {
         };
         conn.touched = false;
         self.look_at_held(owner);
+        self.ask(owner);
         let now = self.now;
         let Some(conn) = self.conns.get_mut(owner) else {
             return;
@@ -303,6 +304,7 @@ impl<D: Driver> Shard<D> {
 
     /// Extents could not be read: what was wanted from them is read another way, or later, or withdrawn.
     pub(super) fn on_disk_failures(&mut self) {
+        let mut lost = Vec::new();
         for Failure { waiters, served, what } in std::mem::take(&mut self.disk.failures) {
             for Waiter { conn, piece } in waiters {
                 match &what {
@@ -314,6 +316,7 @@ impl<D: Driver> Shard<D> {
                     // The supervisor tells it once per torrent.
                     Failed::Block(why) => {
                         if served.torrent.withdraw(piece, why) {
+                            lost.push((served.number, piece));
                             let torrent = served.torrent.info_hash();
                             tracing::debug!(%torrent, piece = piece.get(), "piece is no longer served: {why}");
                         }
@@ -321,6 +324,9 @@ impl<D: Driver> Shard<D> {
                 }
                 self.touch(conn);
             }
+        }
+        for (number, piece) in lost {
+            self.on_piece_lost(number, piece);
         }
     }
 }

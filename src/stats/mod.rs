@@ -56,6 +56,24 @@ counters! {
     turned_away,
     /// Times accepting was paused for want of descriptors or memory.
     accept_pauses,
+    /// Connections that were begun from here.
+    dialed,
+    /// Payload bytes that came from peers.
+    downloaded_bytes,
+    /// Blocks that came from peers.
+    downloaded_blocks,
+    /// Payload bytes that came and were of no use: come already, or not asked for.
+    wasted_bytes,
+    /// Pieces that were verified and written.
+    pieces_written,
+    /// Pieces that came and were wrong.
+    pieces_bad,
+    /// Peers shut out for sending what is wrong.
+    peers_banned,
+    /// Bytes written to files.
+    disk_written_bytes,
+    /// Writes to files.
+    disk_writes,
     /// Bytes read from files.
     disk_read_bytes,
     /// Reads from files.
@@ -122,6 +140,12 @@ counters! {
     uring_zero_copy_lent_now,
     /// Operations in flight.
     uring_in_flight_now,
+    /// Torrents being downloaded.
+    downloads_now,
+    /// Blocks that peers were asked for and have not sent.
+    requests_now,
+    /// Bytes of pieces that are being put together, hashed or written.
+    assembly_now,
 }
 
 /// What a shard has published.

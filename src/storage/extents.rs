@@ -299,6 +299,15 @@ impl<W> Extents<W> {
             .collect()
     }
 
+    /// Forgets one extent, whose bytes are no longer those of the file. Gives who waits for it, if it is being read: they
+    /// have to look for it again.
+    pub fn forget_one(&mut self, key: &ExtentKey) -> Vec<W> {
+        match self.by_key.get(key) {
+            Some(&index) => self.remove(index).waiters,
+            None => Vec::new(),
+        }
+    }
+
     /// Extents that are kept at least of what only one peer has asked for.
     fn small_len(&self, buffers: usize) -> usize {
         let least = (buffers / SMALL_PART).max(self.users * EXTENTS_PER_USER);

@@ -533,7 +533,7 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
         source: Option<(Box<dyn Source>, usize)>,
         then: Then,
     ) -> Result<(), Error> {
-        let reply = self.reply.clone();
+        let reply = self.reply.clone().into();
         let whole = source
             .as_ref()
             .map_or(0, |(_, files)| WHOLE | (*files as u64) << FILES_SHIFT);

@@ -22,6 +22,7 @@ pub use units::display_size;
 use super::shards::count_of;
 use crate::proto::choker;
 use crate::shard::CACHE_LEN_MIN;
+use crate::storage::part::Preallocate;
 use document::Table;
 use reader::{Context, Section};
 
@@ -32,6 +33,8 @@ const SHARDS_MAX: usize = 1024;
 /// Less could not hold the blocks in flight to a handful of peers.
 const CACHE_SIZE_MIN: u64 = 16 << 20;
 const CACHE_SIZE_MAX: u64 = 1 << 40;
+/// What one fast peer has under way, in pieces that are often as long.
+const WRITE_BUFFER_MIN: u64 = 16 << 20;
 /// A block a second: less would look like a peer that hangs.
 const UPLOAD_RATE_MIN: u64 = 16 << 10;
 /// No configuration is longer.
@@ -94,6 +97,12 @@ pub struct Storage {
     pub cache_size: Option<u64>,
     /// How fast payload is read to be checked, over all checks, in bytes a second; `None` is as fast as it goes.
     pub check_rate: Option<u64>,
+    /// Memory for pieces that are being downloaded, over all shards, in bytes.
+    pub write_buffer: u64,
+    /// Whether files have another name until they are complete.
+    pub part_names: bool,
+    /// How files get their length.
+    pub preallocate: Preallocate,
 }
 
 impl Default for Storage {
@@ -102,6 +111,9 @@ impl Default for Storage {
             read_mode: ReadMode::Auto,
             cache_size: Some(256 << 20),
             check_rate: None,
+            write_buffer: 64 << 20,
+            part_names: true,
+            preallocate: Preallocate::Sparse,
         }
     }
 }
@@ -126,6 +138,8 @@ pub struct Watch {
     pub data_dir: PathBuf,
     /// Whether to fill both with a small example when `dir` has no torrent yet.
     pub example: bool,
+    /// Peers that have what is missing, by address or name, with their ports. Without any nothing is downloaded.
+    pub peers: Vec<String>,
 }
 
 /// `[limits]`
@@ -281,10 +295,14 @@ fn read(context: &Context<'_>, root: Table) -> Config {
         ("direct", ReadMode::Direct),
         ("buffered", ReadMode::Buffered),
     ];
+    let lengths = [("sparse", Preallocate::Sparse), ("full", Preallocate::Full)];
     let storage = Storage {
         read_mode: section.choice("read-mode", default.read_mode, &modes),
         cache_size: section.size_or_off("cache-size", default.cache_size, CACHE_SIZE_MIN..=CACHE_SIZE_MAX),
         check_rate: section.rate("check-rate", default.check_rate, 1),
+        write_buffer: section.size("write-buffer", default.write_buffer, WRITE_BUFFER_MIN..=CACHE_SIZE_MAX),
+        part_names: section.bool("part-names", default.part_names),
+        preallocate: section.choice("preallocate", default.preallocate, &lengths),
     };
     section.finish();
 
@@ -358,6 +376,7 @@ fn read_watches(context: &Context<'_>, top: &mut Section<'_>) -> Vec<Watch> {
             dir: section.required_path("dir"),
             data_dir: section.required_path("data-dir"),
             example: section.bool("example", false),
+            peers: section.hosts_with_ports("peers"),
         };
         // Two plans for one folder: which of the two data folders would a torrent belong to?
         if watches

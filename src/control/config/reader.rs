@@ -162,6 +162,42 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// A size with its unit, where a bare number is a count of bytes.
+    pub(super) fn size(&mut self, key: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
+        self.take(key, default, |node| {
+            let bytes = match &node.value {
+                Value::Text(text) => units::size(text),
+                Value::Integer(number) => u64::try_from(*number).ok(),
+                _ => None,
+            };
+            bytes.filter(|bytes| range.contains(bytes)).ok_or_else(|| {
+                let (min, max) = (units::display_size(*range.start()), units::display_size(*range.end()));
+                format!("expected a size from {min} to {max}, found {}", node.value.describe())
+            })
+        })
+    }
+
+    /// Peers by address or name, each with its port.
+    pub(super) fn hosts_with_ports(&mut self, key: &'static str) -> Vec<String> {
+        self.take(key, Vec::new(), |node| {
+            let hosts = list(node)?.into_iter().map(text).collect::<Result<Vec<_>, _>>()?;
+            for host in &hosts {
+                let parts = host.rsplit_once(':');
+                let is_right = |(name, port): (&str, &str)| {
+                    let is_name =
+                        !name.is_empty() && (!name.contains(':') || (name.starts_with('[') && name.ends_with(']')));
+                    is_name && port.parse::<u16>().is_ok_and(|port| port != 0)
+                };
+                if !parts.is_some_and(is_right) {
+                    return Err(format!(
+                        "expected peers such as \"10.0.0.2:6881\" or \"client2:6881\", found {host:?}"
+                    ));
+                }
+            }
+            Ok(hosts)
+        })
+    }
+
     /// A rate with its unit, at least `least` bytes a second, or "unlimited".
     pub(super) fn rate(&mut self, key: &'static str, default: Option<u64>, least: u64) -> Option<u64> {
         self.take(key, default, |node| {

@@ -15,6 +15,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use crate::hashing::Pool;
 use crate::hashing::lanes::Work;
+use crate::hashing::pool::PoolStats;
 use crate::stats::{BOUNDS_US, Counters, Histogram, Shared};
 use crate::storage::Throttle;
 
@@ -25,7 +26,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Reporter {
     shards: Vec<Arc<Shared>>,
-    pool: Arc<Pool>,
+    pools: Vec<Arc<Pool>>,
     checks: Arc<Throttle>,
     recorder: PrometheusHandle,
     /// For each shard, its last tick and when that was new.
@@ -35,7 +36,7 @@ pub struct Reporter {
 impl Reporter {
     /// Installs the recorder of the process.
     #[must_use]
-    pub fn new(shards: Vec<Arc<Shared>>, pool: Arc<Pool>, checks: Arc<Throttle>) -> Self {
+    pub fn new(shards: Vec<Arc<Shared>>, pools: Vec<Arc<Pool>>, checks: Arc<Throttle>) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         // A second one in one process (tests) records nothing, and is no harm.
@@ -46,7 +47,7 @@ impl Reporter {
         let ticks = Mutex::new(shards.iter().map(|shard| (shard.last_tick(), now)).collect());
         Self {
             shards,
-            pool,
+            pools,
             checks,
             recorder: handle,
             ticks,
@@ -104,12 +105,14 @@ impl Reporter {
         for (reason, count) in drops {
             ::metrics::counter!("btd_peer_drops_total", "reason" => reason).absolute(count);
         }
-        let hashed = self.pool.stats();
-        ::metrics::counter!("btd_hash_bytes_total").absolute(hashed.bytes);
-        ::metrics::counter!("btd_hash_failures_total").absolute(hashed.failures);
+        let hashed: Vec<PoolStats> = self.pools.iter().map(|pool| pool.stats()).collect();
+        let of_pools = |read: fn(&PoolStats) -> u64| hashed.iter().map(read).sum();
+        ::metrics::counter!("btd_hash_bytes_total").absolute(of_pools(|pool| pool.bytes));
+        ::metrics::counter!("btd_hash_failures_total").absolute(of_pools(|pool| pool.failures));
         ::metrics::counter!("btd_check_read_bytes_total").absolute(self.checks.bytes_begun());
         ::metrics::gauge!("btd_checks_paused").set(f64::from(u8::from(self.checks.is_paused())));
-        let of_workers = |read: fn(&Work) -> u64| hashed.workers.iter().map(|worker| read(&worker.work)).sum();
+        let workers = || hashed.iter().flat_map(|pool| &pool.workers);
+        let of_workers = |read: fn(&Work) -> u64| workers().map(|worker| read(&worker.work)).sum();
         ::metrics::counter!("btd_hash_lane_blocks_total").absolute(of_workers(|work| work.lane_blocks));
         ::metrics::counter!("btd_hash_lane_slots_total").absolute(of_workers(|work| work.lane_slots));
         ::metrics::counter!("btd_hash_single_blocks_total").absolute(of_workers(|work| work.single_blocks));
@@ -127,7 +130,7 @@ impl server::Source for Reporter {
         }
         let (name, help) = names::HASH_QUEUE_DELAY;
         let mut sum = Histogram::default();
-        let workers = self.pool.stats().workers;
+        let workers: Vec<_> = self.pools.iter().flat_map(|pool| pool.stats().workers).collect();
         workers.iter().for_each(|worker| sum.add(&worker.queue_delay));
         write_histogram(&mut text, name, help, &sum);
         text
@@ -176,7 +179,7 @@ mod tests {
             idle: false,
         };
         let pool = Arc::new(Pool::start(config).expect("a thread"));
-        Reporter::new(shards, pool, Arc::default())
+        Reporter::new(shards, vec![pool], Arc::default())
     }
 
     fn publish(shard: &Shared, uptime: Duration) {

@@ -42,6 +42,39 @@ pub(super) const SHARD_COUNTERS: &[(&str, &str, Read<Counters, u64>)] = &[
         "Times accepting was paused for want of file descriptors or memory.",
         |c| c.accept_pauses,
     ),
+    ("btd_connections_dialed_total", "Connections begun from here.", |c| {
+        c.dialed
+    }),
+    (
+        "btd_downloaded_bytes_total",
+        "Payload bytes that came from peers.",
+        |c| c.downloaded_bytes,
+    ),
+    ("btd_downloaded_blocks_total", "Blocks that came from peers.", |c| {
+        c.downloaded_blocks
+    }),
+    (
+        "btd_wasted_bytes_total",
+        "Payload bytes that came and were of no use: come already, or not asked for.",
+        |c| c.wasted_bytes,
+    ),
+    (
+        "btd_pieces_written_total",
+        "Pieces that were verified and written.",
+        |c| c.pieces_written,
+    ),
+    ("btd_pieces_bad_total", "Pieces that came and were wrong.", |c| {
+        c.pieces_bad
+    }),
+    (
+        "btd_peers_banned_total",
+        "Peers shut out for sending what is wrong.",
+        |c| c.peers_banned,
+    ),
+    ("btd_disk_written_bytes_total", "Bytes written to payload files.", |c| {
+        c.disk_written_bytes
+    }),
+    ("btd_disk_writes_total", "Writes to payload files.", |c| c.disk_writes),
     (
         "btd_disk_read_bytes_total",
         "Bytes read from payload files to serve them.",
@@ -139,6 +172,17 @@ pub(super) const SHARD_GAUGES: &[(&str, &str, Read<Counters, u64>)] = &[
     ("btd_uring_in_flight", "Operations in flight.", |c| {
         c.uring_in_flight_now
     }),
+    ("btd_downloads", "Torrents being downloaded.", |c| c.downloads_now),
+    (
+        "btd_requests_under_way",
+        "Blocks that peers were asked for and have not sent.",
+        |c| c.requests_now,
+    ),
+    (
+        "btd_write_buffer_bytes",
+        "Memory of pieces that are being put together, hashed or written.",
+        |c| c.assembly_now,
+    ),
     (
         "btd_uring_zero_copy_lent_bytes",
         "Cache that may not be reused, because sockets were lent it or are about to be.",

@@ -24,7 +24,7 @@ fn job(tag: u64, data: &[u8], then: Then, reply: &Sender<Done>) -> Job {
         buffers,
         source: None,
         then,
-        reply: reply.clone(),
+        reply: reply.clone().into(),
     }
 }
 

@@ -35,7 +35,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use io_uring::types::{CancelBuilder, Fd, Fixed, FsyncFlags, OpenHow, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fd, Fixed, OpenHow, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -326,7 +326,6 @@ impl Uring {
                 | InFlight::Open(_)
                 | InFlight::Connect { .. }
                 | InFlight::Write { .. }
-                | InFlight::Sync { .. }
                 | InFlight::Doorbell { .. }
                 | InFlight::Cancel => {
                     unreachable!("{token:?} is no multishot operation")
@@ -384,9 +383,6 @@ impl Uring {
                 result: result.map(drop),
             },
             InFlight::Write { bytes, .. } => Outcome::Written { result, bytes },
-            InFlight::Sync { .. } => Outcome::Synced {
-                result: result.map(drop),
-            },
             InFlight::Doorbell { .. } => Outcome::Rung {
                 result: result.map(drop),
             },
@@ -589,10 +585,6 @@ impl Driver for Uring {
                 let op = InFlight::Write { file, bytes };
                 (self.ops.insert(OpKind::Write, owner, op), entry)
             }
-            Op::Sync { file } => {
-                let entry = on!(file, |fd| opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build());
-                (self.ops.insert(OpKind::Sync, owner, InFlight::Sync { file }), entry)
-            }
             Op::Open { dir, path, write } => {
                 // O_NONBLOCK: a FIFO in the payload's place must not hang the open. The folder cannot be left.
                 let access = if write { libc::O_RDWR } else { libc::O_RDONLY };
@@ -664,6 +656,10 @@ impl Driver for Uring {
         let fd = OwnedFd::from(socket);
         set_up(&fd)?;
         Ok(self.adopt(fd))
+    }
+
+    fn take_over(&mut self, fd: OwnedFd) -> Handle {
+        self.adopt(fd)
     }
 
     fn shutdown(&mut self, socket: &Handle, ending: Ending) {

@@ -41,8 +41,6 @@ pub(super) enum InFlight {
     Connect { socket: Handle, addr: Box<SockAddr> },
     /// The bytes that are written, and a file that stays open.
     Write { file: Handle, bytes: Bytes },
-    /// The file stays open.
-    Sync { file: Handle },
     /// The eight bytes an eventfd is read into.
     Doorbell { event: Handle, value: Box<[u8; 8]> },
     /// Nothing.

@@ -92,6 +92,16 @@ impl Picker {
         }
     }
 
+    /// At most so many pieces are begun at a time from now on; those that are begun stay.
+    pub fn set_partials_max(&mut self, partials_max: usize) {
+        self.partials_max = partials_max;
+    }
+
+    /// Who has sent each block of a piece that is here as a whole.
+    pub fn givers(&self, piece: PieceIndex) -> Vec<PeerKey> {
+        self.partials.get(&piece.get()).map_or_else(Vec::new, Partial::givers)
+    }
+
     /// What we have, verified.
     pub const fn have(&self) -> &Bitfield {
         &self.have
@@ -302,7 +312,7 @@ impl Picker {
     /// A piece has all its blocks and is wrong: it is to be downloaded anew. What is still under way of it, from those who
     /// were asked in the endgame, is no longer known here. Gives who sent each block.
     pub fn on_failed(&mut self, piece: PieceIndex) -> Vec<PeerKey> {
-        let givers = self.partials.get(&piece.get()).map_or_else(Vec::new, Partial::givers);
+        let givers = self.givers(piece);
         self.forget(piece);
         givers
     }

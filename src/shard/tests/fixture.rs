@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use super::*;
+use crate::hashing::PoolConfig;
 use crate::io::memory::{Memory, World};
 use crate::proto::bitfield::Bitfield;
 use crate::proto::metainfo::{Metainfo, NewContent, NewFile, NewTorrent, encode};
@@ -48,6 +49,17 @@ pub(super) fn bytes(len: usize, seed: u64) -> Vec<u8> {
     })
     .take(len)
     .collect()
+}
+
+/// One thread that hashes.
+pub(super) fn pool() -> Arc<Pool> {
+    let config = PoolConfig {
+        workers: 1,
+        queue_max: 64,
+        nice: 0,
+        idle: false,
+    };
+    Arc::new(Pool::start(config).expect("a thread"))
 }
 
 impl Fixture {
@@ -100,6 +112,11 @@ impl Fixture {
         }
         let (commands, inbox) = sync_channel(8);
         let settings = Settings {
+            index: 0,
+            mailboxes: Arc::from(Vec::new()),
+            pool: pool(),
+            write_buffer: 1 << 20,
+            events: Events::new(|_| {}),
             peer_id: PeerId(*b"-BD0001-tests-tests-"),
             limits: Arc::new(Limits::new(Caps {
                 connections: 100,

@@ -1,0 +1,152 @@
+//! Pieces in memory: being put together, hashed or written.
+//!
+//! All downloads of a shard share one budget. A piece takes its whole length of it from the first request to the last byte
+//! written, so that what has been asked for has room when it comes. Buffers are used again: fresh memory costs a page fault
+//! for each 4 KiB, several times what filling it does.
+
+use std::collections::HashMap;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::proto::geometry::{BlockRequest, PieceIndex};
+
+/// See the module's page.
+#[derive(Debug)]
+pub(super) struct Assembly {
+    /// By the shard's number for the torrent, and piece.
+    pieces: HashMap<(u32, PieceIndex), BytesMut>,
+    spares: Vec<BytesMut>,
+    spare_len: u64,
+    /// Bytes of all pieces that were begun.
+    reserved: u64,
+    max: u64,
+}
+
+impl Assembly {
+    /// With so many bytes for all pieces; one piece at a time goes in any case.
+    pub(super) fn new(max: u64) -> Assembly {
+        Assembly {
+            pieces: HashMap::new(),
+            spares: Vec::new(),
+            spare_len: 0,
+            reserved: 0,
+            max,
+        }
+    }
+
+    /// How many more pieces of this length may be begun.
+    pub(super) fn room(&self, piece_len: u64) -> usize {
+        let room = self.max.saturating_sub(self.reserved) / piece_len;
+        match room {
+            0 => usize::from(self.reserved == 0),
+            room => usize::try_from(room).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// So many bytes more, or fewer, belong to pieces that were begun.
+    pub(super) fn reserve(&mut self, bytes: i64) {
+        self.reserved = self.reserved.saturating_add_signed(bytes);
+        while self.reserved + self.spare_len > self.max.max(self.reserved)
+            && let Some(spare) = self.spares.pop()
+        {
+            self.spare_len -= spare.len() as u64;
+        }
+    }
+
+    /// Bytes of all pieces that were begun.
+    pub(super) fn reserved(&self) -> u64 {
+        self.reserved
+    }
+
+    /// Keeps a block of a piece of `piece_len` bytes.
+    pub(super) fn put(&mut self, torrent: u32, piece_len: u32, block: &BlockRequest, data: &[u8]) {
+        let (spares, spare_len) = (&mut self.spares, &mut self.spare_len);
+        let piece = self.pieces.entry((torrent, block.piece())).or_insert_with(|| {
+            let len = piece_len as usize;
+            match spares.iter().rposition(|spare| spare.len() == len) {
+                Some(at) => {
+                    *spare_len -= u64::from(piece_len);
+                    spares.swap_remove(at)
+                }
+                None => BytesMut::zeroed(len),
+            }
+        });
+        piece[block.begin() as usize..][..data.len()].copy_from_slice(data);
+    }
+
+    /// Takes a piece of which all blocks were put.
+    pub(super) fn take(&mut self, torrent: u32, piece: PieceIndex) -> Option<Bytes> {
+        Some(self.pieces.remove(&(torrent, piece))?.freeze())
+    }
+
+    /// Takes the buffer of a piece back that nobody needs any more, if there is room for it.
+    pub(super) fn recycle(&mut self, bytes: Bytes) {
+        if let Ok(spare) = bytes.try_into_mut()
+            && self.reserved + self.spare_len + spare.len() as u64 <= self.max
+        {
+            self.spare_len += spare.len() as u64;
+            self.spares.push(spare);
+        }
+    }
+
+    /// A torrent has left.
+    pub(super) fn forget_all(&mut self, torrent: u32) {
+        self.pieces.retain(|(of, _), _| *of != torrent);
+        if self.pieces.is_empty() {
+            self.spares = Vec::new();
+            self.spare_len = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::geometry::Geometry;
+
+    const PIECE: u32 = 32 * 1024;
+
+    fn block(piece: u32, number: u32) -> BlockRequest {
+        let geometry = Geometry::new(PIECE, 10 * u64::from(PIECE)).unwrap();
+        geometry.check(piece, number * 16384, 16384).unwrap()
+    }
+
+    #[test]
+    fn piece_has_its_blocks_in_their_places_whatever_was_in_its_buffer_before() {
+        let mut assembly = Assembly::new(1 << 20);
+        for round in 0..3u8 {
+            let piece = block(0, 0).piece();
+            assembly.reserve(PIECE.into());
+            assembly.put(7, PIECE, &block(0, 1), &[2 * round + 1; 16384]);
+            assembly.put(7, PIECE, &block(0, 0), &[2 * round; 16384]);
+            assert_eq!(assembly.take(8, piece), None, "of another torrent");
+            let bytes = assembly.take(7, piece).unwrap();
+            assert_eq!(
+                (bytes.len(), bytes[16383], bytes[16384]),
+                (PIECE as usize, 2 * round, 2 * round + 1)
+            );
+            assembly.reserve(-i64::from(PIECE));
+            assembly.recycle(bytes);
+            assert_eq!(assembly.spares.len(), 1, "the buffer is used again");
+        }
+    }
+
+    #[test]
+    fn what_is_reserved_and_spare_stays_within_the_budget() {
+        let mut assembly = Assembly::new(2 * u64::from(PIECE));
+        assert_eq!(assembly.room(PIECE.into()), 2);
+        assert_eq!(assembly.room(1 << 30), 1, "one piece goes in any case");
+        let bytes: Vec<Bytes> = (0..3).map(|_| BytesMut::zeroed(PIECE as usize).freeze()).collect();
+        bytes.into_iter().for_each(|bytes| assembly.recycle(bytes));
+        assert_eq!((assembly.spares.len(), assembly.spare_len), (2, 2 * u64::from(PIECE)));
+        assembly.reserve(PIECE.into());
+        assert_eq!((assembly.spares.len(), assembly.room(PIECE.into())), (1, 1));
+        assembly.reserve(PIECE.into());
+        assert_eq!((assembly.spares.len(), assembly.room(PIECE.into())), (0, 0));
+        let shared = BytesMut::zeroed(PIECE as usize).freeze();
+        let _held = shared.clone();
+        assembly.reserve(-2 * i64::from(PIECE));
+        assembly.recycle(shared);
+        assert!(assembly.spares.is_empty(), "somebody reads it still");
+    }
+}

@@ -1,0 +1,267 @@
+//! A torrent that is being downloaded, as its home shard knows it: what is under way from whom, what is written, and who
+//! lied. What a connection knows is in [`super::leech`]; bytes are in [`super::assembly`].
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::assembly::Assembly;
+use super::conn::Served;
+use super::dial::Dial;
+use super::events::Event;
+use crate::io::Owner;
+use crate::proto::PeerId;
+use crate::proto::blame::{Blame, Given};
+use crate::proto::geometry::{BLOCK_LEN, PieceIndex};
+use crate::proto::picker::{PeerKey, Picker};
+
+/// Peers that are remembered after they have left: each takes some 60 bytes.
+const REMEMBERED_MAX: usize = 20_000;
+
+/// So many of one address are convicted before the address is: several may be behind it.
+const CONVICTS_PER_IP: u32 = 3;
+
+/// Who a peer is, over its connections. Of the address alone, all behind one router would be one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Who {
+    pub(super) ip: IpAddr,
+    pub(super) id: PeerId,
+}
+
+/// Whether there are files to be written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Files {
+    /// Nobody has asked for them yet.
+    Unmade,
+    /// They are being made.
+    Asked,
+    /// They could not be made: to be asked for again at this tick.
+    Failed(u64),
+    /// There they are.
+    Made,
+}
+
+/// The disk takes nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stall {
+    /// The tick at which it is tried again.
+    pub(super) retry_at: u64,
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub(super) struct Download {
+    pub(super) served: Rc<Served>,
+    pub(super) picker: Picker,
+    blame: Blame<PeerKey>,
+    /// Numbers of the peers, by who they are.
+    keys: HashMap<Who, PeerKey>,
+    next_key: PeerKey,
+    convicts: HashMap<IpAddr, u32>,
+    /// Those that are connected.
+    pub(super) peers: HashMap<PeerKey, Owner>,
+    pub(super) dial: Dial,
+    pub(super) files: Files,
+    pub(super) stall: Option<Stall>,
+    /// Writes that wait for the disk to take something again.
+    pub(super) stuck: Vec<Owner>,
+    /// Pieces that are not written yet, of each file.
+    left: Vec<u32>,
+    dirty: BTreeSet<u32>,
+    complete: BTreeSet<u32>,
+    /// Payload bytes that came and nobody was told of.
+    pub(super) downloaded: u64,
+    /// When was last told what is written.
+    pub(super) told_at: u64,
+    /// Pieces that are verified and not written.
+    pub(super) writing: usize,
+    /// Pieces whose memory is reserved.
+    held: usize,
+    /// For hashes of blocks that nobody can foresee.
+    secret: std::hash::RandomState,
+}
+
+impl Download {
+    pub(super) fn new(served: Rc<Served>, seed: u64, tick: u64) -> Download {
+        let torrent = &served.torrent;
+        let (geometry, have) = (*torrent.geometry(), torrent.have());
+        let mut left = vec![0; torrent.meta().files.len()];
+        for piece in geometry.pieces().filter(|piece| !have.get(*piece)) {
+            for span in torrent
+                .layout()
+                .spans(geometry.piece_offset(piece), geometry.piece_len(piece).into())
+            {
+                left[span.file as usize] += 1;
+            }
+        }
+        // Those that were complete when btd was stopped, and had not got their names.
+        let complete = (0..)
+            .zip(&left)
+            .filter(|(file, left)| **left == 0 && torrent.is_part(*file));
+        Download {
+            complete: complete.map(|(file, _)| file).collect(),
+            picker: Picker::new(geometry, have, 0, seed),
+            blame: Blame::default(),
+            keys: HashMap::new(),
+            next_key: 0,
+            convicts: HashMap::new(),
+            peers: HashMap::new(),
+            dial: Dial::default(),
+            files: Files::Unmade,
+            stall: None,
+            stuck: Vec::new(),
+            left,
+            dirty: BTreeSet::new(),
+            downloaded: 0,
+            told_at: tick,
+            writing: 0,
+            held: 0,
+            secret: std::hash::RandomState::new(),
+            served,
+        }
+    }
+
+    /// The number of a peer. `None` for one that is shut out.
+    pub(super) fn key_of(&mut self, who: Who) -> Option<PeerKey> {
+        if self
+            .convicts
+            .get(&who.ip)
+            .is_some_and(|count| *count >= CONVICTS_PER_IP)
+        {
+            return None;
+        }
+        if let Some(&key) = self.keys.get(&who) {
+            return (!self.blame.is_convicted(&key)).then_some(key);
+        }
+        if self.keys.len() >= REMEMBERED_MAX {
+            let (blame, peers) = (&self.blame, &self.peers);
+            let is_needed =
+                |key: &PeerKey| peers.contains_key(key) || blame.is_convicted(key) || blame.is_on_parole(key);
+            self.keys.retain(|_, key| is_needed(key));
+        }
+        let key = self.next_key;
+        self.next_key += 1;
+        self.keys.insert(who, key);
+        Some(key)
+    }
+
+    /// Whether a peer is to prove itself.
+    pub(super) fn is_on_parole(&self, key: PeerKey) -> bool {
+        self.blame.is_on_parole(&key)
+    }
+
+    /// Sees to it that the memory of what was begun is reserved, and no other. True when some came free.
+    pub(super) fn account(&mut self, assembly: &mut Assembly) -> bool {
+        let held = self.picker.partial_count() + self.writing;
+        let piece_len = i64::from(self.served.torrent.geometry().piece_len_max());
+        assembly.reserve((held as i64 - self.held as i64) * piece_len);
+        std::mem::replace(&mut self.held, held) > held
+    }
+
+    /// A piece is right. Gives who is convicted by it of having sent something else before.
+    pub(super) fn on_good(&mut self, piece: PieceIndex, bytes: &Bytes) -> Vec<PeerKey> {
+        let convicted = match self.blame.is_clear() {
+            true => Vec::new(),
+            false => {
+                let given = self.given(piece, bytes);
+                self.blame.on_right(piece.get(), &given)
+            }
+        };
+        self.picker.on_verified(piece);
+        self.writing += 1;
+        convicted
+    }
+
+    /// A piece is wrong. Gives who is convicted by it.
+    pub(super) fn on_bad(&mut self, piece: PieceIndex, bytes: &Bytes) -> Option<PeerKey> {
+        let given = self.given(piece, bytes);
+        self.picker.on_failed(piece);
+        self.blame.on_wrong(piece.get(), given)
+    }
+
+    /// Whose blocks a piece is made of.
+    fn given(&self, piece: PieceIndex, bytes: &Bytes) -> Vec<Given<PeerKey>> {
+        use std::hash::BuildHasher;
+        let givers = self.picker.givers(piece);
+        let blocks = bytes.chunks(BLOCK_LEN as usize);
+        std::iter::zip(givers, blocks)
+            .map(|(giver, block)| Given {
+                giver,
+                hash: self.secret.hash_one(block),
+            })
+            .collect()
+    }
+
+    /// A peer is convicted: it comes back no more. Gives its connection.
+    pub(super) fn shut_out(&mut self, key: PeerKey) -> Option<Owner> {
+        let who = self.keys.iter().find(|(_, of)| **of == key).map(|(who, _)| *who);
+        if let Some(who) = who {
+            *self.convicts.entry(who.ip).or_default() += 1;
+        }
+        self.peers.get(&key).copied()
+    }
+
+    /// A piece is written.
+    pub(super) fn on_written(&mut self, piece: PieceIndex) {
+        self.writing -= 1;
+        let torrent = &self.served.torrent;
+        torrent.grant(piece);
+        let geometry = torrent.geometry();
+        for span in torrent
+            .layout()
+            .spans(geometry.piece_offset(piece), geometry.piece_len(piece).into())
+        {
+            let left = &mut self.left[span.file as usize];
+            *left -= 1;
+            if !span.pad {
+                self.dirty.insert(span.file);
+                if *left == 0 {
+                    self.complete.insert(span.file);
+                }
+            }
+        }
+    }
+
+    /// A piece that was written cannot be read any more: it is to be had again.
+    pub(super) fn on_lost(&mut self, piece: PieceIndex) {
+        self.picker.on_lost(piece);
+        let torrent = &self.served.torrent;
+        let geometry = torrent.geometry();
+        for span in torrent
+            .layout()
+            .spans(geometry.piece_offset(piece), geometry.piece_len(piece).into())
+        {
+            self.left[span.file as usize] += 1;
+            self.complete.remove(&span.file);
+        }
+    }
+
+    /// Files that nothing is missing of, which nobody was told of yet.
+    pub(super) fn has_complete_files(&self) -> bool {
+        !self.complete.is_empty()
+    }
+
+    /// Whether something was written that nobody was told of.
+    pub(super) fn has_news(&self) -> bool {
+        !self.dirty.is_empty() || self.has_complete_files()
+    }
+
+    /// What has become of it since the last time.
+    pub(super) fn news(&mut self) -> Event {
+        let take = |files: &mut BTreeSet<u32>| std::mem::take(files).into_iter().collect();
+        Event::Written {
+            info_hash: self.served.torrent.info_hash(),
+            have: self.served.torrent.have(),
+            files: take(&mut self.dirty),
+            complete: take(&mut self.complete),
+            downloaded: std::mem::take(&mut self.downloaded),
+        }
+    }
+
+    /// Addresses to connect to.
+    pub(super) fn add_peers(&mut self, addrs: &[SocketAddr], tick: u64) {
+        addrs.iter().for_each(|addr| self.dial.add(*addr, tick));
+    }
+}

@@ -1,0 +1,480 @@
+//! The download side of a connection: what we want of a peer, what it was asked for, and what it sends.
+//!
+//! Requests go out once per turn, together, when an eighth of what should be under way is missing: one send for many, and
+//! the peer is never without work.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::Shard;
+use super::assembly::Assembly;
+use super::conn::{Conn, PeerConn, Phase};
+use super::dial::Went;
+use super::download::{Download, Files, Who};
+use super::ended::Reason;
+use super::events::Event;
+use super::slots::Slots;
+use crate::io::{Driver, Owner};
+use crate::proto::depth::{DEPTH_MAX, Depth};
+use crate::proto::geometry::{BlockRequest, PieceIndex};
+use crate::proto::picker::{Arrived, Asking, PeerKey};
+use crate::proto::rate::Rate;
+use crate::proto::wire::{self, Message};
+use crate::stats::Counters;
+
+/// Pieces that a peer may allow or suggest. BEP 6 has ten.
+const ALLOWED_MAX: usize = 64;
+
+/// Blocks that a peer may send which nobody asked for: those that were under way when it was told so, twice over.
+const UNASKED_MAX: u32 = 2 * DEPTH_MAX;
+
+/// A request that is not answered for so long, while others are, was dropped by the peer.
+const LOST_AFTER: Duration = Duration::from_secs(60);
+
+/// How often requests are looked at that are not answered, in ticks.
+pub(super) const LOOK_TICKS: u64 = 5;
+
+/// See the module's page.
+#[derive(Debug)]
+pub(super) struct Leech {
+    pub(super) key: PeerKey,
+    /// What it was asked for and has not sent, oldest first, and since when.
+    asked: VecDeque<(BlockRequest, Instant)>,
+    pub(super) depth: Depth,
+    allowed: Vec<PieceIndex>,
+    suggested: Vec<PieceIndex>,
+    /// Bytes a second that come from it.
+    pub(super) rate: Rate,
+    /// It is among those that are told when there is something to ask for again.
+    hungry: bool,
+    /// Blocks it sent without being asked.
+    unasked: u32,
+    /// It has sent something we could use.
+    pub(super) useful: bool,
+}
+
+/// What is to be done about a block, beyond its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Took {
+    pub(super) block: BlockRequest,
+    /// Somebody else need not send it any more.
+    pub(super) cancel: Option<PeerKey>,
+    /// Its piece is whole.
+    pub(super) whole: bool,
+}
+
+impl Leech {
+    pub(super) fn new(key: PeerKey, now: Instant) -> Leech {
+        Leech {
+            key,
+            asked: VecDeque::new(),
+            depth: Depth::new(now),
+            allowed: Vec::new(),
+            suggested: Vec::new(),
+            rate: Rate::new(now),
+            hungry: false,
+            unasked: 0,
+            useful: false,
+        }
+    }
+
+    /// A block has come. `None`: the peer sends what nobody wants.
+    pub(super) fn on_block(
+        &mut self,
+        download: &mut Download,
+        assembly: &mut Assembly,
+        counters: &mut Counters,
+        (block, data): (BlockRequest, &[u8]),
+        now: Instant,
+    ) -> Option<Took> {
+        let len = block.length();
+        let nothing = Took {
+            block,
+            cancel: None,
+            whole: false,
+        };
+        counters.downloaded_bytes += u64::from(len);
+        counters.downloaded_blocks += 1;
+        download.downloaded += u64::from(len);
+        if let Some(at) = self.asked.iter().position(|(asked, _)| *asked == block) {
+            self.asked.remove(at);
+            self.depth.on_block(len, now);
+            self.rate.add(len.into(), now);
+        } else {
+            self.unasked += 1;
+            if self.unasked > UNASKED_MAX {
+                return None;
+            }
+        }
+        match download.picker.on_block(self.key, &block) {
+            Arrived::New { cancel, whole } => {
+                self.useful = true;
+                let geometry = download.served.torrent.geometry();
+                let piece_len = geometry.piece_len(block.piece());
+                assembly.put(download.served.number, piece_len, &block, data);
+                Some(Took { block, cancel, whole })
+            }
+            Arrived::Again | Arrived::Unasked => {
+                counters.wasted_bytes += u64::from(len);
+                Some(nothing)
+            }
+        }
+    }
+
+    /// A peer allows a piece to be asked for though it chokes us.
+    pub(super) fn on_allowed_fast(&mut self, piece: PieceIndex) {
+        if self.allowed.len() < ALLOWED_MAX && !self.allowed.contains(&piece) {
+            self.allowed.push(piece);
+        }
+    }
+
+    /// A peer would like to be asked for a piece.
+    pub(super) fn on_suggested(&mut self, piece: PieceIndex) {
+        if self.suggested.len() < ALLOWED_MAX && !self.suggested.contains(&piece) {
+            self.suggested.push(piece);
+        }
+    }
+
+    /// Requests under way.
+    pub(super) fn under_way(&self) -> usize {
+        self.asked.len()
+    }
+
+    /// Takes back all that it was asked for.
+    fn give_back_all(&mut self, download: &mut Download) -> bool {
+        let any = !self.asked.is_empty();
+        for (block, _) in self.asked.drain(..) {
+            download.picker.give_back(self.key, &block);
+        }
+        any
+    }
+}
+
+/// A connection of a torrent that is being downloaded, what waits to be sent to it, and the download.
+fn leeching<'a>(
+    conns: &'a mut Slots<Conn>,
+    downloads: &'a mut BTreeMap<u32, Download>,
+    owner: Owner,
+) -> Option<(&'a mut PeerConn, &'a mut Vec<u8>, &'a mut Download)> {
+    let Conn { phase, out, .. } = conns.get_mut(owner)?;
+    let Phase::Peer(peer) = phase else { return None };
+    let download = downloads.get_mut(&peer.served.number)?;
+    peer.leech.is_some().then_some((peer, out, download))
+}
+
+impl<D: Driver> Shard<D> {
+    /// A peer of a torrent that is being downloaded has come. False if it must not stay.
+    pub(super) fn begin_leeching(&mut self, owner: Owner, who: Who) -> Result<(), Reason> {
+        let now = self.now;
+        let our_id = self.settings.peer_id;
+        let Some(conn) = self.conns.get_mut(owner) else {
+            return Ok(());
+        };
+        let we_dialed = conn.dialed.is_some();
+        let Some(peer) = conn.peer_mut() else { return Ok(()) };
+        let Some(download) = self.downloads.get_mut(&peer.served.number) else {
+            return Ok(());
+        };
+        let key = download.key_of(who).ok_or(Reason::Banned)?;
+        let twin = download.peers.get(&key).copied();
+        let twin_dialed = twin.and_then(|twin| Some(self.conns.get(twin)?.dialed.is_some()));
+        if let Some(twin_dialed) = twin_dialed {
+            // Both ends find the same one: that which the end with the greater id has made.
+            let keeps_ours = our_id.0 > who.id.0;
+            if twin_dialed == we_dialed || we_dialed != keeps_ours {
+                return Err(Reason::Duplicate);
+            }
+        }
+        if let Some(twin) = twin {
+            self.end(twin, Reason::Duplicate, None);
+        }
+        let Some(peer) = self.conns.get_mut(owner).and_then(Conn::peer_mut) else {
+            return Ok(());
+        };
+        peer.leech = Some(Box::new(Leech::new(key, now)));
+        if let Some(download) = self.downloads.get_mut(&peer.served.number) {
+            download.peers.insert(key, owner);
+        }
+        Ok(())
+    }
+
+    /// A connection has ended: what it was asked for is asked of others.
+    pub(super) fn end_leeching(&mut self, peer: &mut PeerConn) {
+        let Some(mut leech) = peer.leech.take() else { return };
+        let Some(download) = self.downloads.get_mut(&peer.served.number) else {
+            return;
+        };
+        let any = leech.give_back_all(download);
+        download.picker.on_gone(leech.key);
+        download.picker.on_pieces_gone(peer.peer.pieces());
+        download.peers.remove(&leech.key);
+        download.account(&mut self.assembly);
+        if any {
+            self.feed_hungry();
+        }
+    }
+
+    /// How a connection went, for whoever may make it again.
+    pub(super) fn tell_dial(&mut self, conn: &Conn, useful: bool, reason: Reason) {
+        let Some(dialed) = &conn.dialed else { return };
+        let random = self.next_random();
+        let Some(download) = self.downloads.get_mut(&dialed.served.number) else {
+            return;
+        };
+        let went = match reason {
+            Reason::OwnPeerId | Reason::Banned => Went::Wrong,
+            _ if useful => Went::Well,
+            _ => Went::Nowhere,
+        };
+        download.dial.ended(dialed.addr, went, self.tick, random);
+    }
+
+    /// A peer has said something of what it has: whether we want any of it.
+    pub(super) fn look_for_interest(&mut self, owner: Owner) {
+        let Some((peer, out, download)) = leeching(&mut self.conns, &mut self.downloads, owner) else {
+            return;
+        };
+        if !peer.peer.am_interested() && download.picker.is_interesting(peer.peer.pieces()) {
+            peer.peer.set_interested(true);
+            wire::encode(&Message::Interested, out);
+        }
+    }
+
+    /// A peer has one more piece.
+    pub(super) fn on_peer_has(&mut self, owner: Owner, piece: PieceIndex) {
+        let Some((peer, out, download)) = leeching(&mut self.conns, &mut self.downloads, owner) else {
+            return;
+        };
+        match peer.peer.is_seed() {
+            true => download.picker.on_last_have(piece),
+            false => download.picker.on_have(piece),
+        }
+        if !peer.peer.am_interested() && !download.picker.have().get(piece) {
+            peer.peer.set_interested(true);
+            wire::encode(&Message::Interested, out);
+        }
+    }
+
+    /// A peer answers no more, or only what it allows.
+    pub(super) fn on_choked(&mut self, owner: Owner) {
+        let Some((peer, _, download)) = leeching(&mut self.conns, &mut self.downloads, owner) else {
+            return;
+        };
+        let fast = peer.peer.fast();
+        if let Some(leech) = &mut peer.leech {
+            // With the fast extension each request is answered, if only by a reject.
+            let any = !fast && leech.give_back_all(download);
+            download.account(&mut self.assembly);
+            if any {
+                self.feed_hungry();
+            }
+        }
+    }
+
+    /// A peer answers from now on.
+    pub(super) fn on_unchoked(&mut self, owner: Owner) {
+        let now = self.now;
+        if let Some((peer, ..)) = leeching(&mut self.conns, &mut self.downloads, owner)
+            && let Some(leech) = &mut peer.leech
+        {
+            leech.depth.on_start(now);
+        }
+    }
+
+    /// A peer will not send a block.
+    pub(super) fn on_rejected(&mut self, owner: Owner, block: &BlockRequest) {
+        let Some((peer, _, download)) = leeching(&mut self.conns, &mut self.downloads, owner) else {
+            return;
+        };
+        let Some(leech) = &mut peer.leech else { return };
+        leech.allowed.retain(|piece| *piece != block.piece());
+        if let Some(at) = leech.asked.iter().position(|(asked, _)| asked == block) {
+            leech.asked.remove(at);
+            download.picker.give_back(leech.key, block);
+            download.account(&mut self.assembly);
+            self.feed_hungry();
+        }
+    }
+
+    /// What a block that was taken means for others.
+    pub(super) fn on_took(&mut self, owner: Owner, Took { block, cancel, whole }: Took) {
+        let Some((peer, _, download)) = leeching(&mut self.conns, &mut self.downloads, owner) else {
+            return;
+        };
+        let number = peer.served.number;
+        let other = cancel.and_then(|key| download.peers.get(&key).copied());
+        if let Some(other) = other
+            && let Some(conn) = self.conns.get_mut(other)
+        {
+            if let Some(leech) = conn.peer_mut().and_then(|peer| peer.leech.as_mut()) {
+                leech.asked.retain(|(asked, _)| *asked != block);
+            }
+            conn.say(&Message::cancel(&block));
+            self.touch(other);
+        }
+        if whole {
+            self.verify(number, block.piece());
+        }
+    }
+
+    /// Asks a peer for more, if it has less to do than it could.
+    pub(super) fn ask(&mut self, owner: Owner) {
+        let now = self.now;
+        let tick = self.tick;
+        let Conn { phase, out, .. } = match self.conns.get_mut(owner) {
+            Some(conn) => conn,
+            None => return,
+        };
+        let Phase::Peer(PeerConn {
+            served, peer, leech, ..
+        }) = phase
+        else {
+            return;
+        };
+        let Some(leech) = leech else { return };
+        let Some(download) = self.downloads.get_mut(&served.number) else {
+            return;
+        };
+        if !peer.am_interested() || download.stall.is_some() {
+            return;
+        }
+        let only = match peer.peer_choking() {
+            true if leech.allowed.is_empty() => return,
+            true => Some(&leech.allowed[..]),
+            false => None,
+        };
+        let (target, under_way) = (leech.depth.target() as usize, leech.under_way());
+        // An eighth at a time; the first few at once.
+        if under_way + (target / 8).max(1) > target {
+            return;
+        }
+        match download.files {
+            Files::Made => {}
+            Files::Unmade => return want_files(download, &self.settings.events),
+            Files::Failed(at) if at <= tick => return want_files(download, &self.settings.events),
+            Files::Asked | Files::Failed(_) => return,
+        }
+        let piece_len = u64::from(download.served.torrent.geometry().piece_len_max());
+        let room = self.assembly.room(piece_len);
+        let begun = download.picker.partial_count();
+        download.picker.set_partials_max(begun + room);
+        let asking = Asking {
+            only,
+            suggested: &leech.suggested,
+            alone: download.is_on_parole(leech.key),
+        };
+        let wanted = target - under_way;
+        let picked = &mut self.picked;
+        picked.clear();
+        download.picker.pick(leech.key, peer.pieces(), asking, wanted, picked);
+        download.account(&mut self.assembly);
+        if under_way == 0 && !picked.is_empty() {
+            leech.depth.on_start(now);
+        }
+        for block in picked.iter() {
+            wire::encode(&Message::request(block), out);
+            leech.asked.push_back((*block, now));
+        }
+        if picked.len() < wanted && !leech.hungry {
+            leech.hungry = true;
+            self.hungry.push(owner);
+        }
+        if leech.asked.is_empty() && !download.picker.is_interesting(peer.pieces()) {
+            peer.set_interested(false);
+            wire::encode(&Message::NotInterested, out);
+        }
+    }
+
+    /// There is memory again, or something to ask for: those that had too little look again.
+    pub(super) fn feed_hungry(&mut self) {
+        for owner in std::mem::take(&mut self.hungry) {
+            if let Some(leech) = self
+                .conns
+                .get_mut(owner)
+                .and_then(Conn::peer_mut)
+                .and_then(|peer| peer.leech.as_mut())
+            {
+                leech.hungry = false;
+                self.touch(owner);
+            }
+        }
+    }
+
+    /// Time has passed for all that was asked for.
+    pub(super) fn look_at_requests(&mut self) {
+        let now = self.now;
+        let owners: Vec<Owner> = self
+            .downloads
+            .values()
+            .flat_map(|download| download.peers.values().copied())
+            .collect();
+        let mut any = false;
+        for owner in owners {
+            let Some((peer, out, download)) = leeching(&mut self.conns, &mut self.downloads, owner) else {
+                continue;
+            };
+            let waiting = !peer.peer.peer_choking();
+            let Some(leech) = &mut peer.leech else { continue };
+            let was_snubbed = leech.depth.is_snubbed();
+            leech.depth.on_tick(waiting && !leech.asked.is_empty(), now);
+            // One that sends nothing at all keeps the first, so that it can prove itself.
+            let kept = match leech.depth.is_snubbed() {
+                true if !was_snubbed => 1,
+                _ => usize::MAX,
+            };
+            let lost = |at: usize, since: Instant| {
+                at >= kept || (at > 0 && now.saturating_duration_since(since) >= LOST_AFTER)
+            };
+            let mut at = 0;
+            let (key, before) = (leech.key, leech.asked.len());
+            leech.asked.retain(|(block, since)| {
+                at += 1;
+                let keep = !lost(at - 1, *since);
+                if !keep {
+                    download.picker.give_back(key, block);
+                    wire::encode(&Message::cancel(block), out);
+                }
+                keep
+            });
+            any |= leech.asked.len() < before;
+            download.account(&mut self.assembly);
+            self.touch(owner);
+        }
+        if any {
+            self.feed_hungry();
+        }
+    }
+
+    /// Blocks that peers were asked for and have not sent.
+    pub(super) fn requests_under_way(&self) -> u64 {
+        let owners = self.downloads.values().flat_map(|download| download.peers.values());
+        let peers = owners.filter_map(|owner| self.conns.get(*owner)?.peer());
+        peers
+            .filter_map(|peer| Some(peer.leech.as_ref()?.under_way() as u64))
+            .sum()
+    }
+
+    /// Nothing is missing: nobody is wanted any more, and seeds can go.
+    pub(super) fn stop_leeching(&mut self, download: Download) {
+        for owner in download.peers.into_values() {
+            let Some(conn) = self.conns.get_mut(owner) else {
+                continue;
+            };
+            let Phase::Peer(peer) = &mut conn.phase else { continue };
+            peer.leech = None;
+            if peer.peer.is_seed() {
+                self.end(owner, Reason::BothSeeds, None);
+                continue;
+            }
+            if peer.peer.set_interested(false) {
+                conn.say(&Message::NotInterested);
+            }
+            self.touch(owner);
+        }
+    }
+}
+
+fn want_files(download: &mut Download, events: &super::Events) {
+    download.files = Files::Asked;
+    events.tell(Event::Wanted(download.served.torrent.info_hash()));
+}

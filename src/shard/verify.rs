@@ -1,0 +1,263 @@
+//! From the last block of a piece to its bit: hashed by the pool, written, and told to every peer.
+//!
+//! Nothing is served or announced that is not verified and written: what a peer was told of survives the end of the process.
+
+use bytes::Bytes;
+
+use super::Shard;
+use super::deadlines::ticks;
+use super::download::{Files, Stall};
+use super::ended::Reason;
+use super::events::Event;
+use super::write::{Ended, Refusal};
+use crate::hashing::{Done, Hasher, Job, Outcome, Refused, Then};
+use crate::io::Driver;
+use crate::proto::InfoHash;
+use crate::proto::geometry::PieceIndex;
+use crate::proto::picker::PeerKey;
+use crate::proto::wire::Message;
+
+/// How often what was written is told, so that it is synced and recorded.
+const TELL_TICKS: u64 = ticks(5);
+
+/// How long after a disk was full, or has failed, it is tried again.
+const FULL_TICKS: u64 = ticks(1);
+const FAILED_TICKS: u64 = ticks(60);
+
+/// A job's tag, of a piece of one of the shard's torrents.
+fn tag(number: u32, piece: PieceIndex) -> u64 {
+    u64::from(number) << 32 | u64::from(piece.get())
+}
+
+impl<D: Driver> Shard<D> {
+    /// Has a piece verified whose blocks are all here.
+    pub(super) fn verify(&mut self, number: u32, piece: PieceIndex) {
+        let Some(download) = self.downloads.get(&number) else {
+            return;
+        };
+        let Some(bytes) = self.assembly.take(number, piece) else {
+            return;
+        };
+        let job = Job {
+            tag: tag(number, piece),
+            hasher: Hasher::new(),
+            buffers: vec![bytes],
+            source: None,
+            then: Then::Verify(*download.served.torrent.meta().piece_hashes.get(piece)),
+            reply: self.verifier.reply.clone(),
+        };
+        if let Err(Refused::Full(job) | Refused::Stopped(job)) = self.verifier.pool.try_submit(job) {
+            self.verifier.waiting.push_back(*job);
+        }
+    }
+
+    /// Verdicts may have come.
+    pub(super) fn on_verdicts(&mut self) {
+        while let Ok(done) = self.verifier.verdicts.try_recv() {
+            self.on_verdict(done);
+        }
+        while let Some(job) = self.verifier.waiting.pop_front() {
+            if let Err(Refused::Full(job) | Refused::Stopped(job)) = self.verifier.pool.try_submit(job) {
+                self.verifier.waiting.push_front(*job);
+                break;
+            }
+        }
+    }
+
+    fn on_verdict(
+        &mut self,
+        Done {
+            tag,
+            mut buffers,
+            outcome,
+        }: Done,
+    ) {
+        let (number, piece) = ((tag >> 32) as u32, tag as u32);
+        let Some(download) = self.downloads.get_mut(&number) else {
+            return; // The torrent has left.
+        };
+        let piece = download.served.torrent.geometry().piece_index(piece);
+        let (Some(piece), Some(bytes)) = (piece, buffers.pop()) else {
+            return;
+        };
+        match outcome {
+            Outcome::Good => {
+                let convicted = download.on_good(piece, &bytes);
+                let served = download.served.clone();
+                download.account(&mut self.assembly);
+                for key in convicted {
+                    self.ban(number, key);
+                }
+                self.writes
+                    .begin(&mut self.driver, &mut self.counters, served, piece, bytes);
+                self.on_writes();
+            }
+            Outcome::Bad(_) => {
+                self.counters.pieces_bad += 1;
+                let convicted = download.on_bad(piece, &bytes);
+                download.account(&mut self.assembly);
+                self.assembly.recycle(bytes);
+                if let Some(key) = convicted {
+                    self.ban(number, key);
+                }
+                self.feed_hungry();
+            }
+            // The pool stops: so do we.
+            Outcome::Dropped | Outcome::Unread | Outcome::Partial(_) | Outcome::Digest(_) => {}
+        }
+    }
+
+    /// A peer has lied.
+    fn ban(&mut self, number: u32, key: PeerKey) {
+        let Some(download) = self.downloads.get_mut(&number) else {
+            return;
+        };
+        self.counters.peers_banned += 1;
+        let info_hash = download.served.torrent.info_hash();
+        if let Some(owner) = download.shut_out(key) {
+            if let Some(conn) = self.conns.get(owner) {
+                let peer = conn.addr;
+                self.settings.events.tell(Event::Banned { info_hash, peer });
+            }
+            self.end(owner, Reason::Banned, None);
+        }
+    }
+
+    /// Writes have ended.
+    pub(super) fn on_writes(&mut self) {
+        for ended in std::mem::take(&mut self.writes.ended) {
+            match ended {
+                Ended::Written { number, piece, bytes } => self.on_piece_written(number, piece, bytes),
+                Ended::Refused { number, span, refusal } => {
+                    let Some(download) = self.downloads.get_mut(&number) else {
+                        self.writes.give_up(span);
+                        continue;
+                    };
+                    download.stuck.push(span);
+                    let (why, after) = match refusal {
+                        Refusal::Full(why) => (why, FULL_TICKS),
+                        Refusal::Failed(why) => (why, FAILED_TICKS),
+                    };
+                    let is_news = download.stall.is_none();
+                    download.stall = Some(Stall {
+                        retry_at: self.tick + after,
+                    });
+                    if is_news {
+                        let info_hash = download.served.torrent.info_hash();
+                        self.settings.events.tell(Event::Stalled { info_hash, why });
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_piece_written(&mut self, number: u32, piece: PieceIndex, bytes: Bytes) {
+        self.counters.pieces_written += 1;
+        let Some(download) = self.downloads.get_mut(&number) else {
+            return;
+        };
+        download.on_written(piece);
+        download.account(&mut self.assembly);
+        let served = download.served.clone();
+        let resumed = download.stall.take().is_some();
+        let owners: Vec<_> = download.peers.values().copied().collect();
+        self.assembly.recycle(bytes);
+        self.disk.written(&served, piece);
+        for owner in owners {
+            let Some(conn) = self.conns.get_mut(owner) else {
+                continue;
+            };
+            // Whoever has not been told what we have is told of this with the rest.
+            let is_greeted = conn.peer().is_some_and(|peer| peer.greet_at.is_none());
+            if is_greeted {
+                conn.say(&Message::Have(piece.get()));
+            }
+            self.touch(owner);
+        }
+        if resumed {
+            self.retry_stuck(number);
+            self.settings.events.tell(Event::Resumed(served.torrent.info_hash()));
+        }
+        self.feed_hungry();
+        if served.torrent.is_complete() {
+            self.complete(number);
+        }
+    }
+
+    /// Tries again what the disk did not take.
+    fn retry_stuck(&mut self, number: u32) {
+        let Some(download) = self.downloads.get_mut(&number) else {
+            return;
+        };
+        for span in std::mem::take(&mut download.stuck) {
+            self.writes.again(&mut self.driver, &mut self.counters, span);
+        }
+    }
+
+    /// The last piece of a torrent is written.
+    pub(super) fn complete(&mut self, number: u32) {
+        if let Some(mut download) = self.downloads.remove(&number) {
+            self.assembly.forget_all(number);
+            self.settings.events.tell(download.news());
+            self.writes.forget(number);
+            self.stop_leeching(download);
+        }
+    }
+
+    /// A tick has passed for all downloads.
+    pub(super) fn tend_downloads(&mut self) {
+        let tick = self.tick;
+        let numbers: Vec<u32> = self.downloads.keys().copied().collect();
+        for number in numbers {
+            let Some(download) = self.downloads.get_mut(&number) else {
+                continue;
+            };
+            if download.stall.is_some_and(|stall| stall.retry_at <= tick) {
+                // One is enough to find out, and if it is taken the others follow.
+                download.stall = Some(Stall {
+                    retry_at: tick + FULL_TICKS,
+                });
+                if let Some(span) = download.stuck.pop() {
+                    self.writes.again(&mut self.driver, &mut self.counters, span);
+                }
+            }
+            let Some(download) = self.downloads.get_mut(&number) else {
+                continue;
+            };
+            let is_due = download.told_at + TELL_TICKS <= tick;
+            if download.has_complete_files() || (is_due && download.has_news()) {
+                download.told_at = tick;
+                self.settings.events.tell(download.news());
+            }
+        }
+        self.on_writes();
+    }
+
+    /// The files of a torrent can be written to, or not.
+    pub(super) fn on_prepared(&mut self, info_hash: InfoHash, made: bool) {
+        let Some(number) = self.torrents.get(&info_hash).map(|served| served.number) else {
+            return;
+        };
+        let Some(download) = self.downloads.get_mut(&number) else {
+            return;
+        };
+        download.files = match made {
+            true => Files::Made,
+            false => Files::Failed(self.tick + FAILED_TICKS),
+        };
+        let owners: Vec<_> = download.peers.values().copied().collect();
+        owners.into_iter().for_each(|owner| self.touch(owner));
+    }
+
+    /// A piece that we had cannot be read any more.
+    pub(super) fn on_piece_lost(&mut self, number: u32, piece: PieceIndex) {
+        if let Some(download) = self.downloads.get_mut(&number) {
+            download.on_lost(piece);
+            let owners: Vec<_> = download.peers.values().copied().collect();
+            for owner in owners {
+                self.look_for_interest(owner);
+                self.touch(owner);
+            }
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Writing pieces: one write for each file that a piece lies in.
+//!
+//! A piece is handed on when all of it is written. What a disk does not take is kept and tried again by whoever hears of
+//! it; nothing is lost on the way. Syncing is not here, since it waits for the disk: the control plane does it.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::conn::Served;
+use super::slots::Slots;
+use crate::io::{Driver, Errno, Op, Opened, Owner};
+use crate::proto::geometry::PieceIndex;
+use crate::stats::Counters;
+use crate::storage::open_files::{FileKey, Found, OpenFiles};
+
+/// Files held open to be written to.
+pub(super) const FILES_MAX: usize = 16;
+
+/// Tries of an operation that was cancelled unasked (io-wq found no thread) or interrupted.
+const TRIES_MAX: u8 = 4;
+
+/// What became of a piece.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// All of it is written.
+    Written {
+        number: u32,
+        piece: PieceIndex,
+        bytes: Bytes,
+    },
+    /// A part of it was refused, and waits for [`Writes::again`] or [`Writes::give_up`].
+    Refused { number: u32, span: Owner, refusal: Refusal },
+}
+
+/// Why a write was refused.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// The disk is full, or the quota.
+    Full(String),
+    /// Anything else.
+    Failed(String),
+}
+
+/// A piece on its way to the disk.
+#[derive(Debug)]
+struct Piece {
+    served: Rc<Served>,
+    piece: PieceIndex,
+    bytes: Bytes,
+    spans_left: usize,
+}
+
+/// A stretch of it that lies in one file.
+#[derive(Debug)]
+struct Span {
+    piece: Owner,
+    file: u32,
+    offset: u64,
+    /// What is left of it.
+    bytes: Bytes,
+    tries: u8,
+}
+
+#[derive(Debug)]
+struct Opening {
+    key: FileKey,
+    served: Rc<Served>,
+    tries: u8,
+}
+
+/// The writes of a shard.
+#[derive(Debug)]
+pub(super) struct Writes {
+    pieces: Slots<Piece>,
+    spans: Slots<Span>,
+    openings: Slots<Opening>,
+    files: OpenFiles<Owner>,
+    /// Whether the kernel and the filesystems met so far take `RWF_DONTCACHE`.
+    uncached: bool,
+    pub(super) ended: Vec<Ended>,
+}
+
+impl Writes {
+    pub(super) fn new() -> Writes {
+        Writes {
+            pieces: Slots::new(),
+            spans: Slots::new(),
+            openings: Slots::new(),
+            files: OpenFiles::new(FILES_MAX),
+            uncached: true,
+            ended: Vec::new(),
+        }
+    }
+
+    /// It is so late since the shard began.
+    pub(super) fn on_time(&mut self, now: std::time::Duration) {
+        self.files.on_time(now);
+    }
+
+    /// Writes a piece that was verified.
+    pub(super) fn begin<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        counters: &mut Counters,
+        served: Rc<Served>,
+        piece: PieceIndex,
+        bytes: Bytes,
+    ) {
+        let torrent = served.torrent.clone();
+        let geometry = torrent.geometry();
+        let spans = torrent
+            .layout()
+            .spans(geometry.piece_offset(piece), geometry.piece_len(piece).into());
+        let owner = self.pieces.insert(Piece {
+            served,
+            piece,
+            bytes: bytes.clone(),
+            spans_left: 0,
+        });
+        let (mut begun, mut at) = (Vec::new(), 0);
+        for span in spans {
+            let len = usize::try_from(span.len).expect("a piece fits in memory");
+            if !span.pad {
+                begun.push(self.spans.insert(Span {
+                    piece: owner,
+                    file: span.file,
+                    offset: span.offset,
+                    bytes: bytes.slice(at..at + len),
+                    tries: 0,
+                }));
+            }
+            at += len;
+        }
+        drop(bytes);
+        if let Some(piece) = self.pieces.get_mut(owner) {
+            piece.spans_left = begun.len();
+        }
+        match begun.is_empty() {
+            true => self.end_piece(owner),
+            false => begun.into_iter().for_each(|span| self.go_on(driver, counters, span)),
+        }
+    }
+
+    /// Tries a stretch again that was refused.
+    pub(super) fn again<D: Driver>(&mut self, driver: &mut D, counters: &mut Counters, span: Owner) {
+        if let Some(span) = self.spans.get_mut(span) {
+            span.tries = 0;
+        }
+        self.go_on(driver, counters, span);
+    }
+
+    /// Nobody wants a stretch any more that was refused, nor its piece.
+    pub(super) fn give_up(&mut self, span: Owner) {
+        if let Some(span) = self.spans.remove(span) {
+            self.pieces.remove(span.piece);
+        }
+    }
+
+    /// A torrent has left: its files are closed.
+    pub(super) fn forget(&mut self, torrent: u32) {
+        for span in self.files.forget(torrent) {
+            self.give_up(span);
+        }
+    }
+
+    fn go_on<D: Driver>(&mut self, driver: &mut D, counters: &mut Counters, owner: Owner) {
+        let Some(span) = self.spans.get(owner) else { return };
+        let Some(piece) = self.pieces.get(span.piece) else {
+            self.spans.remove(owner); // Its torrent left.
+            return;
+        };
+        let key = FileKey {
+            torrent: piece.served.number,
+            file: span.file,
+        };
+        match self.files.get(key, owner) {
+            Found::Open(file, _) => {
+                counters.disk_writes += 1;
+                driver.submit(
+                    owner,
+                    Op::Write {
+                        file,
+                        offset: span.offset,
+                        bytes: span.bytes.clone(),
+                        uncached: self.uncached,
+                    },
+                );
+            }
+            Found::Opening => {}
+            Found::Closed => {
+                let served = piece.served.clone();
+                let opening = self.openings.insert(Opening { key, served, tries: 0 });
+                self.open(driver, counters, opening);
+            }
+        }
+    }
+
+    fn open<D: Driver>(&mut self, driver: &mut D, counters: &mut Counters, owner: Owner) {
+        let Some(opening) = self.openings.get(owner) else {
+            return;
+        };
+        let torrent = &opening.served.torrent;
+        match torrent.path(opening.key.file) {
+            Some(path) => {
+                let (dir, write) = (torrent.root().clone(), true);
+                driver.submit(owner, Op::Open { dir, path, write });
+            }
+            None => self.on_opened(driver, counters, owner, Err(Errno::NOENT)),
+        }
+    }
+
+    /// An open has ended.
+    pub(super) fn on_opened<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        counters: &mut Counters,
+        owner: Owner,
+        result: Result<Opened, Errno>,
+    ) {
+        let Some(opening) = self.openings.get_mut(owner) else {
+            return;
+        };
+        if !self.files.is_opening(opening.key) {
+            self.openings.remove(owner); // Its torrent left.
+            return;
+        }
+        opening.tries += 1;
+        match result {
+            Ok(opened) if opened.regular => {
+                let key = opening.key;
+                self.openings.remove(owner);
+                for span in self.files.opened(key, opened.file, opened.device) {
+                    self.go_on(driver, counters, span);
+                }
+            }
+            // It may be getting its final name at this moment.
+            Err(Errno::CANCELED | Errno::INTR | Errno::AGAIN | Errno::NOENT) if opening.tries < TRIES_MAX => {
+                self.open(driver, counters, owner);
+            }
+            failed => {
+                counters.disk_errors += 1;
+                let Some(opening) = self.openings.remove(owner) else {
+                    return;
+                };
+                for span in self.files.failed(opening.key) {
+                    self.refuse(span, failed.as_ref().map_or_else(|errno| *errno, |_| Errno::INVAL));
+                }
+            }
+        }
+    }
+
+    /// A write has ended.
+    pub(super) fn on_written<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        counters: &mut Counters,
+        owner: Owner,
+        result: Result<u32, Errno>,
+        bytes: Bytes,
+    ) {
+        // So that the piece's bytes are its own again when it is handed on.
+        drop(bytes);
+        let Some(span) = self.spans.get_mut(owner) else {
+            return;
+        };
+        match result {
+            Ok(0) => self.refuse(owner, Errno::IO),
+            Ok(written) => {
+                counters.disk_written_bytes += u64::from(written);
+                let _ = span.bytes.split_to((written as usize).min(span.bytes.len()));
+                if !span.bytes.is_empty() {
+                    return self.go_on(driver, counters, owner);
+                }
+                let Some(span) = self.spans.remove(owner) else { return };
+                let of = span.piece;
+                drop(span);
+                let Some(piece) = self.pieces.get_mut(of) else {
+                    return;
+                };
+                piece.spans_left -= 1;
+                if piece.spans_left == 0 {
+                    self.end_piece(of);
+                }
+            }
+            Err(Errno::OPNOTSUPP | Errno::INVAL) if self.uncached => {
+                self.uncached = false;
+                self.go_on(driver, counters, owner);
+            }
+            Err(Errno::CANCELED | Errno::INTR | Errno::AGAIN | Errno::OPNOTSUPP) if span.tries < TRIES_MAX => {
+                span.tries += 1;
+                self.go_on(driver, counters, owner);
+            }
+            Err(errno) => {
+                counters.disk_errors += 1;
+                self.refuse(owner, errno);
+            }
+        }
+    }
+
+    fn refuse(&mut self, owner: Owner, errno: Errno) {
+        let Some(span) = self.spans.get(owner) else { return };
+        let Some(piece) = self.pieces.get(span.piece) else {
+            self.spans.remove(owner);
+            return;
+        };
+        let (number, file) = (piece.served.number, span.file);
+        let path = &piece.served.torrent.meta().files[file as usize].path;
+        let refusal = match errno {
+            Errno::NOSPC => Refusal::Full(format!("{path}: the disk is full")),
+            Errno::DQUOT => Refusal::Full(format!("{path}: the disk quota of btd's user is used up")),
+            errno => Refusal::Failed(format!("{path}: cannot be written: {errno}")),
+        };
+        // Looked at anew the next time.
+        self.files.close(FileKey { torrent: number, file });
+        let span = owner;
+        self.ended.push(Ended::Refused { number, span, refusal });
+    }
+
+    fn end_piece(&mut self, owner: Owner) {
+        if let Some(Piece {
+            served, piece, bytes, ..
+        }) = self.pieces.remove(owner)
+        {
+            let number = served.number;
+            self.ended.push(Ended::Written { number, piece, bytes });
+        }
+    }
+}
