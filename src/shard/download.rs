@@ -160,6 +160,13 @@ impl Download {
         std::mem::replace(&mut self.held, held) > held
     }
 
+    /// Gives back all memory that is reserved: the torrent leaves.
+    pub(super) fn release(&mut self, assembly: &mut Assembly) {
+        let piece_len = i64::from(self.served.torrent.geometry().piece_len_max());
+        assembly.reserve(-(std::mem::take(&mut self.held) as i64) * piece_len);
+        assembly.forget_all(self.served.number);
+    }
+
     /// A piece is right. Gives who is convicted by it of having sent something else before.
     pub(super) fn on_good(&mut self, piece: PieceIndex, bytes: &Bytes) -> Vec<PeerKey> {
         let convicted = match self.blame.is_clear() {

@@ -239,6 +239,8 @@ struct Verifier {
     verdicts: Receiver<Done>,
     /// What the pool had no room for.
     waiting: VecDeque<Job>,
+    /// Pieces without a verdict.
+    out: usize,
 }
 
 impl Verifier {
@@ -253,6 +255,7 @@ impl Verifier {
             reply,
             verdicts,
             waiting: VecDeque::new(),
+            out: 0,
         }
     }
 }
@@ -532,13 +535,15 @@ impl<D: Driver> Shard<D> {
             .map(|(owner, _)| owner)
             .collect();
         // So that nobody who leaves gives back what he was asked for.
-        self.downloads.remove(&served.number);
+        if let Some(mut download) = self.downloads.remove(&served.number) {
+            download.release(&mut self.assembly);
+            download.stuck.into_iter().for_each(|span| self.writes.give_up(span));
+        }
         for owner in leaving {
             self.end(owner, Reason::TorrentRemoved, None);
         }
         self.disk.forget(served.number);
         self.writes.forget(served.number);
-        self.assembly.forget_all(served.number);
     }
 
     fn stop(&mut self) {

@@ -1,5 +1,6 @@
 //! The shard on the memory driver: whole connections, byte by byte, without a kernel.
 
+mod downloading;
 mod files;
 mod fixture;
 mod lending;

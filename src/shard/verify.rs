@@ -46,6 +46,7 @@ impl<D: Driver> Shard<D> {
             then: Then::Verify(*download.served.torrent.meta().piece_hashes.get(piece)),
             reply: self.verifier.reply.clone(),
         };
+        self.verifier.out += 1;
         if let Err(Refused::Full(job) | Refused::Stopped(job)) = self.verifier.pool.try_submit(job) {
             self.verifier.waiting.push_back(*job);
         }
@@ -72,6 +73,7 @@ impl<D: Driver> Shard<D> {
             outcome,
         }: Done,
     ) {
+        self.verifier.out -= 1;
         let (number, piece) = ((tag >> 32) as u32, tag as u32);
         let Some(download) = self.downloads.get_mut(&number) else {
             return; // The torrent has left.
@@ -197,7 +199,7 @@ impl<D: Driver> Shard<D> {
     /// The last piece of a torrent is written.
     pub(super) fn complete(&mut self, number: u32) {
         if let Some(mut download) = self.downloads.remove(&number) {
-            self.assembly.forget_all(number);
+            download.release(&mut self.assembly);
             self.settings.events.tell(download.news());
             self.writes.forget(number);
             self.stop_leeching(download);
@@ -231,6 +233,18 @@ impl<D: Driver> Shard<D> {
             }
         }
         self.on_writes();
+    }
+
+    /// Pieces without a verdict.
+    #[cfg(test)]
+    pub(super) fn hashing(&self) -> usize {
+        self.verifier.out
+    }
+
+    /// Pieces that are being written.
+    #[cfg(test)]
+    pub(super) fn writing(&self) -> usize {
+        self.writes.pieces()
     }
 
     /// The files of a torrent can be written to, or not.

@@ -98,6 +98,12 @@ impl Writes {
         self.files.on_time(now);
     }
 
+    /// Pieces that are not written yet.
+    #[cfg(test)]
+    pub(super) fn pieces(&self) -> usize {
+        self.pieces.len()
+    }
+
     /// Writes a piece that was verified.
     pub(super) fn begin<D: Driver>(
         &mut self,
@@ -268,7 +274,9 @@ impl Writes {
             Ok(0) => self.refuse(owner, Errno::IO),
             Ok(written) => {
                 counters.disk_written_bytes += u64::from(written);
-                let _ = span.bytes.split_to((written as usize).min(span.bytes.len()));
+                let written = (written as usize).min(span.bytes.len());
+                let _ = span.bytes.split_to(written);
+                span.offset += written as u64;
                 if !span.bytes.is_empty() {
                     return self.go_on(driver, counters, owner);
                 }

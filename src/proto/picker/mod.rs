@@ -1,7 +1,9 @@
 //! Which block to ask which peer for next.
 //!
-//! Pieces that were begun are finished first, so that there is soon something to verify and to share. Then a piece that the
-//! peer itself suggested, then the rarest; the first few are taken at random, since a rare piece comes slowly from the
+//! A peer is asked for pieces of its own as long as there is room for them: who sends a whole piece can be held to it, and
+//! one that lies spoils nobody else's. What it has begun is finished first, or what somebody has begun who has left, so that
+//! there is soon something to verify and to share. Then comes a piece that the peer itself suggested, then the rarest; where
+//! none can be begun, it helps with those of others. the first few are taken at random, since a rare piece comes slowly from the
 //! few that have it. When every missing block has been asked for (the *endgame*), those that are still under way are asked
 //! of a second peer, and cancelled at the other when one has come.
 //!
@@ -175,13 +177,13 @@ impl Picker {
     /// Picks up to `count` blocks to ask a peer for, which has `has`, and appends them to `out`. They count as asked for.
     pub fn pick(&mut self, peer: PeerKey, has: &Pieces, asking: Asking<'_>, count: usize, out: &mut Vec<BlockRequest>) {
         let end = out.len() + count;
-        self.pick_begun(peer, has, asking, end, out);
+        self.pick_begun(peer, has, asking, end, out, |of| of.is_none_or(|of| of == peer));
         while out.len() < end && self.partials.len() < self.partials_max {
             let Some(piece) = self.next_piece(has, asking) else {
                 break;
             };
             self.order.close(piece);
-            let mut partial = Partial::new(&self.geometry, piece);
+            let mut partial = Partial::new(&self.geometry, piece, peer);
             partial.only = asking.alone.then_some(peer);
             self.open_blocks += partial.open();
             while out.len() < end
@@ -192,12 +194,24 @@ impl Picker {
             }
             self.partials.insert(piece.get(), partial);
         }
+        if out.len() < end {
+            self.pick_begun(peer, has, asking, end, out, |of| of.is_some_and(|of| of != peer));
+        }
         if out.len() < end && self.is_endgame() && !asking.alone {
             self.pick_again(peer, has, asking, end, out);
         }
     }
 
-    fn pick_begun(&mut self, peer: PeerKey, has: &Pieces, asking: Asking<'_>, end: usize, out: &mut Vec<BlockRequest>) {
+    /// What is open of pieces that were begun, for peers of which `is_due` is true.
+    fn pick_begun(
+        &mut self,
+        peer: PeerKey,
+        has: &Pieces,
+        asking: Asking<'_>,
+        end: usize,
+        out: &mut Vec<BlockRequest>,
+        is_due: impl Fn(Option<PeerKey>) -> bool,
+    ) {
         if self.open_blocks == 0 {
             return;
         }
@@ -205,7 +219,7 @@ impl Picker {
             if out.len() == end {
                 return;
             }
-            if partial.open() == 0 || !partial.is_for(peer, asking.alone) {
+            if partial.open() == 0 || !is_due(partial.of) || !partial.is_for(peer, asking.alone) {
                 continue;
             }
             let piece = self.geometry.piece_index(piece).expect("a piece that was begun");
@@ -295,8 +309,9 @@ impl Picker {
 
     /// A peer has left, whose blocks were given back one by one: nobody waits for it to prove itself any more.
     pub fn on_gone(&mut self, peer: PeerKey) {
-        for partial in self.partials.values_mut().filter(|partial| partial.only == Some(peer)) {
-            partial.only = None;
+        for partial in self.partials.values_mut() {
+            partial.only = partial.only.filter(|only| *only != peer);
+            partial.of = partial.of.filter(|of| *of != peer);
         }
     }
 

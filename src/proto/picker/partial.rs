@@ -25,6 +25,8 @@ pub(super) struct Partial {
     missing: u32,
     /// The only peer that may be asked for it: a suspect that is to prove itself.
     pub(super) only: Option<PeerKey>,
+    /// The peer that it was begun for, as long as that is there.
+    pub(super) of: Option<PeerKey>,
 }
 
 /// What became of a block that came.
@@ -37,7 +39,7 @@ pub(super) enum Put {
 }
 
 impl Partial {
-    pub(super) fn new(geometry: &Geometry, piece: PieceIndex) -> Partial {
+    pub(super) fn new(geometry: &Geometry, piece: PieceIndex, of: PeerKey) -> Partial {
         let count = geometry.piece_len(piece).div_ceil(BLOCK_LEN);
         Partial {
             piece,
@@ -46,6 +48,7 @@ impl Partial {
             open: count,
             missing: count,
             only: None,
+            of: Some(of),
         }
     }
 

@@ -73,12 +73,40 @@ fn every_block_is_asked_for_once_and_then_once_more() {
 }
 
 #[test]
-fn what_was_begun_is_finished_first() {
+fn peer_finishes_what_it_has_begun_and_has_pieces_of_its_own() {
     let mut picker = picker(10);
     let begun = pick(&mut picker, 1, &Pieces::HaveAll, 1);
-    let more = pick(&mut picker, 2, &Pieces::HaveAll, 1);
+    let more = pick(&mut picker, 1, &Pieces::HaveAll, 1);
     assert_eq!(pieces_of(&begun), pieces_of(&more));
     assert_ne!(begun, more);
+    let others = pick(&mut picker, 2, &Pieces::HaveAll, 1);
+    assert_ne!(pieces_of(&begun), pieces_of(&others));
+}
+
+#[test]
+fn peer_helps_others_when_it_can_begin_nothing() {
+    for partials_max in [1, 10] {
+        let mut picker = picker(10);
+        picker.set_partials_max(partials_max);
+        let begun = pick(&mut picker, 1, &Pieces::HaveAll, 1);
+        // With room for more it is the only piece that this one has.
+        let only = bits(10, &[begun[0].piece().get()]);
+        let has = if partials_max == 1 { &Pieces::HaveAll } else { &only };
+        let helped = pick(&mut picker, 2, has, 1);
+        assert_eq!(pieces_of(&begun), pieces_of(&helped));
+        assert_ne!(begun, helped);
+    }
+}
+
+#[test]
+fn what_was_begun_by_one_who_left_is_finished_first() {
+    let mut picker = picker(10);
+    let begun = pick(&mut picker, 1, &Pieces::HaveAll, 2);
+    picker.on_block(1, &begun[0]);
+    picker.give_back(1, &begun[1]);
+    picker.on_gone(1);
+    let next = pick(&mut picker, 2, &Pieces::HaveAll, 1);
+    assert_eq!(next, [begun[1]]);
 }
 
 #[test]
