@@ -399,7 +399,10 @@ impl Supervisor<'_> {
             // Somebody touched the file: the way to ask for another look. What was served is served until its
             // end; then the peers are let go, as the files may be others, and come back.
             Addition::Known => match self.torrents.check_anew(info_hash, &progress) {
-                Some(generation) => (generation, false),
+                Some(generation) => {
+                    self.stop_downloading(info_hash);
+                    (generation, false)
+                }
                 None => return,
             },
             Addition::SameAs(other) => {
@@ -425,6 +428,15 @@ impl Supervisor<'_> {
         });
     }
 
+    /// Nothing is written to a torrent's files while they are looked at.
+    fn stop_downloading(&mut self, info_hash: InfoHash) {
+        let served = self.torrents.get(info_hash).and_then(|(_, torrent)| torrent);
+        if served.is_some_and(|torrent| torrent.home().is_some()) {
+            self.shards.remove(info_hash);
+            self.downloads.remove(info_hash);
+        }
+    }
+
     /// A file that held a torrent does no more.
     fn on_removal(&mut self, removal: Removal, why: impl FnOnce() -> String) {
         match removal {
@@ -443,6 +455,7 @@ impl Supervisor<'_> {
                 };
                 let progress = Arc::new(Progress::new(meta.geometry.total_len()));
                 if let Some(generation) = self.torrents.check_in(folder, info_hash, &progress) {
+                    self.stop_downloading(info_hash);
                     tracing::info!(
                         "{:?} ({info_hash}) comes from {file:?} now: its payload is looked for there",
                         meta.name
@@ -720,6 +733,7 @@ impl Supervisor<'_> {
             let Some(generation) = self.torrents.check_anew(meta.info_hash, &progress) else {
                 continue;
             };
+            self.stop_downloading(meta.info_hash);
             tracing::warn!(
                 "a file of {:?} ({}) was changed after it was checked: it is checked again",
                 meta.name,

@@ -531,10 +531,12 @@ impl Disk {
             .layout()
             .spans(geometry.piece_offset(piece), geometry.piece_len(piece).into());
         for span in spans.filter(|span| !span.pad) {
-            let file = self.numbers.get(FileKey {
+            let Some(file) = self.numbers.find(FileKey {
                 torrent: served.number,
                 file: span.file,
-            });
+            }) else {
+                continue; // Nobody has read of it.
+            };
             let first = span.offset / u64::from(EXTENT_LEN);
             let last = (span.offset + span.len - 1) / u64::from(EXTENT_LEN);
             for index in (first..=last).map(|index| index as u32) {

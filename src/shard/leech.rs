@@ -31,6 +31,9 @@ const UNASKED_MAX: u32 = 2 * DEPTH_MAX;
 /// A request that is not answered for so long, while others are, was dropped by the peer.
 const LOST_AFTER: Duration = Duration::from_secs(60);
 
+/// A peer that has had nothing to do for so long is asked for what others were asked for.
+const IDLE_AFTER: Duration = Duration::from_secs(2);
+
 /// How often requests are looked at that are not answered, in ticks.
 pub(super) const LOOK_TICKS: u64 = 5;
 
@@ -47,6 +50,8 @@ pub(super) struct Leech {
     pub(super) rate: Rate,
     /// It is among those that are told when there is something to ask for again.
     hungry: bool,
+    /// Since when it has had nothing to do.
+    idle_since: Option<Instant>,
     /// Blocks it sent without being asked.
     unasked: u32,
     /// It has sent something we could use.
@@ -73,6 +78,7 @@ impl Leech {
             suggested: Vec::new(),
             rate: Rate::new(now),
             hungry: false,
+            idle_since: None,
             unasked: 0,
             useful: false,
         }
@@ -361,6 +367,9 @@ impl<D: Driver> Shard<D> {
         let asking = Asking {
             only,
             suggested: &leech.suggested,
+            idle: leech
+                .idle_since
+                .is_some_and(|since| now.saturating_duration_since(since) >= IDLE_AFTER),
             alone: download.is_on_parole(leech.key),
         };
         let wanted = target - under_way;
@@ -379,6 +388,10 @@ impl<D: Driver> Shard<D> {
             leech.hungry = true;
             self.hungry.push(owner);
         }
+        leech.idle_since = match leech.asked.is_empty() {
+            true => leech.idle_since.or(Some(now)),
+            false => None,
+        };
         if leech.asked.is_empty() && !download.picker.is_interesting(peer.pieces()) {
             peer.set_interested(false);
             wire::encode(&Message::NotInterested, out);

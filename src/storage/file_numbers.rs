@@ -52,6 +52,12 @@ impl FileNumbers {
             .number
     }
 
+    /// The number that a name has, if it was ever looked for.
+    #[must_use]
+    pub fn find(&self, key: FileKey) -> Option<u32> {
+        self.names.get(&key).map(|name| name.number)
+    }
+
     /// Names that have a number.
     #[cfg(test)]
     pub fn known(&self) -> usize {

@@ -5,7 +5,8 @@
 //! there is soon something to verify and to share. Then comes a piece that the peer itself suggested, then the rarest; where
 //! none can be begun, it helps with those of others. the first few are taken at random, since a rare piece comes slowly from the
 //! few that have it. When every missing block has been asked for (the *endgame*), those that are still under way are asked
-//! of a second peer, and cancelled at the other when one has come.
+//! of a second peer, and cancelled at the other when one has come. The same is done for a peer that has long had nothing to
+//! do, as when a few slow ones have begun all pieces that there is memory for.
 //!
 //! The picker knows what is under way and from whom, but neither bytes nor time: who is too slow, or lies, is found out by
 //! [`super::depth`] and [`super::blame`], and what becomes of a whole piece is told to the picker by whoever verified it.
@@ -38,6 +39,8 @@ pub struct Asking<'a> {
     pub only: Option<&'a [PieceIndex]>,
     /// Pieces that it would like to be asked for (BEP 6).
     pub suggested: &'a [PieceIndex],
+    /// It has had nothing to do for long, while others have: it is asked for what is under way from them too.
+    pub idle: bool,
     /// It is suspected of lying: it is asked for whole pieces, and nobody else is asked for these.
     pub alone: bool,
 }
@@ -197,7 +200,7 @@ impl Picker {
         if out.len() < end {
             self.pick_begun(peer, has, asking, end, out, |of| of.is_some_and(|of| of != peer));
         }
-        if out.len() < end && self.is_endgame() && !asking.alone {
+        if out.len() < end && (self.is_endgame() || asking.idle) && !asking.alone {
             self.pick_again(peer, has, asking, end, out);
         }
     }

@@ -99,6 +99,32 @@ fn peer_helps_others_when_it_can_begin_nothing() {
 }
 
 #[test]
+fn peer_that_is_idle_is_asked_for_what_slow_ones_have_not_sent() {
+    let mut picker = picker(10);
+    picker.set_partials_max(1);
+    let slow = pick(&mut picker, 1, &Pieces::HaveAll, 1000);
+    assert_eq!(
+        pick(&mut picker, 2, &Pieces::HaveAll, 1000),
+        [],
+        "there is no room for another piece"
+    );
+    let mut out = Vec::new();
+    let asking = Asking {
+        idle: true,
+        ..Asking::default()
+    };
+    picker.pick(2, &Pieces::HaveAll, asking, 1000, &mut out);
+    assert_eq!(out, slow);
+    assert_eq!(
+        picker.on_block(2, &slow[0]),
+        Arrived::New {
+            cancel: Some(1),
+            whole: slow.len() == 1
+        }
+    );
+}
+
+#[test]
 fn what_was_begun_by_one_who_left_is_finished_first() {
     let mut picker = picker(10);
     let begun = pick(&mut picker, 1, &Pieces::HaveAll, 2);

@@ -626,3 +626,26 @@ fn unasked_blocks_harm_nobody_and_a_flood_of_them_ends_the_connection() {
     assert!(leeching.is_complete());
     assert!(leeching.file() == leeching.fixture.payload);
 }
+
+#[test]
+fn few_slow_peers_do_not_keep_a_fast_one_from_its_work() {
+    let mut leeching = Leeching::with(2_000_000, 2 * u64::from(PIECE_LEN));
+    let mut slow: Vec<Giver> = (0..2).map(|at| leeching.giver(2000 + at, FAST)).collect();
+    slow.iter().for_each(|giver| leeching.say(giver, &Message::Unchoke));
+    leeching.settle();
+    slow.iter_mut().for_each(|giver| leeching.hear(giver));
+    let mut fast = leeching.giver(3000, FAST);
+    leeching.say(&fast, &Message::Unchoke);
+    leeching.settle();
+    // Well before the slow ones are given up.
+    for _ in 0..30 {
+        leeching.pass(1);
+        while leeching.give(&mut fast, usize::MAX) > 0 {}
+    }
+    assert!(
+        leeching.is_complete(),
+        "{} pieces",
+        leeching.fixture.torrent.have_count()
+    );
+    assert!(leeching.file() == leeching.fixture.payload);
+}
