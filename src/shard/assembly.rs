@@ -3,12 +3,18 @@
 //! All downloads of a shard share one budget. A piece takes its whole length of it from the first request to the last byte
 //! written, so that what has been asked for has room when it comes. Buffers are used again: fresh memory costs a page fault
 //! for each 4 KiB, several times what filling it does.
+//!
+//! A buffer lies in memory as its piece lies in its file, modulo a page, so that it can be written past the page cache
+//! without being copied.
 
 use std::collections::HashMap;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use crate::proto::geometry::{BlockRequest, PieceIndex};
+
+/// What offsets, lengths and addresses of a write past the page cache are multiples of.
+pub(super) const ALIGNMENT: usize = 4096;
 
 /// See the module's page.
 #[derive(Debug)]
@@ -58,17 +64,25 @@ impl Assembly {
         self.reserved
     }
 
-    /// Keeps a block of a piece of `piece_len` bytes.
-    pub(super) fn put(&mut self, torrent: u32, piece_len: u32, block: &BlockRequest, data: &[u8]) {
+    /// Keeps a block of a piece of `len` bytes. `skew` tells how far its first byte is from an aligned place of its file.
+    pub(super) fn put(
+        &mut self,
+        torrent: u32,
+        len: u32,
+        skew: impl FnOnce() -> usize,
+        block: &BlockRequest,
+        data: &[u8],
+    ) {
         let (spares, spare_len) = (&mut self.spares, &mut self.spare_len);
         let piece = self.pieces.entry((torrent, block.piece())).or_insert_with(|| {
-            let len = piece_len as usize;
-            match spares.iter().rposition(|spare| spare.len() == len) {
+            let (len, skew) = (len as usize, skew() % ALIGNMENT);
+            let fits = |spare: &BytesMut| spare.len() == len && spare.as_ptr().addr() % ALIGNMENT == skew;
+            match spares.iter().rposition(fits) {
                 Some(at) => {
-                    *spare_len -= u64::from(piece_len);
+                    *spare_len -= len as u64;
                     spares.swap_remove(at)
                 }
-                None => BytesMut::zeroed(len),
+                None => skewed(len, skew),
             }
         });
         piece[block.begin() as usize..][..data.len()].copy_from_slice(data);
@@ -99,6 +113,15 @@ impl Assembly {
     }
 }
 
+/// A buffer that begins so many bytes behind an aligned address.
+fn skewed(len: usize, skew: usize) -> BytesMut {
+    let mut buffer = BytesMut::zeroed(len + 2 * ALIGNMENT);
+    let lead = (skew + ALIGNMENT - buffer.as_ptr().addr() % ALIGNMENT) % ALIGNMENT;
+    buffer.advance(lead);
+    buffer.truncate(len);
+    buffer
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,8 +140,8 @@ mod tests {
         for round in 0..3u8 {
             let piece = block(0, 0).piece();
             assembly.reserve(PIECE.into());
-            assembly.put(7, PIECE, &block(0, 1), &[2 * round + 1; 16384]);
-            assembly.put(7, PIECE, &block(0, 0), &[2 * round; 16384]);
+            assembly.put(7, PIECE, || 100, &block(0, 1), &[2 * round + 1; 16384]);
+            assembly.put(7, PIECE, || 100, &block(0, 0), &[2 * round; 16384]);
             assert_eq!(assembly.take(8, piece), None, "of another torrent");
             let bytes = assembly.take(7, piece).unwrap();
             assert_eq!(
@@ -128,6 +151,7 @@ mod tests {
             assembly.reserve(-i64::from(PIECE));
             assembly.recycle(bytes);
             assert_eq!(assembly.spares.len(), 1, "the buffer is used again");
+            assert_eq!(assembly.spares[0].as_ptr().addr() % ALIGNMENT, 100);
         }
     }
 

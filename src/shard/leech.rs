@@ -14,6 +14,7 @@ use super::download::{Download, Files, Who};
 use super::ended::Reason;
 use super::events::Event;
 use super::slots::Slots;
+use super::write::skew_of;
 use crate::io::{Driver, Owner};
 use crate::proto::depth::{DEPTH_MAX, Depth};
 use crate::proto::geometry::{BlockRequest, PieceIndex};
@@ -52,6 +53,8 @@ pub(super) struct Leech {
     hungry: bool,
     /// Since when it has had nothing to do.
     idle_since: Option<Instant>,
+    /// Somebody else was faster with what it was asked for, and it has sent nothing since.
+    outrun: bool,
     /// Blocks it sent without being asked.
     unasked: u32,
     /// It has sent something we could use.
@@ -79,6 +82,7 @@ impl Leech {
             rate: Rate::new(now),
             hungry: false,
             idle_since: None,
+            outrun: false,
             unasked: 0,
             useful: false,
         }
@@ -104,6 +108,7 @@ impl Leech {
         download.downloaded += u64::from(len);
         if let Some(at) = self.asked.iter().position(|(asked, _)| *asked == block) {
             self.asked.remove(at);
+            self.outrun = false;
             self.depth.on_block(len, now);
             self.rate.add(len.into(), now);
         } else {
@@ -115,9 +120,10 @@ impl Leech {
         match download.picker.on_block(self.key, &block) {
             Arrived::New { cancel, whole } => {
                 self.useful = true;
-                let geometry = download.served.torrent.geometry();
-                let piece_len = geometry.piece_len(block.piece());
-                assembly.put(download.served.number, piece_len, &block, data);
+                let served = &download.served;
+                let piece_len = served.torrent.geometry().piece_len(block.piece());
+                let skew = || skew_of(&served.torrent, block.piece());
+                assembly.put(served.number, piece_len, skew, &block, data);
                 Some(Took { block, cancel, whole })
             }
             Arrived::Again | Arrived::Unasked => {
@@ -314,6 +320,7 @@ impl<D: Driver> Shard<D> {
         {
             if let Some(leech) = conn.peer_mut().and_then(|peer| peer.leech.as_mut()) {
                 leech.asked.retain(|(asked, _)| *asked != block);
+                leech.outrun = true;
             }
             conn.say(&Message::cancel(&block));
             self.touch(other);
@@ -349,7 +356,12 @@ impl<D: Driver> Shard<D> {
             true => Some(&leech.allowed[..]),
             false => None,
         };
-        let (target, under_way) = (leech.depth.target() as usize, leech.under_way());
+        let under_way = leech.under_way();
+        // One that was outrun is to prove itself before it takes up more memory.
+        let target = match leech.outrun {
+            true => 1,
+            false => leech.depth.target() as usize,
+        };
         // An eighth at a time; the first few at once.
         if under_way + (target / 8).max(1) > target {
             return;
@@ -367,15 +379,24 @@ impl<D: Driver> Shard<D> {
         let asking = Asking {
             only,
             suggested: &leech.suggested,
-            idle: leech
-                .idle_since
-                .is_some_and(|since| now.saturating_duration_since(since) >= IDLE_AFTER),
+            idle: false,
             alone: download.is_on_parole(leech.key),
         };
         let wanted = target - under_way;
         let picked = &mut self.picked;
         picked.clear();
         download.picker.pick(leech.key, peer.pieces(), asking, wanted, picked);
+        // Idle until it has work of its own: what it takes over from others may be all that it gets.
+        leech.idle_since = match picked.is_empty() && under_way == 0 {
+            true => leech.idle_since.or(Some(now)),
+            false if picked.is_empty() => leech.idle_since,
+            false => None,
+        };
+        let idle = leech.idle_since.map(|since| now.saturating_duration_since(since));
+        if picked.is_empty() && !leech.outrun && idle.is_some_and(|idle| idle >= IDLE_AFTER) {
+            let asking = Asking { idle: true, ..asking };
+            download.picker.pick(leech.key, peer.pieces(), asking, wanted, picked);
+        }
         download.account(&mut self.assembly);
         if under_way == 0 && !picked.is_empty() {
             leech.depth.on_start(now);
@@ -388,10 +409,6 @@ impl<D: Driver> Shard<D> {
             leech.hungry = true;
             self.hungry.push(owner);
         }
-        leech.idle_since = match leech.asked.is_empty() {
-            true => leech.idle_since.or(Some(now)),
-            false => None,
-        };
         if leech.asked.is_empty() && !download.picker.is_interesting(peer.pieces()) {
             peer.set_interested(false);
             wire::encode(&Message::NotInterested, out);

@@ -1,4 +1,5 @@
-//! Writing pieces: one write for each file that a piece lies in.
+//! Writing pieces: one write for each file that a piece lies in, past the page cache where the filesystem allows and the
+//! piece is long enough; what of it does not fill whole pages at its ends goes through the page cache.
 //!
 //! A piece is handed on when all of it is written. What a disk does not take is kept and tried again by whoever hears of
 //! it; nothing is lost on the way. Syncing is not here, since it waits for the disk: the control plane does it.
@@ -7,6 +8,8 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use super::Torrent;
+use super::assembly::ALIGNMENT;
 use super::conn::Served;
 use super::slots::Slots;
 use crate::io::{Driver, Errno, Op, Opened, Owner};
@@ -59,11 +62,14 @@ struct Span {
     offset: u64,
     /// What is left of it.
     bytes: Bytes,
+    /// Whether it goes past the page cache.
+    direct: bool,
     tries: u8,
 }
 
 #[derive(Debug)]
 struct Opening {
+    direct: bool,
     key: FileKey,
     served: Rc<Served>,
     tries: u8,
@@ -75,7 +81,10 @@ pub(super) struct Writes {
     pieces: Slots<Piece>,
     spans: Slots<Span>,
     openings: Slots<Opening>,
-    files: OpenFiles<Owner>,
+    /// Files that are written to through the page cache, and past it.
+    files: [OpenFiles<Owner>; 2],
+    /// Whether the filesystems met so far can be written to past the page cache.
+    direct: bool,
     /// Whether the kernel and the filesystems met so far take `RWF_DONTCACHE`.
     uncached: bool,
     pub(super) ended: Vec<Ended>,
@@ -87,7 +96,8 @@ impl Writes {
             pieces: Slots::new(),
             spans: Slots::new(),
             openings: Slots::new(),
-            files: OpenFiles::new(FILES_MAX),
+            files: [OpenFiles::new(FILES_MAX / 2), OpenFiles::new(FILES_MAX / 2)],
+            direct: true,
             uncached: true,
             ended: Vec::new(),
         }
@@ -95,7 +105,7 @@ impl Writes {
 
     /// It is so late since the shard began.
     pub(super) fn on_time(&mut self, now: std::time::Duration) {
-        self.files.on_time(now);
+        self.files.iter_mut().for_each(|files| files.on_time(now));
     }
 
     /// Pieces that are not written yet.
@@ -128,13 +138,16 @@ impl Writes {
         for span in spans {
             let len = usize::try_from(span.len).expect("a piece fits in memory");
             if !span.pad {
-                begun.push(self.spans.insert(Span {
-                    piece: owner,
-                    file: span.file,
-                    offset: span.offset,
-                    bytes: bytes.slice(at..at + len),
-                    tries: 0,
-                }));
+                for (part, direct) in parts_of(span.offset, &bytes[at..at + len], self.direct) {
+                    begun.push(self.spans.insert(Span {
+                        piece: owner,
+                        file: span.file,
+                        offset: span.offset + part.start as u64,
+                        bytes: bytes.slice(at + part.start..at + part.end),
+                        direct,
+                        tries: 0,
+                    }));
+                }
             }
             at += len;
         }
@@ -165,8 +178,10 @@ impl Writes {
 
     /// A torrent has left: its files are closed.
     pub(super) fn forget(&mut self, torrent: u32) {
-        for span in self.files.forget(torrent) {
-            self.give_up(span);
+        for files in [0, 1] {
+            for span in self.files[files].forget(torrent) {
+                self.give_up(span);
+            }
         }
     }
 
@@ -180,7 +195,8 @@ impl Writes {
             torrent: piece.served.number,
             file: span.file,
         };
-        match self.files.get(key, owner) {
+        let direct = span.direct;
+        match self.files[usize::from(direct)].get(key, owner) {
             Found::Open(file, _) => {
                 counters.disk_writes += 1;
                 driver.submit(
@@ -189,14 +205,19 @@ impl Writes {
                         file,
                         offset: span.offset,
                         bytes: span.bytes.clone(),
-                        uncached: self.uncached,
+                        uncached: self.uncached && !direct,
                     },
                 );
             }
             Found::Opening => {}
             Found::Closed => {
                 let served = piece.served.clone();
-                let opening = self.openings.insert(Opening { key, served, tries: 0 });
+                let opening = self.openings.insert(Opening {
+                    direct,
+                    key,
+                    served,
+                    tries: 0,
+                });
                 self.open(driver, counters, opening);
             }
         }
@@ -227,7 +248,8 @@ impl Writes {
         let Some(opening) = self.openings.get_mut(owner) else {
             return;
         };
-        if !self.files.is_opening(opening.key) {
+        let direct = opening.direct;
+        if !self.files[usize::from(direct)].is_opening(opening.key) {
             self.openings.remove(owner); // Its torrent left.
             return;
         }
@@ -236,7 +258,11 @@ impl Writes {
             Ok(opened) if opened.regular => {
                 let key = opening.key;
                 self.openings.remove(owner);
-                for span in self.files.opened(key, opened.file, opened.device) {
+                // Some filesystems have no O_DIRECT: then it is as the other.
+                if direct && driver.set_direct(&opened.file, true).is_err() {
+                    self.direct = false;
+                }
+                for span in self.files[usize::from(direct)].opened(key, opened.file, opened.device) {
                     self.go_on(driver, counters, span);
                 }
             }
@@ -249,7 +275,7 @@ impl Writes {
                 let Some(opening) = self.openings.remove(owner) else {
                     return;
                 };
-                for span in self.files.failed(opening.key) {
+                for span in self.files[usize::from(direct)].failed(opening.key) {
                     self.refuse(span, failed.as_ref().map_or_else(|errno| *errno, |_| Errno::INVAL));
                 }
             }
@@ -278,6 +304,8 @@ impl Writes {
                 let _ = span.bytes.split_to(written);
                 span.offset += written as u64;
                 if !span.bytes.is_empty() {
+                    // The rest may begin anywhere.
+                    span.direct = false;
                     return self.go_on(driver, counters, owner);
                 }
                 let Some(span) = self.spans.remove(owner) else { return };
@@ -290,6 +318,12 @@ impl Writes {
                 if piece.spans_left == 0 {
                     self.end_piece(of);
                 }
+            }
+            // Another alignment than ours, or none at all.
+            Err(Errno::OPNOTSUPP | Errno::INVAL) if span.direct => {
+                self.direct = false;
+                span.direct = false;
+                self.go_on(driver, counters, owner);
             }
             Err(Errno::OPNOTSUPP | Errno::INVAL) if self.uncached => {
                 self.uncached = false;
@@ -320,7 +354,8 @@ impl Writes {
             errno => Refusal::Failed(format!("{path}: cannot be written: {errno}")),
         };
         // Looked at anew the next time.
-        self.files.close(FileKey { torrent: number, file });
+        let key = FileKey { torrent: number, file };
+        self.files.iter_mut().for_each(|files| files.close(key));
         let span = owner;
         self.ended.push(Ended::Refused { number, span, refusal });
     }
@@ -333,5 +368,83 @@ impl Writes {
             let number = served.number;
             self.ended.push(Ended::Written { number, piece, bytes });
         }
+    }
+}
+
+/// How far the first byte of a piece is from an aligned place of the file that it lies in for the most part.
+pub(super) fn skew_of(torrent: &Torrent, piece: PieceIndex) -> usize {
+    let geometry = torrent.geometry();
+    let spans = torrent
+        .layout()
+        .spans(geometry.piece_offset(piece), geometry.piece_len(piece).into());
+    let (mut at, mut longest) = (0, (0, 0));
+    for span in spans {
+        if !span.pad && span.len > longest.0 {
+            // Both are far from the end of the number line.
+            longest = (span.len, span.offset.wrapping_sub(at));
+        }
+        at += span.len;
+    }
+    (longest.1 % ALIGNMENT as u64) as usize
+}
+
+/// The parts of a stretch that begins at this place of its file, and which of them can be written past the page cache:
+/// whole pages, which lie in memory as they lie in the file.
+fn parts_of(offset: u64, bytes: &[u8], direct: bool) -> impl Iterator<Item = (std::ops::Range<usize>, bool)> {
+    let align = ALIGNMENT as u64;
+    let len = bytes.len();
+    let lead = ((align - offset % align) % align) as usize;
+    let lies_alike = bytes.as_ptr().addr() as u64 % align == offset % align;
+    let middle = match direct && lies_alike && lead < len {
+        true => lead..lead + (len - lead) / ALIGNMENT * ALIGNMENT,
+        false => 0..0,
+    };
+    let parts = match middle.is_empty() {
+        true => [(0..len, false), (0..0, false), (0..0, false)],
+        false => [
+            (0..middle.start, false),
+            (middle.clone(), true),
+            (middle.end..len, false),
+        ],
+    };
+    parts.into_iter().filter(|(part, _)| !part.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_pages_that_lie_alike_go_past_the_page_cache_and_nothing_is_left_out() {
+        let memory = vec![0; 8 * ALIGNMENT];
+        let base = ALIGNMENT - memory.as_ptr().addr() % ALIGNMENT;
+        for (skew, offset, len) in [
+            (0, 0, 8192),
+            (100, 100, 20_000),
+            (0, 4096, 4095),
+            (5, 4096 + 5, 4091),
+            (7, 9, 9000),
+            (0, 0, 1),
+        ] {
+            let bytes = &memory[base + skew..][..len];
+            for direct in [true, false] {
+                let parts: Vec<_> = parts_of(offset, bytes, direct).collect();
+                let mut end = 0;
+                for (part, is_direct) in parts {
+                    assert_eq!(part.start, end, "in order and without gaps");
+                    end = part.end;
+                    let starts = [
+                        offset as usize + part.start,
+                        bytes[part.clone()].as_ptr().addr(),
+                        part.len(),
+                    ];
+                    let is_aligned = starts.iter().all(|start| start % ALIGNMENT == 0);
+                    assert!(!is_direct || (direct && is_aligned), "{part:?} at {offset}");
+                }
+                assert_eq!(end, len);
+            }
+        }
+        let whole: Vec<_> = parts_of(4096, &memory[base..base + 8192], true).collect();
+        assert_eq!(whole, [(0..8192, true)]);
     }
 }
