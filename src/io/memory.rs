@@ -303,7 +303,7 @@ impl Memory {
                 }
                 Some(Op::Accept { listener })
             }
-            Op::Recv { socket } => {
+            Op::Recv { socket, bulk } => {
                 let id = socket.memory_id();
                 let ready = {
                     let connection = &state.connections[&id];
@@ -322,7 +322,7 @@ impl Memory {
                         out.push((Outcome::Received { result, more }, true));
                         return None;
                     }
-                    return Some(Op::Recv { socket });
+                    return Some(Op::Recv { socket, bulk });
                 }
                 for _ in 0..RECVS_PER_TURN {
                     let len = connection.to_shard.len().min(RECV_LEN);
@@ -333,7 +333,7 @@ impl Memory {
                     let result = Ok(Received::Data(RecvBuf::from_vec(bytes)));
                     out.push((Outcome::Received { result, more: true }, false));
                 }
-                Some(Op::Recv { socket })
+                Some(Op::Recv { socket, bulk })
             }
             Op::Send {
                 socket,

@@ -34,6 +34,8 @@ pub enum Op {
     Recv {
         /// A connected socket.
         socket: Handle,
+        /// Much comes at a time: into long buffers, of which there are fewer.
+        bulk: bool,
     },
     /// Send what is left of a batch. At most one a socket may be in flight, or bytes may change places.
     Send {
@@ -91,7 +93,11 @@ impl fmt::Debug for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Op::Accept { listener } => f.debug_struct("Accept").field("listener", listener).finish(),
-            Op::Recv { socket } => f.debug_struct("Recv").field("socket", socket).finish(),
+            Op::Recv { socket, bulk } => f
+                .debug_struct("Recv")
+                .field("socket", socket)
+                .field("bulk", bulk)
+                .finish(),
             Op::Send { socket, batch, .. } => f
                 .debug_struct("Send")
                 .field("socket", socket)

@@ -78,7 +78,8 @@ impl<D: Driver> Shard<D> {
             && !conn.is_held()
         {
             let socket = conn.socket.clone();
-            conn.receive = Some(self.driver.submit(owner, Op::Recv { socket }));
+            let bulk = conn.sends_blocks();
+            conn.receive = Some(self.driver.submit(owner, Op::Recv { socket, bulk }));
         }
     }
 }

@@ -123,6 +123,12 @@ impl Conn {
         }
     }
 
+    /// Whether blocks come from it.
+    pub(super) fn sends_blocks(&self) -> bool {
+        let leech = self.peer().and_then(|peer| Some((peer, peer.leech.as_ref()?)));
+        leech.is_some_and(|(peer, _)| !peer.peer.peer_choking())
+    }
+
     pub(super) fn peer(&self) -> Option<&PeerConn> {
         match &self.phase {
             Phase::Peer(peer) => Some(peer),

@@ -98,7 +98,8 @@ impl Conn {
             self.heard_turn = turn;
             self.heard_count = 0;
         }
-        let enough = self.heard_count >= HEARD_MAX && matches!(self.phase, Phase::Peer(_));
+        // What was asked for is no flood, and is not copied once more.
+        let enough = self.heard_count >= HEARD_MAX && matches!(self.phase, Phase::Peer(_)) && !self.sends_blocks();
         self.heard_count += u32::from(!enough);
         enough
     }

@@ -291,6 +291,10 @@ impl<D: Driver> Shard<D> {
         {
             leech.depth.on_start(now);
         }
+        // It ends, and is armed again with long buffers.
+        if let Some(token) = self.conns.get(owner).and_then(|conn| conn.receive) {
+            self.driver.cancel(token);
+        }
     }
 
     /// A peer will not send a block.

@@ -47,12 +47,16 @@ use super::{Counters, Driver, Ending, Wait};
 use files::Files;
 use op_table::{InFlight, OpTable, OpenArgs};
 use pool::{BUF_LEN, Pool};
-use recv_ring::RecvRing;
+use recv_ring::{BULK_BUF_LEN, RECV_BUF_LEN, RecvRing};
 pub use setup::{Features, SetupError};
 pub use thread::{block_signals, run_when_idle};
 
-/// The one buffer group.
+/// The buffer group of everybody, and that of connections that send blocks.
 const RECV_GROUP: u16 = 0;
+const BULK_GROUP: u16 = 1;
+
+/// Buffers of the latter.
+const BULK_BUFS: u16 = 64;
 
 /// Workers for what the kernel cannot do inline (opens of uncached names, statx): few, since none is on the path of a
 /// block. io-wq would make four per CPU.
@@ -89,6 +93,9 @@ pub struct Uring {
     ops: ManuallyDrop<OpTable>,
     pool: ManuallyDrop<Pool>,
     recv_ring: ManuallyDrop<Rc<RecvRing>>,
+    /// Made when it is first wanted; `None` for good where it cannot be had.
+    bulk_ring: ManuallyDrop<Option<Rc<RecvRing>>>,
+    bulk_tried: bool,
     files: Files,
     features: Features,
     /// Entries that found the submission queue full while the kernel was busy.
@@ -118,7 +125,7 @@ impl Uring {
         })?;
         features.huge_pages = pool.huge();
         features.buffers = features.buffers && register_pool(&ring, &pool, &mut notices);
-        let recv_ring = RecvRing::new(config.recv_bufs).map_err(|errno| SetupError::Other {
+        let recv_ring = RecvRing::new(config.recv_bufs, RECV_BUF_LEN).map_err(|errno| SetupError::Other {
             step: "map the receive buffers",
             errno,
         })?;
@@ -137,6 +144,8 @@ impl Uring {
             ops: ManuallyDrop::new(OpTable::default()),
             pool: ManuallyDrop::new(pool),
             recv_ring: ManuallyDrop::new(recv_ring),
+            bulk_ring: ManuallyDrop::new(None),
+            bulk_tried: false,
             files,
             features,
             backlog: VecDeque::new(),
@@ -193,7 +202,7 @@ impl Uring {
         )
         .map_err(failed)?;
         let socket = self.adopt(near);
-        self.submit(owner, Op::Recv { socket });
+        self.submit(owner, Op::Recv { socket, bulk: false });
         rustix::io::write(&far, b"btd").map_err(failed)?;
         drop(far);
         let mut completions = Vec::new();
@@ -219,6 +228,24 @@ impl Uring {
                 missing: "multishot receive",
             }),
         }
+    }
+
+    /// Whether there are long receive buffers; they are made by asking.
+    fn has_bulk(&mut self) -> bool {
+        if !self.bulk_tried {
+            self.bulk_tried = true;
+            let Ok(ring) = RecvRing::new(BULK_BUFS, BULK_BUF_LEN) else {
+                return false;
+            };
+            // SAFETY: address and length are those of the mapping, which the driver keeps until the ring is closed.
+            let registered = unsafe {
+                self.ring
+                    .submitter()
+                    .register_buf_ring_with_flags(ring.addr(), ring.count(), BULK_GROUP, 0)
+            };
+            *self.bulk_ring = registered.is_ok().then_some(ring);
+        }
+        self.bulk_ring.is_some()
     }
 
     fn push(&mut self, entry: squeue::Entry) {
@@ -302,10 +329,13 @@ impl Uring {
                     result: result.and_then(|fd| self.accepted(fd)),
                     more,
                 },
-                InFlight::Recv { .. } => Outcome::Received {
-                    result: result.map(|len| self.received(cqe, len)),
-                    more,
-                },
+                InFlight::Recv { bulk, .. } => {
+                    let bulk = *bulk;
+                    Outcome::Received {
+                        result: result.map(|len| self.received(cqe, len, bulk)),
+                        more,
+                    }
+                }
                 InFlight::Send {
                     socket, batch, lent, ..
                 } => {
@@ -340,10 +370,10 @@ impl Uring {
                 result: result.and_then(|fd| self.accepted(fd)),
                 more,
             },
-            InFlight::Recv { .. } => {
+            InFlight::Recv { bulk, .. } => {
                 self.counters.recv_starved += u64::from(result == Err(Errno::NOBUFS));
                 Outcome::Received {
-                    result: result.map(|len| self.received(cqe, len)),
+                    result: result.map(|len| self.received(cqe, len, bulk)),
                     more,
                 }
             }
@@ -404,11 +434,15 @@ impl Uring {
         })
     }
 
-    fn received(&mut self, cqe: &cqueue::Entry, len: u32) -> Received {
+    fn received(&mut self, cqe: &cqueue::Entry, len: u32, bulk: bool) -> Received {
+        let ring = match &*self.bulk_ring {
+            Some(ring) if bulk => ring,
+            _ => &*self.recv_ring,
+        };
         match (cqueue::buffer_select(cqe.flags()), len) {
-            (Some(bid), 1..) => Received::Data(self.recv_ring.received(bid, len)),
+            (Some(bid), 1..) => Received::Data(ring.received(bid, len)),
             (Some(bid), 0) => {
-                drop(self.recv_ring.received(bid, 0));
+                drop(ring.received(bid, 0));
                 Received::Eof
             }
             (None, 0) => Received::Eof,
@@ -507,9 +541,11 @@ impl Driver for Uring {
                 let token = self.ops.insert(OpKind::Accept, owner, InFlight::Accept { listener });
                 (token, entry)
             }
-            Op::Recv { socket } => {
-                let entry = on!(socket, |fd| opcode::RecvMulti::new(fd, RECV_GROUP).build());
-                let token = self.ops.insert(OpKind::Recv, owner, InFlight::Recv { socket });
+            Op::Recv { socket, bulk } => {
+                let bulk = bulk && self.has_bulk();
+                let group = if bulk { BULK_GROUP } else { RECV_GROUP };
+                let entry = on!(socket, |fd| opcode::RecvMulti::new(fd, group).build());
+                let token = self.ops.insert(OpKind::Recv, owner, InFlight::Recv { socket, bulk });
                 (token, entry)
             }
             Op::Send {
@@ -724,6 +760,7 @@ impl Drop for Uring {
                 ManuallyDrop::drop(&mut self.ops);
                 ManuallyDrop::drop(&mut self.pool);
                 ManuallyDrop::drop(&mut self.recv_ring);
+                ManuallyDrop::drop(&mut self.bulk_ring);
             }
         }
     }

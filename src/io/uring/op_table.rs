@@ -21,7 +21,7 @@ pub(super) enum InFlight {
     /// The listener stays open.
     Accept { listener: Handle },
     /// The socket stays open; the bytes go to provided buffers.
-    Recv { socket: Handle },
+    Recv { socket: Handle, bulk: bool },
     /// Header, iovecs, bytes and buffers of a send.
     Send {
         /// Given up with the result: a reset, when the last handle is dropped, is how what the socket has taken by zero

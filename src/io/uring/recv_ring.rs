@@ -18,6 +18,9 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 /// Length of one receive buffer in bytes: about 240 requests of 17 bytes.
 pub(super) const RECV_BUF_LEN: usize = 4096;
 
+/// Length of one for blocks: most of the four it holds need not be put together from two receives.
+pub(super) const BULK_BUF_LEN: usize = 64 * 1024;
+
 /// Where the fields of `struct io_uring_buf` (linux/io_uring.h) are: `addr` at 0, then `len` and `bid`, 16 bytes in all.
 const ENTRY_LEN_AT: usize = 8;
 const ENTRY_BID_AT: usize = 12;
@@ -27,19 +30,24 @@ const _: () = assert!(size_of::<BufRingEntry>() == 16 && align_of::<BufRingEntry
 pub(super) struct RecvRing {
     base: NonNull<u8>,
     count: u16,
+    buf_len: usize,
     /// Where the next entry goes. Only this thread writes it; the kernel reads it from the ring's tail.
     tail: Cell<u16>,
 }
 
 impl RecvRing {
-    /// Maps a ring of `count` buffers, all of them available.
-    pub(super) fn new(count: u16) -> Result<Rc<RecvRing>, Errno> {
+    /// Maps a ring of `count` buffers of `buf_len` bytes, all of them available.
+    pub(super) fn new(count: u16, buf_len: usize) -> Result<Rc<RecvRing>, Errno> {
+        assert!(
+            buf_len > 0 && buf_len <= BULK_BUF_LEN,
+            "receive buffers of {buf_len} bytes"
+        );
         assert!(count.is_power_of_two() && count <= 1 << 15, "{count} receive buffers");
         // SAFETY: a new anonymous mapping at an address the kernel chooses touches no memory that anybody has.
         let base = unsafe {
             mmap_anonymous(
                 std::ptr::null_mut(),
-                Self::len(count),
+                Self::len(count, buf_len),
                 ProtFlags::READ | ProtFlags::WRITE,
                 // All buffers are gone through in turn, so each page is wanted: no peer has to wait for its first use.
                 MapFlags::PRIVATE | MapFlags::POPULATE,
@@ -48,6 +56,7 @@ impl RecvRing {
         let ring = RecvRing {
             base: NonNull::new(base.cast()).ok_or(Errno::NOMEM)?,
             count,
+            buf_len,
             tail: Cell::new(0),
         };
         for bid in 0..count {
@@ -60,8 +69,8 @@ impl RecvRing {
         (usize::from(count) * size_of::<BufRingEntry>()).next_multiple_of(4096)
     }
 
-    fn len(count: u16) -> usize {
-        Self::entries_len(count) + usize::from(count) * RECV_BUF_LEN
+    fn len(count: u16, buf_len: usize) -> usize {
+        Self::entries_len(count) + usize::from(count) * buf_len
     }
 
     /// The ring's address, as it is registered.
@@ -77,7 +86,7 @@ impl RecvRing {
     fn buf_ptr(&self, bid: u16) -> *mut u8 {
         self.base
             .as_ptr()
-            .wrapping_add(Self::entries_len(self.count) + usize::from(bid) * RECV_BUF_LEN)
+            .wrapping_add(Self::entries_len(self.count) + usize::from(bid) * self.buf_len)
     }
 
     /// Makes buffer `bid` available to the kernel.
@@ -93,7 +102,7 @@ impl RecvRing {
         // outside of that range.
         unsafe {
             entry.cast::<u64>().write(self.buf_ptr(bid) as u64);
-            entry.add(ENTRY_LEN_AT).cast::<u32>().write(RECV_BUF_LEN as u32);
+            entry.add(ENTRY_LEN_AT).cast::<u32>().write(self.buf_len as u32);
             entry.add(ENTRY_BID_AT).cast::<u16>().write(bid);
         }
         self.tail.set(tail.wrapping_add(1));
@@ -108,7 +117,7 @@ impl RecvRing {
     /// The buffer that a completion named, holding `len` bytes.
     pub(super) fn received(self: &Rc<Self>, bid: u16, len: u32) -> RecvBuf {
         assert!(
-            bid < self.count && len as usize <= RECV_BUF_LEN,
+            bid < self.count && len as usize <= self.buf_len,
             "kernel named receive buffer {bid} of {} with {len} bytes",
             self.count
         );
@@ -124,7 +133,7 @@ impl Drop for RecvRing {
     fn drop(&mut self) {
         // SAFETY: mapped by `new` with this length. Every `RecvBuf` holds the ring by `Rc`, and the driver does so until the
         // ring it is registered with is closed.
-        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), Self::len(self.count)) };
+        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), Self::len(self.count, self.buf_len)) };
         debug_assert_eq!(unmapped, Ok(()));
     }
 }

@@ -196,7 +196,13 @@ fn accept_goes_on_and_names_each_peer() {
 fn receive_without_a_free_buffer_ends_with_enobufs_and_can_be_armed_again() {
     let mut driver = driver();
     let (socket, mut far) = pair(&mut driver);
-    driver.submit(OWNER, Op::Recv { socket: socket.clone() });
+    driver.submit(
+        OWNER,
+        Op::Recv {
+            socket: socket.clone(),
+            bulk: false,
+        },
+    );
     // Ten buffers' worth for a ring of eight.
     far.write_all(&[5; 10 * recv_ring::RECV_BUF_LEN]).unwrap();
     let mut held = Vec::new();
@@ -219,7 +225,7 @@ fn receive_without_a_free_buffer_ends_with_enobufs_and_can_be_armed_again() {
     assert_eq!(driver.counters().recv_starved, 1);
     let mut total: usize = held.iter().map(|bytes| bytes.len()).sum();
     drop(held);
-    driver.submit(OWNER, Op::Recv { socket });
+    driver.submit(OWNER, Op::Recv { socket, bulk: false });
     while total < 10 * recv_ring::RECV_BUF_LEN {
         for completion in reap(&mut driver, 1) {
             let Outcome::Received {
@@ -236,11 +242,89 @@ fn receive_without_a_free_buffer_ends_with_enobufs_and_can_be_armed_again() {
     assert_eq!(total, 10 * recv_ring::RECV_BUF_LEN);
 }
 
+/// Several times what all long buffers hold, in order, beside a connection with short ones.
+#[test]
+fn bulk_is_received_into_long_buffers_in_order() {
+    let mut driver = driver();
+    let (socket, mut far) = pair(&mut driver);
+    let (other, mut other_far) = pair(&mut driver);
+    let len = 3 * usize::from(BULK_BUFS) * recv_ring::BULK_BUF_LEN;
+    let sent: Vec<u8> = (0..len).map(|at| (at / 7) as u8).collect();
+    let writer = std::thread::spawn({
+        let sent = sent.clone();
+        move || {
+            far.write_all(&sent).unwrap();
+            far
+        }
+    });
+    let other_owner = Owner { index: 77, ..OWNER };
+    driver.submit(
+        OWNER,
+        Op::Recv {
+            socket: socket.clone(),
+            bulk: true,
+        },
+    );
+    driver.submit(
+        other_owner,
+        Op::Recv {
+            socket: other,
+            bulk: false,
+        },
+    );
+    other_far.write_all(b"short").unwrap();
+    let (mut got, mut longest, mut short) = (Vec::new(), 0, Vec::new());
+    while got.len() < len || short.len() < 5 {
+        for completion in reap(&mut driver, 1) {
+            match completion.outcome {
+                Outcome::Received {
+                    result: Ok(Received::Data(bytes)),
+                    ..
+                } if completion.owner == other_owner => {
+                    short.extend_from_slice(&bytes);
+                }
+                Outcome::Received {
+                    result: Ok(Received::Data(bytes)),
+                    more,
+                } => {
+                    longest = longest.max(bytes.len());
+                    got.extend_from_slice(&bytes);
+                    if !more {
+                        driver.submit(
+                            OWNER,
+                            Op::Recv {
+                                socket: socket.clone(),
+                                bulk: true,
+                            },
+                        );
+                    }
+                }
+                Outcome::Received {
+                    result: Err(Errno::NOBUFS),
+                    more: false,
+                } => {
+                    driver.submit(
+                        OWNER,
+                        Op::Recv {
+                            socket: socket.clone(),
+                            bulk: true,
+                        },
+                    );
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert!(got == sent && short == b"short");
+    assert!(longest > recv_ring::RECV_BUF_LEN, "{longest}");
+    drop(writer.join().unwrap());
+}
+
 #[test]
 fn receive_buffers_return_on_every_path() {
     let mut driver = driver();
     let (socket, mut far) = pair(&mut driver);
-    driver.submit(OWNER, Op::Recv { socket });
+    driver.submit(OWNER, Op::Recv { socket, bulk: false });
     for round in 0..100_u8 {
         far.write_all(&[round]).unwrap();
         let completion = reap(&mut driver, 1).remove(0);
@@ -259,7 +343,7 @@ fn receive_buffers_return_on_every_path() {
 fn end_of_stream_ends_the_receive() {
     let mut driver = driver();
     let (socket, far) = pair(&mut driver);
-    driver.submit(OWNER, Op::Recv { socket });
+    driver.submit(OWNER, Op::Recv { socket, bulk: false });
     drop(far);
     let completion = reap(&mut driver, 1).remove(0);
     assert!(matches!(
@@ -277,7 +361,13 @@ fn shutdown_ends_what_is_pending_on_a_socket() {
     for ending in [Ending::Orderly, Ending::Reset] {
         let mut driver = driver();
         let (socket, _far) = pair(&mut driver);
-        driver.submit(OWNER, Op::Recv { socket: socket.clone() });
+        driver.submit(
+            OWNER,
+            Op::Recv {
+                socket: socket.clone(),
+                bulk: false,
+            },
+        );
         // More than the socket takes from a peer that never reads.
         let big = vec![0; 32 << 20];
         let zero_copy = false;
@@ -577,7 +667,13 @@ fn file_of_a_filesystem_without_asynchronous_reads_is_read() {
 fn descriptor_is_closed_when_its_last_handle_is_dropped() {
     let mut driver = driver();
     let (socket, mut far) = pair(&mut driver);
-    driver.submit(OWNER, Op::Recv { socket: socket.clone() });
+    driver.submit(
+        OWNER,
+        Op::Recv {
+            socket: socket.clone(),
+            bulk: false,
+        },
+    );
     driver.turn(Wait::POLL, &mut Vec::new()).unwrap();
     drop(socket);
     far.set_nonblocking(true).unwrap();
@@ -596,7 +692,7 @@ fn dropping_the_driver_ends_what_is_in_flight() {
     let (socket, mut far) = pair(&mut driver);
     let event = driver.adopt(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
     driver.submit(OWNER, Op::Doorbell { event });
-    driver.submit(OWNER, Op::Recv { socket });
+    driver.submit(OWNER, Op::Recv { socket, bulk: false });
     driver.turn(Wait::POLL, &mut Vec::new()).unwrap();
     assert_eq!(driver.in_flight(), 2);
     let started = Instant::now();
@@ -661,7 +757,7 @@ fn foreign_user_data_is_counted_and_dropped() {
 fn minimum_wait_collects_a_batch_and_still_ends() {
     let mut driver = driver();
     let (socket, mut far) = pair(&mut driver);
-    driver.submit(OWNER, Op::Recv { socket });
+    driver.submit(OWNER, Op::Recv { socket, bulk: false });
     far.write_all(b"x").unwrap();
     let wait = Wait {
         at_most: Duration::from_secs(5),
