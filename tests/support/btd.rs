@@ -21,6 +21,8 @@ pub struct Config {
     pub shards: u32,
     /// Watch folder and data folder, each pair a `[[watch]]`.
     pub watch: Vec<(PathBuf, PathBuf)>,
+    /// Peers to download from, for every watch folder.
+    pub peers: Vec<SocketAddr>,
     /// Further lines at the end of the file, with their section heads.
     pub more: String,
     pub log_level: &'static str,
@@ -34,6 +36,7 @@ impl Default for Config {
             listen,
             shards: 2,
             watch: Vec::new(),
+            peers: Vec::new(),
             more: String::new(),
             log_level: "info",
             zero_copy: false,
@@ -52,7 +55,10 @@ impl Config {
             self.shards
         );
         for (watch, data) in &self.watch {
-            toml.push_str(&format!("\n[[watch]]\ndir = {watch:?}\ndata-dir = {data:?}\n"));
+            let peers: Vec<String> = self.peers.iter().map(SocketAddr::to_string).collect();
+            toml.push_str(&format!(
+                "\n[[watch]]\ndir = {watch:?}\ndata-dir = {data:?}\npeers = {peers:?}\n"
+            ));
         }
         toml + "\n" + &self.more
     }

@@ -5,7 +5,17 @@ use crate::support::process::Process;
 use std::fs;
 use std::process::Command;
 
+pub fn seed(job: &Job) -> Process {
+    // For ever, what it finds to be right.
+    start(job, &["--check-integrity=true", "--seed-ratio=0.0"])
+}
+
 pub fn download(job: &Job) {
+    // Ends when everything is there, instead of seeding.
+    start(job, &["--seed-time=0"]).wait_success(job.deadline);
+}
+
+fn start(job: &Job, more: &[&str]) -> Process {
     let list: String = job
         .downloads
         .iter()
@@ -40,12 +50,8 @@ pub fn download(job: &Job) {
         "--bt-enable-lpd=false",
         "--enable-peer-exchange=false",
     ]);
-    // Ends when everything is there, instead of seeding.
-    command.args([
-        "--seed-time=0",
-        "--max-concurrent-downloads=8",
-        "--file-allocation=none",
-    ]);
-    let mut aria2 = Process::spawn("aria2", command.current_dir(&job.home), &job.home.join("log"));
-    aria2.wait_success(job.deadline);
+    command
+        .args(["--max-concurrent-downloads=8", "--file-allocation=none"])
+        .args(more);
+    Process::spawn("aria2", command.current_dir(&job.home), &job.home.join("log"))
 }

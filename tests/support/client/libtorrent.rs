@@ -19,6 +19,16 @@ pub fn missing() -> Option<String> {
     (!there).then(|| format!("{} has no libtorrent (hint: tests/run makes it)", python().display()))
 }
 
+pub fn seed(job: &Job) -> Process {
+    let mut command = Command::new(python());
+    command.arg(tests_dir().join("clients/libtorrent_seed.py"));
+    command.arg("--listen").arg(format!("{}:{}", job.addr, job.port));
+    for download in &job.downloads {
+        command.arg(&download.torrent.path).arg(&download.save);
+    }
+    Process::spawn("libtorrent", &mut command, &job.home.join("log"))
+}
+
 pub fn download(job: &Job) {
     let mut command = Command::new(python());
     command.arg(tests_dir().join("clients/libtorrent_get.py"));

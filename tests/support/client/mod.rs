@@ -13,6 +13,7 @@ mod transmission;
 
 use super::installed;
 use super::private_net::CLIENTS;
+use super::process::Process;
 use super::torrent::Torrent;
 use super::tracker::Tracker;
 use std::fs;
@@ -80,6 +81,36 @@ impl Client {
     /// Transmission 3.00 makes no file for a file of no bytes.
     pub fn makes_empty_files(self) -> bool {
         self != Self::Transmission
+    }
+
+    /// Seeds a payload: gives the process, which ends when it is dropped, and where its peers connect. It may check what is
+    /// there first.
+    pub fn seed(self, scratch: &Path, torrent: &Torrent, data_dir: &Path) -> (Process, SocketAddr) {
+        let home = scratch.join(format!("{self:?}"));
+        fs::create_dir_all(&home).expect("make a client's home");
+        let addr = CLIENTS[self as usize];
+        // rTorrent refuses torrents without a tracker; nobody is at this one.
+        let announce = format!("http://{addr}:1/announce");
+        let job = Job {
+            downloads: vec![Download {
+                torrent: torrent.with_tracker(&announce, home.join("seed.torrent")),
+                save: data_dir.to_owned(),
+            }],
+            home,
+            seed: SocketAddr::new(addr, 1),
+            addr,
+            port: 51_413,
+            control: SocketAddr::from(([127, 0, 0, 1], 9_090 + self as u16)),
+            deadline: Instant::now(),
+        };
+        let process = match self {
+            Self::Libtorrent => libtorrent::seed(&job),
+            Self::Qbittorrent => qbittorrent::seed(&job),
+            Self::Transmission => transmission::seed(&job),
+            Self::Rtorrent => rtorrent::seed(&job),
+            Self::Aria2 => aria2::seed(&job),
+        };
+        (process, SocketAddr::new(addr, job.port))
     }
 
     /// Downloads `torrents` from `seed`, each into a folder of its own, and returns those folders. Has ended when it

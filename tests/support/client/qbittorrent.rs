@@ -9,7 +9,8 @@ use std::process::Command;
 
 const BOUNDARY: &str = "----a-line-that-is-in-no-torrent----";
 
-pub fn download(job: &Job) {
+/// Starts it with the torrents, of which it checks what is there.
+fn start(job: &Job) -> Process {
     let config = job.home.join("qBittorrent/config");
     fs::create_dir_all(&config).expect("make qBittorrent's profile");
     let settings = format!(
@@ -49,6 +50,15 @@ pub fn download(job: &Job) {
         let response = response.expect("add a torrent to qBittorrent");
         assert_eq!((response.status, response.text().as_str()), (200, "Ok."));
     }
+    qbittorrent
+}
+
+pub fn seed(job: &Job) -> Process {
+    start(job)
+}
+
+pub fn download(job: &Job) {
+    let mut qbittorrent = start(job);
     wait_for("qBittorrent has everything", job.deadline, || {
         qbittorrent.assert_running();
         let response = http::get(job.control, "/api/v2/torrents/info").ok()?;

@@ -5,11 +5,12 @@ use crate::support::process::Process;
 use crate::support::{wait_for, within};
 use rustix::process::Signal;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
-pub fn download(job: &Job) {
-    let done = job.home.join("done");
-    for dir in [&done, &job.home.join("session")] {
+/// Starts it with the torrents, of which it checks what is there.
+fn start(job: &Job, done: &Path) -> Process {
+    for dir in [done, &job.home.join("session")] {
         fs::create_dir_all(dir).expect("make rTorrent's folders");
     }
     let mut rc = format!(
@@ -44,7 +45,16 @@ pub fn download(job: &Job) {
         .env("HOME", &job.home)
         .env("TERM", "dumb")
         .current_dir(&job.home);
-    let mut rtorrent = Process::spawn("rtorrent", command, &job.home.join("log"));
+    Process::spawn("rtorrent", command, &job.home.join("log"))
+}
+
+pub fn seed(job: &Job) -> Process {
+    start(job, &job.home.join("done"))
+}
+
+pub fn download(job: &Job) {
+    let done = job.home.join("done");
+    let mut rtorrent = start(job, &done);
     // Its files are mapped, so what it calls finished can be read by others at once.
     wait_for("rTorrent has everything", job.deadline, || {
         rtorrent.assert_running();

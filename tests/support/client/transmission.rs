@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use std::fs;
 use std::process::Command;
 
-pub fn download(job: &Job) {
+/// Starts it with the torrents, of which it checks what is there.
+fn start(job: &Job) -> (Process, Control<'_>) {
     let settings = json!({
         "bind-address-ipv4": job.addr.to_string(),
         "bind-address-ipv6": "::1",
@@ -50,6 +51,15 @@ pub fn download(job: &Job) {
             .call("torrent-add", &arguments)
             .expect("add a torrent to Transmission");
     }
+    (daemon, control)
+}
+
+pub fn seed(job: &Job) -> Process {
+    start(job).0
+}
+
+pub fn download(job: &Job) {
+    let (mut daemon, mut control) = start(job);
     // "Seeding" (6) comes after the last piece is written and the files have their final names.
     wait_for("Transmission has everything", job.deadline, || {
         daemon.assert_running();

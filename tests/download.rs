@@ -1,0 +1,696 @@
+//! btd downloads: from itself, from other people's clients, from peers that mean harm, and over its own violent death.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use btd::proto::handshake::{HANDSHAKE_LEN, Handshake, Reserved};
+use btd::proto::metainfo::Metainfo;
+use btd::proto::wire::{self, Decoder, Message};
+use btd::proto::{InfoHash, PeerId};
+use rustix::process::Signal;
+use sha1::{Digest, Sha1};
+use support::btd::{Btd, Config};
+use support::client::Client;
+use support::payload::Payload;
+use support::peer::Peer;
+use support::private_net::{self, SEED};
+use support::scratch::Scratch;
+use support::torrent::Torrent;
+use support::{skip, wait_for, within};
+
+/// For one download, with a debug build, on a busy machine.
+const SECONDS: u64 = 120;
+
+/// Nested folders, files that share pieces, empty ones, and a last piece that is short.
+fn files() -> Vec<(String, u64)> {
+    let files = [
+        ("a/first.bin", 5_000_001),
+        ("a/b/c/deep.bin", 70_000),
+        ("a/b/empty.txt", 0),
+        ("a/b/tiny.txt", 1),
+        ("second one, with spaces.bin", 9_437_184),
+        ("z/last.bin", 1_234_567),
+    ];
+    files.map(|(path, len)| (format!("folder/{path}"), len)).to_vec()
+}
+
+/// A payload, its torrent, and a btd that seeds it.
+struct Source {
+    scratch: Scratch,
+    payload: Payload,
+    torrent: Torrent,
+    btd: Btd,
+}
+
+impl Source {
+    fn start(name: &str, files: &[(String, u64)], piece_len: u32) -> Source {
+        Source::start_with(name, files, piece_len, "")
+    }
+
+    fn start_with(name: &str, files: &[(String, u64)], piece_len: u32, more: &str) -> Source {
+        let scratch = Scratch::new(name);
+        let (data, watch) = (scratch.dir("seed-data"), scratch.dir("seed-watch"));
+        let payload = Payload::make(&data, "folder", 5, files);
+        let torrent = Torrent::create(&payload.path(), piece_len, watch.join("t.torrent"));
+        let config = Config {
+            shards: 1,
+            watch: vec![(watch, data)],
+            more: more.to_owned(),
+            ..Config::default()
+        };
+        let btd = Btd::start(&scratch.dir("seed"), &config);
+        btd.wait_seeding(1);
+        Source {
+            scratch,
+            payload,
+            torrent,
+            btd,
+        }
+    }
+}
+
+/// A btd that downloads into a folder of its own.
+struct Leech {
+    home: PathBuf,
+    data: PathBuf,
+    config: Config,
+    btd: Btd,
+}
+
+impl Leech {
+    fn start(scratch: &Scratch, name: &str, torrent: &Torrent, config: Config) -> Leech {
+        let (home, data, watch) = (
+            scratch.dir(name),
+            scratch.dir(&format!("{name}/data")),
+            scratch.dir(&format!("{name}/watch")),
+        );
+        fs::copy(&torrent.path, watch.join("t.torrent")).expect("copy a torrent");
+        let config = Config {
+            watch: vec![(watch, data.clone())],
+            ..config
+        };
+        let btd = Btd::start(&home, &config);
+        Leech {
+            home,
+            data,
+            config,
+            btd,
+        }
+    }
+
+    fn from(scratch: &Scratch, name: &str, torrent: &Torrent, peers: Vec<SocketAddr>) -> Leech {
+        let config = Config {
+            peers,
+            ..Config::default()
+        };
+        Leech::start(scratch, name, torrent, config)
+    }
+
+    fn wait_complete(&self) {
+        wait_for("btd has everything", within(SECONDS), || {
+            (self.btd.metric("btd_torrents{state=\"seeding\"}") >= 1.0).then_some(())
+        });
+    }
+
+    /// Everything is there, right, and under its own name.
+    fn check(&self, payload: &Payload) {
+        self.wait_complete();
+        payload.assert_same(&self.data, true);
+    }
+}
+
+fn metainfo(torrent: &Torrent) -> Metainfo {
+    Metainfo::parse(&fs::read(&torrent.path).expect("read a torrent")).expect("a torrent of our own")
+}
+
+fn info_hash(torrent: &Torrent) -> InfoHash {
+    metainfo(torrent).info_hash
+}
+
+#[test]
+fn a_torrent_comes_from_another_btd_on_any_number_of_shards() {
+    let source = Source::start("from-btd", &files(), 64 << 10);
+    for shards in [1, 2, 4] {
+        let config = Config {
+            shards,
+            peers: vec![source.btd.peers],
+            ..Config::default()
+        };
+        let leech = Leech::start(&source.scratch, &format!("leech-{shards}"), &source.torrent, config);
+        leech.check(&source.payload);
+        let downloaded = leech.btd.metric("btd_downloaded_bytes_total");
+        assert_eq!(downloaded, source.payload.len() as f64, "nothing comes twice");
+        assert_eq!(leech.btd.metric("btd_torrents{state=\"downloading\"}"), 0.0);
+        leech.btd.stop();
+    }
+}
+
+#[test]
+fn connections_that_come_to_another_shard_reach_the_torrents_home() {
+    let source = Source::start("handed", &files(), 64 << 10);
+    let config = Config {
+        shards: 4,
+        peers: vec![source.btd.peers],
+        // Slow enough that others can ask meanwhile.
+        ..Config::default()
+    };
+    let leech = Leech::start(&source.scratch, "leech", &source.torrent, config);
+    leech.wait_complete();
+    let again = Config {
+        shards: 4,
+        peers: vec![leech.btd.peers],
+        ..Config::default()
+    };
+    // The one that downloads is connected to by others, on whatever shard the kernel chooses, and answers them all.
+    let source = Source::start_with(
+        "handed-slow",
+        &files(),
+        64 << 10,
+        "[limits]\nupload-rate = \"2 MB/s\"\n",
+    );
+    let slow = Config {
+        shards: 4,
+        peers: vec![source.btd.peers],
+        ..Config::default()
+    };
+    let middle = Leech::start(&source.scratch, "middle", &source.torrent, slow);
+    let hash = info_hash(&source.torrent);
+    let mut peers: Vec<Peer> = (0..16)
+        .map(|last| {
+            Peer::join(
+                middle.btd.peers,
+                Ipv4Addr::new(127, 0, 1, last + 1),
+                hash,
+                Reserved([0; 8]),
+            )
+            .expect("a connection")
+        })
+        .collect();
+    assert!(
+        middle.btd.metric("btd_torrents{state=\"downloading\"}") >= 1.0,
+        "it is not complete yet"
+    );
+    for peer in &mut peers {
+        // It is told of pieces as they come.
+        let have = peer.hear_id(4).expect("a have");
+        assert_eq!(have.len(), 5);
+    }
+    middle.check(&source.payload);
+    drop(again);
+}
+
+#[test]
+fn other_peoples_clients_are_downloaded_from() {
+    private_net::run("other_peoples_clients_are_downloaded_from", || {
+        let scratch = Scratch::new("from-clients");
+        let data = scratch.dir("data");
+        let payload = Payload::make(&data, "folder", 5, &files());
+        let torrent = Torrent::create(&payload.path(), 64 << 10, scratch.path().join("t.torrent"));
+        let mut all = Vec::new();
+        for client in Client::ALL {
+            if let Some(why) = client.missing() {
+                return skip(&why);
+            }
+            // Transmission 3.00 makes no file for a file of no bytes, and does not miss one either.
+            let (process, addr) = client.seed(scratch.path(), &torrent, &data);
+            let config = Config {
+                listen: SEED,
+                peers: vec![addr],
+                ..Config::default()
+            };
+            let leech = Leech::start(&scratch, &format!("from-{client:?}"), &torrent, config);
+            leech.check(&payload);
+            leech.btd.stop();
+            all.push((process, addr));
+        }
+        let config = Config {
+            listen: SEED,
+            peers: all.iter().map(|(_, addr)| *addr).collect(),
+            ..Config::default()
+        };
+        let leech = Leech::start(&scratch, "from-all", &torrent, config);
+        leech.check(&payload);
+        assert_eq!(leech.btd.metric("btd_peers_banned_total"), 0.0);
+        leech.btd.stop();
+    });
+}
+
+#[test]
+fn who_downloads_serves_what_it_has_meanwhile() {
+    let source = Source::start_with("chain", &files(), 64 << 10, "[limits]\nupload-rate = \"4 MB/s\"\n");
+    let middle = Leech::from(&source.scratch, "middle", &source.torrent, vec![source.btd.peers]);
+    let end = Leech::from(&source.scratch, "end", &source.torrent, vec![middle.btd.peers]);
+    wait_for("the end has something", within(SECONDS), || {
+        (end.btd.metric("btd_pieces_written_total") >= 1.0).then_some(())
+    });
+    assert_eq!(
+        middle.btd.metric("btd_torrents{state=\"downloading\"}"),
+        1.0,
+        "the middle still downloads"
+    );
+    end.check(&source.payload);
+    middle.check(&source.payload);
+    assert!(source.btd.metric("btd_uploaded_bytes_total") < 1.1 * source.payload.len() as f64);
+}
+
+#[test]
+fn eight_finish_as_a_swarm_and_the_seed_gives_little_more_than_one_copy() {
+    let source = Source::start_with("swarm", &files(), 64 << 10, "[limits]\nupload-rate = \"8 MB/s\"\n");
+    // Each knows the seed and those that were started before it.
+    let mut leeches: Vec<Leech> = Vec::new();
+    for number in 0..8 {
+        let mut peers = vec![source.btd.peers];
+        peers.extend(leeches.iter().map(|leech| leech.btd.peers));
+        let config = Config {
+            shards: 1,
+            peers,
+            ..Config::default()
+        };
+        leeches.push(Leech::start(
+            &source.scratch,
+            &format!("leech-{number}"),
+            &source.torrent,
+            config,
+        ));
+    }
+    for leech in &leeches {
+        leech.check(&source.payload);
+    }
+    let copies = source.btd.metric("btd_uploaded_bytes_total") / source.payload.len() as f64;
+    assert!(copies <= 1.5, "the seed gave {copies} copies for eight");
+}
+
+/// What a [`Rogue`] does when it is asked for a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// Sends it.
+    Honest,
+    /// Sends other bytes.
+    Lies,
+    /// Sends nothing.
+    Silent,
+    /// Sends one byte at a time.
+    Trickles,
+    /// Chokes after each block.
+    Flaps,
+    /// Sends blocks that nobody asked for, the same twice, and then the one.
+    Babbles,
+    /// Ends the connection after a few blocks.
+    Leaves,
+}
+
+/// A seeder of the test's own: a thread for each connection.
+struct Rogue {
+    addr: SocketAddr,
+    asked: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Rogue {
+    fn start(manner: Manner, ip: Ipv4Addr, torrent: &Torrent, payload: Arc<Vec<u8>>, number: u8) -> Rogue {
+        let meta = Arc::new(metainfo(torrent));
+        let listener = TcpListener::bind((ip, 0)).expect("a free port");
+        let addr = listener.local_addr().expect("bound");
+        let (asked, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let rogue = Rogue {
+            addr,
+            asked: asked.clone(),
+            stop: stop.clone(),
+        };
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let (meta, payload, asked) = (meta.clone(), payload.clone(), asked.clone());
+                let Ok(stream) = stream else { continue };
+                // Ends with the connection.
+                std::thread::spawn(move || drop(serve(stream, manner, &meta, &payload, &asked, number)));
+            }
+        });
+        rogue
+    }
+}
+
+impl Drop for Rogue {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = std::net::TcpStream::connect(self.addr);
+    }
+}
+
+fn serve(
+    mut stream: std::net::TcpStream,
+    manner: Manner,
+    meta: &Metainfo,
+    payload: &[u8],
+    asked: &AtomicUsize,
+    number: u8,
+) -> std::io::Result<()> {
+    use std::io::{Read, Write};
+    stream.set_read_timeout(Some(Duration::from_secs(SECONDS)))?;
+    let mut theirs = [0; HANDSHAKE_LEN];
+    stream.read_exact(&mut theirs)?;
+    let mut peer_id = *b"-RG0001-rogue-------";
+    peer_id[19] = b'0' + number;
+    let ours = Handshake {
+        reserved: Reserved([0, 0, 0, 0, 0, 0, 0, 4]),
+        info_hash: meta.info_hash,
+        peer_id: PeerId(peer_id),
+    };
+    let mut out = ours.encode().to_vec();
+    wire::encode(&Message::HaveAll, &mut out);
+    wire::encode(&Message::Unchoke, &mut out);
+    stream.write_all(&out)?;
+    let mut decoder = Decoder::new(1 << 20);
+    let mut buffer = [0; 1 << 16];
+    let mut sent = 0;
+    loop {
+        let len = stream.read(&mut buffer)?;
+        if len == 0 {
+            return Ok(());
+        }
+        let mut heard = &buffer[..len];
+        while let Ok(Some(message)) = decoder.next(&mut heard) {
+            let Message::Request { piece, begin, length } = message else {
+                continue;
+            };
+            asked.fetch_add(1, Ordering::Relaxed);
+            let at = piece as usize * meta.geometry.piece_len_max() as usize + begin as usize;
+            let mut data = payload[at..at + length as usize].to_vec();
+            let mut out = Vec::new();
+            match manner {
+                Manner::Silent => continue,
+                Manner::Lies => data[length as usize / 2] ^= 1,
+                Manner::Babbles => {
+                    let other = (piece + 1) % meta.geometry.piece_count();
+                    let data = vec![7; 1000];
+                    for _ in 0..2 {
+                        wire::encode(
+                            &Message::Piece {
+                                piece: other,
+                                begin: 0,
+                                data: &data,
+                            },
+                            &mut out,
+                        );
+                    }
+                }
+                Manner::Honest | Manner::Trickles | Manner::Flaps | Manner::Leaves => {}
+            }
+            wire::encode(
+                &Message::Piece {
+                    piece,
+                    begin,
+                    data: &data,
+                },
+                &mut out,
+            );
+            match manner {
+                Manner::Babbles => out.extend_from_within(..),
+                Manner::Flaps => {
+                    wire::encode(&Message::Choke, &mut out);
+                    wire::encode(&Message::Unchoke, &mut out);
+                }
+                _ => {}
+            }
+            match manner {
+                Manner::Trickles => {
+                    for byte in out {
+                        stream.write_all(&[byte])?;
+                        std::thread::yield_now();
+                    }
+                }
+                _ => stream.write_all(&out)?,
+            }
+            sent += 1;
+            if manner == Manner::Leaves && sent == 7 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The bytes of a torrent in order.
+fn contents(torrent: &Torrent, data: &Path) -> Arc<Vec<u8>> {
+    let meta = metainfo(torrent);
+    let mut all = Vec::new();
+    for file in &meta.files {
+        match file.pad {
+            true => all.resize(all.len() + file.len as usize, 0),
+            false => all.extend(fs::read(data.join(file.path.as_str())).expect("read payload")),
+        }
+    }
+    Arc::new(all)
+}
+
+/// A payload without a btd that seeds it.
+fn lone(name: &str, piece_len: u32) -> (Scratch, Payload, Torrent, Arc<Vec<u8>>) {
+    let scratch = Scratch::new(name);
+    let data = scratch.dir("data");
+    let payload = Payload::make(&data, "folder", 5, &files());
+    let torrent = Torrent::create(&payload.path(), piece_len, scratch.path().join("t.torrent"));
+    let contents = contents(&torrent, &data);
+    (scratch, payload, torrent, contents)
+}
+
+#[test]
+fn one_of_five_lies_and_is_shut_out_and_no_other() {
+    let (scratch, payload, torrent, contents) = lone("liar", 256 << 10);
+    let rogues: Vec<Rogue> = (0..5)
+        .map(|number| {
+            let manner = if number == 2 { Manner::Lies } else { Manner::Honest };
+            let ip = Ipv4Addr::new(127, 0, 2, number + 1);
+            Rogue::start(manner, ip, &torrent, contents.clone(), number)
+        })
+        .collect();
+    let peers = rogues.iter().map(|rogue| rogue.addr).collect();
+    let leech = Leech::from(&scratch, "leech", &torrent, peers);
+    leech.check(&payload);
+    assert_eq!(leech.btd.metric("btd_peers_banned_total"), 1.0);
+    let bad = leech.btd.metric("btd_pieces_bad_total");
+    assert!((1.0..=2.0).contains(&bad), "{bad} bad pieces");
+    let log = leech.btd.process.log();
+    assert!(log.contains("127.0.2.3") && log.contains("is shut out"), "{log}");
+}
+
+#[test]
+fn peers_of_every_bad_manner_do_not_keep_an_honest_one_from_giving_everything() {
+    let (scratch, payload, torrent, contents) = lone("manners", 64 << 10);
+    let manners = [
+        Manner::Silent,
+        Manner::Trickles,
+        Manner::Flaps,
+        Manner::Babbles,
+        Manner::Leaves,
+        Manner::Honest,
+    ];
+    let rogues: Vec<Rogue> = (0..)
+        .zip(manners)
+        .map(|(number, manner)| {
+            let ip = Ipv4Addr::new(127, 0, 3, number + 1);
+            Rogue::start(manner, ip, &torrent, contents.clone(), number)
+        })
+        .collect();
+    let peers = rogues.iter().map(|rogue| rogue.addr).collect();
+    let leech = Leech::from(&scratch, "leech", &torrent, peers);
+    leech.check(&payload);
+    assert_eq!(leech.btd.metric("btd_peers_banned_total"), 0.0);
+    for (rogue, manner) in std::iter::zip(&rogues, manners) {
+        assert!(
+            rogue.asked.load(Ordering::Relaxed) > 0,
+            "{manner:?} was asked for something"
+        );
+    }
+}
+
+/// Pieces that a btd says it has, in its bitfield.
+fn claimed(btd: &Btd, hash: InfoHash, pieces: u32) -> Vec<bool> {
+    let mut peer = Peer::join(btd.peers, Ipv4Addr::new(127, 0, 4, 1), hash, Reserved([0; 8])).expect("a connection");
+    // Interest is answered by an unchoke; a bitfield comes before it, unless there is nothing to tell.
+    let mut bits = vec![false; pieces as usize];
+    loop {
+        let message = peer.hear().expect("a message");
+        match message.first() {
+            Some(5) => {
+                for (piece, bit) in bits.iter_mut().enumerate() {
+                    *bit = message[1 + piece / 8] & (0x80 >> (piece % 8)) != 0;
+                }
+            }
+            Some(1) => return bits,
+            _ => {}
+        }
+    }
+}
+
+/// The SHA-1 of each piece as it lies below `data`, under whatever names, is that of the torrent where it is claimed.
+fn check_claims(torrent: &Torrent, data: &Path, claims: &[bool]) {
+    let meta = metainfo(torrent);
+    let mut files: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    for file in meta.files.iter().filter(|file| !file.pad) {
+        let own = data.join(file.path.as_str());
+        let part = data.join(format!("{}.part", file.path.as_str()));
+        let bytes = fs::read(&own).or_else(|_| fs::read(&part)).unwrap_or_default();
+        files.insert(file.offset, bytes);
+    }
+    let mut all = vec![0; meta.geometry.total_len() as usize];
+    for (offset, bytes) in files {
+        all[offset as usize..offset as usize + bytes.len()].copy_from_slice(&bytes);
+    }
+    for (piece, bytes) in (0..).zip(all.chunks(meta.geometry.piece_len_max() as usize)) {
+        if claims[piece as usize] {
+            let index = meta.geometry.piece_index(piece).expect("a piece");
+            assert_eq!(
+                Sha1::digest(bytes)[..],
+                meta.piece_hashes.get(index)[..],
+                "piece {piece} is claimed"
+            );
+        }
+    }
+}
+
+#[test]
+fn kill_9_at_any_moment_loses_nothing_that_was_recorded_and_claims_nothing_wrong() {
+    let cycles = std::env::var("BTD_TEST_KILLS").map_or(10, |kills| kills.parse().expect("a number"));
+    let files = [
+        ("folder/a.bin".to_owned(), 40_000_000),
+        ("folder/b.bin".to_owned(), 20_000_001),
+    ];
+    // So fast that all of it takes as long as the cycles do.
+    let rate = (60_000_000 / cycles).max(1_000_000);
+    let source = Source::start_with(
+        "killed",
+        &files,
+        64 << 10,
+        &format!("[limits]\nupload-rate = \"{rate} B/s\"\n"),
+    );
+    let hash = info_hash(&source.torrent);
+    let pieces = metainfo(&source.torrent).geometry.piece_count();
+    let mut leech = Leech::from(&source.scratch, "leech", &source.torrent, vec![source.btd.peers]);
+    let mut random = 88_172_645_463_325_252_u64;
+    let mut before = 0;
+    for cycle in 0..cycles {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        // Some bytes more, and then at any moment.
+        let more = (random % 3_000_000) as f64;
+        let done = wait_for("something comes", within(SECONDS), || {
+            let complete = leech.btd.metric("btd_torrents{state=\"seeding\"}") >= 1.0;
+            (complete || leech.btd.metric("btd_disk_written_bytes_total") >= more).then_some(complete)
+        });
+        leech.btd.process.signal(Signal::KILL);
+        let _ = leech.btd.process.wait(within(10));
+        let config = Config {
+            watch: leech.config.watch.clone(),
+            peers: leech.config.peers.clone(),
+            ..Config::default()
+        };
+        let _ = fs::remove_file(leech.home.join("state/ports.json"));
+        leech.btd = Btd::start(&leech.home, &config);
+        wait_for("what is there is checked", within(SECONDS), || {
+            (leech.btd.metric("btd_torrents{state=\"checking\"}") == 0.0).then_some(())
+        });
+        // What was written lately is read, and not all that is there.
+        let read = leech.btd.metric("btd_check_read_bytes_total");
+        let claims = claimed(&leech.btd, hash, pieces);
+        let count = claims.iter().filter(|claim| **claim).count();
+        check_claims(&source.torrent, &leech.data, &claims);
+        assert!(count >= before, "cycle {cycle}: {count} pieces after {before}");
+        let known = before * (64 << 10);
+        let all = count * (64 << 10);
+        assert!(
+            read <= (all - known) as f64 + 30e6,
+            "cycle {cycle}: {read} bytes read of {all} that are there, {known} of them known"
+        );
+        before = count;
+        if done {
+            break;
+        }
+    }
+    leech.check(&source.payload);
+}
+
+#[test]
+fn a_disk_that_is_full_stops_requests_until_there_is_room() {
+    if !rustix::process::geteuid().is_root() {
+        return skip("mounting needs root");
+    }
+    let source = Source::start("full", &files(), 64 << 10);
+    let small = source.scratch.dir("small");
+    let mounted = rustix::mount::mount(
+        "btd-test",
+        &small,
+        "tmpfs",
+        rustix::mount::MountFlags::empty(),
+        Some(c"size=24m"),
+    );
+    if let Err(errno) = mounted {
+        return skip(&format!("no tmpfs can be mounted: {errno}"));
+    }
+    /// Unmounts, whatever becomes of the test.
+    struct Mounted(PathBuf);
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+    let _mounted = Mounted(small.clone());
+    // Of 15.7 MB the last some do not fit.
+    let ballast = small.join("ballast");
+    fs::write(&ballast, vec![1; 14 << 20]).expect("fill the disk");
+    let watch = source.scratch.dir("leech-watch");
+    fs::copy(&source.torrent.path, watch.join("t.torrent")).expect("copy a torrent");
+    let data = small.join("data");
+    fs::create_dir(&data).expect("make a folder");
+    let config = Config {
+        watch: vec![(watch, data.clone())],
+        peers: vec![source.btd.peers],
+        ..Config::default()
+    };
+    let leech = Btd::start(&source.scratch.dir("leech"), &config);
+    wait_for("btd says that the disk is full", within(SECONDS), || {
+        leech.process.log().contains("the disk is full").then_some(())
+    });
+    // What is there is served meanwhile.
+    let hash = info_hash(&source.torrent);
+    let claims = claimed(&leech, hash, metainfo(&source.torrent).geometry.piece_count());
+    check_claims(&source.torrent, &data, &claims);
+    assert!(claims.contains(&true) && claims.contains(&false));
+    fs::remove_file(&ballast).expect("make room");
+    leech.wait_seeding(1);
+    assert!(leech.process.log().contains("goes on"));
+    source.payload.assert_same(&data, true);
+    leech.stop();
+}
+
+#[test]
+fn what_was_complete_once_is_not_downloaded_again_by_itself() {
+    let source = Source::start("gone", &files(), 64 << 10);
+    let leech = Leech::from(&source.scratch, "leech", &source.torrent, vec![source.btd.peers]);
+    leech.check(&source.payload);
+    let Leech {
+        home,
+        data,
+        config,
+        btd,
+    } = leech;
+    btd.stop();
+    fs::remove_dir_all(data.join("folder")).expect("remove the payload");
+    let btd = Btd::start(&home, &config);
+    wait_for("the payload is missed", within(SECONDS), || {
+        btd.process.log().contains("it was complete once").then_some(())
+    });
+    assert_eq!(btd.metric("btd_torrents{state=\"missing\"}"), 1.0);
+    support::touch(&config.watch[0].0.join("t.torrent"));
+    btd.wait_seeding(1);
+    source.payload.assert_same(&data, true);
+    btd.stop();
+}
