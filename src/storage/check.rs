@@ -157,13 +157,11 @@ impl Verifier<'_, '_> {
     /// Takes over what a record says of pieces whose files are as they were then. A piece that could not be read then may
     /// be readable now.
     fn take_over(&mut self, record: &Record, payload: &Payload<'_>) {
-        let now = std::iter::zip(payload.stamps(), payload.states());
-        let unchanged: Vec<bool> = std::iter::zip(&record.files, now)
-            .map(|(then, (now, state))| match then {
-                // The pieces were on the disk when the record was made, and btd has written to others since.
-                Some(then) if then.is_being_written() => state.is_ok(),
-                then => then.is_some() && then == now,
-            })
+        let unchanged: Vec<bool> = record
+            .files
+            .iter()
+            .enumerate()
+            .map(|(index, then)| then.is_some_and(|then| payload.is_still(index, &then)))
             .collect();
         let geometry = &self.metainfo.geometry;
         for piece in geometry.pieces() {

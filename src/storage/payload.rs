@@ -521,6 +521,18 @@ impl<'a> Payload<'a> {
         &self.states
     }
 
+    /// Whether a file is the one that had this stamp. One that btd itself was writing to is believed by its length: what
+    /// was recorded of it was on the disk by then.
+    pub(super) fn is_still(&self, index: usize, then: &FileStamp) -> bool {
+        let len = match self.states[index] {
+            FileState::Ok => self.files[index].len,
+            FileState::Longer { have, .. } | FileState::Shorter { have, .. } => have,
+            FileState::Missing | FileState::NotRegular(_) | FileState::Unreadable(_) => return false,
+        };
+        let is_of_then = then.is_being_written() || self.modified[index] == Some(then.mtime_ns);
+        len == then.len && is_of_then
+    }
+
     /// The states, when each file was modified (`None` where that changed while it was looked at, and for what is no
     /// file), and which files are not complete by their names.
     pub(super) fn into_states(self) -> (Vec<FileState>, Vec<Option<i64>>, Vec<bool>) {
