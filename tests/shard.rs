@@ -50,6 +50,7 @@ fn start(features: Features, read_mode: ReadMode, listen: SocketAddr) -> Handle 
             read_mode,
             files_max: 16,
             upload_pace: None,
+            download_pace: None,
             stats: Arc::new(Shared::default()),
         },
     };

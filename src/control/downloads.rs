@@ -28,7 +28,7 @@ const SYNCED_SINGLY_MAX: usize = 32;
 const RETRY: Duration = Duration::from_secs(60);
 
 /// What is to be done for a torrent.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Work {
     /// Its files are to be made.
     prepare: bool,
@@ -194,8 +194,8 @@ impl Downloads {
         entry.busy = true;
         let job = Job {
             torrent: Arc::clone(&entry.torrent),
-            stamps: std::mem::take(&mut entry.stamps),
-            work: std::mem::take(&mut entry.work),
+            stamps: entry.stamps.clone(),
+            work: entry.work.clone(),
             session: Arc::clone(&self.session),
             options: self.options,
         };
@@ -204,9 +204,15 @@ impl Downloads {
             // Nobody waits any more when btd is stopping.
             let _ = done.send(job.run());
         });
-        if let Err(error) = begun {
-            // Whatever it was to do is done after the next check.
-            tracing::error!("cannot start a thread for the files of {info_hash}: {error}");
+        match begun {
+            Ok(_) => entry.work = Work::default(),
+            Err(error) => {
+                entry.busy = false;
+                entry.retry_at = Some(Instant::now() + RETRY);
+                tracing::error!(
+                    "cannot start a thread for the files of {info_hash}: {error} (tried again in a minute)"
+                );
+            }
         }
     }
 

@@ -114,6 +114,8 @@ impl Shards {
         let peer_id = peer_id()?;
         let upload_pace = config.limits.upload_rate.and_then(NonZeroU64::new);
         let upload_pace = upload_pace.map(|rate| Arc::new(Pace::new(rate, Instant::now())));
+        let download_pace = config.limits.download_rate.and_then(NonZeroU64::new);
+        let download_pace = download_pace.map(|rate| Arc::new(Pace::new(rate, Instant::now())));
         let mut inboxes = VecDeque::with_capacity(count);
         let mut mailboxes = Vec::with_capacity(count);
         for index in 0..count {
@@ -160,6 +162,7 @@ impl Shards {
                     },
                     files_max: descriptors.files_per_shard,
                     upload_pace: upload_pace.clone(),
+                    download_pace: download_pace.clone(),
                     stats: Arc::default(),
                 },
             };

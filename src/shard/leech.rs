@@ -17,7 +17,7 @@ use super::slots::Slots;
 use super::write::skew_of;
 use crate::io::{Driver, Owner};
 use crate::proto::depth::{DEPTH_MAX, Depth};
-use crate::proto::geometry::{BlockRequest, PieceIndex};
+use crate::proto::geometry::{BLOCK_LEN, BlockRequest, PieceIndex};
 use crate::proto::picker::{Arrived, Asking, PeerKey};
 use crate::proto::rate::Rate;
 use crate::proto::wire::{self, Message};
@@ -51,6 +51,8 @@ pub(super) struct Leech {
     pub(super) rate: Rate,
     /// It is among those that are told when there is something to ask for again.
     hungry: bool,
+    /// It waits for the download rate.
+    thirsty: bool,
     /// Since when it has had nothing to do.
     idle_since: Option<Instant>,
     /// Somebody else was faster with what it was asked for, and it has sent nothing since.
@@ -81,6 +83,7 @@ impl Leech {
             suggested: Vec::new(),
             rate: Rate::new(now),
             hungry: false,
+            thirsty: false,
             idle_since: None,
             outrun: false,
             unasked: 0,
@@ -334,8 +337,37 @@ impl<D: Driver> Shard<D> {
         }
     }
 
+    /// Time has passed: those who wait for the download rate ask, in order, until it is used up.
+    pub(super) fn feed_thirsty(&mut self) {
+        for _ in 0..self.thirsty.len() {
+            let now = self.now;
+            if self
+                .settings
+                .download_pace
+                .as_ref()
+                .is_some_and(|pace| !pace.is_due(now))
+            {
+                return;
+            }
+            let Some(owner) = self.thirsty.pop_front() else {
+                return;
+            };
+            let leech = self.conns.get_mut(owner).and_then(Conn::peer_mut);
+            if let Some(leech) = leech.and_then(|peer| peer.leech.as_mut()) {
+                leech.thirsty = false;
+                self.ask_in_line(owner, true);
+                self.touch(owner);
+            }
+        }
+    }
+
     /// Asks a peer for more, if it has less to do than it could.
     pub(super) fn ask(&mut self, owner: Owner) {
+        self.ask_in_line(owner, false);
+    }
+
+    /// `fed`: it has waited for the download rate.
+    fn ask_in_line(&mut self, owner: Owner, fed: bool) {
         let now = self.now;
         let tick = self.tick;
         let Conn { phase, out, .. } = match self.conns.get_mut(owner) {
@@ -386,7 +418,18 @@ impl<D: Driver> Shard<D> {
             idle: false,
             alone: download.is_on_parole(leech.key),
         };
-        let wanted = target - under_way;
+        let mut wanted = target - under_way;
+        if let Some(pace) = &self.settings.download_pace {
+            // Not before those who wait already, and who are fed in turn.
+            if !fed && !leech.thirsty && (!pace.is_due(now) || !self.thirsty.is_empty()) {
+                leech.thirsty = true;
+                self.thirsty.push_back(owner);
+            }
+            if leech.thirsty {
+                return;
+            }
+            wanted = wanted.min((pace.share() / u64::from(BLOCK_LEN)).max(1) as usize);
+        }
         let picked = &mut self.picked;
         picked.clear();
         download.picker.pick(leech.key, peer.pieces(), asking, wanted, picked);
@@ -404,6 +447,10 @@ impl<D: Driver> Shard<D> {
         download.account(&mut self.assembly);
         if under_way == 0 && !picked.is_empty() {
             leech.depth.on_start(now);
+        }
+        if let Some(pace) = &self.settings.download_pace {
+            let asked = picked.iter().map(|block| u64::from(block.length())).sum();
+            pace.charge(asked, now);
         }
         for block in picked.iter() {
             wire::encode(&Message::request(block), out);

@@ -135,6 +135,8 @@ pub struct Settings {
     pub files_max: usize,
     /// The upload rate that all shards keep to together, if there is one.
     pub upload_pace: Option<Arc<Pace>>,
+    /// The download rate, likewise.
+    pub download_pace: Option<Arc<Pace>>,
     /// Where the figures go.
     pub stats: Arc<Shared>,
 }
@@ -208,6 +210,8 @@ pub struct Shard<D: Driver> {
     writes: Writes,
     /// Connections that could ask for more, were there anything to ask for or memory for it.
     hungry: Vec<Owner>,
+    /// Connections that wait for the download rate, longest first.
+    thirsty: VecDeque<Owner>,
     /// Blocks to ask for. Kept for its room.
     picked: Vec<BlockRequest>,
     /// Connections that are being made.
@@ -288,6 +292,7 @@ impl<D: Driver> Shard<D> {
             verifier: Verifier::new(&settings),
             writes: Writes::new(),
             hungry: Vec::new(),
+            thirsty: VecDeque::new(),
             picked: Vec::new(),
             half_open: 0,
             looked_at: 0,
@@ -415,6 +420,7 @@ impl<D: Driver> Shard<D> {
         for owner in touched.drain(..) {
             self.pump(owner);
         }
+        self.feed_thirsty();
         self.feed_paced();
         // Behind those whose extents have just come: these are theirs only once they have been pumped, and would be the
         // first to be taken from them.
@@ -459,7 +465,7 @@ impl<D: Driver> Shard<D> {
             due.saturating_duration_since(self.now).min(SLEEP_MAX)
         });
         Wait {
-            at_most: match self.paced.is_empty() {
+            at_most: match self.paced.is_empty() && self.thirsty.is_empty() {
                 true => at_most.max(Duration::from_millis(1)),
                 false => at_most.clamp(Duration::from_millis(1), pace::QUANTUM),
             },

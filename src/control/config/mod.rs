@@ -153,6 +153,8 @@ pub struct Limits {
     pub upload_rate: Option<u64>,
     /// The same for each torrent by itself.
     pub upload_rate_per_torrent: Option<u64>,
+    /// Bytes a second that peers are asked for, all together; `None` is no limit.
+    pub download_rate: Option<u64>,
 }
 
 impl Default for Limits {
@@ -162,6 +164,7 @@ impl Default for Limits {
             seed_choker: choker::Kind::default(),
             upload_rate: None,
             upload_rate_per_torrent: None,
+            download_rate: None,
         }
     }
 }
@@ -323,6 +326,7 @@ fn read(context: &Context<'_>, root: Table) -> Config {
             default.upload_rate_per_torrent,
             UPLOAD_RATE_MIN,
         ),
+        download_rate: section.rate("download-rate", default.download_rate, UPLOAD_RATE_MIN),
     };
     section.finish();
 

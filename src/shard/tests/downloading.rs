@@ -649,3 +649,39 @@ fn few_slow_peers_do_not_keep_a_fast_one_from_its_work() {
     );
     assert!(leeching.file() == leeching.fixture.payload);
 }
+
+#[test]
+fn peers_share_the_download_rate_and_are_asked_for_no_more() {
+    const RATE: u64 = 500_000;
+    let mut leeching = Leeching::with(8_000_000, 8 << 20);
+    let pace = Pace::new(std::num::NonZeroU64::new(RATE).unwrap(), leeching.fixture.now.get());
+    leeching.fixture.shard.settings.download_pace = Some(Arc::new(pace));
+    let mut givers: Vec<Giver> = (0..3).map(|at| leeching.giver(2000 + at, FAST)).collect();
+    givers.iter().for_each(|giver| leeching.say(giver, &Message::Unchoke));
+    leeching.settle();
+    for _ in 0..800 {
+        leeching.fixture.now.set(leeching.fixture.now.get() + pace::QUANTUM);
+        for giver in &mut givers {
+            leeching.hear(giver);
+            for (piece, begin, length) in giver.asked.drain(..).collect::<Vec<_>>() {
+                let at = (piece * PIECE_LEN + begin) as usize;
+                let data = leeching.fixture.payload[at..at + length as usize].to_vec();
+                leeching.say(
+                    giver,
+                    &Message::Piece {
+                        piece,
+                        begin,
+                        data: &data,
+                    },
+                );
+            }
+        }
+        leeching.fixture.world.ring();
+        leeching.fixture.turn();
+        leeching.fixture.turn();
+    }
+    let all = leeching.fixture.shard.counters.downloaded_bytes;
+    let exact = 8 * RATE;
+    assert!(all.abs_diff(exact) < exact / 20, "{all} of {exact}");
+    assert!(givers.iter().all(|giver| giver.asks > 40), "each has its part");
+}

@@ -128,6 +128,7 @@ impl Fixture {
             read_mode: ReadMode::Auto,
             files_max: 8,
             upload_pace: None,
+            download_pace: None,
             stats: Arc::new(Shared::default()),
         };
         let (listener, bell) = (driver.handle(), driver.handle());
