@@ -14,11 +14,15 @@ use super::events::Event;
 use crate::io::Owner;
 use crate::proto::PeerId;
 use crate::proto::blame::{Blame, Given};
+use crate::proto::depth::DEPTH_MIN;
 use crate::proto::geometry::{BLOCK_LEN, PieceIndex};
 use crate::proto::picker::{PeerKey, Picker};
 
 /// Peers that are remembered after they have left: each takes some 60 bytes.
 const REMEMBERED_MAX: usize = 20_000;
+
+/// Pieces that a peer of which nothing is known may begin.
+const BEGUN_MIN: u32 = 2;
 
 /// So many of one address are convicted before the address is: several may be behind it.
 const CONVICTS_PER_IP: u32 = 3;
@@ -60,6 +64,8 @@ pub(super) struct Download {
     keys: HashMap<Who, PeerKey>,
     next_key: PeerKey,
     convicts: HashMap<IpAddr, u32>,
+    /// How many right pieces each has given blocks of.
+    proven: HashMap<PeerKey, u32>,
     /// Those that are connected.
     pub(super) peers: HashMap<PeerKey, Owner>,
     pub(super) dial: Dial,
@@ -107,6 +113,7 @@ impl Download {
             keys: HashMap::new(),
             next_key: 0,
             convicts: HashMap::new(),
+            proven: HashMap::new(),
             peers: HashMap::new(),
             dial: Dial::default(),
             files: Files::Unmade,
@@ -140,11 +147,22 @@ impl Download {
             let is_needed =
                 |key: &PeerKey| peers.contains_key(key) || blame.is_convicted(key) || blame.is_on_parole(key);
             self.keys.retain(|_, key| is_needed(key));
+            self.proven.retain(|key, _| is_needed(key));
         }
         let key = self.next_key;
         self.next_key += 1;
         self.keys.insert(who, key);
         Some(key)
+    }
+
+    /// How many pieces of its own a peer may have that are not verified: of one that nothing is known of two, so that a
+    /// liar spoils no more before it is found out, and twice as many with each that was right. Never less than the requests
+    /// that a peer is to have under way.
+    pub(super) fn begun_max(&self, key: PeerKey) -> usize {
+        let piece_len = self.served.torrent.geometry().piece_len_max();
+        let least = (DEPTH_MIN * BLOCK_LEN).div_ceil(piece_len).max(BEGUN_MIN);
+        let proven = self.proven.get(&key).copied().unwrap_or(0);
+        (least as usize) << proven.min(16)
     }
 
     /// Whether a peer is to prove itself.
@@ -176,6 +194,12 @@ impl Download {
                 self.blame.on_right(piece.get(), &given)
             }
         };
+        let mut givers = self.picker.givers(piece);
+        givers.sort_unstable();
+        givers.dedup();
+        for giver in givers {
+            *self.proven.entry(giver).or_default() += 1;
+        }
         self.picker.on_verified(piece);
         self.writing += 1;
         convicted

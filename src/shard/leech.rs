@@ -413,6 +413,7 @@ impl<D: Driver> Shard<D> {
         let begun = download.picker.partial_count();
         download.picker.set_partials_max(begun + room);
         let asking = Asking {
+            begun_max: download.begun_max(leech.key),
             only,
             suggested: &leech.suggested,
             idle: false,

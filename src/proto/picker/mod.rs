@@ -33,8 +33,10 @@ pub type PeerKey = u32;
 const RANDOM_FIRST: u32 = 4;
 
 /// How a peer may be asked.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Asking<'a> {
+    /// So many pieces of its own it may have that are not verified.
+    pub begun_max: usize,
     /// Only these pieces: it chokes us, and allows them all the same (BEP 6).
     pub only: Option<&'a [PieceIndex]>,
     /// Pieces that it would like to be asked for (BEP 6).
@@ -43,6 +45,18 @@ pub struct Asking<'a> {
     pub idle: bool,
     /// It is suspected of lying: it is asked for whole pieces, and nobody else is asked for these.
     pub alone: bool,
+}
+
+impl Default for Asking<'_> {
+    fn default() -> Self {
+        Asking {
+            begun_max: usize::MAX,
+            only: None,
+            suggested: &[],
+            idle: false,
+            alone: false,
+        }
+    }
 }
 
 /// What became of a block that came.
@@ -181,11 +195,14 @@ impl Picker {
     pub fn pick(&mut self, peer: PeerKey, has: &Pieces, asking: Asking<'_>, count: usize, out: &mut Vec<BlockRequest>) {
         let end = out.len() + count;
         self.pick_begun(peer, has, asking, end, out, |of| of.is_none_or(|of| of == peer));
-        while out.len() < end && self.partials.len() < self.partials_max {
+        let of_it = |partial: &&Partial| partial.of == Some(peer);
+        let mut begun = self.partials.values().filter(of_it).count();
+        while out.len() < end && self.partials.len() < self.partials_max && begun < asking.begun_max {
             let Some(piece) = self.next_piece(has, asking) else {
                 break;
             };
             self.order.close(piece);
+            begun += 1;
             let mut partial = Partial::new(&self.geometry, piece, peer);
             partial.only = asking.alone.then_some(peer);
             self.open_blocks += partial.open();
@@ -197,7 +214,7 @@ impl Picker {
             }
             self.partials.insert(piece.get(), partial);
         }
-        if out.len() < end {
+        if out.len() < end && begun < asking.begun_max {
             self.pick_begun(peer, has, asking, end, out, |of| of.is_some_and(|of| of != peer));
         }
         if out.len() < end && (self.is_endgame() || asking.idle) && !asking.alone {
