@@ -1,9 +1,10 @@
-//! The measuring harness: a swarm of leechers that drives a BitTorrent server of any make, and a bare server to
-//! compare it with.
+//! The measuring harness: a swarm of leechers that drives a BitTorrent server of any make and a bare server to compare it
+//! with, and a swarm of seeders that feeds a client of any make.
 //!
 //! - [`load`]: one run of the swarm, and its [`report`].
 //! - [`floor`]: an epoll and sendfile loop that answers the same protocol and does nothing else. It is the yardstick:
 //!   absolute figures drift by tens of per cent between machines and hours, ratios in one run do not.
+//! - [`feed`]: one run of the seeders.
 //! - `leecher` (one peer, without sockets), `swarm` (their sockets), `frame` (the stream, payload walked past),
 //!   [`procfs`] (what the server spends), [`histogram`], `random`.
 //!
@@ -11,6 +12,7 @@
 //! the other's mistakes. It speaks plain TCP: no encryption, no uTP, no trackers.
 #![forbid(unsafe_code)]
 
+pub mod feed;
 pub mod floor;
 mod frame;
 pub mod histogram;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -10,13 +10,14 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use crate::harness::Target;
+use crate::harness::feed::{self, Feed, Way};
 use crate::harness::floor::{self, Floor};
 use crate::harness::load::{self, Load, Order, Until};
 use crate::proto::metainfo::{self, Metainfo};
 
 use super::super::config::units;
 
-/// Measure a BitTorrent server of any make.
+/// Measure a BitTorrent client of any make, seeding or downloading.
 #[derive(Debug, Args)]
 pub struct Bench {
     #[command(subcommand)]
@@ -31,6 +32,13 @@ enum What {
     /// when the server has unchoked all of them, or after 12 seconds. The exit code is 0 if every connection was served
     /// to the end and every sampled piece was right, else 1.
     Seed(Seed),
+    /// Feed a downloading client as a swarm of seeders and tell what it costs.
+    ///
+    /// The first line of output tells where the seeders listen, so that a script can hand it to the client; with --connect
+    /// they call the client instead, until it knows the torrent. The run ends when the client says that it has everything,
+    /// or has been sent everything and wants no more. The clock of the rate starts with its first request, that of the CPU
+    /// time with its first handshake. The exit code is 0 if the client got everything, else 1.
+    Leech(Leech),
     /// Serve one torrent with the least work there is (epoll and sendfile): the yardstick for `seed`.
     FloorServer(FloorServer),
 }
@@ -101,6 +109,78 @@ struct Seed {
 }
 
 #[derive(Debug, Args)]
+struct Leech {
+    /// The torrent that the client downloads.
+    #[arg(long, value_name = "FILE")]
+    torrent: PathBuf,
+    /// The folder that holds its payload, taken to be whole and right; it is read into memory.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// How many seeders.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seeders: u32,
+    /// Where the first seeder listens; the others' addresses count up from it. Port 0 takes any, for each.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.32.0.1:0")]
+    listen: SocketAddrV4,
+    /// Do not listen: call the client, which listens here, from the addresses of --listen.
+    #[arg(long, value_name = "IP:PORT")]
+    connect: Option<SocketAddr>,
+    /// The client's process: its CPU time and memory are measured, with those of its threads and descendants.
+    #[arg(long, conflicts_with = "pid_file")]
+    pid: Option<u32>,
+    /// A file that names the client's process by the time it shakes hands.
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Each seeder sends at this rate, "1MB" a second [default: flat out].
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    rate: Option<u64>,
+    /// How long everything takes from one end of the path to the other, either way: half a round trip.
+    #[arg(long, value_name = "MS", default_value_t = 0.0)]
+    delay_ms: f64,
+    /// What the path carries, all seeders together, "25MB" a second [default: no limit].
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    path_rate: Option<u64>,
+    /// Requests that a seeder's queue takes, and says it takes. Those beyond it are rejected, or dropped where the client
+    /// lacks the fast extension.
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    reqq: u32,
+    /// So many of the seeders send wrong bytes.
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    liars: u32,
+    /// So many of them send at --slow-rate.
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    slow: u32,
+    /// The rate of the slow.
+    #[arg(long, value_name = "RATE", value_parser = rate, default_value = "100kB")]
+    slow_rate: u64,
+    /// So many of them cut the connection now and then, after 8 MiB on the average.
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    dropping: u32,
+    /// End so many seconds after the first request at the latest, or if there is none by then.
+    #[arg(long, value_name = "S", default_value_t = 600.0)]
+    seconds: f64,
+    /// Measure the client for so long after it has everything: some write and sync then.
+    #[arg(long, value_name = "S", default_value_t = 0.0)]
+    linger: f64,
+    /// A file that has this name when the client is done, which is waited for. May be given more than once.
+    #[arg(long, value_name = "PATH")]
+    watch_file: Vec<PathBuf>,
+    /// The folder in which all files of the torrent have their names when the client is done, which is waited for.
+    #[arg(long, value_name = "DIR")]
+    watch_data: Option<PathBuf>,
+    /// Sleep between events. A seeder that sleeps has its wake-ups charged to the client, so without this one CPU is kept
+    /// busy from the first handshake to the end.
+    #[arg(long)]
+    sleep: bool,
+    /// Decides when connections are cut.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print where the seeders listen, and then the report, as one JSON object each.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 struct FloorServer {
     /// The torrent to serve.
     #[arg(long, value_name = "FILE")]
@@ -138,6 +218,9 @@ pub enum Error {
     /// The load could not be run.
     #[error(transparent)]
     Load(#[from] load::Error),
+    /// The seeders could not feed.
+    #[error(transparent)]
+    Feed(#[from] feed::Error),
     /// The floor server could not serve.
     #[error(transparent)]
     Floor(#[from] floor::Error),
@@ -147,15 +230,19 @@ pub enum Error {
     /// The run came to its end, but the server did not do all that was asked of it.
     #[error("not clean: connections were lost or never served, or bytes were wrong (see the report)")]
     NotClean,
+    /// The run came to its end before the client had everything.
+    #[error("the client did not get everything in time (see the report)")]
+    NotFed,
 }
 
 /// Runs `btd bench`.
 ///
 /// # Errors
-/// [`Error::NotClean`] after the report was written; any other before.
+/// [`Error::NotClean`] and [`Error::NotFed`] after the report was written; any other before.
 pub fn run(bench: &Bench) -> Result<(), Error> {
     match &bench.what {
         What::Seed(args) => seed(args),
+        What::Leech(args) => leech(args),
         What::FloorServer(args) => floor_server(args),
     }
 }
@@ -202,6 +289,64 @@ fn seed(args: &Seed) -> Result<(), Error> {
         Ok(())
     } else {
         Err(Error::NotClean)
+    }
+}
+
+fn leech(args: &Leech) -> Result<(), Error> {
+    let metainfo = read_torrent(&args.torrent)?;
+    let seconds = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    let way = match args.connect {
+        None => Way::Listen(args.listen),
+        Some(client) => Way::Connect {
+            client,
+            source: *args.listen.ip(),
+        },
+    };
+    let mut watch = args.watch_file.clone();
+    if let Some(dir) = &args.watch_data {
+        let files = metainfo.files.iter().filter(|file| !file.pad);
+        watch.extend(files.map(|file| dir.join(file.path.as_path())));
+    }
+    let feed = Feed {
+        pid: args.pid,
+        pid_file: args.pid_file.clone(),
+        seeders: args.seeders,
+        rate: args.rate,
+        delay: seconds(args.delay_ms / 1e3),
+        path_rate: args.path_rate,
+        reqq: args.reqq,
+        liars: args.liars,
+        slow: args.slow,
+        slow_rate: args.slow_rate,
+        dropping: args.dropping,
+        limit: seconds(args.seconds),
+        linger: seconds(args.linger),
+        watch,
+        busy: !args.sleep,
+        seed: args.seed,
+        ..Feed::new(way)
+    };
+    let bound = feed.bind(&metainfo, &args.data)?;
+    let addresses: Vec<String> = bound.addresses()?.iter().map(SocketAddr::to_string).collect();
+    let mut out = io::stdout().lock();
+    let told = match args.json {
+        true => writeln!(out, "{}", serde_json::json!({ "seeders": addresses })),
+        false => writeln!(out, "seeders listen at      {}", addresses.join(" ")),
+    };
+    // A script waits for it.
+    told.and_then(|()| out.flush()).map_err(Error::Output)?;
+    let report = bound.run()?;
+    let written = if args.json {
+        serde_json::to_writer(&mut out, &report)
+            .map_err(io::Error::from)
+            .and_then(|()| writeln!(out))
+    } else {
+        write!(out, "{report}")
+    };
+    written.map_err(Error::Output)?;
+    match report.is_clean() {
+        true => Ok(()),
+        false => Err(Error::NotFed),
     }
 }
 
@@ -270,6 +415,20 @@ mod tests {
         };
         assert_eq!((seed.pid, seed.connections, seed.queue), (Some(7), 500, 4));
         assert_eq!((seed.bytes, seed.pace), (Some(8 << 30), Some(250_000)));
+    }
+
+    #[test]
+    fn a_line_that_feeds_a_client_is_understood() {
+        let line = "bench leech --torrent t --data d --seeders 8 --liars 1 --delay-ms 50 --path-rate 25MB/s --reqq 2000 \
+            --watch-file a --watch-file b";
+        let What::Leech(leech) = parse(line).unwrap() else {
+            panic!("not leech")
+        };
+        assert_eq!((leech.seeders, leech.liars, leech.reqq), (8, 1, 2000));
+        assert_eq!((leech.delay_ms, leech.path_rate), (50.0, Some(25_000_000)));
+        assert_eq!((leech.slow_rate, leech.watch_file.len()), (100_000, 2));
+        assert!(parse("bench leech --torrent t --data d --pid 1 --pid-file p").is_err());
+        assert!(parse("bench leech --torrent t").is_err());
     }
 
     #[test]
