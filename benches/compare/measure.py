@@ -155,11 +155,14 @@ def idle(options, server, torrent, arguments):
 
 
 def others(report):
-    """The share of the machine's CPUs that neither the server nor the load generator used."""
-    if not report["seconds"]:
+    """The share of the machine's CPUs that neither who is measured nor the load generator used."""
+    # Of a client that downloads, more is measured than the time in which it is sent something.
+    seconds = report.get("measured_seconds", report["seconds"])
+    measured = report.get("server") or report.get("client")
+    if not seconds or not measured:
         # Every connection was lost before the clock started.
         return 0
-    used = report["server"]["usage"]
+    used = measured["usage"]
     spent = used["user"] + used["system"] + report["load_cpu_seconds"]
     # Interrupts are in nobody's account, so a little is always left over.
-    return (report["machine_busy_seconds"] - spent) / (report["seconds"] * report["host"]["cpus"])
+    return (report["machine_busy_seconds"] - spent) / (seconds * report["host"]["cpus"])
