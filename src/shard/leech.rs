@@ -32,8 +32,13 @@ const UNASKED_MAX: u32 = 2 * DEPTH_MAX;
 /// A request that is not answered for so long, while others are, was dropped by the peer.
 const LOST_AFTER: Duration = Duration::from_secs(60);
 
-/// A peer that has had nothing to do for so long is asked for what others were asked for.
+/// A peer that has had nothing to do for so long is asked for what others were asked for; sooner when nothing else is
+/// missing. Near peers are done before that, and send nothing twice.
 const IDLE_AFTER: Duration = Duration::from_secs(2);
+const IDLE_AFTER_AT_THE_END: Duration = Duration::from_millis(500);
+
+/// Blocks that it is asked for then at a time.
+const TAKEN_OVER_MAX: usize = 32;
 
 /// How often requests are looked at that are not answered, in ticks.
 pub(super) const LOOK_TICKS: u64 = 5;
@@ -441,8 +446,13 @@ impl<D: Driver> Shard<D> {
             false => None,
         };
         let idle = leech.idle_since.map(|since| now.saturating_duration_since(since));
-        if picked.is_empty() && !leech.outrun && idle.is_some_and(|idle| idle >= IDLE_AFTER) {
+        let idle_after = match download.picker.is_endgame() {
+            true => IDLE_AFTER_AT_THE_END,
+            false => IDLE_AFTER,
+        };
+        if picked.is_empty() && !leech.outrun && idle.is_some_and(|idle| idle >= idle_after) {
             let asking = Asking { idle: true, ..asking };
+            let wanted = wanted.min(TAKEN_OVER_MAX);
             download.picker.pick(leech.key, peer.pieces(), asking, wanted, picked);
         }
         download.account(&mut self.assembly);

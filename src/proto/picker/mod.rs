@@ -4,9 +4,9 @@
 //! one that lies spoils nobody else's. What it has begun is finished first, or what somebody has begun who has left, so that
 //! there is soon something to verify and to share. Then comes a piece that the peer itself suggested, then the rarest; where
 //! none can be begun, it helps with those of others. the first few are taken at random, since a rare piece comes slowly from the
-//! few that have it. When every missing block has been asked for (the *endgame*), those that are still under way are asked
-//! of a second peer, and cancelled at the other when one has come. The same is done for a peer that has long had nothing to
-//! do, as when a few slow ones have begun all pieces that there is memory for.
+//! few that have it. Nothing is asked for twice as long as those who were asked send it. But a peer that has been without work
+//! for a while is asked for what others have not sent: at the end (the *endgame*, when every missing block has been asked for),
+//! or when a few slow ones have begun all pieces that there is memory for. Whoever is slower is sent a cancel.
 //!
 //! The picker knows what is under way and from whom, but neither bytes nor time: who is too slow, or lies, is found out by
 //! [`super::depth`] and [`super::blame`], and what becomes of a whole piece is told to the picker by whoever verified it.
@@ -41,7 +41,7 @@ pub struct Asking<'a> {
     pub only: Option<&'a [PieceIndex]>,
     /// Pieces that it would like to be asked for (BEP 6).
     pub suggested: &'a [PieceIndex],
-    /// It has had nothing to do for long, while others have: it is asked for what is under way from them too.
+    /// It has had nothing to do for a while, and others have: it is asked for what is under way from them too.
     pub idle: bool,
     /// It is suspected of lying: it is asked for whole pieces, and nobody else is asked for these.
     pub alone: bool,
@@ -217,7 +217,7 @@ impl Picker {
         if out.len() < end && begun < asking.begun_max {
             self.pick_begun(peer, has, asking, end, out, |of| of.is_some_and(|of| of != peer));
         }
-        if out.len() < end && (self.is_endgame() || asking.idle) && !asking.alone {
+        if out.len() < end && asking.idle && !asking.alone {
             self.pick_again(peer, has, asking, end, out);
         }
     }

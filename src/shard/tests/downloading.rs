@@ -401,6 +401,9 @@ fn peer_that_sends_nothing_for_a_minute_is_left_one_request() {
     assert_eq!(silent.asked.len(), 1, "{:?}", silent.said);
     let mut other = leeching.giver(2001, FAST);
     leeching.give_all(&mut other);
+    assert!(!leeching.is_complete());
+    leeching.pass(1);
+    while leeching.give(&mut other, usize::MAX) > 0 {}
     assert!(leeching.is_complete(), "in the endgame the last block too");
 }
 
@@ -684,4 +687,19 @@ fn peers_share_the_download_rate_and_are_asked_for_no_more() {
     let exact = 8 * RATE;
     assert!(all.abs_diff(exact) < exact / 20, "{all} of {exact}");
     assert!(givers.iter().all(|giver| giver.asks > 40), "each has its part");
+}
+
+#[test]
+fn nothing_comes_twice_from_many_peers_that_answer() {
+    let mut leeching = Leeching::new(3_000_000);
+    let mut givers: Vec<Giver> = (0..8).map(|at| leeching.giver(2000 + at, FAST)).collect();
+    givers.iter().for_each(|giver| leeching.say(giver, &Message::Unchoke));
+    leeching.settle();
+    while !leeching.is_complete() {
+        let given: usize = givers.iter_mut().map(|giver| leeching.give(giver, 2)).sum();
+        assert!(given > 0, "nobody waits for anybody");
+    }
+    assert_eq!(leeching.fixture.shard.counters.wasted_bytes, 0);
+    let asks: usize = givers.iter().map(|giver| giver.asks).sum();
+    assert_eq!(asks, 3_000_000_usize.div_ceil(BLOCK_LEN as usize));
 }
