@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -79,6 +80,8 @@ pub(super) struct Download {
     complete: BTreeSet<u32>,
     /// Payload bytes that came and nobody was told of.
     pub(super) downloaded: u64,
+    /// Since when every missing block has been asked for.
+    pub(super) endgame_since: Option<Instant>,
     /// When was last told what is written.
     pub(super) told_at: u64,
     /// Pieces that are verified and not written.
@@ -122,6 +125,7 @@ impl Download {
             left,
             dirty: BTreeSet::new(),
             downloaded: 0,
+            endgame_since: None,
             told_at: tick,
             writing: 0,
             held: 0,

@@ -445,12 +445,17 @@ impl<D: Driver> Shard<D> {
             false if picked.is_empty() => leech.idle_since,
             false => None,
         };
-        let idle = leech.idle_since.map(|since| now.saturating_duration_since(since));
-        let idle_after = match download.picker.is_endgame() {
-            true => IDLE_AFTER_AT_THE_END,
-            false => IDLE_AFTER,
+        // That some had nothing to do before, for want of memory, says nothing of those who are asked at the end.
+        download.endgame_since = match download.picker.is_endgame() {
+            true => download.endgame_since.or(Some(now)),
+            false => None,
         };
-        if picked.is_empty() && !leech.outrun && idle.is_some_and(|idle| idle >= idle_after) {
+        let (since, idle_after) = match download.endgame_since {
+            Some(endgame) => (leech.idle_since.map(|since| since.max(endgame)), IDLE_AFTER_AT_THE_END),
+            None => (leech.idle_since, IDLE_AFTER),
+        };
+        let is_idle = since.is_some_and(|since| now.saturating_duration_since(since) >= idle_after);
+        if picked.is_empty() && !leech.outrun && is_idle {
             let asking = Asking { idle: true, ..asking };
             let wanted = wanted.min(TAKEN_OVER_MAX);
             download.picker.pick(leech.key, peer.pieces(), asking, wanted, picked);

@@ -70,7 +70,7 @@ impl Leeching {
         self.fixture.torrent.is_complete()
     }
 
-    /// Turns until nothing more happens; hashing is another thread's, so it is waited for.
+    /// Turns until nothing more happens.
     fn settle(&mut self) {
         for _ in 0..20 {
             self.fixture.turn();
@@ -91,12 +91,17 @@ impl Leeching {
                     .send(Command::Prepared { info_hash, made: true })
                     .unwrap();
             }
-            while self.fixture.shard.hashing() > 0 {
-                self.fixture.world.ring();
-                self.fixture.turn();
-                std::thread::yield_now();
-            }
+            self.wait_for_verdicts();
             self.fixture.world.ring();
+        }
+    }
+
+    /// Hashing is another thread's.
+    fn wait_for_verdicts(&mut self) {
+        while self.fixture.shard.hashing() > 0 {
+            self.fixture.world.ring();
+            self.fixture.turn();
+            std::thread::yield_now();
         }
     }
 
@@ -679,8 +684,8 @@ fn peers_share_the_download_rate_and_are_asked_for_no_more() {
                 );
             }
         }
-        leeching.fixture.world.ring();
         leeching.fixture.turn();
+        leeching.wait_for_verdicts();
         leeching.fixture.turn();
     }
     let all = leeching.fixture.shard.counters.downloaded_bytes;
