@@ -508,6 +508,11 @@ fn peers_of_every_bad_manner_do_not_keep_an_honest_one_from_giving_everything() 
     }
 }
 
+/// Says that this machine does not allow what a test needs, which nothing that is installed would change.
+fn cannot(why: &str) {
+    eprintln!("SKIPPED: {why}");
+}
+
 /// Pieces that a btd says it has, in its bitfield.
 fn claimed(btd: &Btd, hash: InfoHash, pieces: u32) -> Vec<bool> {
     let mut peer = Peer::join(btd.peers, Ipv4Addr::new(127, 0, 4, 1), hash, Reserved([0; 8])).expect("a connection");
@@ -615,7 +620,7 @@ fn kill_9_at_any_moment_loses_nothing_that_was_recorded_and_claims_nothing_wrong
 #[test]
 fn a_disk_that_is_full_stops_requests_until_there_is_room() {
     if !rustix::process::geteuid().is_root() {
-        return skip("mounting needs root");
+        return cannot("mounting needs root");
     }
     let source = Source::start("full", &files(), 64 << 10);
     let small = source.scratch.dir("small");
@@ -627,7 +632,7 @@ fn a_disk_that_is_full_stops_requests_until_there_is_room() {
         Some(c"size=24m"),
     );
     if let Err(errno) = mounted {
-        return skip(&format!("no tmpfs can be mounted: {errno}"));
+        return cannot(&format!("no tmpfs can be mounted: {errno}"));
     }
     /// Unmounts, whatever becomes of the test.
     struct Mounted(PathBuf);
@@ -740,7 +745,7 @@ fn power_cut_on_xfs_leaves_no_false_claim() {
 /// stands still while its disk is copied, so that the copy is of one moment as far as btd can tell.
 fn power_cut(filesystem: &str) {
     if !rustix::process::geteuid().is_root() {
-        return skip("mounting needs root");
+        return cannot("mounting needs root");
     }
     let images: u32 = std::env::var("BTD_TEST_IMAGES").map_or(4, |images| images.parse().expect("a number"));
     let files = [
@@ -752,7 +757,7 @@ fn power_cut(filesystem: &str) {
     let more = format!("[limits]\nupload-rate = \"{rate} B/s\"\n");
     let source = Source::start_with(&format!("power-{filesystem}"), &files, 64 << 10, &more);
     let Some(image) = Image::make(&source.scratch, filesystem) else {
-        return skip("no image of a filesystem can be mounted here");
+        return cannot("no image of a filesystem can be mounted here");
     };
     let hash = info_hash(&source.torrent);
     let pieces = metainfo(&source.torrent).geometry.piece_count();
