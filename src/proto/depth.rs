@@ -87,6 +87,12 @@ impl Depth {
         }
     }
 
+    /// How many blocks it sends in this time, at the rate of the last interval. 0 before the first one is over.
+    #[must_use]
+    pub fn blocks_within(&self, time: Duration) -> usize {
+        (u128::from(self.rate) * time.as_millis() / 1000 / u128::from(BLOCK_LEN)) as usize
+    }
+
     /// Whether it has sent nothing for a minute.
     #[must_use]
     pub const fn is_snubbed(&self) -> bool {

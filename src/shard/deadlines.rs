@@ -68,6 +68,7 @@ impl<D: Driver> Shard<D> {
             if self.tick / LOOK_TICKS != self.looked_at {
                 self.looked_at = self.tick / LOOK_TICKS;
                 self.look_at_requests();
+                self.relieve();
                 self.dial();
             }
         }

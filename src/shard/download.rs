@@ -169,6 +169,11 @@ impl Download {
         (least as usize) << proven.min(16)
     }
 
+    /// Whether a peer has given blocks of a piece that was right.
+    pub(super) fn is_proven(&self, key: PeerKey) -> bool {
+        self.proven.contains_key(&key) && !self.blame.is_on_parole(&key)
+    }
+
     /// Whether a peer is to prove itself.
     pub(super) fn is_on_parole(&self, key: PeerKey) -> bool {
         self.blame.is_on_parole(&key)

@@ -16,7 +16,7 @@ use super::events::Event;
 use super::slots::Slots;
 use super::write::skew_of;
 use crate::io::{Driver, Owner};
-use crate::proto::depth::{DEPTH_MAX, Depth};
+use crate::proto::depth::{DEPTH_MAX, DEPTH_MIN, Depth};
 use crate::proto::geometry::{BLOCK_LEN, BlockRequest, PieceIndex};
 use crate::proto::picker::{Arrived, Asking, PeerKey};
 use crate::proto::rate::Rate;
@@ -155,6 +155,47 @@ impl Leech {
         }
     }
 
+    /// It is asked for a block.
+    fn on_asked(&mut self, block: BlockRequest, now: Instant) {
+        self.asked.push_back((block, now));
+    }
+
+    /// It is asked for what others would have sent later.
+    pub(super) fn on_relief(&mut self, blocks: impl Iterator<Item = BlockRequest>, now: Instant) {
+        if self.asked.is_empty() {
+            self.depth.on_start(now);
+        }
+        blocks.for_each(|block| self.on_asked(block, now));
+        self.idle_since = None;
+    }
+
+    /// It is told not to send a block. Whether it was asked for it.
+    pub(super) fn no_longer(&mut self, block: &BlockRequest) {
+        self.asked.retain(|(asked, _)| asked != block);
+    }
+
+    /// What it will not have sent after this time, the last first. The first is never among it: it proves by that what it can.
+    pub(super) fn late(&self, after: Duration, now: Instant) -> impl Iterator<Item = BlockRequest> {
+        let since = self.asked.front().map_or(now, |(_, since)| *since);
+        let in_time = match self.depth.blocks_within(after) {
+            // Nothing has come yet, which says nothing as long as nothing could.
+            0 if now.saturating_duration_since(since) < after => usize::MAX,
+            in_time => in_time.max(1),
+        };
+        let late = self.asked.len().saturating_sub(in_time);
+        self.asked.iter().rev().take(late).map(|(block, _)| *block)
+    }
+
+    /// How many more blocks it could send within this time, of one that found too little to ask for.
+    pub(super) fn could_take(&self, within: Duration) -> usize {
+        if self.outrun || !self.hungry {
+            return 0;
+        }
+        let target = self.depth.target() as usize;
+        let within = self.depth.blocks_within(within).max(DEPTH_MIN as usize).min(target);
+        within.saturating_sub(self.asked.len())
+    }
+
     /// Requests under way.
     pub(super) fn under_way(&self) -> usize {
         self.asked.len()
@@ -171,7 +212,7 @@ impl Leech {
 }
 
 /// A connection of a torrent that is being downloaded, what waits to be sent to it, and the download.
-fn leeching<'a>(
+pub(super) fn leeching<'a>(
     conns: &'a mut Slots<Conn>,
     downloads: &'a mut BTreeMap<u32, Download>,
     owner: Owner,
@@ -331,7 +372,7 @@ impl<D: Driver> Shard<D> {
             && let Some(conn) = self.conns.get_mut(other)
         {
             if let Some(leech) = conn.peer_mut().and_then(|peer| peer.leech.as_mut()) {
-                leech.asked.retain(|(asked, _)| *asked != block);
+                leech.no_longer(&block);
                 leech.outrun = true;
             }
             conn.say(&Message::cancel(&block));
@@ -470,7 +511,7 @@ impl<D: Driver> Shard<D> {
         }
         for block in picked.iter() {
             wire::encode(&Message::request(block), out);
-            leech.asked.push_back((*block, now));
+            leech.on_asked(*block, now);
         }
         if picked.len() < wanted && !leech.hungry {
             leech.hungry = true;

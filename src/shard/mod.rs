@@ -13,7 +13,8 @@
 //! - `lending`: sends that copy nothing; `reclaim`: buffers taken back from those who do not send them;
 //! - `deadlines`: who is late; `choking`: who may ask;
 //! - `dial`: connections made from here; `handover`: those that belong to another shard;
-//! - `download`: a torrent that is not complete; `leech`: what a peer is asked for and sends; `assembly`: pieces in memory;
+//! - `download`: a torrent that is not complete; `leech`: what a peer is asked for and sends; `late`: what is
+//!   better asked of another; `assembly`: pieces in memory;
 //!   `verify`: from the last block to a bit; `write`: from a piece to its files; `events`: what the control plane does of it;
 //! - `gather`: when many peers ask for little; `mailbox`: what the control plane says; `start`: threads, rings and listeners.
 //!
@@ -35,6 +36,7 @@ mod gather;
 mod gone;
 mod handover;
 mod held;
+mod late;
 mod leech;
 mod lending;
 mod limits;

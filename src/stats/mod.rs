@@ -64,6 +64,8 @@ counters! {
     downloaded_blocks,
     /// Payload bytes that came and were of no use: come already, or not asked for.
     wasted_bytes,
+    /// Requests that one peer would have answered late, asked of another instead.
+    requests_taken_over,
     /// Pieces that were verified and written.
     pieces_written,
     /// Pieces that came and were wrong.

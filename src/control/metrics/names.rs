@@ -59,6 +59,11 @@ pub(super) const SHARD_COUNTERS: &[(&str, &str, Read<Counters, u64>)] = &[
         |c| c.wasted_bytes,
     ),
     (
+        "btd_requests_taken_over_total",
+        "Requests that one peer would have answered late, asked of another instead.",
+        |c| c.requests_taken_over,
+    ),
+    (
         "btd_pieces_written_total",
         "Pieces that were verified and written.",
         |c| c.pieces_written,

@@ -327,6 +327,15 @@ impl Picker {
         given
     }
 
+    /// A block that only one peer was asked for is asked of another instead. False if it is here, or is to come from nobody or
+    /// from two, or only one peer may be asked for its piece.
+    pub fn hand_over(&mut self, block: &BlockRequest, from: PeerKey, to: PeerKey) -> bool {
+        let Some(partial) = self.partials.get_mut(&block.piece().get()) else {
+            return false;
+        };
+        partial.only.is_none() && partial.hand_over(&self.geometry, block, from, to)
+    }
+
     /// A peer has left, whose blocks were given back one by one: nobody waits for it to prove itself any more.
     pub fn on_gone(&mut self, peer: PeerKey) {
         for partial in self.partials.values_mut() {

@@ -139,6 +139,17 @@ impl Partial {
         true
     }
 
+    /// A block that one peer was asked for is asked of another instead. False if it is not so.
+    pub(super) fn hand_over(&mut self, geometry: &Geometry, block: &BlockRequest, from: PeerKey, to: PeerKey) -> bool {
+        match self.number(geometry, block) {
+            Some(at) if self.blocks[at] == Block::Asked(from, None) => {
+                self.blocks[at] = Block::Asked(to, None);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Who sent each block, of a piece that is here.
     pub(super) fn givers(&self) -> Vec<PeerKey> {
         let giver = |block: &Block| match block {

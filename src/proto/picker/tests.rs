@@ -263,6 +263,24 @@ fn block_that_comes_from_one_of_two_is_cancelled_at_the_other() {
 }
 
 #[test]
+fn block_that_one_was_asked_for_is_handed_over_to_another() {
+    let mut picker = picker(1);
+    let geometry = geometry(1);
+    let blocks = pick(&mut picker, 1, &Pieces::HaveAll, 2);
+    assert!(!picker.hand_over(&blocks[0], 2, 3), "it was asked of another");
+    assert!(picker.hand_over(&blocks[0], 1, 2));
+    assert!(!picker.hand_over(&blocks[0], 1, 2), "not twice");
+    assert!(!picker.give_back(1, &blocks[0]));
+    // The first sends it all the same.
+    let new = |cancel| Arrived::New { cancel, whole: false };
+    assert_eq!(picker.on_block(1, &blocks[0]), new(Some(2)));
+    assert!(!picker.hand_over(&blocks[0], 2, 1), "it is here");
+    assert!(picker.hand_over(&blocks[1], 1, 2) && picker.give_back(2, &blocks[1]));
+    assert_eq!(pick(&mut picker, 3, &Pieces::HaveAll, 1), [blocks[1]]);
+    assert!(picker.on_failed(piece(&geometry, 0)).contains(&1));
+}
+
+#[test]
 fn block_that_is_given_back_is_asked_for_again() {
     let mut picker = picker(1);
     let blocks = pick(&mut picker, 1, &Pieces::HaveAll, 10);

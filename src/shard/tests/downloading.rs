@@ -708,3 +708,36 @@ fn nothing_comes_twice_from_many_peers_that_answer() {
     let asks: usize = givers.iter().map(|giver| giver.asks).sum();
     assert_eq!(asks, 3_000_000_usize.div_ceil(BLOCK_LEN as usize));
 }
+
+/// Two have everything, and the one that is slow has been asked for much of it.
+#[test]
+fn what_a_slow_peer_would_send_late_is_taken_from_it_and_comes_once() {
+    let mut leeching = Leeching::new(3_000_000);
+    let mut slow = leeching.giver(2000, FAST);
+    leeching.say(&slow, &Message::Unchoke);
+    leeching.settle();
+    for _ in 0..10 {
+        leeching.give(&mut slow, 4);
+        leeching.pass(1);
+    }
+    leeching.hear(&mut slow);
+    assert!(slow.asked.len() > 8, "three seconds' worth: {}", slow.asked.len());
+    let before = slow.asked.len();
+    let mut fast = leeching.giver(3000, FAST);
+    leeching.give_all(&mut fast);
+    leeching.hear(&mut slow);
+    assert!(slow.asked.len() >= before && !slow.said.contains(&"Cancel".to_owned()));
+    // Before it is asked for the same once more.
+    leeching.pass(1);
+    leeching.hear(&mut slow);
+    leeching.hear(&mut fast);
+    let taken = fast.asked.len();
+    assert!(taken > 0 && slow.asked.iter().all(|asked| !fast.asked.contains(asked)));
+    assert_eq!(before, taken + slow.asked.len());
+    assert!((1..=4).contains(&slow.asked.len()), "what comes within a second stays");
+    assert_eq!(leeching.fixture.shard.counters.requests_taken_over, taken as u64);
+    leeching.give_all(&mut fast);
+    leeching.give(&mut slow, usize::MAX);
+    assert!(leeching.is_complete() && leeching.file() == leeching.fixture.payload);
+    assert_eq!(leeching.fixture.shard.counters.wasted_bytes, 0);
+}

@@ -1,0 +1,117 @@
+//! Requests that would be answered late are asked of peers that have nothing to do.
+//!
+//! What a peer is asked for is decided when it is asked, some seconds before it sends it ([`crate::proto::depth`]). By then
+//! another may have it too, and nothing else to send: what lies at the end of the first one's queue is then taken from there
+//! (a cancel) and asked of the other. Nothing comes twice by it, since only blocks are taken that are more than [`LATE`]
+//! away. For a swarm with one seed that is most of what the seed would have sent a second time; at the end of any download
+//! it is what a slow peer would have been waited for.
+
+use std::time::{Duration, Instant};
+
+use super::Shard;
+use super::conn::Conn;
+use super::download::Download;
+use super::leech::leeching;
+use crate::io::{Driver, Owner};
+use crate::proto::geometry::BlockRequest;
+use crate::proto::picker::PeerKey;
+use crate::proto::wire::{self, Message};
+
+/// A block that will not be here before this much time has passed is late. More than any round trip, so that what is on its
+/// way already is not taken for late.
+const LATE: Duration = Duration::from_secs(1);
+
+/// A block that will come late, and who is to send it.
+#[derive(Debug, Clone, Copy)]
+struct Late {
+    block: BlockRequest,
+    of: PeerKey,
+    owner: Owner,
+}
+
+impl<D: Driver> Shard<D> {
+    /// Takes what is late from those who have too much to do, for those who have nothing.
+    pub(super) fn relieve(&mut self) {
+        let now = self.now;
+        let numbers: Vec<u32> = self.downloads.keys().copied().collect();
+        for number in numbers {
+            let Some(download) = self.downloads.get(&number) else {
+                continue;
+            };
+            let free = self.free(download);
+            if free.is_empty() {
+                continue;
+            }
+            let mut late = self.late(download, now);
+            for owner in free {
+                if late.is_empty() {
+                    break;
+                }
+                self.take_over(owner, &mut late, now);
+            }
+        }
+    }
+
+    /// Peers that could send something now, and were not found anything to send.
+    fn free(&self, download: &Download) -> Vec<Owner> {
+        let is_free = |owner: &Owner| {
+            let peer = self.conns.get(*owner).and_then(Conn::peer);
+            peer.is_some_and(|peer| {
+                let leech = peer.leech.as_ref();
+                !peer.peer.peer_choking()
+                    && leech.is_some_and(|leech| download.is_proven(leech.key) && leech.could_take(LATE) > 0)
+            })
+        };
+        download.peers.values().copied().filter(is_free).collect()
+    }
+
+    /// What comes late, of each peer the last first.
+    fn late(&self, download: &Download, now: Instant) -> Vec<Late> {
+        let mut late = Vec::new();
+        for &owner in download.peers.values() {
+            let peer = self.conns.get(owner).and_then(Conn::peer);
+            let Some(leech) = peer.and_then(|peer| peer.leech.as_ref()) else {
+                continue;
+            };
+            let of = leech.key;
+            late.extend(leech.late(LATE, now).map(|block| Late { block, of, owner }));
+        }
+        late
+    }
+
+    /// Asks one peer for what it has of what is late.
+    fn take_over(&mut self, owner: Owner, late: &mut Vec<Late>, now: Instant) {
+        let Some((peer, out, download)) = leeching(&mut self.conns, &mut self.downloads, owner) else {
+            return;
+        };
+        let Some(leech) = &mut peer.leech else { return };
+        let mut room = leech.could_take(LATE);
+        let mut taken = Vec::new();
+        late.retain(|&Late { block, of, owner }| {
+            let takes = room > 0
+                && of != leech.key
+                && peer.peer.has(block.piece())
+                && download.picker.hand_over(&block, of, leech.key);
+            if takes {
+                room -= 1;
+                taken.push((block, owner));
+                wire::encode(&Message::request(&block), out);
+            }
+            !takes
+        });
+        if taken.is_empty() {
+            return;
+        }
+        leech.on_relief(taken.iter().map(|(block, _)| *block), now);
+        self.counters.requests_taken_over += taken.len() as u64;
+        self.touch(owner);
+        for (block, from) in taken {
+            let Some(conn) = self.conns.get_mut(from) else { continue };
+            if let Some(leech) = conn.peer_mut().and_then(|peer| peer.leech.as_mut()) {
+                leech.no_longer(&block);
+            }
+            conn.say(&Message::cancel(&block));
+            self.touch(from);
+        }
+    }
+}
