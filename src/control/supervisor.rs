@@ -24,7 +24,7 @@ use super::state_dir::{self, Ports, StateDir};
 use super::torrents::{Addition, Entry, Removal, STATE_NAMES, State, Torrents};
 use super::watch;
 use super::{example, service_manager};
-use crate::hashing::{Pool, PoolConfig};
+use crate::hashing::{Gather, Pool, PoolConfig};
 use crate::proto::InfoHash;
 use crate::proto::metainfo::Metainfo;
 use crate::session::{self, Store};
@@ -42,6 +42,8 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 const MISSING_RETRY: Duration = Duration::from_secs(30);
 /// Pieces that wait to be hashed for downloads. Their memory is bounded by `write-buffer`.
 const DOWNLOADED_MAX: usize = 1 << 16;
+/// How long a piece that is here may wait for others to be hashed beside it: at 10 Gbit/s there are 30 MiB of them by then.
+const GATHER_MAX: Duration = Duration::from_millis(25);
 /// How often the names of peers are looked up again.
 const RESOLVE_EVERY: Duration = Duration::from_secs(60);
 /// How long the shards may take to stop. With the rest it stays within the 5 s that are promised.
@@ -154,6 +156,10 @@ pub fn run(config: &Config) -> Result<(), Error> {
         queue_max: DOWNLOADED_MAX,
         nice: 0,
         idle: false,
+        gather: Some(Gather {
+            time: GATHER_MAX,
+            bytes: config.storage.write_buffer / 4,
+        }),
     };
     let pool = Arc::new(Pool::start(pool).map_err(system("start the threads that hash"))?);
     let (teller, told) = mpsc::unbounded_channel(); // Shards tell each torrent's news a few times a second at most.

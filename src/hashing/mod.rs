@@ -13,4 +13,4 @@ pub mod lanes;
 pub mod pool;
 
 pub use digest::{DIGEST_LEN, Hasher, sha1};
-pub use pool::{Done, Job, Outcome, Pool, PoolConfig, Refused, Reply, Source, Then};
+pub use pool::{Done, Gather, Job, Outcome, Pool, PoolConfig, Refused, Reply, Source, Then};

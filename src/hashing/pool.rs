@@ -9,8 +9,8 @@
 //!
 //! A worker takes its fair share of what is queued, up to 16 jobs, under one lock, and hashes them side by side
 //! ([`lanes`]): at 16 KiB a piece the lock and the wake-up would otherwise cost as much as the hashing. While it is at it,
-//! each lane that becomes free takes the next job from the queue. It never waits for a batch to fill; a lone job is hashed
-//! as a single stream.
+//! each lane that becomes free takes the next job from the queue; a lone job is hashed as a single stream. Where somebody
+//! would rather have it cheap than at once ([`Gather`]), a worker waits a moment for a batch to fill, and takes all of it.
 //!
 //! A job's bytes are in buffers, or come from a [`Source`] that the worker asks for a stretch at a time: what has to be
 //! copied from the page cache anyway is hashed by the core that has just copied it.
@@ -18,6 +18,8 @@
 //! A job is answered when its own bytes are hashed, not at the end of its batch: the reader has its buffers back the
 //! sooner, and a short piece does not wait for a long one beside it.
 #![forbid(unsafe_code)]
+
+mod queue;
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -37,6 +39,8 @@ use super::digest::{DIGEST_LEN, Hasher};
 use super::lanes::{self, Backend, Message, Plan, State, Work};
 use crate::io::uring::run_when_idle;
 use crate::stats::Histogram;
+pub use queue::Gather;
+use queue::{Queue, Queued};
 
 /// Jobs one worker takes from the queue at once: the lanes of the widest backend.
 const BATCH_MAX: usize = 16;
@@ -58,6 +62,8 @@ pub struct PoolConfig {
     pub nice: i32,
     /// Whether the workers run only when nobody else wants their processor, whatever their niceness.
     pub idle: bool,
+    /// Whether jobs wait for others.
+    pub gather: Option<Gather>,
 }
 
 impl Default for PoolConfig {
@@ -69,6 +75,7 @@ impl Default for PoolConfig {
             queue_max: 64,
             nice: 10,
             idle: false,
+            gather: None,
         }
     }
 }
@@ -249,17 +256,11 @@ struct Shared {
     room: Condvar,
     queue_max: usize,
     workers: usize,
+    gather: Option<Gather>,
     counters: Counters,
     /// One for each worker, which alone writes it, once a batch.
     worker_stats: Vec<Mutex<WorkerStats>>,
     plan: &'static Plan,
-}
-
-/// A job that waits, and since when.
-#[derive(Debug)]
-struct Queued {
-    job: Job,
-    since: Instant,
 }
 
 /// What goes through the lanes with a job's bytes.
@@ -308,14 +309,6 @@ struct Hand {
 }
 
 #[derive(Debug, Default)]
-struct Queue {
-    jobs: VecDeque<Queued>,
-    /// Workers waiting for `work`: a bell nobody hears is a system call saved.
-    idle: usize,
-    stopped: Option<Waiting>,
-}
-
-#[derive(Debug, Default)]
 struct Counters {
     bytes: AtomicU64,
     jobs: AtomicU64,
@@ -343,6 +336,7 @@ impl Pool {
             room: Condvar::new(),
             queue_max: config.queue_max,
             workers: config.workers,
+            gather: config.gather,
             counters: Counters::default(),
             worker_stats: (0..config.workers).map(|_| Mutex::default()).collect(),
             plan: Plan::of(backend),
@@ -382,7 +376,7 @@ impl Pool {
     /// Queues a job, waiting for room.
     pub fn submit(&self, job: Job) -> Result<(), Refused> {
         let queue = lock(&self.shared.queue);
-        let full = |queue: &mut Queue| queue.stopped.is_none() && queue.jobs.len() >= self.shared.queue_max;
+        let full = |queue: &mut Queue| queue.stopped.is_none() && queue.len() >= self.shared.queue_max;
         let queue = self
             .shared
             .room
@@ -395,7 +389,7 @@ impl Pool {
     pub fn submit_timeout(&self, job: Job, timeout: Duration) -> Result<(), Refused> {
         let deadline = Instant::now() + timeout;
         let mut queue = lock(&self.shared.queue);
-        while queue.stopped.is_none() && queue.jobs.len() >= self.shared.queue_max {
+        while queue.stopped.is_none() && queue.len() >= self.shared.queue_max {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -417,7 +411,7 @@ impl Pool {
             let mut queue = lock(&self.shared.queue);
             queue.stopped = Some(waiting);
             if waiting == Waiting::Drop {
-                std::mem::take(&mut queue.jobs)
+                queue.take_all()
             } else {
                 VecDeque::new()
             }
@@ -464,12 +458,11 @@ impl Shared {
         if queue.stopped.is_some() {
             return Err(Refused::Stopped(Box::new(job)));
         }
-        if queue.jobs.len() >= self.queue_max {
+        if queue.len() >= self.queue_max {
             return Err(Refused::Full(Box::new(job)));
         }
-        let since = Instant::now();
-        queue.jobs.push_back(Queued { job, since });
-        let wake = queue.idle > 0;
+        queue.push(job, Instant::now());
+        let wake = queue.is_to_wake(self.gather, self.plan.width());
         drop(queue);
         if wake {
             self.work.notify_one();
@@ -489,15 +482,24 @@ impl Shared {
     fn take(&self, hand: &mut Hand) -> bool {
         let mut queue = lock(&self.queue);
         queue.idle += 1;
-        let empty = |queue: &mut Queue| queue.jobs.is_empty() && queue.stopped.is_none();
-        let mut queue = self
-            .work
-            .wait_while(queue, empty)
-            .unwrap_or_else(PoisonError::into_inner);
+        loop {
+            queue = match queue.wait(self.gather, self.plan.width(), Instant::now()) {
+                Some(Duration::ZERO) => break,
+                Some(left) => {
+                    let waited = self.work.wait_timeout(queue, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.work.wait(queue).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
         queue.idle -= 1;
-        // A share, not all: two large pieces are for two workers.
-        let share = queue.jobs.len().div_ceil(self.workers).min(BATCH_MAX);
-        hand.batch.extend(queue.jobs.drain(..share));
+        let share = match self.gather {
+            // All that has gathered.
+            Some(_) => queue.len().min(self.plan.width()),
+            // A share, not all: two large pieces are for two workers.
+            None => queue.len().div_ceil(self.workers).min(BATCH_MAX),
+        };
+        hand.batch.extend((0..share).map_while(|_| queue.pop()));
         drop(queue);
         if share > 0 {
             self.room.notify_all();
@@ -518,7 +520,8 @@ impl Shared {
             // The longest is to be first: the lanes stay filled until shortly before the end.
             hand.batch.sort_by_key(|queued| Reverse(len(&queued.job)));
             hand.batch.reverse();
-            hand.refills = REFILLS_MAX;
+            // What gathers meanwhile is hashed when it is enough, and not beside the last of these.
+            hand.refills = if self.gather.is_some() { 0 } else { REFILLS_MAX };
         }
         let work = lanes::run(
             self.plan,
@@ -589,7 +592,7 @@ impl Shared {
         if hand.refills == 0 {
             return None;
         }
-        let queued = lock(&self.queue).jobs.pop_front()?;
+        let queued = lock(&self.queue).pop()?;
         hand.refills -= 1;
         self.room.notify_one();
         hand.delays.push(queued.since.elapsed());

@@ -52,11 +52,6 @@ impl Assembly {
     /// So many bytes more, or fewer, belong to pieces that were begun.
     pub(super) fn reserve(&mut self, bytes: i64) {
         self.reserved = self.reserved.saturating_add_signed(bytes);
-        while self.reserved + self.spare_len > self.max.max(self.reserved)
-            && let Some(spare) = self.spares.pop()
-        {
-            self.spare_len -= spare.len() as u64;
-        }
     }
 
     /// Bytes of all pieces that were begun.
@@ -74,6 +69,7 @@ impl Assembly {
         data: &[u8],
     ) {
         let (spares, spare_len) = (&mut self.spares, &mut self.spare_len);
+        let (reserved, max) = (self.reserved, self.max);
         let piece = self.pieces.entry((torrent, block.piece())).or_insert_with(|| {
             let (len, skew) = (len as usize, skew() % ALIGNMENT);
             let fits = |spare: &BytesMut| spare.len() == len && spare.as_ptr().addr() % ALIGNMENT == skew;
@@ -82,7 +78,15 @@ impl Assembly {
                     *spare_len -= len as u64;
                     spares.swap_remove(at)
                 }
-                None => skewed(len, skew),
+                None => {
+                    // Only now: most of what is reserved has not come yet, and needs the spares when it does.
+                    while reserved + *spare_len > max
+                        && let Some(spare) = spares.pop()
+                    {
+                        *spare_len -= spare.len() as u64;
+                    }
+                    skewed(len, skew)
+                }
             }
         });
         piece[block.begin() as usize..][..data.len()].copy_from_slice(data);
@@ -93,10 +97,11 @@ impl Assembly {
         Some(self.pieces.remove(&(torrent, piece))?.freeze())
     }
 
-    /// Takes the buffer of a piece back that nobody needs any more, if there is room for it.
+    /// Takes the buffer of a piece back that nobody needs any more. Spares and buffers in use are no more than the budget
+    /// together, since a new one is made only when there is room for it beside them.
     pub(super) fn recycle(&mut self, bytes: Bytes) {
         if let Ok(spare) = bytes.try_into_mut()
-            && self.reserved + self.spare_len + spare.len() as u64 <= self.max
+            && self.spare_len + spare.len() as u64 <= self.max
         {
             self.spare_len += spare.len() as u64;
             self.spares.push(spare);
@@ -163,14 +168,17 @@ mod tests {
         let bytes: Vec<Bytes> = (0..3).map(|_| BytesMut::zeroed(PIECE as usize).freeze()).collect();
         bytes.into_iter().for_each(|bytes| assembly.recycle(bytes));
         assert_eq!((assembly.spares.len(), assembly.spare_len), (2, 2 * u64::from(PIECE)));
+        // A spare is kept for what is reserved and has not come yet, unless it does not fit what comes.
         assembly.reserve(PIECE.into());
-        assert_eq!((assembly.spares.len(), assembly.room(PIECE.into())), (1, 1));
+        assert_eq!((assembly.spares.len(), assembly.room(PIECE.into())), (2, 1));
+        assembly.put(7, PIECE, || 100, &block(0, 0), &[1; 16384]);
+        assert_eq!(assembly.spares.len(), 1);
         assembly.reserve(PIECE.into());
+        assembly.put(7, PIECE, || 100, &block(1, 0), &[1; 16384]);
         assert_eq!((assembly.spares.len(), assembly.room(PIECE.into())), (0, 0));
-        let shared = BytesMut::zeroed(PIECE as usize).freeze();
-        let _held = shared.clone();
-        assembly.reserve(-2 * i64::from(PIECE));
-        assembly.recycle(shared);
+        let bytes = assembly.take(7, block(0, 0).piece()).unwrap();
+        let _held = bytes.clone();
+        assembly.recycle(bytes);
         assert!(assembly.spares.is_empty(), "somebody reads it still");
     }
 }

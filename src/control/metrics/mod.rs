@@ -177,6 +177,7 @@ mod tests {
             queue_max: 1,
             nice: 0,
             idle: false,
+            gather: None,
         };
         let pool = Arc::new(Pool::start(config).expect("a thread"));
         Reporter::new(shards, vec![pool], Arc::default())

@@ -12,6 +12,7 @@ fn pool(workers: usize, queue_max: usize) -> Pool {
         queue_max,
         nice: 10,
         idle: false,
+        gather: None,
     })
     .unwrap()
 }
@@ -306,6 +307,82 @@ fn a_batch_goes_through_the_lanes_at_once_and_its_work_and_delay_are_counted() {
     if lanes::Plan::of(Backend::from_env().unwrap()).width() > 1 {
         assert!(work.lane_blocks > work.single_blocks, "{work:?}");
     }
+}
+
+/// A pool whose only worker would wait an hour for others.
+fn patient(bytes: u64) -> Pool {
+    Pool::start(PoolConfig {
+        workers: 1,
+        queue_max: 100,
+        nice: 10,
+        idle: false,
+        gather: Some(Gather {
+            time: Duration::from_secs(3600),
+            bytes,
+        }),
+    })
+    .unwrap()
+}
+
+#[test]
+fn jobs_that_have_gathered_are_hashed_side_by_side() {
+    let pool = patient(u64::MAX);
+    let (reply, replies) = channel();
+    let width = pool.lanes() as u64;
+    for tag in 1..width {
+        pool.try_submit(job(tag, &[tag as u8; 1000], Then::Finish, &reply))
+            .unwrap();
+    }
+    assert_eq!(pool.stats().jobs, 0);
+    pool.try_submit(job(0, &[0; 1000], Then::Finish, &reply)).unwrap();
+    let mut tags: Vec<u64> = (0..width).map(|_| next(&replies).tag).collect();
+    tags.sort_unstable();
+    assert!(tags.into_iter().eq(0..width));
+    wait_until("the statistics are written", || pool.stats().workers[0].bytes > 0);
+    assert_eq!(pool.stats().workers[0].bytes, width * 1000, "one batch");
+}
+
+#[test]
+fn jobs_that_gather_are_hashed_when_they_are_large_and_when_the_pool_stops() {
+    let pool = patient(2000);
+    let (reply, replies) = channel();
+    pool.try_submit(job(1, &[1; 1000], Then::Finish, &reply)).unwrap();
+    pool.try_submit(job(2, &[2; 1000], Then::Finish, &reply)).unwrap();
+    assert_eq!(next(&replies).tag + next(&replies).tag, 3);
+    pool.try_submit(job(3, &[3; 1000], Then::Finish, &reply)).unwrap();
+    pool.stop(Waiting::Finish);
+    assert!(matches!(next(&replies).outcome, Outcome::Digest(_)));
+}
+
+#[test]
+fn job_waits_for_others_no_longer_than_it_may() {
+    let (gather, start) = (
+        Gather {
+            time: Duration::from_millis(25),
+            bytes: 2000,
+        },
+        Instant::now(),
+    );
+    let (reply, _replies) = channel();
+    let after = |ms| start + Duration::from_millis(ms);
+    let mut queue = Queue::default();
+    assert_eq!(queue.wait(Some(gather), 3, start), None);
+    queue.push(job(1, &[1; 500], Then::Finish, &reply), start);
+    assert_eq!(queue.wait(None, 3, start), Some(Duration::ZERO));
+    queue.push(job(2, &[2; 500], Then::Finish, &reply), after(20));
+    assert_eq!(queue.wait(Some(gather), 3, after(20)), Some(Duration::from_millis(5)));
+    assert_eq!(queue.wait(Some(gather), 3, after(26)), Some(Duration::ZERO));
+    assert_eq!(queue.wait(Some(gather), 2, after(20)), Some(Duration::ZERO), "enough");
+    assert!(queue.pop().is_some());
+    assert_eq!(queue.wait(Some(gather), 3, after(26)), Some(Duration::from_millis(19)));
+    queue.push(job(3, &[3; 1500], Then::Finish, &reply), after(26));
+    assert_eq!(
+        queue.wait(Some(gather), 3, after(26)),
+        Some(Duration::ZERO),
+        "large enough"
+    );
+    assert_eq!(queue.take_all().len(), 2);
+    assert_eq!(queue.wait(Some(gather), 3, after(26)), None);
 }
 
 #[test]

@@ -56,7 +56,7 @@ const RECV_GROUP: u16 = 0;
 const BULK_GROUP: u16 = 1;
 
 /// Buffers of the latter.
-const BULK_BUFS: u16 = 64;
+const BULK_BUFS: u16 = 16;
 
 /// Workers for what the kernel cannot do inline (opens of uncached names, statx): few, since none is on the path of a
 /// block. io-wq would make four per CPU.
