@@ -59,9 +59,13 @@ impl<K: Copy + Ord> Blame<K> {
         self.convicts.contains(peer)
     }
 
-    /// A piece is wrong; these are its blocks, in order. Gives who is convicted by it.
+    /// A piece is wrong; these are its blocks, in order. Gives who is convicted by it. One that a convict has sent blocks of
+    /// says nothing of the others.
     pub fn on_wrong(&mut self, piece: u32, blocks: Vec<Given<K>>) -> Option<K> {
         let givers: BTreeSet<K> = blocks.iter().map(|block| block.giver).collect();
+        if givers.iter().any(|giver| self.is_convicted(giver)) {
+            return None;
+        }
         let mut givers = givers.into_iter();
         match (givers.next(), givers.next()) {
             (None, _) => None,

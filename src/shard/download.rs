@@ -240,6 +240,7 @@ impl Download {
         if let Some(who) = who {
             *self.convicts.entry(who.ip).or_default() += 1;
         }
+        self.picker.on_convicted(key);
         self.peers.get(&key).copied()
     }
 

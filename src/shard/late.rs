@@ -38,7 +38,7 @@ impl<D: Driver> Shard<D> {
             let Some(download) = self.downloads.get(&number) else {
                 continue;
             };
-            let free = self.free(download);
+            let free = self.free(download, now);
             if free.is_empty() {
                 continue;
             }
@@ -53,13 +53,13 @@ impl<D: Driver> Shard<D> {
     }
 
     /// Peers that could send something now, and were not found anything to send.
-    fn free(&self, download: &Download) -> Vec<Owner> {
+    fn free(&self, download: &Download, now: Instant) -> Vec<Owner> {
         let is_free = |owner: &Owner| {
             let peer = self.conns.get(*owner).and_then(Conn::peer);
             peer.is_some_and(|peer| {
                 let leech = peer.leech.as_ref();
                 !peer.peer.peer_choking()
-                    && leech.is_some_and(|leech| download.is_proven(leech.key) && leech.could_take(LATE) > 0)
+                    && leech.is_some_and(|leech| download.is_proven(leech.key) && leech.could_take(LATE, now) > 0)
             })
         };
         download.peers.values().copied().filter(is_free).collect()
@@ -85,7 +85,7 @@ impl<D: Driver> Shard<D> {
             return;
         };
         let Some(leech) = &mut peer.leech else { return };
-        let mut room = leech.could_take(LATE);
+        let mut room = leech.could_take(LATE, now);
         let mut taken = Vec::new();
         late.retain(|&Late { block, of, owner }| {
             let takes = room > 0

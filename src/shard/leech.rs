@@ -32,6 +32,13 @@ const UNASKED_MAX: u32 = 2 * DEPTH_MAX;
 /// A request that is not answered for so long, while others are, was dropped by the peer.
 const LOST_AFTER: Duration = Duration::from_secs(60);
 
+/// How long a peer is not asked again for a piece that it would not send, and for how many at most.
+const REFUSED_FOR: Duration = Duration::from_secs(10);
+const REFUSED_MAX: usize = 64;
+
+/// How long one that was too slow with what it was asked for in the endgame is asked for little.
+const OUTRUN_FOR: Duration = Duration::from_secs(10);
+
 /// A peer that has had nothing to do for so long is asked for what others were asked for; sooner when nothing else is
 /// missing. Near peers are done before that, and send nothing twice.
 const IDLE_AFTER: Duration = Duration::from_secs(2);
@@ -60,8 +67,12 @@ pub(super) struct Leech {
     thirsty: bool,
     /// Since when it has had nothing to do.
     idle_since: Option<Instant>,
-    /// Somebody else was faster with what it was asked for, and it has sent nothing since.
-    outrun: bool,
+    /// When somebody else was faster with what it was asked for, if it has sent nothing since.
+    outrun_at: Option<Instant>,
+    /// What it was asked for and need not send any more, and may have sent before it heard so. The oldest first.
+    taken_back: VecDeque<BlockRequest>,
+    /// Pieces that it would not send, or did not in a minute, and until when it is not asked for them.
+    refused: Vec<(PieceIndex, Instant)>,
     /// Blocks it sent without being asked.
     unasked: u32,
     /// It has sent something we could use.
@@ -90,7 +101,9 @@ impl Leech {
             hungry: false,
             thirsty: false,
             idle_since: None,
-            outrun: false,
+            outrun_at: None,
+            taken_back: VecDeque::new(),
+            refused: Vec::new(),
             unasked: 0,
             useful: false,
         }
@@ -116,14 +129,16 @@ impl Leech {
         download.downloaded += u64::from(len);
         if let Some(at) = self.asked.iter().position(|(asked, _)| *asked == block) {
             self.asked.remove(at);
-            self.outrun = false;
+            self.outrun_at = None;
             self.depth.on_block(len, now);
             self.rate.add(len.into(), now);
+        } else if let Some(at) = self.taken_back.iter().position(|taken| *taken == block) {
+            self.taken_back.remove(at);
         } else {
+            // Not even if it is missing: whoever could put blocks into any piece would spoil all of them.
+            counters.wasted_bytes += u64::from(len);
             self.unasked += 1;
-            if self.unasked > UNASKED_MAX {
-                return None;
-            }
+            return (self.unasked <= UNASKED_MAX).then_some(nothing);
         }
         match download.picker.on_block(self.key, &block) {
             Arrived::New { cancel, whole } => {
@@ -169,9 +184,35 @@ impl Leech {
         self.idle_since = None;
     }
 
-    /// It is told not to send a block. Whether it was asked for it.
+    /// It is told not to send a block, or does not.
     pub(super) fn no_longer(&mut self, block: &BlockRequest) {
-        self.asked.retain(|(asked, _)| asked != block);
+        if let Some(at) = self.asked.iter().position(|(asked, _)| asked == block) {
+            self.asked.remove(at);
+            self.take_back(*block);
+        }
+    }
+
+    fn take_back(&mut self, block: BlockRequest) {
+        if self.taken_back.len() >= DEPTH_MAX as usize {
+            self.taken_back.pop_front();
+        }
+        self.taken_back.push_back(block);
+    }
+
+    /// It does not send a piece: it is not asked for it again so soon. One that refuses many is not asked for anything.
+    fn on_refused(&mut self, piece: PieceIndex, now: Instant) {
+        if self.refused.len() < REFUSED_MAX && !self.refuses(piece) {
+            self.refused.push((piece, now + REFUSED_FOR));
+        }
+    }
+
+    fn refuses(&self, piece: PieceIndex) -> bool {
+        self.refused.iter().any(|(refused, _)| *refused == piece)
+    }
+
+    fn is_outrun(&self, now: Instant) -> bool {
+        let since = |at| now.saturating_duration_since(at);
+        self.outrun_at.is_some_and(|at| since(at) < OUTRUN_FOR)
     }
 
     /// What it will not have sent after this time, the last first. The first is never among it: it proves by that what it can.
@@ -187,8 +228,8 @@ impl Leech {
     }
 
     /// How many more blocks it could send within this time, of one that found too little to ask for.
-    pub(super) fn could_take(&self, within: Duration) -> usize {
-        if self.outrun || !self.hungry {
+    pub(super) fn could_take(&self, within: Duration, now: Instant) -> usize {
+        if self.is_outrun(now) || !self.hungry {
             return 0;
         }
         let target = self.depth.target() as usize;
@@ -204,8 +245,9 @@ impl Leech {
     /// Takes back all that it was asked for.
     fn give_back_all(&mut self, download: &mut Download) -> bool {
         let any = !self.asked.is_empty();
-        for (block, _) in self.asked.drain(..) {
+        for (block, _) in std::mem::take(&mut self.asked) {
             download.picker.give_back(self.key, &block);
+            self.take_back(block);
         }
         any
     }
@@ -266,7 +308,7 @@ impl<D: Driver> Shard<D> {
             return;
         };
         let any = leech.give_back_all(download);
-        download.picker.on_gone(leech.key);
+        download.picker.let_go(leech.key);
         download.picker.on_pieces_gone(peer.peer.pieces());
         download.peers.remove(&leech.key);
         download.account(&mut self.assembly);
@@ -325,6 +367,8 @@ impl<D: Driver> Shard<D> {
         if let Some(leech) = &mut peer.leech {
             // With the fast extension each request is answered, if only by a reject.
             let any = !fast && leech.give_back_all(download);
+            // Others may help with what it has begun.
+            download.picker.let_go(leech.key);
             download.account(&mut self.assembly);
             if any {
                 self.feed_hungry();
@@ -348,6 +392,7 @@ impl<D: Driver> Shard<D> {
 
     /// A peer will not send a block.
     pub(super) fn on_rejected(&mut self, owner: Owner, block: &BlockRequest) {
+        let now = self.now;
         let Some((peer, _, download)) = leeching(&mut self.conns, &mut self.downloads, owner) else {
             return;
         };
@@ -356,6 +401,9 @@ impl<D: Driver> Shard<D> {
         if let Some(at) = leech.asked.iter().position(|(asked, _)| asked == block) {
             leech.asked.remove(at);
             download.picker.give_back(leech.key, block);
+            if !peer.peer.peer_choking() {
+                leech.on_refused(block.piece(), now);
+            }
             download.account(&mut self.assembly);
             self.feed_hungry();
         }
@@ -363,6 +411,7 @@ impl<D: Driver> Shard<D> {
 
     /// What a block that was taken means for others.
     pub(super) fn on_took(&mut self, owner: Owner, Took { block, cancel, whole }: Took) {
+        let now = self.now;
         let Some((peer, _, download)) = leeching(&mut self.conns, &mut self.downloads, owner) else {
             return;
         };
@@ -373,7 +422,7 @@ impl<D: Driver> Shard<D> {
         {
             if let Some(leech) = conn.peer_mut().and_then(|peer| peer.leech.as_mut()) {
                 leech.no_longer(&block);
-                leech.outrun = true;
+                leech.outrun_at = Some(now);
             }
             conn.say(&Message::cancel(&block));
             self.touch(other);
@@ -440,10 +489,13 @@ impl<D: Driver> Shard<D> {
         };
         let under_way = leech.under_way();
         // One that was outrun is to prove itself before it takes up more memory.
-        let target = match leech.outrun {
+        let target = match leech.is_outrun(now) {
             true => 1,
             false => leech.depth.target() as usize,
         };
+        if leech.refused.len() >= REFUSED_MAX {
+            return;
+        }
         // An eighth at a time; the first few at once.
         if under_way + (target / 8).max(1) > target {
             return;
@@ -462,6 +514,7 @@ impl<D: Driver> Shard<D> {
             begun_max: download.begun_max(leech.key),
             only,
             suggested: &leech.suggested,
+            refused: &leech.refused,
             idle: false,
             alone: download.is_on_parole(leech.key),
         };
@@ -496,7 +549,7 @@ impl<D: Driver> Shard<D> {
             None => (leech.idle_since, IDLE_AFTER),
         };
         let is_idle = since.is_some_and(|since| now.saturating_duration_since(since) >= idle_after);
-        if picked.is_empty() && !leech.outrun && is_idle {
+        if picked.is_empty() && !leech.is_outrun(now) && is_idle {
             let asking = Asking { idle: true, ..asking };
             let wanted = wanted.min(TAKEN_OVER_MAX);
             download.picker.pick(leech.key, peer.pieces(), asking, wanted, picked);
@@ -555,26 +608,38 @@ impl<D: Driver> Shard<D> {
             let Some(leech) = &mut peer.leech else { continue };
             let was_snubbed = leech.depth.is_snubbed();
             leech.depth.on_tick(waiting && !leech.asked.is_empty(), now);
-            // One that sends nothing at all keeps the first, so that it can prove itself.
-            let kept = match leech.depth.is_snubbed() {
-                true if !was_snubbed => 1,
-                _ => usize::MAX,
-            };
-            let lost = |at: usize, since: Instant| {
-                at >= kept || (at > 0 && now.saturating_duration_since(since) >= LOST_AFTER)
-            };
-            let mut at = 0;
-            let (key, before) = (leech.key, leech.asked.len());
-            leech.asked.retain(|(block, since)| {
-                at += 1;
-                let keep = !lost(at - 1, *since);
-                if !keep {
-                    download.picker.give_back(key, block);
-                    wire::encode(&Message::cancel(block), out);
-                }
-                keep
-            });
-            any |= leech.asked.len() < before;
+            leech.refused.retain(|(_, until)| *until > now);
+            let is_snubbed = leech.depth.is_snubbed();
+            if is_snubbed && !was_snubbed {
+                // Others may help with what it has begun.
+                download.picker.let_go(leech.key);
+            }
+            let is_old = |since: Instant| now.saturating_duration_since(since) >= LOST_AFTER;
+            // One that sends nothing at all keeps the first, so that it can prove itself, but nobody waits for it.
+            let kept = usize::from(is_snubbed && waiting).min(leech.asked.len());
+            if let Some((block, _)) = leech.asked.front().filter(|_| kept > 0) {
+                any |= download.picker.give_back(leech.key, block);
+            }
+            let is_lost = |(_, since): &(BlockRequest, Instant)| is_snubbed || is_old(*since);
+            let lost: Vec<BlockRequest> = leech
+                .asked
+                .iter()
+                .skip(kept)
+                .filter(|asked| is_lost(asked))
+                .map(|(block, _)| *block)
+                .collect();
+            for block in &lost {
+                leech.no_longer(block);
+                leech.on_refused(block.piece(), now);
+                download.picker.give_back(leech.key, block);
+                wire::encode(&Message::cancel(block), out);
+            }
+            any |= !lost.is_empty();
+            let is_done = peer.peer.peer_choking() && leech.asked.is_empty() && peer.peer.am_interested();
+            if is_done && !download.picker.is_interesting(peer.peer.pieces()) {
+                peer.peer.set_interested(false);
+                wire::encode(&Message::NotInterested, out);
+            }
             download.account(&mut self.assembly);
             self.touch(owner);
         }

@@ -61,6 +61,7 @@ fn fixture(piece_len: u32, files: &[(&str, usize, bool)]) -> Fixture {
         queue_max: 4,
         nice: 10,
         idle: false,
+        gather: None,
     })
     .unwrap();
     Fixture {
@@ -260,6 +261,7 @@ fn a_check_is_cancelled_also_while_the_pool_does_not_get_to_it() {
         queue_max: 2,
         nice: 10,
         idle: false,
+        gather: None,
     })
     .unwrap();
     let gate = Arc::new(Mutex::new(()));

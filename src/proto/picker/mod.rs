@@ -19,6 +19,7 @@ mod partial;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use super::bitfield::Bitfield;
 use super::geometry::{BlockRequest, Geometry, PieceIndex};
@@ -41,6 +42,8 @@ pub struct Asking<'a> {
     pub only: Option<&'a [PieceIndex]>,
     /// Pieces that it would like to be asked for (BEP 6).
     pub suggested: &'a [PieceIndex],
+    /// Pieces that it has and would not send, and until when.
+    pub refused: &'a [(PieceIndex, Instant)],
     /// It has had nothing to do for a while, and others have: it is asked for what is under way from them too.
     pub idle: bool,
     /// It is suspected of lying: it is asked for whole pieces, and nobody else is asked for these.
@@ -53,6 +56,7 @@ impl Default for Asking<'_> {
             begun_max: usize::MAX,
             only: None,
             suggested: &[],
+            refused: &[],
             idle: false,
             alone: false,
         }
@@ -257,7 +261,8 @@ impl Picker {
 
     /// Which piece to begin.
     fn next_piece(&mut self, has: &Pieces, asking: Asking<'_>) -> Option<PieceIndex> {
-        let is_good = |piece: &&PieceIndex| self.order.is_open(**piece) && has_piece(has, **piece);
+        let is_good =
+            |piece: &&PieceIndex| self.order.is_open(**piece) && has_piece(has, **piece) && !asking.refuses(**piece);
         if let Some(only) = asking.only {
             return only.iter().find(is_good).copied();
         }
@@ -265,10 +270,12 @@ impl Picker {
             return Some(*suggested);
         }
         let random = next(&mut self.random);
-        match self.have.count() < RANDOM_FIRST {
+        let begun = match self.have.count() < RANDOM_FIRST {
             true => self.order.any(has, random),
             false => self.order.rarest(has, random),
-        }
+        };
+        // A peer that refuses what is next has nothing begun for a while, and helps with what others have begun.
+        begun.filter(|piece| !asking.refuses(*piece))
     }
 
     /// What is under way from one other peer.
@@ -297,6 +304,9 @@ impl Picker {
         let Some(partial) = self.partials.get_mut(&block.piece().get()) else {
             return Arrived::Unasked;
         };
+        if partial.only.is_some_and(|only| only != peer) {
+            return Arrived::Unasked; // What a suspect is to prove itself with would prove nothing.
+        }
         let open = partial.open();
         match partial.put(&self.geometry, peer, block) {
             None => Arrived::Unasked,
@@ -336,12 +346,25 @@ impl Picker {
         partial.only.is_none() && partial.hand_over(&self.geometry, block, from, to)
     }
 
-    /// A peer has left, whose blocks were given back one by one: nobody waits for it to prove itself any more.
-    pub fn on_gone(&mut self, peer: PeerKey) {
+    /// A peer has left, or sends nothing for now: nobody waits for it to prove itself any more, and others may go on with
+    /// what it has begun. What it was asked for is given back one by one.
+    pub fn let_go(&mut self, peer: PeerKey) {
         for partial in self.partials.values_mut() {
             partial.only = partial.only.filter(|only| *only != peer);
             partial.of = partial.of.filter(|of| *of != peer);
         }
+    }
+
+    /// A peer is convicted of lying: what it has sent of pieces that are not whole is to be had anew.
+    pub fn on_convicted(&mut self, peer: PeerKey) {
+        let mut untouched = Vec::new();
+        for partial in self.partials.values_mut().filter(|partial| !partial.is_here()) {
+            self.open_blocks += partial.disown(peer);
+            if partial.is_untouched() {
+                untouched.push(partial.piece);
+            }
+        }
+        untouched.into_iter().for_each(|piece| self.forget(piece));
     }
 
     /// A piece was verified, and is ours.
@@ -378,7 +401,11 @@ impl Picker {
 
 impl Asking<'_> {
     fn allows(&self, piece: PieceIndex) -> bool {
-        self.only.is_none_or(|only| only.contains(&piece))
+        self.only.is_none_or(|only| only.contains(&piece)) && !self.refuses(piece)
+    }
+
+    fn refuses(&self, piece: PieceIndex) -> bool {
+        self.refused.iter().any(|(refused, _)| *refused == piece)
     }
 }
 

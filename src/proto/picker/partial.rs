@@ -17,7 +17,7 @@ enum Block {
 /// A piece of which somebody was asked for a block.
 #[derive(Debug)]
 pub(super) struct Partial {
-    piece: PieceIndex,
+    pub(super) piece: PieceIndex,
     blocks: Box<[Block]>,
     /// Blocks before this one are not open.
     open_from: u32,
@@ -148,6 +148,21 @@ impl Partial {
             }
             _ => false,
         }
+    }
+
+    /// What a peer has sent is to be had anew. Gives how many blocks that is.
+    pub(super) fn disown(&mut self, peer: PeerKey) -> u32 {
+        let mut count = 0;
+        for (at, block) in (0..).zip(&mut self.blocks) {
+            if *block == Block::Here(peer) {
+                *block = Block::Open;
+                self.open_from = self.open_from.min(at);
+                count += 1;
+            }
+        }
+        self.open += count;
+        self.missing += count;
+        count
     }
 
     /// Who sent each block, of a piece that is here.

@@ -132,7 +132,7 @@ fn what_was_begun_by_one_who_left_is_finished_first() {
     let begun = pick(&mut picker, 1, &Pieces::HaveAll, 2);
     picker.on_block(1, &begun[0]);
     picker.give_back(1, &begun[1]);
-    picker.on_gone(1);
+    picker.let_go(1);
     let next = pick(&mut picker, 2, &Pieces::HaveAll, 1);
     assert_eq!(next, [begun[1]]);
 }
@@ -228,7 +228,7 @@ fn suspect_is_asked_for_pieces_of_its_own() {
         assert!(picker.give_back(2, block));
     }
     picker.on_block(2, &own[0]);
-    picker.on_gone(2);
+    picker.let_go(2);
     others = pick(&mut picker, 1, &Pieces::HaveAll, 1000);
     assert_eq!(pieces_of(&others), pieces_of(&own));
 }
@@ -403,7 +403,7 @@ proptest! {
                     for block in &model.asked {
                         picker.give_back(key, block);
                     }
-                    picker.on_gone(key);
+                    picker.let_go(key);
                     picker.on_pieces_gone(&told(&model));
                 }
             }
@@ -419,7 +419,7 @@ proptest! {
             for block in &model.asked {
                 picker.give_back(key, block);
             }
-            picker.on_gone(key);
+            picker.let_go(key);
             picker.on_pieces_gone(&told(&model));
         }
         picker.on_pieces(&Pieces::HaveAll);

@@ -58,6 +58,7 @@ pub(super) fn pool() -> Arc<Pool> {
         queue_max: 64,
         nice: 0,
         idle: false,
+        gather: None,
     };
     Arc::new(Pool::start(config).expect("a thread"))
 }
