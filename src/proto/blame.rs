@@ -49,9 +49,9 @@ impl<K: Copy + Ord> Blame<K> {
         self.suspects.contains_key(peer)
     }
 
-    /// Whether nobody is suspected of anything: then nobody needs to know who sent what is right.
-    pub fn is_clear(&self) -> bool {
-        self.suspects.is_empty() && self.wrong.is_empty()
+    /// Whether a piece that is right says anything: it was wrong before, or clears the suspect that sent all of it.
+    pub fn is_about(&self, piece: u32, givers: &[K]) -> bool {
+        self.wrong.iter().any(|(wrong, _)| *wrong == piece) || matches!(givers, [only] if self.is_on_parole(only))
     }
 
     /// Whether a peer has been convicted: nothing more is to be had from it.

@@ -44,8 +44,10 @@ pub struct Candidate {
     pub interested: bool,
     /// Whether it has a slot now.
     pub unchoked: bool,
-    /// What it takes, in bytes a second.
+    /// What it takes, in bytes a second; or what it gives.
     pub rate: u64,
+    /// Whether the rate is what it gives: who waits for a slot is worth as much then as who has one.
+    pub gives: bool,
     /// What it has had since it was unchoked.
     pub uploaded_since_unchoke: u64,
     /// When it was unchoked; of no meaning while it is choked.
@@ -130,7 +132,8 @@ impl SeedChoker {
             // Who waits takes nothing, so it ranks behind whoever takes anything.
             Kind::FastestUpload => self.ranked.sort_unstable_by_key(|place| {
                 let candidate = &candidates[*place as usize];
-                let rate = if candidate.unchoked { candidate.rate } else { 0 };
+                let counts = candidate.unchoked || candidate.gives;
+                let rate = if counts { candidate.rate } else { 0 };
                 (
                     Reverse(rate),
                     candidate.unchoked,
@@ -204,6 +207,7 @@ mod tests {
                 interested: true,
                 unchoked: false,
                 rate: 0,
+                gives: false,
                 uploaded_since_unchoke: 0,
                 unchoked_at: now,
                 waiting_since: now,
@@ -247,6 +251,28 @@ mod tests {
                 .map(|peer| peer.key)
                 .collect()
         }
+    }
+
+    /// Tit for tat: what a peer gives counts before it has a slot.
+    #[test]
+    fn peer_that_gives_gets_the_slot_of_one_that_gives_less() {
+        let now = Instant::now();
+        let candidate = |key, unchoked, rate| Candidate {
+            key,
+            interested: true,
+            unchoked,
+            rate,
+            gives: true,
+            uploaded_since_unchoke: 0,
+            unchoked_at: now,
+            waiting_since: now,
+        };
+        // Two slots, the second of them optimistic.
+        let candidates = [candidate(1, true, 10), candidate(2, true, 0), candidate(3, false, 500)];
+        let mut choker = SeedChoker::new(Kind::FastestUpload, 2);
+        let mut decisions = Vec::new();
+        choker.rechoke(now, &candidates, 0, &mut decisions);
+        assert!(decisions.contains(&(3, true)), "{decisions:?}");
     }
 
     #[test]

@@ -400,6 +400,7 @@ proptest! {
         let mut decisions = Vec::new();
         for (random, peers) in rounds {
             let candidates: Vec<_> = peers.iter().zip(0_u32..).map(|((interested, unchoked, rate), key)| Candidate {
+                gives: false,
                 key,
                 interested: *interested,
                 unchoked: *unchoked,

@@ -40,6 +40,7 @@ impl<D: Driver> Shard<D> {
                     Some(leech) => leech.rate.bytes_per_second(now),
                     None => peer.rate.bytes_per_second(now),
                 },
+                gives: peer.leech.is_some(),
                 uploaded_since_unchoke: peer.uploaded_since_unchoke,
                 unchoked_at: peer.peer.unchoked_at(),
                 waiting_since: peer.peer.waiting_since(),

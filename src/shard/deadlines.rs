@@ -69,6 +69,7 @@ impl<D: Driver> Shard<D> {
                 self.looked_at = self.tick / LOOK_TICKS;
                 self.look_at_requests();
                 self.relieve();
+                self.make_room();
                 self.dial();
             }
         }

@@ -20,6 +20,9 @@ const HALF_OPEN_MAX: usize = 64;
 /// Addresses of one torrent that are remembered.
 const KNOWN_MAX: usize = 2_000;
 
+/// An address of which nothing has come so often gives way to a new one.
+const FAILURES_MIN: u8 = 3;
+
 /// How long after a connection has come to nothing the address is tried again; twice as long after each time.
 const AGAIN_TICKS: u64 = ticks(5);
 const AGAIN_TICKS_MAX: u64 = ticks(600);
@@ -52,6 +55,8 @@ struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Dial {
     known: BTreeMap<SocketAddr, Known>,
+    /// None of them is due before this tick.
+    due_at: u64,
 }
 
 /// How a connection went.
@@ -68,19 +73,38 @@ pub(super) enum Went {
 impl Dial {
     /// There may be a peer at this address.
     pub(super) fn add(&mut self, addr: SocketAddr, tick: u64) {
-        if self.known.len() >= KNOWN_MAX {
+        if self.known.len() >= KNOWN_MAX && !self.known.contains_key(&addr) && !self.forget_worst() {
             return;
         }
         self.known.entry(addr).or_insert(Known {
             state: State::Waits(tick),
             failures: 0,
         });
+        self.due_at = self.due_at.min(tick);
+    }
+
+    /// Makes room for an address that may be better than one of which nothing has come, over and over.
+    fn forget_worst(&mut self) -> bool {
+        let is_bad = |known: &Known| matches!(known.state, State::Waits(_)) && known.failures >= FAILURES_MIN;
+        let bad = self.known.iter().filter(|(_, known)| is_bad(known));
+        let worst = bad.max_by_key(|(_, known)| known.failures).map(|(addr, _)| *addr);
+        worst.is_some_and(|worst| self.known.remove(&worst).is_some())
     }
 
     /// The next address that is due; it counts as being connected to.
     fn next(&mut self, tick: u64) -> Option<SocketAddr> {
+        if self.due_at > tick {
+            return None;
+        }
         let due = |known: &Known| matches!(known.state, State::Waits(at) if at <= tick);
-        let (addr, known) = self.known.iter_mut().find(|(_, known)| due(known))?;
+        let Some((addr, known)) = self.known.iter_mut().find(|(_, known)| due(known)) else {
+            let waits = |known: &Known| match known.state {
+                State::Waits(at) => Some(at),
+                State::Busy | State::Never => None,
+            };
+            self.due_at = self.known.values().filter_map(waits).min().unwrap_or(u64::MAX);
+            return None;
+        };
         known.state = State::Busy;
         Some(*addr)
     }
@@ -102,24 +126,47 @@ impl Dial {
             Went::Wrong => State::Never,
             Went::Well | Went::Nowhere => State::Waits(tick + after + random % (after / 4).max(1)),
         };
+        if let State::Waits(at) = known.state {
+            self.due_at = self.due_at.min(at);
+        }
     }
 }
 
 impl<D: Driver> Shard<D> {
-    /// Connects to those who are due, of each torrent in turn.
+    /// Connects to those who are due, to one of each torrent in turn: many addresses where nobody is must not keep the others
+    /// waiting.
     pub(super) fn dial(&mut self) {
-        let max = self.settings.limits.caps().per_torrent;
-        let numbers: Vec<u32> = self.downloads.keys().copied().collect();
-        for number in numbers {
-            while self.half_open < HALF_OPEN_MAX
-                && let Some(download) = self.downloads.get_mut(&number)
-                && download.peers.len() < max
-                && let Some(addr) = download.dial.next(self.tick)
-            {
-                let served = download.served.clone();
-                self.connect(served, addr);
+        let mut numbers: Vec<u32> = self.downloads.keys().copied().collect();
+        let from = numbers.partition_point(|number| *number < self.dial_from);
+        numbers.rotate_left(from);
+        while !numbers.is_empty() {
+            let mut rest = Vec::new();
+            for number in numbers {
+                if self.half_open >= HALF_OPEN_MAX || self.stopping.is_some() {
+                    self.dial_from = number;
+                    return;
+                }
+                if self.dial_for(number) {
+                    rest.push(number);
+                }
             }
+            numbers = rest;
         }
+    }
+
+    /// Connects to the next peer of a torrent that is due, if there may be more connections. Whether it does.
+    pub(super) fn dial_for(&mut self, number: u32) -> bool {
+        let max = self.settings.limits.caps().per_torrent;
+        if self.half_open < HALF_OPEN_MAX
+            && let Some(download) = self.downloads.get_mut(&number)
+            && download.peers.len() < max
+            && let Some(addr) = download.dial.next(self.tick)
+        {
+            let served = download.served.clone();
+            self.connect(served, addr);
+            return true;
+        }
+        false
     }
 
     fn connect(&mut self, served: Rc<Served>, addr: SocketAddr) {
@@ -178,10 +225,31 @@ impl<D: Driver> Shard<D> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn addr(port: u16) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    #[test]
+    fn address_of_which_nothing_comes_gives_way_to_a_new_one() {
+        let mut dial = Dial::default();
+        for at in 0..KNOWN_MAX as u32 {
+            dial.add(SocketAddr::from((Ipv4Addr::from(at), 1)), 0);
+        }
+        dial.add(addr(9), 0);
+        assert!(!dial.known.contains_key(&addr(9)), "none is known to be bad");
+        let mut tick = 0;
+        let bad = dial.next(tick).unwrap();
+        for _ in 0..FAILURES_MIN {
+            dial.ended(bad, Went::Nowhere, tick, 0);
+            tick += AGAIN_TICKS_MAX;
+        }
+        dial.add(addr(9), tick);
+        assert!(dial.known.contains_key(&addr(9)) && !dial.known.contains_key(&bad));
+        assert_eq!(dial.known.len(), KNOWN_MAX);
     }
 
     #[test]

@@ -196,16 +196,16 @@ impl Download {
 
     /// A piece is right. Gives who is convicted by it of having sent something else before.
     pub(super) fn on_good(&mut self, piece: PieceIndex, bytes: &Bytes) -> Vec<PeerKey> {
-        let convicted = match self.blame.is_clear() {
-            true => Vec::new(),
-            false => {
+        let mut givers = self.picker.givers(piece);
+        givers.sort_unstable();
+        givers.dedup();
+        let convicted = match self.blame.is_about(piece.get(), &givers) {
+            false => Vec::new(),
+            true => {
                 let given = self.given(piece, bytes);
                 self.blame.on_right(piece.get(), &given)
             }
         };
-        let mut givers = self.picker.givers(piece);
-        givers.sort_unstable();
-        givers.dedup();
         for giver in givers {
             *self.proven.entry(giver).or_default() += 1;
         }
@@ -265,9 +265,17 @@ impl Download {
         }
     }
 
+    /// A piece that was right could not be written, and its memory is wanted: it is to be had again.
+    pub(super) fn on_unwritten(&mut self, piece: PieceIndex) {
+        self.writing -= 1;
+        self.picker.on_lost(piece);
+    }
+
     /// A piece that was written cannot be read any more: it is to be had again.
     pub(super) fn on_lost(&mut self, piece: PieceIndex) {
         self.picker.on_lost(piece);
+        // What is recorded says that it is there. Nothing is written in its place before that has changed on the disk.
+        self.files = Files::Unmade;
         let torrent = &self.served.torrent;
         let geometry = torrent.geometry();
         for span in torrent

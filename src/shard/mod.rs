@@ -234,6 +234,8 @@ pub struct Shard<D: Driver> {
     counters: Counters,
     request_latency: Histogram,
     loop_stall: Histogram,
+    /// The torrent whose turn it is to connect to peers.
+    dial_from: u32,
     /// When stopping began.
     stopping: Option<Instant>,
 }
@@ -336,6 +338,7 @@ impl<D: Driver> Shard<D> {
             request_latency: Histogram::default(),
             loop_stall: Histogram::default(),
             stopping: None,
+            dial_from: 0,
         };
         shard.arm_accepts();
         shard.arm_bell();
@@ -525,7 +528,8 @@ impl<D: Driver> Shard<D> {
             return; // Complete, or gone.
         };
         download.add_peers(addrs, self.tick);
-        self.dial();
+        let number = download.served.number;
+        while self.stopping.is_none() && self.dial_for(number) {}
     }
 
     fn remove(&mut self, info_hash: InfoHash) {
@@ -545,7 +549,9 @@ impl<D: Driver> Shard<D> {
         // So that nobody who leaves gives back what he was asked for.
         if let Some(mut download) = self.downloads.remove(&served.number) {
             download.release(&mut self.assembly);
-            download.stuck.into_iter().for_each(|span| self.writes.give_up(span));
+            for span in download.stuck {
+                let _ = self.writes.give_up(span);
+            }
         }
         for owner in leaving {
             self.end(owner, Reason::TorrentRemoved, None);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::Shard;
 use super::deadlines::ticks;
-use super::download::{Files, Stall};
+use super::download::{Download, Files, Stall};
 use super::ended::Reason;
 use super::events::Event;
 use super::write::{Ended, Refusal};
@@ -23,6 +23,12 @@ const TELL_TICKS: u64 = ticks(5);
 /// How long after a disk was full, or has failed, it is tried again.
 const FULL_TICKS: u64 = ticks(1);
 const FAILED_TICKS: u64 = ticks(60);
+
+/// Writes that are tried again at a time: those of one piece.
+const RETRIED_MAX: usize = 16;
+
+/// A piece that nobody was asked for anything of for so long makes way when memory is short, in looks at what is under way.
+const STALE_LOOKS: u32 = 20;
 
 /// A job's tag, of a piece of one of the shard's torrents.
 fn tag(number: u32, piece: PieceIndex) -> u64 {
@@ -215,11 +221,12 @@ impl<D: Driver> Shard<D> {
                 continue;
             };
             if download.stall.is_some_and(|stall| stall.retry_at <= tick) {
-                // One is enough to find out, and if it is taken the others follow.
+                // A few are enough to find out, and when a piece is written the others follow.
                 download.stall = Some(Stall {
                     retry_at: tick + FULL_TICKS,
                 });
-                if let Some(span) = download.stuck.pop() {
+                let from = download.stuck.len().saturating_sub(RETRIED_MAX);
+                for span in download.stuck.split_off(from) {
                     self.writes.again(&mut self.driver, &mut self.counters, span);
                 }
             }
@@ -233,6 +240,35 @@ impl<D: Driver> Shard<D> {
             }
         }
         self.on_writes();
+    }
+
+    /// When memory is short, pieces are given up that take it and do not go on: those that nobody sends the rest of, and
+    /// those that a disk does not take, but one, by which it is found out when it does.
+    pub(super) fn make_room(&mut self) {
+        if !self.assembly.is_tight() {
+            return;
+        }
+        let mut any = false;
+        let goes_on = |download: &Download| download.stall.is_none() && !download.peers.is_empty();
+        let others_go_on = self.downloads.values().any(goes_on);
+        for (&number, download) in &mut self.downloads {
+            for piece in download.picker.forget_stale(STALE_LOOKS) {
+                self.assembly.forget(number, piece);
+                any = true;
+            }
+            if download.stall.is_some() && others_go_on && download.stuck.len() > 1 {
+                for span in download.stuck.split_off(1) {
+                    if let Some(piece) = self.writes.give_up(span) {
+                        download.on_unwritten(piece);
+                        any = true;
+                    }
+                }
+            }
+            download.account(&mut self.assembly);
+        }
+        if any {
+            self.feed_hungry();
+        }
     }
 
     /// Pieces without a verdict.

@@ -20,6 +20,9 @@ use crate::storage::open_files::{FileKey, Found, OpenFiles};
 /// Files held open to be written to.
 pub(super) const FILES_MAX: usize = 16;
 
+/// Stretches of a piece that are written at a time: one of a thousand small files would open all of them.
+const SPANS_MAX: usize = 16;
+
 /// Tries of an operation that was cancelled unasked (io-wq found no thread) or interrupted.
 const TRIES_MAX: u8 = 4;
 
@@ -52,6 +55,8 @@ struct Piece {
     piece: PieceIndex,
     bytes: Bytes,
     spans_left: usize,
+    /// Those that have not begun.
+    waiting: Vec<Owner>,
 }
 
 /// A stretch of it that lies in one file.
@@ -133,6 +138,7 @@ impl Writes {
             piece,
             bytes: bytes.clone(),
             spans_left: 0,
+            waiting: Vec::new(),
         });
         let (mut begun, mut at) = (Vec::new(), 0);
         for span in spans {
@@ -154,6 +160,8 @@ impl Writes {
         drop(bytes);
         if let Some(piece) = self.pieces.get_mut(owner) {
             piece.spans_left = begun.len();
+            piece.waiting = begun.split_off(begun.len().min(SPANS_MAX));
+            piece.waiting.reverse();
         }
         match begun.is_empty() {
             true => self.end_piece(owner),
@@ -169,18 +177,21 @@ impl Writes {
         self.go_on(driver, counters, span);
     }
 
-    /// Nobody wants a stretch any more that was refused, nor its piece.
-    pub(super) fn give_up(&mut self, span: Owner) {
-        if let Some(span) = self.spans.remove(span) {
-            self.pieces.remove(span.piece);
+    /// Nobody wants a stretch any more that was refused, nor its piece. Gives which that is, the first time.
+    pub(super) fn give_up(&mut self, span: Owner) -> Option<PieceIndex> {
+        let span = self.spans.remove(span)?;
+        let piece = self.pieces.remove(span.piece)?;
+        for waiting in piece.waiting {
+            self.spans.remove(waiting);
         }
+        Some(piece.piece)
     }
 
     /// A torrent has left: its files are closed.
     pub(super) fn forget(&mut self, torrent: u32) {
         for files in [0, 1] {
             for span in self.files[files].forget(torrent) {
-                self.give_up(span);
+                let _ = self.give_up(span);
             }
         }
     }
@@ -315,7 +326,9 @@ impl Writes {
                     return;
                 };
                 piece.spans_left -= 1;
-                if piece.spans_left == 0 {
+                if let Some(next) = piece.waiting.pop() {
+                    self.go_on(driver, counters, next);
+                } else if piece.spans_left == 0 {
                     self.end_piece(of);
                 }
             }

@@ -367,6 +367,23 @@ impl Picker {
         untouched.into_iter().for_each(|piece| self.forget(piece));
     }
 
+    /// Counts the looks in a row at which nobody was asked for anything of a piece that was begun, and forgets those that
+    /// have had `looks_max`: their memory is wanted for others. Gives which.
+    pub fn forget_stale(&mut self, looks_max: u32) -> Vec<PieceIndex> {
+        let mut stale = Vec::new();
+        for partial in self.partials.values_mut() {
+            partial.looks = match partial.is_asked() || partial.is_here() {
+                true => 0,
+                false => partial.looks + 1,
+            };
+            if partial.looks >= looks_max {
+                stale.push(partial.piece);
+            }
+        }
+        stale.iter().for_each(|piece| self.forget(*piece));
+        stale
+    }
+
     /// A piece was verified, and is ours.
     pub fn on_verified(&mut self, piece: PieceIndex) {
         if let Some(partial) = self.partials.remove(&piece.get()) {

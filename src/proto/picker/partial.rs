@@ -27,6 +27,8 @@ pub(super) struct Partial {
     pub(super) only: Option<PeerKey>,
     /// The peer that it was begun for, as long as that is there.
     pub(super) of: Option<PeerKey>,
+    /// How often it was looked at while nobody was asked for any of it.
+    pub(super) looks: u32,
 }
 
 /// What became of a block that came.
@@ -49,12 +51,18 @@ impl Partial {
             missing: count,
             only: None,
             of: Some(of),
+            looks: 0,
         }
     }
 
     /// Blocks that nobody was asked for.
     pub(super) fn open(&self) -> u32 {
         self.open
+    }
+
+    /// Whether somebody was asked for a block that is not here.
+    pub(super) fn is_asked(&self) -> bool {
+        self.missing > self.open
     }
 
     /// Whether all blocks are here.

@@ -410,7 +410,7 @@ fn peer_that_sends_nothing_for_a_minute_is_left_one_request() {
 }
 
 #[test]
-fn memory_stays_within_its_budget_and_one_piece_goes_in_any_case() {
+fn memory_stays_within_its_budget_and_a_few_pieces_go_in_any_case() {
     for write_buffer in [0, 2 * u64::from(PIECE_LEN)] {
         let mut leeching = Leeching::with(2_000_000, write_buffer);
         let mut givers: Vec<Giver> = (0..4).map(|at| leeching.giver(2000 + at, FAST)).collect();
@@ -421,7 +421,7 @@ fn memory_stays_within_its_budget_and_one_piece_goes_in_any_case() {
             let given: usize = givers.iter_mut().map(|giver| leeching.give(giver, 3)).sum();
             assert!(given > 0, "nobody waits for ever");
             let reserved = leeching.fixture.shard.assembly.reserved();
-            assert!(reserved <= write_buffer.max(PIECE_LEN.into()), "{reserved}");
+            assert!(reserved <= write_buffer.max(4 * u64::from(PIECE_LEN)), "{reserved}");
         }
         assert!(leeching.file() == leeching.fixture.payload);
     }
@@ -893,4 +893,26 @@ fn peer_that_refuses_a_piece_is_not_asked_for_it_over_and_over() {
     }
     let blocks = 300_000_usize.div_ceil(BLOCK_LEN as usize);
     assert!(rounds > 20 && giver.asks < 2 * blocks, "{} for {blocks}", giver.asks);
+}
+
+#[test]
+fn what_those_who_left_have_begun_makes_way_when_memory_is_short() {
+    let mut leeching = Leeching::with(2_000_000, u64::from(PIECE_LEN));
+    let mut givers: Vec<Giver> = (0..4).map(|at| leeching.giver(2000 + at, FAST)).collect();
+    for giver in &mut givers {
+        leeching.say(giver, &Message::Unchoke);
+        leeching.settle();
+        // Part of a piece.
+        leeching.give(giver, 3);
+        leeching.fixture.world.close(giver.id);
+        leeching.settle();
+    }
+    assert!(leeching.fixture.shard.assembly.reserved() > 0);
+    leeching.pass(25);
+    let shard = &leeching.fixture.shard;
+    assert_eq!(shard.assembly.reserved(), 0);
+    assert_eq!(shard.assembly.room(PIECE_LEN.into()), 4);
+    let mut giver = leeching.giver(3000, FAST);
+    leeching.give_all(&mut giver);
+    assert!(leeching.is_complete() && leeching.file() == leeching.fixture.payload);
 }
