@@ -160,6 +160,30 @@ fn a_torrent_comes_from_another_btd_on_any_number_of_shards() {
     }
 }
 
+/// More files than are synced one by one, all of them written to at the same time and none complete.
+#[test]
+fn what_is_written_of_many_files_is_recorded_at_the_end() {
+    let files: Vec<(String, u64)> = (0..100).map(|at| (format!("folder/{at:03}"), 200_000)).collect();
+    let source = Source::start_with("many", &files, 64 << 10, "[limits]\nupload-rate = \"2 MB/s\"\n");
+    let Leech {
+        home,
+        config,
+        btd,
+        data,
+    } = Leech::from(&source.scratch, "leech", &source.torrent, vec![source.btd.peers]);
+    wait_for_metric(&btd, "btd_pieces_written_total", |pieces| pieces >= 60.0);
+    btd.stop();
+    let again = Btd::start(&home, &config);
+    again.wait_seeding(1);
+    assert_eq!(
+        again.metric("btd_check_read_bytes_total"),
+        0.0,
+        "all that was written was known"
+    );
+    source.payload.assert_same(&data, true);
+    again.stop();
+}
+
 #[test]
 fn connections_that_come_to_another_shard_reach_the_torrents_home() {
     // So slow that it can be asked meanwhile, on whatever shard the kernel chooses.

@@ -5,12 +5,11 @@
 //! before it has its final name. A record of files that are being written to ([`FileStamp::being_written`]) is on the disk
 //! before the first of those writes is asked for.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::io::Errno;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::proto::InfoHash;
@@ -21,8 +20,8 @@ use crate::shard::Torrent;
 use crate::storage::PartNames;
 use crate::storage::part::{self, Options};
 
-/// More files than this are synced together with all else on their filesystem: one by one each costs a command to the disk.
-const SYNCED_SINGLY_MAX: usize = 32;
+/// Threads at a time. Each waits for a disk for the most part.
+const THREADS_MAX: usize = 16;
 
 /// How long after something did not work it is tried again.
 const RETRY: Duration = Duration::from_secs(60);
@@ -59,6 +58,14 @@ struct Entry {
     work: Work,
     /// What did not work is tried again then.
     retry_at: Option<Instant>,
+    /// Whether what its threads find out may be recorded: it has not left, and is not being checked anew.
+    is_current: Arc<Mutex<bool>>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        *lock(&self.is_current) = false;
+    }
 }
 
 /// What a thread has done.
@@ -73,6 +80,8 @@ pub(super) struct Done {
     unsynced: Option<(Work, String)>,
     /// Files that have not got their names.
     unfinished: Vec<part::Error>,
+    /// Why nobody knows what is on the disk.
+    doubt: Option<String>,
 }
 
 impl Done {
@@ -91,6 +100,8 @@ pub(super) enum Outcome {
     NotPrepared(part::Error),
     /// Something did not work, and is tried again.
     Failed(String),
+    /// What was written may not be on the disk: it is to be checked.
+    Doubtful(String),
     /// Nothing is missing, and all files have their names.
     Complete,
 }
@@ -102,6 +113,10 @@ pub(super) struct Downloads {
     session: Arc<Store>,
     options: Options,
     done: UnboundedSender<Done>,
+    /// Threads at work.
+    threads: usize,
+    /// Those that wait for one.
+    waiting: VecDeque<InfoHash>,
 }
 
 impl Downloads {
@@ -112,6 +127,8 @@ impl Downloads {
             session,
             options,
             done,
+            threads: 0,
+            waiting: VecDeque::new(),
         }
     }
 
@@ -123,6 +140,7 @@ impl Downloads {
             busy: false,
             work: Work::default(),
             retry_at: None,
+            is_current: Arc::new(Mutex::new(true)),
             torrent: Arc::clone(&torrent),
         };
         self.entries.insert(torrent.info_hash(), entry);
@@ -191,6 +209,12 @@ impl Downloads {
         if entry.busy || entry.retry_at.is_some() || entry.work.is_empty() {
             return;
         }
+        if self.threads >= THREADS_MAX {
+            if !self.waiting.contains(&info_hash) {
+                self.waiting.push_back(info_hash);
+            }
+            return;
+        }
         entry.busy = true;
         let job = Job {
             torrent: Arc::clone(&entry.torrent),
@@ -198,6 +222,7 @@ impl Downloads {
             work: entry.work.clone(),
             session: Arc::clone(&self.session),
             options: self.options,
+            is_current: Arc::clone(&entry.is_current),
         };
         let done = self.done.clone();
         let begun = std::thread::Builder::new().name("btd-disk".to_owned()).spawn(move || {
@@ -205,7 +230,10 @@ impl Downloads {
             let _ = done.send(job.run());
         });
         match begun {
-            Ok(_) => entry.work = Work::default(),
+            Ok(_) => {
+                entry.work = Work::default();
+                self.threads += 1;
+            }
             Err(error) => {
                 entry.busy = false;
                 entry.retry_at = Some(Instant::now() + RETRY);
@@ -218,6 +246,17 @@ impl Downloads {
 
     /// A thread has ended. Gives what is to be told.
     pub(super) fn on_done(&mut self, done: Done) -> Vec<Outcome> {
+        self.threads -= 1;
+        let outcomes = self.take_in(done);
+        while self.threads < THREADS_MAX
+            && let Some(next) = self.waiting.pop_front()
+        {
+            self.go_on(next);
+        }
+        outcomes
+    }
+
+    fn take_in(&mut self, done: Done) -> Vec<Outcome> {
         let info_hash = done.torrent.info_hash();
         let Some(entry) = self.entries.get_mut(&info_hash) else {
             return Vec::new();
@@ -227,6 +266,9 @@ impl Downloads {
         }
         entry.busy = false;
         entry.stamps = done.stamps;
+        if let Some(why) = done.doubt {
+            return vec![Outcome::Doubtful(why)];
+        }
         let mut outcomes = Vec::new();
         match done.prepared {
             Some(Ok(())) => {
@@ -238,6 +280,7 @@ impl Downloads {
         }
         let retry_at = Instant::now() + RETRY;
         if let Some((work, why)) = done.unsynced {
+            entry.work.prepare |= work.prepare;
             entry.work.have = entry.work.have.take().or(work.have);
             entry.work.files.extend(work.files);
             entry.work.complete.extend(work.complete);
@@ -276,11 +319,11 @@ impl Downloads {
                 let is_written = |stamp: &Option<FileStamp>| stamp.is_some_and(|stamp| stamp.is_being_written());
                 let written = (0..).zip(&entry.stamps).filter(|(_, stamp)| is_written(stamp));
                 let written: BTreeSet<u32> = written.map(|(file, _)| file).collect();
-                if let Err(why) = sync(torrent, &written) {
-                    tracing::warn!("{:?} ({info_hash}): {why}", torrent.meta().name);
+                if let Err(error) = sync(torrent, &written) {
+                    tracing::warn!("{:?} ({info_hash}): {error}", torrent.meta().name);
                     continue;
                 }
-                let mut stamps = entry.stamps;
+                let mut stamps = entry.stamps.clone();
                 for (file, stamp) in (0..).zip(&mut stamps) {
                     if written.contains(&file) {
                         *stamp = stamp_of(torrent, file);
@@ -300,6 +343,7 @@ struct Job {
     work: Work,
     session: Arc<Store>,
     options: Options,
+    is_current: Arc<Mutex<bool>>,
 }
 
 impl Job {
@@ -310,7 +354,16 @@ impl Job {
             work,
             session,
             options,
+            is_current,
         } = self;
+        let put = |have: &Bitfield, stamps: &[Option<FileStamp>]| {
+            // What was withdrawn since it was told is not recorded. A check that has begun meanwhile knows better.
+            let is_current = lock(&is_current);
+            if *is_current {
+                let have = have.and(&torrent.have());
+                session.put(torrent.info_hash(), record(&torrent, have, stamps.to_vec()));
+            }
+        };
         let info_hash = torrent.info_hash();
         let mut done = Done {
             stamps,
@@ -318,6 +371,7 @@ impl Job {
             notices: Vec::new(),
             unsynced: None,
             unfinished: Vec::new(),
+            doubt: None,
             torrent: Arc::clone(&torrent),
         };
         let Some(names) = torrent.part_names() else {
@@ -328,7 +382,7 @@ impl Job {
             let is_ready = prepared.is_ok();
             if is_ready {
                 let have = work.have.clone().unwrap_or_else(|| torrent.have());
-                session.put(info_hash, record(&torrent, have, done.stamps.clone()));
+                put(&have, &done.stamps);
                 session.flush();
             }
             done.prepared = Some(prepared);
@@ -340,8 +394,14 @@ impl Job {
             }
         }
         let Some(have) = &work.have else { return done };
-        if let Err(why) = sync(&torrent, &work.files.difference(&work.complete).copied().collect()) {
-            done.unsynced = Some((work, why));
+        if let Err(error) = sync(&torrent, &work.files.difference(&work.complete).copied().collect()) {
+            match error.is_doubtful() {
+                true => {
+                    forget_cached(&torrent, &work.files);
+                    done.doubt = Some(error.to_string());
+                }
+                false => done.unsynced = Some((work, error.to_string())),
+            }
             return done;
         }
         if !work.complete.is_empty() {
@@ -349,6 +409,11 @@ impl Job {
             let complete: Vec<u32> = work.complete.iter().copied().collect();
             let parts: Vec<bool> = (0..).zip(files).map(|(file, _)| torrent.is_part(file)).collect();
             done.unfinished = part::finish(torrent.root(), files, names, &parts, &complete);
+            if let Some(error) = done.unfinished.iter().find(|error| error.is_doubtful()) {
+                done.doubt = Some(error.to_string());
+                forget_cached(&torrent, &work.files);
+                return done;
+            }
             let failed: BTreeSet<u32> = done.unfinished.iter().map(|error| error.file).collect();
             for file in complete.into_iter().filter(|file| !failed.contains(file)) {
                 torrent.finished(file, None);
@@ -357,7 +422,7 @@ impl Job {
                 done.stamps[file as usize] = stamp;
             }
         }
-        session.put(info_hash, record(&torrent, have.clone(), done.stamps.clone()));
+        put(have, &done.stamps);
         let is_whole = have.is_full() && done.unfinished.is_empty();
         add_to_history(&session, info_hash, work.downloaded, is_whole);
         if is_whole {
@@ -404,18 +469,24 @@ fn path_of(torrent: &Torrent, file: u32) -> RelPath {
 }
 
 /// Has what was written to these files be on the disk.
-fn sync(torrent: &Torrent, files: &BTreeSet<u32>) -> Result<(), String> {
-    let root = torrent.root();
-    if files.len() > SYNCED_SINGLY_MAX {
-        return rustix::fs::syncfs(root.fd()).map_err(|errno| format!("cannot sync its filesystem: {errno}"));
+fn sync(torrent: &Torrent, written: &BTreeSet<u32>) -> Result<(), part::Error> {
+    let Some(names) = torrent.part_names() else {
+        return Ok(());
+    };
+    let files = &torrent.meta().files;
+    let written: Vec<u32> = written.iter().copied().collect();
+    let parts: Vec<bool> = (0..).zip(files).map(|(file, _)| torrent.is_part(file)).collect();
+    part::sync(torrent.root(), files, names, &parts, &written)
+}
+
+/// What is read of these files from now on is read from the disk.
+fn forget_cached(torrent: &Torrent, written: &BTreeSet<u32>) {
+    if let Some(names) = torrent.part_names() {
+        let files = &torrent.meta().files;
+        let written: Vec<u32> = written.iter().copied().collect();
+        let parts: Vec<bool> = (0..).zip(files).map(|(file, _)| torrent.is_part(file)).collect();
+        part::forget_cached(torrent.root(), files, names, &parts, &written);
     }
-    for &file in files {
-        let path = path_of(torrent, file);
-        let failed = |errno: Errno| format!("cannot sync {path:?}: {errno}");
-        let file = root.open_file(&path).map_err(|error| failed(error.errno()))?;
-        rustix::fs::fdatasync(&file).map_err(failed)?;
-    }
-    Ok(())
 }
 
 /// What a file looks like now.
@@ -434,6 +505,11 @@ fn stamp_of(torrent: &Torrent, file: u32) -> Option<FileStamp> {
             .saturating_mul(1_000_000_000)
             .saturating_add(metadata.mtime_nsec()),
     })
+}
+
+/// A panic leaves nothing half done in here.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Seconds since 1970.
@@ -482,3 +558,6 @@ pub(super) fn note_whole(session: &Store, info_hash: InfoHash) {
 
 /// Which peers the configuration names for each folder, resolved.
 pub(super) type Peers = BTreeMap<usize, Vec<std::net::SocketAddr>>;
+
+#[cfg(test)]
+mod tests;

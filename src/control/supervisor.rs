@@ -46,6 +46,8 @@ const DOWNLOADED_MAX: usize = 1 << 16;
 const GATHER_MAX: Duration = Duration::from_millis(25);
 /// How often the names of peers are looked up again.
 const RESOLVE_EVERY: Duration = Duration::from_secs(60);
+/// How long a download rests whose files became doubtful, before they are checked.
+const DOUBT_FOR: Duration = Duration::from_secs(60);
 /// How long the shards may take to stop. With the rest it stays within the 5 s that are promised.
 const STOP_DEADLINE: Duration = Duration::from_secs(4);
 
@@ -201,6 +203,8 @@ struct Supervisor<'a> {
     reporter: Option<Arc<Reporter>>,
     /// Torrents of which nothing was there, to be looked for again.
     missing: Vec<Job>,
+    /// Downloads of which nobody knows what is on the disk, and when they are to be checked.
+    doubtful: Vec<(Instant, Arc<Torrent>)>,
     missing_tried: Instant,
     /// Watch folders whose first look is not over.
     scans_left: usize,
@@ -304,6 +308,7 @@ impl<'a> Supervisor<'a> {
             metrics_address,
             reporter,
             missing: Vec::new(),
+            doubtful: Vec::new(),
             missing_tried: now,
             scans_left: config.watch.len(),
             ready: false,
@@ -594,6 +599,7 @@ impl Supervisor<'_> {
                     name(info_hash)
                 );
             }
+            Event::Gone { info_hash, why } => self.doubt(info_hash, &why),
             Event::Resumed(info_hash) => tracing::info!("downloading {:?} ({info_hash}) goes on", name(info_hash)),
             Event::Banned { info_hash, peer } => {
                 tracing::warn!(
@@ -624,6 +630,7 @@ impl Supervisor<'_> {
                 downloads::Outcome::Failed(why) => {
                     tracing::warn!("{name:?} ({info_hash}): {why} (tried again in a minute)");
                 }
+                downloads::Outcome::Doubtful(why) => self.doubt(info_hash, &why),
                 downloads::Outcome::Complete => {
                     torrent.set_complete();
                     if self.torrents.on_complete(info_hash) {
@@ -632,6 +639,45 @@ impl Supervisor<'_> {
                     }
                     self.publish_counts();
                 }
+            }
+        }
+    }
+
+    /// Nobody knows what of a download is on the disk: it stops, and is checked in a minute.
+    fn doubt(&mut self, info_hash: InfoHash, why: &str) {
+        let Some((_, Some(torrent))) = self.torrents.get(info_hash) else {
+            return;
+        };
+        let torrent = Arc::clone(torrent);
+        let name = &torrent.meta().name;
+        tracing::error!("downloading {name:?} ({info_hash}) stops: {why} (its files are checked again in a minute)");
+        self.stop_downloading(info_hash);
+        // What is recorded is what was on the disk before this. What was lost then, nobody can tell.
+        self.session.remove(info_hash);
+        self.doubtful.push((Instant::now() + DOUBT_FOR, torrent));
+    }
+
+    /// Checks what became doubtful a while ago.
+    fn check_doubtful(&mut self, now: Instant) {
+        let (due, later) = std::mem::take(&mut self.doubtful)
+            .into_iter()
+            .partition(|(at, _)| *at <= now);
+        self.doubtful = later;
+        let due: Vec<(Instant, Arc<Torrent>)> = due;
+        for (_, torrent) in due {
+            let info_hash = torrent.info_hash();
+            let progress = Arc::new(Progress::new(torrent.geometry().total_len()));
+            // Unless it has left, or been looked at, meanwhile.
+            let is_same = |served: Option<&Arc<Torrent>>| served.is_some_and(|served| Arc::ptr_eq(served, &torrent));
+            let Some((folder, served)) = self.torrents.get(info_hash) else {
+                continue;
+            };
+            if is_same(served)
+                && let Some(generation) = self.torrents.check_anew(info_hash, &progress)
+            {
+                let trust = false;
+                let meta = Arc::new(torrent.meta().clone());
+                self.check(folder, generation, meta, trust, progress);
             }
         }
     }
@@ -658,6 +704,7 @@ impl Supervisor<'_> {
         self.shards.flush();
         let now = Instant::now();
         self.downloads.on_tick(now);
+        self.check_doubtful(now);
         if let Some(reporter) = &self.reporter {
             reporter.look_at_shards(now);
         }

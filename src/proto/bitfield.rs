@@ -130,6 +130,16 @@ impl Bitfield {
         std::iter::zip(&self.bytes, &other.bytes).any(|(a, b)| a & !b != 0)
     }
 
+    /// The pieces that both have, of one torrent.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        let mut both = Self::new(self.piece_count());
+        for piece in self.pieces().filter(|piece| other.get(*piece)) {
+            both.set(piece);
+        }
+        both
+    }
+
     /// The pieces of the set, in order.
     pub fn pieces(&self) -> impl Iterator<Item = PieceIndex> {
         self.common(self, 0)

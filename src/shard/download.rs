@@ -265,6 +265,15 @@ impl Download {
         }
     }
 
+    /// How much of the torrent is not on the disk, in words.
+    pub(super) fn still_missing(&self) -> String {
+        let torrent = &self.served.torrent;
+        let (geometry, have) = (torrent.geometry(), torrent.have());
+        let missing = geometry.pieces().filter(|piece| !have.get(*piece));
+        let bytes: u64 = missing.map(|piece| u64::from(geometry.piece_len(piece))).sum();
+        format!("{} MiB of the torrent are missing", bytes.div_ceil(1 << 20))
+    }
+
     /// A piece that was right could not be written, and its memory is wanted: it is to be had again.
     pub(super) fn on_unwritten(&mut self, piece: PieceIndex) {
         self.writing -= 1;

@@ -31,6 +31,13 @@ pub enum Event {
         /// Why.
         why: String,
     },
+    /// A file that is written to is not there any more.
+    Gone {
+        /// The torrent.
+        info_hash: InfoHash,
+        /// Which, and what was tried.
+        why: String,
+    },
     /// The disk takes what it is given again.
     Resumed(InfoHash),
     /// A peer has sent what is wrong, and is shut out.

@@ -241,7 +241,7 @@ impl Torrent {
     }
 
     /// Serves a piece that was downloaded, from now on.
-    pub(super) fn grant(&self, piece: PieceIndex) {
+    pub(crate) fn grant(&self, piece: PieceIndex) {
         let (word, mask) = place(piece);
         if self.have[word].fetch_or(mask, Relaxed) & mask == 0 {
             self.have_count.fetch_add(1, Relaxed);

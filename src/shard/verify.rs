@@ -142,9 +142,10 @@ impl<D: Driver> Shard<D> {
                         continue;
                     };
                     download.stuck.push(span);
+                    let is_gone = matches!(refusal, Refusal::Gone(_));
                     let (why, after) = match refusal {
-                        Refusal::Full(why) => (why, FULL_TICKS),
-                        Refusal::Failed(why) => (why, FAILED_TICKS),
+                        Refusal::Full(why) => (format!("{why}, and {}", download.still_missing()), FULL_TICKS),
+                        Refusal::Gone(why) | Refusal::Failed(why) => (why, FAILED_TICKS),
                     };
                     let is_news = download.stall.is_none();
                     download.stall = Some(Stall {
@@ -152,7 +153,10 @@ impl<D: Driver> Shard<D> {
                     });
                     if is_news {
                         let info_hash = download.served.torrent.info_hash();
-                        self.settings.events.tell(Event::Stalled { info_hash, why });
+                        self.settings.events.tell(match is_gone {
+                            true => Event::Gone { info_hash, why },
+                            false => Event::Stalled { info_hash, why },
+                        });
                     }
                 }
             }

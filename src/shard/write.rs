@@ -44,6 +44,8 @@ pub(super) enum Ended {
 pub(super) enum Refusal {
     /// The disk is full, or the quota.
     Full(String),
+    /// The file is not there any more.
+    Gone(String),
     /// Anything else.
     Failed(String),
 }
@@ -364,6 +366,7 @@ impl Writes {
         let refusal = match errno {
             Errno::NOSPC => Refusal::Full(format!("{path}: the disk is full")),
             Errno::DQUOT => Refusal::Full(format!("{path}: the disk quota of btd's user is used up")),
+            Errno::NOENT => Refusal::Gone(format!("{path}: it is not there any more")),
             errno => Refusal::Failed(format!("{path}: cannot be written: {errno}")),
         };
         // Looked at anew the next time.

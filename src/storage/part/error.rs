@@ -20,6 +20,14 @@ pub struct Error {
     pub cause: Cause,
 }
 
+impl Error {
+    /// Whether nobody knows any more what of the file is on the disk, or whether it is the file that was written to. Trying
+    /// again tells nothing: the torrent has to be checked.
+    pub fn is_doubtful(&self) -> bool {
+        self.step == "sync" || matches!(self.cause, Cause::TooShort | Cause::Open(OpenError::Missing))
+    }
+}
+
 /// Why a step did not work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Cause {

@@ -5,6 +5,7 @@
 //!
 //! - [`PartNames`]: what each file of a torrent is called while it is not complete.
 //! - [`prepare()`]: makes folders and files, before the first byte is written.
+//! - [`sync()`]: has what was written be on the disk.
 //! - [`finish()`]: gives files that are complete their own names, on the disk.
 //!
 //! Both can be interrupted anywhere, by `kill -9` or a power cut, and come to the same end when they are done again. What
@@ -15,6 +16,7 @@
 mod error;
 mod finish;
 mod prepare;
+mod sync;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +27,7 @@ use std::os::unix::fs::MetadataExt;
 pub use error::{Cause, Error};
 pub use finish::finish;
 pub use prepare::{Notice, Options, Preallocate, Prepared, prepare};
+pub use sync::{forget_cached, sync};
 
 use super::root::{OpenError, Root};
 use crate::proto::metainfo::FileEntry;

@@ -558,3 +558,27 @@ fn finish_time_of_two_thousand_files() {
         println!("finished, written before: {is_clean}: {:?}", start.elapsed());
     }
 }
+
+#[test]
+fn files_are_synced_wherever_they_lie_and_an_error_of_the_disk_is_a_doubt() {
+    // One, and more than are synced singly.
+    for count in [1, 40] {
+        let names: Vec<String> = (0..count).map(|at| format!("t/{at}")).collect();
+        let files: Vec<(&str, u64, bool)> = names.iter().map(|name| (name.as_str(), 5, false)).collect();
+        let fixture = fixture(&files);
+        let mut parts = fixture.prepare(SPARSE).unwrap().parts;
+        let all: Vec<u32> = (0..count).collect();
+        let sync = |parts: &[bool]| sync(&fixture.root, &fixture.files, &fixture.names, parts, &all);
+        assert_eq!(sync(&parts), Ok(()));
+        let (failed, stopped) = stop_after(0, || sync(&parts));
+        let error = failed.unwrap_err();
+        assert!(stopped && error.is_doubtful(), "{error}");
+        forget_cached(&fixture.root, &fixture.files, &fixture.names, &parts, &all);
+        // It got its own name.
+        std::fs::rename(fixture.path("t/0.part"), fixture.path("t/0")).unwrap();
+        let error = sync(&parts).unwrap_err();
+        assert!(error.is_doubtful() && error.step == "open", "{error}");
+        parts[0] = false;
+        assert_eq!(sync(&parts), Ok(()));
+    }
+}
