@@ -22,6 +22,7 @@ use support::client::Client;
 use support::payload::Payload;
 use support::peer::Peer;
 use support::private_net::{self, SEED};
+use support::process::Process;
 use support::scratch::Scratch;
 use support::torrent::Torrent;
 use support::{skip, wait_for, within};
@@ -183,6 +184,56 @@ fn what_is_written_of_many_files_is_recorded_at_the_end() {
     );
     source.payload.assert_same(&data, true);
     again.stop();
+}
+
+/// The harness's own seeders: some lie, are slow, or cut connections.
+#[test]
+fn harness_feeds_btd_and_tells_what_it_cost() {
+    let scratch = Scratch::new("fed");
+    let data = scratch.dir("seed-data");
+    let payload = Payload::make(&data, "folder", 5, &files());
+    let torrent = Torrent::create(&payload.path(), 64 << 10, scratch.path().join("t.torrent"));
+    let leech_data = scratch.path().join("leech/data");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_btd"));
+    command.args([
+        "bench",
+        "leech",
+        "--json",
+        "--sleep",
+        "--seeders",
+        "6",
+        "--liars",
+        "1",
+        "--slow",
+        "1",
+    ]);
+    command.args(["--dropping", "2", "--reqq", "100", "--seconds", "100", "--torrent"]);
+    command
+        .arg(&torrent.path)
+        .arg("--data")
+        .arg(&data)
+        .arg("--watch-data")
+        .arg(&leech_data);
+    let mut harness = Process::spawn("the harness", &mut command, &scratch.path().join("harness.log"));
+    let line = |harness: &Process, at: usize| {
+        let log = harness.log();
+        let line = log.lines().nth(at)?;
+        serde_json::from_str::<serde_json::Value>(line).ok()
+    };
+    let started = wait_for("the harness listens", within(20), || line(&harness, 0));
+    let seeders = started["seeders"].as_array().expect("a list of addresses");
+    let peers = seeders
+        .iter()
+        .map(|addr| addr.as_str().and_then(|addr| addr.parse().ok()).expect("an address"));
+    let leech = Leech::from(&scratch, "leech", &torrent, peers.collect());
+    leech.check(&payload);
+    assert!(harness.wait(within(20)).success(), "{}", harness.log());
+    let report = line(&harness, 1).expect("a report");
+    assert_eq!(report["ended"], "whole", "{report}");
+    assert!(report["bytes"].as_u64() >= Some(payload.len()), "{report}");
+    wait_for_metric(&leech.btd, "btd_peers_banned_total", |banned| banned == 1.0);
+    assert!(leech.btd.metric("btd_pieces_bad_total") <= 2.0);
+    leech.btd.stop();
 }
 
 #[test]
