@@ -56,17 +56,14 @@ pub struct Peer {
     am_interested: bool,
     peer_choking: bool,
     peer_interested: bool,
-    /// How often it has said which pieces it has: after the first time have-none can come no more.
-    pieces_told: u8,
+    /// It has said which pieces it has: have-none can come no more.
+    pieces_told: bool,
     /// We have been interested at some time, so blocks may come.
     asked: bool,
 }
 
 // Ten thousand idle peers cost 2 MB.
 const _: () = assert!(size_of::<Peer>() <= 200);
-
-/// How often a peer may say which pieces it has. Once or twice is usual.
-const PIECES_TOLD_MAX: u8 = 16;
 
 /// Which pieces a peer has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,7 +177,7 @@ impl Peer {
             am_interested: false,
             peer_choking: true,
             peer_interested: false,
-            pieces_told: 0,
+            pieces_told: false,
             asked: false,
         }
     }
@@ -259,7 +256,7 @@ impl Peer {
 
     fn on_have(&mut self, piece: u32, geometry: &Geometry) -> Result<Event<'static>, Violation> {
         let piece = check_piece(piece, geometry)?;
-        self.pieces_told = self.pieces_told.max(1);
+        self.pieces_told = true;
         let new = match &mut self.pieces {
             Pieces::HaveAll => false,
             Pieces::Bits(bits) => bits.set(piece),
@@ -280,7 +277,7 @@ impl Peer {
     /// haves, where it is shorter.
     fn on_bitfield(&mut self, bits: &[u8], geometry: &Geometry) -> Result<Event<'static>, Violation> {
         let bits = Bitfield::from_wire(bits, geometry.piece_count()).map_err(Violation::BadBitfield)?;
-        self.on_pieces_told()?;
+        self.pieces_told = true;
         self.pieces = match bits.count() {
             0 => Pieces::HaveNone,
             _ if bits.is_full() => Pieces::HaveAll,
@@ -292,7 +289,7 @@ impl Peer {
     /// BEP 6 has it first or never. aria2 1.36 says it once more when its download is complete, which is true.
     fn on_have_all(&mut self) -> Result<Event<'static>, Violation> {
         self.check_fast()?;
-        self.on_pieces_told()?;
+        self.pieces_told = true;
         self.pieces = Pieces::HaveAll;
         Ok(Event::Pieces)
     }
@@ -300,7 +297,7 @@ impl Peer {
     fn on_have_none(&mut self) -> Result<Event<'static>, Violation> {
         self.check_fast()?;
         self.check_pieces_untold()?;
-        self.on_pieces_told()?;
+        self.pieces_told = true;
         self.pieces = Pieces::HaveNone;
         Ok(Event::Pieces)
     }
@@ -397,19 +394,10 @@ impl Peer {
         }
     }
 
-    /// It says anew what it has. Each time costs work for every piece.
-    fn on_pieces_told(&mut self) -> Result<(), Violation> {
-        self.pieces_told += 1;
-        match self.pieces_told > PIECES_TOLD_MAX {
-            true => Err(Violation::BitfieldFlood),
-            false => Ok(()),
-        }
-    }
-
     /// BEP 6 wants have-all and have-none first of all. Clients put their extension handshake, a port or their interest
     /// before it, which does no harm; what it may not do is contradict what the peer already said.
     fn check_pieces_untold(&self) -> Result<(), Violation> {
-        if self.pieces_told > 0 {
+        if self.pieces_told {
             Err(Violation::LateHaveNone)
         } else {
             Ok(())

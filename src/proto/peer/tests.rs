@@ -304,16 +304,6 @@ fn a_later_bitfield_is_the_last_word() {
 }
 
 #[test]
-fn one_that_says_over_and_over_what_it_has_is_not_listened_to() {
-    let mut peer = Fixture::new();
-    for _ in 0..8 {
-        assert_eq!(peer.says(Message::HaveAll), Ok(Event::Pieces));
-        assert_eq!(peer.says(Message::Bitfield(&[0b1000_0000, 0])), Ok(Event::Pieces));
-    }
-    assert_eq!(peer.says(Message::HaveAll), Err(Violation::BitfieldFlood));
-}
-
-#[test]
 fn a_bitfield_may_follow_messages_that_say_nothing_of_pieces() {
     let mut peer = Fixture::new();
     for message in [

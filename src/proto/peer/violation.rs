@@ -42,9 +42,6 @@ pub enum Violation {
     /// It sent have-none after it had said what it has.
     #[error("sent have-none after it had said what it has")]
     LateHaveNone,
-    /// It says over and over which pieces it has.
-    #[error("said over and over which pieces it has")]
-    BitfieldFlood,
     /// It sent a message of the fast extension, which it had not offered.
     #[error("used the fast extension without having offered it")]
     FastNotNegotiated,
@@ -75,7 +72,6 @@ impl Violation {
             Self::AnswerNotAskedFor => "answer_not_asked_for",
             Self::BadBitfield(_) => "bad_bitfield",
             Self::LateHaveNone => "late_have_none",
-            Self::BitfieldFlood => "bitfield_flood",
             Self::FastNotNegotiated => "fast_not_negotiated",
             Self::ExtensionNotNegotiated => "extension_not_negotiated",
             Self::BadExtensionHandshake(_) => "bad_extension_handshake",
