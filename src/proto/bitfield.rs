@@ -134,10 +134,20 @@ impl Bitfield {
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
         let mut both = Self::new(self.piece_count());
-        for piece in self.pieces().filter(|piece| other.get(*piece)) {
+        self.common(other, 0).for_each(|piece| {
             both.set(piece);
-        }
+        });
         both
+    }
+
+    /// The pieces that are in this set and not in the other, both of one torrent, in order.
+    pub fn beside<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = PieceIndex> + 'a {
+        assert_eq!(self.piece_count, other.piece_count, "bitfields of two torrents");
+        let bytes = (0..).zip(std::iter::zip(&self.bytes, &other.bytes));
+        bytes.filter(|(_, (a, b))| **a & !**b != 0).flat_map(|(at, (a, b))| {
+            let of_byte = (0..8).filter(move |bit| a & !b & (0x80 >> bit) != 0);
+            of_byte.map(move |bit| PieceIndex::new(at * 8 + bit))
+        })
     }
 
     /// The pieces of the set, in order.

@@ -268,7 +268,7 @@ mod tests {
             waiting_since: now,
         };
         // Two slots, the second of them optimistic.
-        let candidates = [candidate(1, true, 10), candidate(2, true, 0), candidate(3, false, 500)];
+        let candidates = [candidate(1, true, 10), candidate(2, false, 0), candidate(3, false, 500)];
         let mut choker = SeedChoker::new(Kind::FastestUpload, 2);
         let mut decisions = Vec::new();
         choker.rechoke(now, &candidates, 0, &mut decisions);

@@ -91,6 +91,7 @@ impl<D: Driver> Shard<D> {
             let takes = room > 0
                 && of != leech.key
                 && peer.peer.has(block.piece())
+                && !leech.refuses(block.piece())
                 && download.picker.hand_over(&block, of, leech.key);
             if takes {
                 room -= 1;

@@ -67,6 +67,8 @@ pub(super) struct Leech {
     thirsty: bool,
     /// Since when it has had nothing to do.
     idle_since: Option<Instant>,
+    /// Pieces may have been begun for it.
+    has_begun: bool,
     /// When somebody else was faster with what it was asked for, if it has sent nothing since.
     outrun_at: Option<Instant>,
     /// What it was asked for and need not send any more, and may have sent before it heard so. The oldest first.
@@ -101,6 +103,7 @@ impl Leech {
             hungry: false,
             thirsty: false,
             idle_since: None,
+            has_begun: false,
             outrun_at: None,
             taken_back: VecDeque::new(),
             refused: Vec::new(),
@@ -206,7 +209,7 @@ impl Leech {
         }
     }
 
-    fn refuses(&self, piece: PieceIndex) -> bool {
+    pub(super) fn refuses(&self, piece: PieceIndex) -> bool {
         self.refused.iter().any(|(refused, _)| *refused == piece)
     }
 
@@ -367,8 +370,6 @@ impl<D: Driver> Shard<D> {
         if let Some(leech) = &mut peer.leech {
             // With the fast extension each request is answered, if only by a reject.
             let any = !fast && leech.give_back_all(download);
-            // Others may help with what it has begun.
-            download.picker.let_go(leech.key);
             download.account(&mut self.assembly);
             if any {
                 self.feed_hungry();
@@ -562,6 +563,7 @@ impl<D: Driver> Shard<D> {
             let asked = picked.iter().map(|block| u64::from(block.length())).sum();
             pace.charge(asked, now);
         }
+        leech.has_begun |= !picked.is_empty();
         for block in picked.iter() {
             wire::encode(&Message::request(block), out);
             leech.on_asked(*block, now);
@@ -610,8 +612,10 @@ impl<D: Driver> Shard<D> {
             leech.depth.on_tick(waiting && !leech.asked.is_empty(), now);
             leech.refused.retain(|(_, until)| *until > now);
             let is_snubbed = leech.depth.is_snubbed();
-            if is_snubbed && !was_snubbed {
-                // Others may help with what it has begun.
+            if leech.has_begun && (!waiting || (is_snubbed && !was_snubbed)) {
+                // It sends nothing: others may help with what it has begun. Looked at here and not when it chokes us, which
+                // it may do as often as it likes.
+                leech.has_begun = false;
                 download.picker.let_go(leech.key);
             }
             let is_old = |since: Instant| now.saturating_duration_since(since) >= LOST_AFTER;
@@ -630,7 +634,9 @@ impl<D: Driver> Shard<D> {
                 .collect();
             for block in &lost {
                 leech.no_longer(block);
-                leech.on_refused(block.piece(), now);
+                if !is_snubbed {
+                    leech.on_refused(block.piece(), now);
+                }
                 download.picker.give_back(leech.key, block);
                 wire::encode(&Message::cancel(block), out);
             }

@@ -262,12 +262,10 @@ impl<D: Driver> Shard<D> {
             };
             // What it says that it has takes the place of what it had.
             let is_told_anew = matches!(message, Message::Bitfield(_) | Message::HaveAll | Message::HaveNone);
-            if let Some(download) = download.as_mut().filter(|_| is_told_anew) {
-                download.picker.on_pieces_gone(peer.pieces());
-            }
+            let had = (is_told_anew && download.is_some()).then(|| peer.pieces().clone());
             let event = peer.on_message(&message, torrent.geometry(), |piece| torrent.has(piece), now);
-            if let Some(download) = download.as_mut().filter(|_| is_told_anew) {
-                download.picker.on_pieces(peer.pieces());
+            if let (Some(download), Some(had)) = (download.as_mut(), had) {
+                download.picker.on_pieces_told(&had, peer.pieces());
             }
             let after = match event {
                 Err(violation) => After::End(Reason::Violation(violation)),

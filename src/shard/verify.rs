@@ -11,7 +11,7 @@ use super::ended::Reason;
 use super::events::Event;
 use super::write::{Ended, Refusal};
 use crate::hashing::{Done, Hasher, Job, Outcome, Refused, Then};
-use crate::io::Driver;
+use crate::io::{Driver, Owner};
 use crate::proto::InfoHash;
 use crate::proto::geometry::PieceIndex;
 use crate::proto::picker::PeerKey;
@@ -142,21 +142,24 @@ impl<D: Driver> Shard<D> {
                         continue;
                     };
                     download.stuck.push(span);
-                    let is_gone = matches!(refusal, Refusal::Gone(_));
-                    let (why, after) = match refusal {
-                        Refusal::Full(why) => (format!("{why}, and {}", download.still_missing()), FULL_TICKS),
-                        Refusal::Gone(why) | Refusal::Failed(why) => (why, FAILED_TICKS),
+                    let after = match refusal {
+                        Refusal::Full(_) => FULL_TICKS,
+                        Refusal::Gone(_) | Refusal::Failed(_) => FAILED_TICKS,
                     };
-                    let is_news = download.stall.is_none();
-                    download.stall = Some(Stall {
-                        retry_at: self.tick + after,
-                    });
-                    if is_news {
-                        let info_hash = download.served.torrent.info_hash();
-                        self.settings.events.tell(match is_gone {
-                            true => Event::Gone { info_hash, why },
-                            false => Event::Stalled { info_hash, why },
-                        });
+                    let retry_at = self.tick + after;
+                    let is_news = download.stall.replace(Stall { retry_at }).is_none();
+                    let info_hash = download.served.torrent.info_hash();
+                    match refusal {
+                        // Whatever was wrong before: it is not the file any more.
+                        Refusal::Gone(why) => self.settings.events.tell(Event::Gone { info_hash, why }),
+                        Refusal::Full(why) if is_news => {
+                            let why = format!("{why}, and {}", download.still_missing());
+                            self.settings.events.tell(Event::Stalled { info_hash, why });
+                        }
+                        Refusal::Failed(why) if is_news => {
+                            self.settings.events.tell(Event::Stalled { info_hash, why });
+                        }
+                        Refusal::Full(_) | Refusal::Failed(_) => {}
                     }
                 }
             }
@@ -260,8 +263,13 @@ impl<D: Driver> Shard<D> {
                 self.assembly.forget(number, piece);
                 any = true;
             }
-            if download.stall.is_some() && others_go_on && download.stuck.len() > 1 {
-                for span in download.stuck.split_off(1) {
+            if download.stall.is_some() && others_go_on {
+                let kept = download.stuck.first().and_then(|span| self.writes.piece_of(*span));
+                let is_kept = |span: &Owner| self.writes.piece_of(*span) == kept;
+                let (kept, rest) = std::mem::take(&mut download.stuck).into_iter().partition(is_kept);
+                let rest: Vec<Owner> = rest;
+                download.stuck = kept;
+                for span in rest {
                     if let Some(piece) = self.writes.give_up(span) {
                         download.on_unwritten(piece);
                         any = true;

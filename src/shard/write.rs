@@ -179,6 +179,11 @@ impl Writes {
         self.go_on(driver, counters, span);
     }
 
+    /// Which piece on its way a stretch belongs to.
+    pub(super) fn piece_of(&self, span: Owner) -> Option<Owner> {
+        Some(self.spans.get(span)?.piece)
+    }
+
     /// Nobody wants a stretch any more that was refused, nor its piece. Gives which that is, the first time.
     pub(super) fn give_up(&mut self, span: Owner) -> Option<PieceIndex> {
         let span = self.spans.remove(span)?;

@@ -58,12 +58,18 @@ pub struct Peer {
     peer_interested: bool,
     /// It has said which pieces it has: have-none can come no more.
     pieces_told: bool,
+    /// How often it has taken back what it had said it has.
+    taken_back: u8,
     /// We have been interested at some time, so blocks may come.
     asked: bool,
 }
 
 // Ten thousand idle peers cost 2 MB.
 const _: () = assert!(size_of::<Peer>() <= 200);
+
+/// How often a peer may have fewer pieces than before. More of them cost no more than the pieces there are, and aria2 1.36
+/// sends its bitfield again and again.
+const TAKEN_BACK_MAX: u8 = 16;
 
 /// Which pieces a peer has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,6 +184,7 @@ impl Peer {
             peer_choking: true,
             peer_interested: false,
             pieces_told: false,
+            taken_back: 0,
             asked: false,
         }
     }
@@ -278,6 +285,15 @@ impl Peer {
     fn on_bitfield(&mut self, bits: &[u8], geometry: &Geometry) -> Result<Event<'static>, Violation> {
         let bits = Bitfield::from_wire(bits, geometry.piece_count()).map_err(Violation::BadBitfield)?;
         self.pieces_told = true;
+        let takes_back = match &self.pieces {
+            Pieces::HaveNone => false,
+            Pieces::Bits(had) => had.has_beside(&bits),
+            Pieces::HaveAll => !bits.is_full(),
+        };
+        self.taken_back += u8::from(takes_back);
+        if self.taken_back > TAKEN_BACK_MAX {
+            return Err(Violation::PiecesFlood);
+        }
         self.pieces = match bits.count() {
             0 => Pieces::HaveNone,
             _ if bits.is_full() => Pieces::HaveAll,

@@ -304,6 +304,25 @@ fn a_later_bitfield_is_the_last_word() {
 }
 
 #[test]
+fn one_that_takes_back_what_it_has_over_and_over_is_not_listened_to() {
+    let mut peer = Fixture::new();
+    let (less, more) = (
+        Message::Bitfield(&[0b1000_0000, 0]),
+        Message::Bitfield(&[0b1100_0000, 0]),
+    );
+    for _ in 0..TAKEN_BACK_MAX {
+        // As often as it likes, as long as it is no less.
+        for _ in 0..10 {
+            assert_eq!(peer.says(more), Ok(Event::Pieces));
+        }
+        assert_eq!(peer.says(less), Ok(Event::Pieces));
+    }
+    assert_eq!(peer.says(Message::HaveAll), Ok(Event::Pieces));
+    assert_eq!(peer.says(more), Err(Violation::PiecesFlood));
+    assert_eq!(*peer.peer.pieces(), Pieces::HaveAll);
+}
+
+#[test]
 fn a_bitfield_may_follow_messages_that_say_nothing_of_pieces() {
     let mut peer = Fixture::new();
     for message in [

@@ -42,6 +42,9 @@ pub enum Violation {
     /// It sent have-none after it had said what it has.
     #[error("sent have-none after it had said what it has")]
     LateHaveNone,
+    /// It takes back over and over what it has.
+    #[error("took back more than {max} times that it has pieces", max = super::TAKEN_BACK_MAX)]
+    PiecesFlood,
     /// It sent a message of the fast extension, which it had not offered.
     #[error("used the fast extension without having offered it")]
     FastNotNegotiated,
@@ -72,6 +75,7 @@ impl Violation {
             Self::AnswerNotAskedFor => "answer_not_asked_for",
             Self::BadBitfield(_) => "bad_bitfield",
             Self::LateHaveNone => "late_have_none",
+            Self::PiecesFlood => "pieces_flood",
             Self::FastNotNegotiated => "fast_not_negotiated",
             Self::ExtensionNotNegotiated => "extension_not_negotiated",
             Self::BadExtensionHandshake(_) => "bad_extension_handshake",

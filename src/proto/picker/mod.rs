@@ -159,8 +159,22 @@ impl Picker {
         }
     }
 
-    /// A peer has these pieces: it came, or said which it has. What it had before is taken back by
-    /// [`Picker::on_pieces_gone`].
+    /// A peer that had some pieces says anew which it has. Costs what has changed.
+    pub fn on_pieces_told(&mut self, had: &Pieces, has: &Pieces) {
+        match (had, has) {
+            (Pieces::Bits(had), Pieces::Bits(has)) => {
+                has.beside(had).for_each(|piece| self.order.add(piece));
+                had.beside(has).for_each(|piece| self.order.take(piece));
+            }
+            (had, has) if had == has => {}
+            (had, has) => {
+                self.on_pieces_gone(had);
+                self.on_pieces(has);
+            }
+        }
+    }
+
+    /// A peer has these pieces: it came, and has said nothing else before.
     pub fn on_pieces(&mut self, has: &Pieces) {
         match has {
             Pieces::HaveNone => {}
@@ -346,8 +360,7 @@ impl Picker {
         partial.only.is_none() && partial.hand_over(&self.geometry, block, from, to)
     }
 
-    /// A peer has left, or sends nothing for now: nobody waits for it to prove itself any more, and others may go on with
-    /// what it has begun. What it was asked for is given back one by one.
+    /// A peer has left, or is silent: nobody waits for it to prove itself any more, and others take over what it has begun. What it was asked for is given back one by one.
     pub fn let_go(&mut self, peer: PeerKey) {
         for partial in self.partials.values_mut() {
             partial.only = partial.only.filter(|only| *only != peer);
