@@ -4,7 +4,9 @@
 //! decides nothing about bytes: what a torrent is comes from `torrent_file`, what is there of it from `checks`, and
 //! who gets it is the shards' affair.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+mod downloading;
+
+use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,7 +30,7 @@ use crate::hashing::{Gather, Pool, PoolConfig};
 use crate::proto::InfoHash;
 use crate::proto::metainfo::Metainfo;
 use crate::session::{self, Store};
-use crate::shard::{Command, Event, Events, StartError, Torrent};
+use crate::shard::{Event, Events, StartError, Torrent};
 use crate::storage::Throttle;
 use crate::storage::part;
 
@@ -44,10 +46,6 @@ const MISSING_RETRY: Duration = Duration::from_secs(30);
 const DOWNLOADED_MAX: usize = 1 << 16;
 /// How long a piece that is here may wait for others to be hashed beside it: at 10 Gbit/s there are 30 MiB of them by then.
 const GATHER_MAX: Duration = Duration::from_millis(25);
-/// How often the names of peers are looked up again.
-const RESOLVE_EVERY: Duration = Duration::from_secs(60);
-/// How long a download rests whose files became doubtful, before they are checked.
-const DOUBT_FOR: Duration = Duration::from_secs(60);
 /// How long the shards may take to stop. With the rest it stays within the 5 s that are promised.
 const STOP_DEADLINE: Duration = Duration::from_secs(4);
 
@@ -275,7 +273,7 @@ impl<'a> Supervisor<'a> {
             .enumerate()
             .filter(|(_, watch)| !watch.peers.is_empty())
         {
-            tasks.push(tokio::task::spawn_local(resolve(
+            tasks.push(tokio::task::spawn_local(downloading::resolve(
                 folder,
                 watch.peers.clone(),
                 found.clone(),
@@ -439,15 +437,6 @@ impl Supervisor<'_> {
         });
     }
 
-    /// Nothing is written to a torrent's files while they are looked at.
-    fn stop_downloading(&mut self, info_hash: InfoHash) {
-        let served = self.torrents.get(info_hash).and_then(|(_, torrent)| torrent);
-        if served.is_some_and(|torrent| torrent.home().is_some()) {
-            self.shards.remove(info_hash);
-            self.downloads.remove(info_hash);
-        }
-    }
-
     /// A file that held a torrent does no more.
     fn on_removal(&mut self, removal: Removal, why: impl FnOnce() -> String) {
         match removal {
@@ -575,129 +564,6 @@ impl Supervisor<'_> {
             }
         }
         self.publish_counts();
-    }
-
-    fn on_event(&mut self, event: Event) {
-        let name = |info_hash| match self.torrents.get(info_hash) {
-            Some((_, Some(torrent))) => torrent.meta().name.clone(),
-            _ => String::new(),
-        };
-        match event {
-            Event::Wanted(info_hash) => self.downloads.on_wanted(info_hash),
-            Event::Written {
-                info_hash,
-                have,
-                files,
-                complete,
-                downloaded,
-            } => self
-                .downloads
-                .on_written(info_hash, have, (files, complete), downloaded),
-            Event::Stalled { info_hash, why } => {
-                tracing::warn!(
-                    "downloading {:?} ({info_hash}) waits for its disk: {why}",
-                    name(info_hash)
-                );
-            }
-            Event::Gone { info_hash, why } => self.doubt(info_hash, &why),
-            Event::Resumed(info_hash) => tracing::info!("downloading {:?} ({info_hash}) goes on", name(info_hash)),
-            Event::Banned { info_hash, peer } => {
-                tracing::warn!(
-                    "{peer} has sent wrong bytes of {:?} ({info_hash}) and is shut out",
-                    name(info_hash)
-                );
-            }
-        }
-    }
-
-    fn on_disk_done(&mut self, done: downloads::Done) {
-        let torrent = Arc::clone(done.torrent());
-        let (info_hash, name) = (torrent.info_hash(), &torrent.meta().name);
-        for outcome in self.downloads.on_done(done) {
-            match outcome {
-                downloads::Outcome::Prepared(notices) => {
-                    for notice in notices {
-                        tracing::warn!("{name:?} ({info_hash}): {notice}");
-                    }
-                    self.shards
-                        .tell_home(info_hash, Command::Prepared { info_hash, made: true });
-                }
-                downloads::Outcome::NotPrepared(error) => {
-                    tracing::warn!("cannot download {name:?} ({info_hash}): {error} (tried again in a minute)");
-                    self.shards
-                        .tell_home(info_hash, Command::Prepared { info_hash, made: false });
-                }
-                downloads::Outcome::Failed(why) => {
-                    tracing::warn!("{name:?} ({info_hash}): {why} (tried again in a minute)");
-                }
-                downloads::Outcome::Doubtful(why) => self.doubt(info_hash, &why),
-                downloads::Outcome::Complete => {
-                    torrent.set_complete();
-                    if self.torrents.on_complete(info_hash) {
-                        let len = display_size(torrent.geometry().total_len());
-                        tracing::info!("{name:?} ({info_hash}) is complete: {len}, on the disk under its final name");
-                    }
-                    self.publish_counts();
-                }
-            }
-        }
-    }
-
-    /// Nobody knows what of a download is on the disk: it stops, and is checked in a minute.
-    fn doubt(&mut self, info_hash: InfoHash, why: &str) {
-        let Some((_, Some(torrent))) = self.torrents.get(info_hash) else {
-            return;
-        };
-        let torrent = Arc::clone(torrent);
-        let name = &torrent.meta().name;
-        tracing::error!("downloading {name:?} ({info_hash}) stops: {why} (its files are checked again in a minute)");
-        self.stop_downloading(info_hash);
-        // What is recorded is what was on the disk before this. What was lost then, nobody can tell.
-        self.session.remove(info_hash);
-        self.doubtful.push((Instant::now() + DOUBT_FOR, torrent));
-    }
-
-    /// Checks what became doubtful a while ago.
-    fn check_doubtful(&mut self, now: Instant) {
-        let (due, later) = std::mem::take(&mut self.doubtful)
-            .into_iter()
-            .partition(|(at, _)| *at <= now);
-        self.doubtful = later;
-        let due: Vec<(Instant, Arc<Torrent>)> = due;
-        for (_, torrent) in due {
-            let info_hash = torrent.info_hash();
-            let progress = Arc::new(Progress::new(torrent.geometry().total_len()));
-            // Unless it has left, or been looked at, meanwhile.
-            let is_same = |served: Option<&Arc<Torrent>>| served.is_some_and(|served| Arc::ptr_eq(served, &torrent));
-            let Some((folder, served)) = self.torrents.get(info_hash) else {
-                continue;
-            };
-            if is_same(served)
-                && let Some(generation) = self.torrents.check_anew(info_hash, &progress)
-            {
-                let trust = false;
-                let meta = Arc::new(torrent.meta().clone());
-                self.check(folder, generation, meta, trust, progress);
-            }
-        }
-    }
-
-    /// The configuration's peers of a folder have these addresses.
-    fn on_resolved(&mut self, folder: usize, addrs: Vec<SocketAddr>) {
-        self.peers.insert(folder, addrs);
-        let torrents: Vec<Arc<Torrent>> = self.downloads.torrents().cloned().collect();
-        torrents.iter().for_each(|torrent| self.tell_peers(torrent));
-    }
-
-    /// Tells the home of a torrent that is being downloaded whom to connect to.
-    fn tell_peers(&mut self, torrent: &Torrent) {
-        let info_hash = torrent.info_hash();
-        if torrent.home().is_some()
-            && let Some((folder, _)) = self.torrents.get(info_hash)
-            && let Some(addrs) = self.peers.get(&folder).cloned()
-        {
-            self.shards.tell_home(info_hash, Command::Peers { info_hash, addrs });
-        }
     }
 
     fn on_tick(&mut self) {
@@ -848,9 +714,24 @@ impl Supervisor<'_> {
         // The end of the process ends the hashing threads: one may hang on a dead network mount, and is not waited for.
         std::mem::forget(self.pool);
         let (checks, session) = (self.checks, self.session);
-        let downloads = self.downloads;
+        let (mut downloads, mut disk_done, mut events) = (self.downloads, self.disk_done, self.events);
         let kept = async {
-            tokio::join!(checks.ended(STOP_DEADLINE / 2), self.shards.stop());
+            // A disk that hangs takes its time from nobody else's record.
+            let rested = tokio::time::timeout(STOP_DEADLINE / 2, downloads.rest(&mut disk_done));
+            let (_, (), _) = tokio::join!(checks.ended(STOP_DEADLINE / 2), self.shards.stop(), rested);
+            // What the shards have told last.
+            while let Ok(event) = events.try_recv() {
+                if let Event::Written {
+                    info_hash,
+                    have,
+                    files,
+                    complete,
+                    downloaded,
+                } = event
+                {
+                    downloads.on_written(info_hash, have, (files, complete), downloaded);
+                }
+            }
             let settle = downloads.settle();
             // On a thread of its own: a disk that hangs must not delay the stop beyond its time.
             let settled = super::blocking::run("btd-flush", move || {
@@ -874,32 +755,5 @@ impl Supervisor<'_> {
                 },
             }
         }
-    }
-}
-
-/// Looks the names of peers up, over and over: behind a name there may be another address next time.
-async fn resolve(folder: usize, peers: Vec<String>, found: mpsc::UnboundedSender<(usize, Vec<SocketAddr>)>) {
-    let mut told = Vec::new();
-    loop {
-        let names = peers.clone();
-        let addrs = super::blocking::run("btd-resolve", move || {
-            let mut addrs = Vec::new();
-            for name in names {
-                match name.to_socket_addrs() {
-                    Ok(of_name) => addrs.extend(of_name),
-                    Err(error) => tracing::warn!("cannot look up the peer {name:?}: {error} (tried again in a minute)"),
-                }
-            }
-            addrs
-        });
-        if let Ok(Some(addrs)) = addrs.await
-            && addrs != told
-        {
-            told.clone_from(&addrs);
-            if found.send((folder, addrs)).is_err() {
-                return;
-            }
-        }
-        tokio::time::sleep(RESOLVE_EVERY).await;
     }
 }

@@ -578,6 +578,7 @@ impl<D: Driver> Shard<D> {
             return Flow::Continue;
         };
         if self.driver.in_flight() == 0 || self.now.saturating_duration_since(since) > STOP_PATIENCE {
+            self.tell_last_news();
             self.publish();
             return Flow::Stop;
         }

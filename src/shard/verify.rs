@@ -219,6 +219,13 @@ impl<D: Driver> Shard<D> {
         }
     }
 
+    /// No more is written: what was, and nobody was told of.
+    pub(super) fn tell_last_news(&mut self) {
+        for download in self.downloads.values_mut().filter(|download| download.has_news()) {
+            self.settings.events.tell(download.news());
+        }
+    }
+
     /// A tick has passed for all downloads.
     pub(super) fn tend_downloads(&mut self) {
         let tick = self.tick;

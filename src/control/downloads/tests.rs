@@ -54,12 +54,16 @@ impl Fixture {
 
     /// All that is missing was written.
     fn written(&mut self) -> Vec<Outcome> {
+        self.begin_written();
+        self.next()
+    }
+
+    fn begin_written(&mut self) {
         let geometry = *self.torrent.geometry();
         self.torrent.grant(geometry.pieces().next().unwrap());
         let info_hash = self.torrent.info_hash();
         let have = self.torrent.have();
         self.downloads.on_written(info_hash, have, (vec![0], vec![0]), 16384);
-        self.next()
     }
 
     fn next(&mut self) -> Vec<Outcome> {
@@ -125,16 +129,77 @@ fn thread_of_a_download_that_has_left_records_nothing() {
     fixture.wanted();
     let info_hash = fixture.torrent.info_hash();
     let is_current = Arc::clone(&fixture.downloads.entries[&info_hash].is_current);
+    let mut gate = lock(&is_current);
+    fixture.begin_written();
+    // The thread waits here, and the torrent leaves.
+    *gate = false;
+    drop(gate);
+    fixture.next();
+    assert_eq!(fixture.known(), Some(0), "as it was before");
+}
+
+#[test]
+fn download_that_leaves_is_not_current_any_more() {
+    let mut fixture = fixture();
+    let info_hash = fixture.torrent.info_hash();
+    let is_current = Arc::clone(&fixture.downloads.entries[&info_hash].is_current);
+    fixture.downloads.remove(info_hash);
+    assert!(!*lock(&is_current));
+}
+
+/// The end comes while a thread has the stamps: what it finds out is waited for, and what was written since is recorded.
+#[test]
+fn what_was_written_while_a_thread_was_at_work_is_recorded_at_the_end() {
+    let mut fixture = fixture();
+    let info_hash = fixture.torrent.info_hash();
+    // The thread that makes the files cannot come to its end before it is waited for.
+    let is_current = Arc::clone(&fixture.downloads.entries[&info_hash].is_current);
     let gate = lock(&is_current);
+    fixture.downloads.on_wanted(info_hash);
+    assert!(fixture.downloads.entries[&info_hash].busy);
     fixture
         .torrent
         .grant(fixture.torrent.geometry().pieces().next().unwrap());
-    let have = fixture.torrent.have();
-    fixture.downloads.on_written(info_hash, have, (vec![0], vec![0]), 16384);
-    // The thread waits here, and the torrent leaves.
+    let Fixture {
+        mut downloads,
+        mut done,
+        session,
+        torrent,
+        temp,
+    } = fixture;
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut rest = Box::pin(downloads.rest(&mut done));
+    runtime.block_on(async {
+        let once = std::future::poll_fn(|context| std::task::Poll::Ready(rest.as_mut().poll(context).is_pending()));
+        assert!(once.await, "the thread is waited for");
+    });
     drop(gate);
-    fixture.downloads.remove(info_hash);
-    let recorded = fixture.known();
-    assert!(fixture.next().is_empty());
-    assert_eq!(fixture.known(), recorded, "nothing after it left");
+    runtime.block_on(rest);
+    // A shard's last word begins no other thread.
+    downloads.on_written(info_hash, torrent.have(), (vec![0], vec![]), 16384);
+    std::fs::write(temp.path().join("data").join(format!("x{PART_SUFFIX}")), vec![0; 16384]).unwrap();
+    downloads.settle()();
+    session.flush();
+    let record = session.load(&info_hash, 1, 1).unwrap();
+    assert_eq!(record.have.count(), 1);
+    assert!(
+        record.files[0].is_some_and(|stamp| !stamp.is_being_written()),
+        "{record:?}"
+    );
+    assert_eq!(session.load_history(&info_hash).unwrap().downloaded, 16384);
+}
+
+/// A dead network mount holds up its own torrents alone.
+#[test]
+fn folders_have_threads_of_their_own() {
+    let mut fixture = fixture();
+    let folder = folder_of(&fixture.torrent).to_owned();
+    let others = fixture.temp.path().join("others");
+    fixture.downloads.lanes.entry(others).or_default().threads = THREADS_MAX;
+    fixture.wanted();
+    fixture.downloads.lanes.entry(folder.clone()).or_default().threads = THREADS_MAX;
+    fixture.begin_written();
+    let info_hash = fixture.torrent.info_hash();
+    assert!(!fixture.downloads.entries[&info_hash].busy);
+    assert_eq!(fixture.downloads.lanes[&folder].waiting, [info_hash]);
 }

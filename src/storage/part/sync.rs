@@ -35,8 +35,10 @@ pub fn sync(root: &Root, files: &[FileEntry], names: &PartNames, parts: &[bool],
 
 /// Drops what the page cache holds of these files, so that a check reads what is on the disk: of what could not be written
 /// it has bytes that exist nowhere else, and does not say so.
-pub fn forget_cached(root: &Root, files: &[FileEntry], names: &PartNames, parts: &[bool], written: &[u32]) {
-    for (_, path) in paths(files, names, parts, written) {
+pub fn forget_cached(root: &Root, files: &[FileEntry], names: &PartNames, written: &[u32]) {
+    // Under whichever name: one that could not be finished may have either.
+    let names_of = |parts: bool| paths(files, names, &vec![parts; files.len()], written).collect::<Vec<_>>();
+    for (_, path) in names_of(true).into_iter().chain(names_of(false)) {
         if let Ok(file) = root.open_file(&path) {
             // Advice; nothing else is to be done when it is not taken.
             let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);

@@ -1,0 +1,235 @@
+//! What one thread does for one torrent: its files are made, synced and given their names, and what is known is recorded.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex};
+
+use super::history::add_to_history;
+use super::{Work, lock};
+use crate::proto::bitfield::Bitfield;
+use crate::proto::path::RelPath;
+use crate::session::{FileStamp, Record, Store};
+use crate::shard::Torrent;
+use crate::storage::PartNames;
+use crate::storage::part::{self, Options};
+
+/// What a thread has done.
+#[derive(Debug)]
+pub(in crate::control) struct Done {
+    pub(super) torrent: Arc<Torrent>,
+    pub(super) stamps: Vec<Option<FileStamp>>,
+    /// Whether the files are there, if they were to be made.
+    pub(super) prepared: Option<Result<(), part::Error>>,
+    pub(super) notices: Vec<part::Notice>,
+    /// What was not synced or recorded, and why.
+    pub(super) unsynced: Option<(Work, String)>,
+    /// Files that have not got their names.
+    pub(super) unfinished: Vec<part::Error>,
+    /// Why nobody knows what is on the disk.
+    pub(super) doubt: Option<String>,
+}
+
+impl Done {
+    /// Of which torrent.
+    pub(in crate::control) fn torrent(&self) -> &Arc<Torrent> {
+        &self.torrent
+    }
+}
+
+/// What one thread does.
+pub(super) struct Job {
+    pub(super) torrent: Arc<Torrent>,
+    pub(super) stamps: Vec<Option<FileStamp>>,
+    pub(super) work: Work,
+    pub(super) session: Arc<Store>,
+    pub(super) options: Options,
+    /// Whether what it finds out may be recorded.
+    pub(super) is_current: Arc<Mutex<bool>>,
+}
+
+impl Job {
+    pub(super) fn run(self) -> Done {
+        let Self {
+            torrent,
+            stamps,
+            work,
+            session,
+            options,
+            is_current,
+        } = self;
+        // Gives what was recorded, or would have been: without what was withdrawn since it was told. A check that has
+        // begun meanwhile knows better, and so nothing is recorded then.
+        let put = |have: &Bitfield, stamps: &[Option<FileStamp>]| {
+            let have = have.and(&torrent.have());
+            let is_current = lock(&is_current);
+            if *is_current {
+                session.put(torrent.info_hash(), record(&torrent, have.clone(), stamps.to_vec()));
+            }
+            have
+        };
+        let info_hash = torrent.info_hash();
+        let mut done = Done {
+            stamps,
+            prepared: None,
+            notices: Vec::new(),
+            unsynced: None,
+            unfinished: Vec::new(),
+            doubt: None,
+            torrent: Arc::clone(&torrent),
+        };
+        let Some(names) = torrent.part_names() else {
+            return done;
+        };
+        if work.prepare {
+            let prepared = prepare(&torrent, names, options, &mut done);
+            let is_ready = prepared.is_ok();
+            if is_ready {
+                let have = work.have.clone().unwrap_or_else(|| torrent.have());
+                put(&have, &done.stamps);
+                session.flush();
+            }
+            done.prepared = Some(prepared);
+            if !is_ready {
+                if work.have.is_some() {
+                    done.unsynced = Some((work, "its files cannot be made".to_owned()));
+                }
+                return done;
+            }
+        }
+        let Some(have) = &work.have else { return done };
+        if let Err(error) = sync(&torrent, &work.files.difference(&work.complete).copied().collect()) {
+            match error.is_doubtful() {
+                true => {
+                    forget_cached(&torrent, &work.files);
+                    done.doubt = Some(error.to_string());
+                }
+                false => done.unsynced = Some((work, error.to_string())),
+            }
+            return done;
+        }
+        if !work.complete.is_empty() {
+            let files = &torrent.meta().files;
+            let complete: Vec<u32> = work.complete.iter().copied().collect();
+            done.unfinished = part::finish(torrent.root(), files, names, &parts_of(&torrent), &complete);
+            if let Some(error) = done.unfinished.iter().find(|error| error.is_doubtful()) {
+                done.doubt = Some(error.to_string());
+                forget_cached(&torrent, &work.files);
+                return done;
+            }
+            let failed: BTreeSet<u32> = done.unfinished.iter().map(|error| error.file).collect();
+            for file in complete.into_iter().filter(|file| !failed.contains(file)) {
+                torrent.finished(file, None);
+                let stamp = stamp_of(&torrent, file);
+                torrent.finished(file, stamp.map(|stamp| stamp.mtime_ns));
+                done.stamps[file as usize] = stamp;
+            }
+        }
+        let have = put(have, &done.stamps);
+        let is_whole = have.is_full() && done.unfinished.is_empty();
+        add_to_history(&session, info_hash, work.downloaded, is_whole);
+        if is_whole {
+            session.flush();
+        }
+        done
+    }
+}
+
+fn prepare(torrent: &Torrent, names: &PartNames, options: Options, done: &mut Done) -> Result<(), part::Error> {
+    let files = &torrent.meta().files;
+    let prepared = part::prepare(torrent.root(), files, names, options)?;
+    torrent.set_parts(&prepared.parts);
+    done.notices = prepared.notices;
+    for (stamp, entry) in std::iter::zip(&mut done.stamps, files) {
+        // What is complete keeps the stamp that it was judged with.
+        if stamp.is_none() && !entry.pad {
+            *stamp = Some(FileStamp::being_written(entry.len));
+        }
+    }
+    Ok(())
+}
+
+/// A record of pieces that are on the disk.
+fn record(torrent: &Torrent, have: Bitfield, files: Vec<Option<FileStamp>>) -> Record {
+    let piece_count = have.piece_count();
+    Record {
+        have,
+        wrong: Bitfield::new(piece_count),
+        judged: piece_count,
+        files: match files.is_empty() {
+            true => vec![None; torrent.meta().files.len()],
+            false => files,
+        },
+    }
+}
+
+/// Records what there is of a torrent that nobody writes to any more.
+pub(super) fn settle(session: &Store, torrent: &Torrent, mut stamps: Vec<Option<FileStamp>>, downloaded: u64) {
+    let info_hash = torrent.info_hash();
+    let is_written = |stamp: &Option<FileStamp>| stamp.is_some_and(|stamp| stamp.is_being_written());
+    let written = (0..).zip(&stamps).filter(|(_, stamp)| is_written(stamp));
+    let written: BTreeSet<u32> = written.map(|(file, _)| file).collect();
+    if let Err(error) = sync(torrent, &written) {
+        if error.is_doubtful() {
+            forget_cached(torrent, &written);
+            session.remove(info_hash); // The next start checks it.
+        }
+        tracing::warn!("{:?} ({info_hash}): {error}", torrent.meta().name);
+        return;
+    }
+    for file in written {
+        stamps[file as usize] = stamp_of(torrent, file);
+    }
+    session.put(info_hash, record(torrent, torrent.have(), stamps));
+    add_to_history(session, info_hash, downloaded, false);
+}
+
+/// Which files have the names of parts.
+fn parts_of(torrent: &Torrent) -> Vec<bool> {
+    let files = (0..).zip(&torrent.meta().files);
+    files.map(|(file, _)| torrent.is_part(file)).collect()
+}
+
+/// Where a file lies now.
+fn path_of(torrent: &Torrent, file: u32) -> RelPath {
+    let entry = &torrent.meta().files[file as usize];
+    let part = torrent.part_names().filter(|_| torrent.is_part(file));
+    part.and_then(|names| names.get(file, entry))
+        .unwrap_or_else(|| entry.path.clone())
+}
+
+/// Has what was written to these files be on the disk.
+fn sync(torrent: &Torrent, written: &BTreeSet<u32>) -> Result<(), part::Error> {
+    let Some(names) = torrent.part_names() else {
+        return Ok(());
+    };
+    let files = &torrent.meta().files;
+    let written: Vec<u32> = written.iter().copied().collect();
+    part::sync(torrent.root(), files, names, &parts_of(torrent), &written)
+}
+
+/// What is read of these files from now on is read from the disk.
+fn forget_cached(torrent: &Torrent, written: &BTreeSet<u32>) {
+    if let Some(names) = torrent.part_names() {
+        let files = &torrent.meta().files;
+        let written: Vec<u32> = written.iter().copied().collect();
+        part::forget_cached(torrent.root(), files, names, &written);
+    }
+}
+
+/// What a file looks like now.
+fn stamp_of(torrent: &Torrent, file: u32) -> Option<FileStamp> {
+    let entry = &torrent.meta().files[file as usize];
+    let metadata = torrent
+        .root()
+        .open_file(&path_of(torrent, file))
+        .ok()?
+        .metadata()
+        .ok()?;
+    (metadata.len() >= entry.len).then(|| FileStamp {
+        len: metadata.len(),
+        mtime_ns: metadata
+            .mtime()
+            .saturating_mul(1_000_000_000)
+            .saturating_add(metadata.mtime_nsec()),
+    })
+}

@@ -1,0 +1,364 @@
+//! What downloads need of a disk that has to be waited for: files are made, synced and given their names, and what is
+//! known is recorded. Shards tell what is to be done ([`Event`]); threads do it, one for each torrent at a time.
+//!
+//! The order is what survives a power cut: bytes are synced first, then the pieces they make are recorded; a file is synced
+//! before it has its final name. A record of files that are being written to ([`FileStamp::being_written`]) is on the disk
+//! before the first of those writes is asked for.
+
+mod history;
+mod job;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+pub(super) use history::note_whole;
+pub(super) use job::Done;
+
+use crate::proto::InfoHash;
+use crate::proto::bitfield::Bitfield;
+use crate::session::{FileStamp, Store};
+use crate::shard::Torrent;
+use crate::storage::part::{self, Options};
+use job::Job;
+
+/// Threads at a time for the torrents of one data folder. Each waits for its disk for the most part, and for ever on a
+/// network mount that is dead: the other folders have their own.
+const THREADS_MAX: usize = 8;
+
+/// How long after something did not work it is tried again.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// What is to be done for a torrent.
+#[derive(Clone, Debug, Default)]
+struct Work {
+    /// Its files are to be made.
+    prepare: bool,
+    /// Pieces that are written and to be recorded.
+    have: Option<Bitfield>,
+    /// Files that were written to.
+    files: BTreeSet<u32>,
+    /// Files that nothing is missing of.
+    complete: BTreeSet<u32>,
+    /// Bytes that came from peers since the last time.
+    downloaded: u64,
+}
+
+impl Work {
+    fn is_empty(&self) -> bool {
+        !self.prepare && self.have.is_none() && self.files.is_empty() && self.complete.is_empty()
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    torrent: Arc<Torrent>,
+    /// What each file looked like when it was last judged or finished.
+    stamps: Vec<Option<FileStamp>>,
+    prepared: bool,
+    /// A thread is at work for it, and has its stamps.
+    busy: bool,
+    work: Work,
+    /// What did not work is tried again then.
+    retry_at: Option<Instant>,
+    /// Whether what its threads find out may be recorded: it has not left, and is not being checked anew.
+    is_current: Arc<Mutex<bool>>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        *lock(&self.is_current) = false;
+    }
+}
+
+/// What the supervisor has to hear of it.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// The files can be written to.
+    Prepared(Vec<part::Notice>),
+    /// They cannot be made.
+    NotPrepared(part::Error),
+    /// Something did not work, and is tried again.
+    Failed(String),
+    /// What was written may not be on the disk: it is to be checked.
+    Doubtful(String),
+    /// Nothing is missing, and all files have their names.
+    Complete,
+}
+
+/// All downloads.
+#[derive(Debug)]
+pub(super) struct Downloads {
+    entries: HashMap<InfoHash, Entry>,
+    session: Arc<Store>,
+    options: Options,
+    done: UnboundedSender<Done>,
+    /// By data folder.
+    lanes: HashMap<PathBuf, Lane>,
+    /// No thread is begun any more.
+    resting: bool,
+}
+
+/// The threads of one data folder.
+#[derive(Debug, Default)]
+struct Lane {
+    /// At work.
+    threads: usize,
+    /// Torrents that wait for one.
+    waiting: VecDeque<InfoHash>,
+}
+
+impl Downloads {
+    /// No downloads yet. What threads have done goes to `done`, and from there to [`Downloads::on_done`].
+    pub(super) fn new(session: Arc<Store>, options: Options, done: UnboundedSender<Done>) -> Self {
+        Self {
+            entries: HashMap::new(),
+            session,
+            options,
+            done,
+            lanes: HashMap::new(),
+            resting: false,
+        }
+    }
+
+    /// A torrent is being downloaded from now on. `stamps` tells of which files what is there was judged, and when.
+    pub(super) fn add(&mut self, torrent: Arc<Torrent>, stamps: Vec<Option<FileStamp>>) {
+        let entry = Entry {
+            stamps,
+            prepared: false,
+            busy: false,
+            work: Work::default(),
+            retry_at: None,
+            is_current: Arc::new(Mutex::new(true)),
+            torrent: Arc::clone(&torrent),
+        };
+        self.entries.insert(torrent.info_hash(), entry);
+    }
+
+    /// A torrent has left, or is checked anew.
+    pub(super) fn remove(&mut self, info_hash: InfoHash) {
+        self.entries.remove(&info_hash);
+    }
+
+    /// Torrents that are being downloaded.
+    pub(super) fn torrents(&self) -> impl Iterator<Item = &Arc<Torrent>> {
+        self.entries.values().map(|entry| &entry.torrent)
+    }
+
+    /// A peer has something that is missing.
+    pub(super) fn on_wanted(&mut self, info_hash: InfoHash) {
+        if let Some(entry) = self.entries.get_mut(&info_hash) {
+            entry.work.prepare = true;
+            self.go_on(info_hash);
+        }
+    }
+
+    /// Pieces were written.
+    pub(super) fn on_written(
+        &mut self,
+        info_hash: InfoHash,
+        have: Bitfield,
+        (files, complete): (Vec<u32>, Vec<u32>),
+        downloaded: u64,
+    ) {
+        let Some(entry) = self.entries.get_mut(&info_hash) else {
+            return;
+        };
+        // Files that were complete already may never have been made: those without bytes.
+        entry.work.prepare |= !entry.prepared;
+        entry.work.have = Some(have);
+        entry.work.files.extend(files);
+        entry.work.complete.extend(complete);
+        entry.work.downloaded += downloaded;
+        self.go_on(info_hash);
+    }
+
+    /// Tries again what did not work and is due.
+    pub(super) fn on_tick(&mut self, now: Instant) {
+        let due = |entry: &Entry| entry.retry_at.is_some_and(|at| at <= now);
+        let due: Vec<InfoHash> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| due(entry))
+            .map(|(hash, _)| *hash)
+            .collect();
+        for info_hash in due {
+            if let Some(entry) = self.entries.get_mut(&info_hash) {
+                entry.retry_at = None;
+            }
+            self.go_on(info_hash);
+        }
+    }
+
+    /// Starts a thread for what is to be done, unless one is at work.
+    fn go_on(&mut self, info_hash: InfoHash) {
+        let Some(entry) = self.entries.get_mut(&info_hash) else {
+            return;
+        };
+        if self.resting || entry.busy || entry.retry_at.is_some() || entry.work.is_empty() {
+            return;
+        }
+        let lane = self.lanes.entry(folder_of(&entry.torrent).to_owned()).or_default();
+        if lane.threads >= THREADS_MAX {
+            if !lane.waiting.contains(&info_hash) {
+                lane.waiting.push_back(info_hash);
+            }
+            return;
+        }
+        entry.busy = true;
+        let job = Job {
+            torrent: Arc::clone(&entry.torrent),
+            stamps: entry.stamps.clone(),
+            work: entry.work.clone(),
+            session: Arc::clone(&self.session),
+            options: self.options,
+            is_current: Arc::clone(&entry.is_current),
+        };
+        let done = self.done.clone();
+        let begun = std::thread::Builder::new().name("btd-disk".to_owned()).spawn(move || {
+            // Nobody waits any more when btd is stopping.
+            let _ = done.send(job.run());
+        });
+        match begun {
+            Ok(_) => {
+                entry.work = Work::default();
+                lane.threads += 1;
+            }
+            Err(error) => {
+                entry.busy = false;
+                entry.retry_at = Some(Instant::now() + RETRY);
+                tracing::error!(
+                    "cannot start a thread for the files of {info_hash}: {error} (tried again in a minute)"
+                );
+            }
+        }
+    }
+
+    /// A thread has ended. Gives what is to be told.
+    pub(super) fn on_done(&mut self, done: Done) -> Vec<Outcome> {
+        let folder = folder_of(done.torrent()).to_owned();
+        if let Some(lane) = self.lanes.get_mut(&folder) {
+            lane.threads -= 1;
+        }
+        let outcomes = self.take_in(done);
+        while let Some(lane) = self.lanes.get_mut(&folder)
+            && lane.threads < THREADS_MAX
+            && let Some(next) = lane.waiting.pop_front()
+        {
+            self.go_on(next);
+        }
+        self.lanes.retain(|_, lane| lane.threads > 0);
+        outcomes
+    }
+
+    fn take_in(&mut self, done: Done) -> Vec<Outcome> {
+        let info_hash = done.torrent.info_hash();
+        let Some(entry) = self.entries.get_mut(&info_hash) else {
+            return Vec::new();
+        };
+        if !Arc::ptr_eq(&entry.torrent, &done.torrent) {
+            return Vec::new(); // It was of an earlier one of the same info-hash.
+        }
+        entry.busy = false;
+        entry.stamps = done.stamps;
+        if let Some(why) = done.doubt {
+            return vec![Outcome::Doubtful(why)];
+        }
+        let mut outcomes = Vec::new();
+        match done.prepared {
+            Some(Ok(())) => {
+                entry.prepared = true;
+                outcomes.push(Outcome::Prepared(done.notices));
+            }
+            Some(Err(error)) => outcomes.push(Outcome::NotPrepared(error)),
+            None => {}
+        }
+        let retry_at = Instant::now() + RETRY;
+        if let Some((work, why)) = done.unsynced {
+            entry.work.prepare |= work.prepare;
+            entry.work.have = entry.work.have.take().or(work.have);
+            entry.work.files.extend(work.files);
+            entry.work.complete.extend(work.complete);
+            entry.work.downloaded += work.downloaded;
+            entry.retry_at = Some(retry_at);
+            outcomes.push(Outcome::Failed(why));
+        }
+        if !done.unfinished.is_empty() {
+            entry
+                .work
+                .complete
+                .extend(done.unfinished.iter().map(|error| error.file));
+            entry.work.have.get_or_insert_with(|| entry.torrent.have());
+            entry.retry_at = Some(retry_at);
+            outcomes.push(Outcome::Failed(done.unfinished[0].to_string()));
+        }
+        let torrent = &entry.torrent;
+        let is_named = |file: u32| !torrent.is_part(file);
+        let file_count = u32::try_from(torrent.meta().files.len()).unwrap_or(u32::MAX);
+        if torrent.is_complete() && entry.work.is_empty() && entry.prepared && (0..file_count).all(is_named) {
+            self.entries.remove(&info_hash);
+            outcomes.push(Outcome::Complete);
+        } else {
+            self.go_on(info_hash);
+        }
+        outcomes
+    }
+
+    /// Waits for the threads that are at work, and begins no others: what they have found out is what
+    /// [`Downloads::settle`] goes on from.
+    pub(super) async fn rest(&mut self, done: &mut UnboundedReceiver<Done>) {
+        self.resting = true;
+        while !self.lanes.is_empty()
+            && let Some(done) = done.recv().await
+        {
+            let info_hash = done.torrent().info_hash();
+            for outcome in self.on_done(done) {
+                match outcome {
+                    Outcome::Doubtful(why) => {
+                        // The next start checks it.
+                        self.entries.remove(&info_hash);
+                        self.session.remove(info_hash);
+                        tracing::error!(
+                            "downloading {info_hash} stops: {why} (its files are checked at the next start)"
+                        );
+                    }
+                    Outcome::NotPrepared(error) => tracing::warn!("cannot download {info_hash}: {error}"),
+                    Outcome::Failed(why) => tracing::warn!("{info_hash}: {why}"),
+                    Outcome::Prepared(_) | Outcome::Complete => {}
+                }
+            }
+        }
+    }
+
+    /// What is to be recorded of each at the end, when no shard writes any more. It blocks on the disk.
+    ///
+    /// One whose thread has not come to its end is left as it was recorded last: the thread has its files.
+    pub(super) fn settle(self) -> impl FnOnce() + Send + 'static {
+        let Self { entries, session, .. } = self;
+        move || {
+            let at_rest = |entry: &Entry| entry.prepared && !entry.busy;
+            for entry in entries.into_values().filter(at_rest) {
+                job::settle(&session, &entry.torrent, entry.stamps.clone(), entry.work.downloaded);
+            }
+        }
+    }
+}
+
+/// Where a torrent's files lie.
+fn folder_of(torrent: &Torrent) -> &Path {
+    torrent.root().path()
+}
+
+/// A panic leaves nothing half done in here.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Which peers the configuration names for each folder, resolved.
+pub(super) type Peers = BTreeMap<usize, Vec<std::net::SocketAddr>>;
+
+#[cfg(test)]
+mod tests;

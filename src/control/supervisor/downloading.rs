@@ -1,0 +1,188 @@
+//! What the shards tell of downloads, what threads have done for their files, and whom they are told to connect to.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::Supervisor;
+use crate::control::blocking;
+use crate::control::checks::Progress;
+use crate::control::config::display_size;
+use crate::control::downloads;
+use crate::proto::InfoHash;
+use crate::shard::{Command, Event, Torrent};
+
+/// How often the names of peers are looked up again.
+const RESOLVE_EVERY: Duration = Duration::from_secs(60);
+/// How long a download rests whose files became doubtful, before they are checked.
+const DOUBT_FOR: Duration = Duration::from_secs(60);
+
+impl Supervisor<'_> {
+    /// Nothing is written to a torrent's files while they are looked at.
+    pub(super) fn stop_downloading(&mut self, info_hash: InfoHash) {
+        let served = self.torrents.get(info_hash).and_then(|(_, torrent)| torrent);
+        if served.is_some_and(|torrent| torrent.home().is_some()) {
+            self.shards.remove(info_hash);
+            self.downloads.remove(info_hash);
+        }
+    }
+
+    pub(super) fn on_event(&mut self, event: Event) {
+        let name = |info_hash| match self.torrents.get(info_hash) {
+            Some((_, Some(torrent))) => torrent.meta().name.clone(),
+            _ => String::new(),
+        };
+        match event {
+            Event::Wanted(info_hash) => self.downloads.on_wanted(info_hash),
+            Event::Written {
+                info_hash,
+                have,
+                files,
+                complete,
+                downloaded,
+            } => self
+                .downloads
+                .on_written(info_hash, have, (files, complete), downloaded),
+            Event::Stalled { info_hash, why } => {
+                tracing::warn!(
+                    "downloading {:?} ({info_hash}) waits for its disk: {why}",
+                    name(info_hash)
+                );
+            }
+            Event::Gone { info_hash, why } => self.doubt(info_hash, &why),
+            Event::Resumed(info_hash) => tracing::info!("downloading {:?} ({info_hash}) goes on", name(info_hash)),
+            Event::Banned { info_hash, peer } => {
+                tracing::warn!(
+                    "{peer} has sent wrong bytes of {:?} ({info_hash}) and is shut out",
+                    name(info_hash)
+                );
+            }
+        }
+    }
+
+    pub(super) fn on_disk_done(&mut self, done: downloads::Done) {
+        let torrent = Arc::clone(done.torrent());
+        let (info_hash, name) = (torrent.info_hash(), &torrent.meta().name);
+        for outcome in self.downloads.on_done(done) {
+            match outcome {
+                downloads::Outcome::Prepared(notices) => {
+                    for notice in notices {
+                        tracing::warn!("{name:?} ({info_hash}): {notice}");
+                    }
+                    self.shards
+                        .tell_home(info_hash, Command::Prepared { info_hash, made: true });
+                }
+                downloads::Outcome::NotPrepared(error) => {
+                    tracing::warn!("cannot download {name:?} ({info_hash}): {error} (tried again in a minute)");
+                    self.shards
+                        .tell_home(info_hash, Command::Prepared { info_hash, made: false });
+                }
+                downloads::Outcome::Failed(why) => {
+                    tracing::warn!("{name:?} ({info_hash}): {why} (tried again in a minute)");
+                }
+                downloads::Outcome::Doubtful(why) => self.doubt(info_hash, &why),
+                downloads::Outcome::Complete => {
+                    torrent.set_complete();
+                    if self.torrents.on_complete(info_hash) {
+                        let len = display_size(torrent.geometry().total_len());
+                        tracing::info!("{name:?} ({info_hash}) is complete: {len}, on the disk under its final name");
+                    }
+                    self.publish_counts();
+                }
+            }
+        }
+    }
+
+    /// Nobody knows what of a download is on the disk: it stops, and is checked in a minute.
+    fn doubt(&mut self, info_hash: InfoHash, why: &str) {
+        let Some((_, Some(torrent))) = self.torrents.get(info_hash) else {
+            return;
+        };
+        let torrent = Arc::clone(torrent);
+        if self
+            .doubtful
+            .iter()
+            .any(|(_, doubtful)| Arc::ptr_eq(doubtful, &torrent))
+        {
+            return; // A thread and a shard may find out the same.
+        }
+        let name = &torrent.meta().name;
+        tracing::error!("downloading {name:?} ({info_hash}) stops: {why} (its files are checked again in a minute)");
+        self.stop_downloading(info_hash);
+        // What is recorded is what was on the disk before this. What was lost then, nobody can tell.
+        self.session.remove(info_hash);
+        self.doubtful.push((Instant::now() + DOUBT_FOR, torrent));
+    }
+
+    /// Checks what became doubtful a while ago.
+    pub(super) fn check_doubtful(&mut self, now: Instant) {
+        let (due, later) = std::mem::take(&mut self.doubtful)
+            .into_iter()
+            .partition(|(at, _)| *at <= now);
+        self.doubtful = later;
+        let due: Vec<(Instant, Arc<Torrent>)> = due;
+        for (_, torrent) in due {
+            let info_hash = torrent.info_hash();
+            let progress = Arc::new(Progress::new(torrent.geometry().total_len()));
+            // Unless it has left, or been looked at, meanwhile.
+            let is_same = |served: Option<&Arc<Torrent>>| served.is_some_and(|served| Arc::ptr_eq(served, &torrent));
+            let Some((folder, served)) = self.torrents.get(info_hash) else {
+                continue;
+            };
+            if is_same(served)
+                && let Some(generation) = self.torrents.check_anew(info_hash, &progress)
+            {
+                let trust = false;
+                let meta = Arc::new(torrent.meta().clone());
+                self.check(folder, generation, meta, trust, progress);
+            }
+        }
+    }
+
+    /// The configuration's peers of a folder have these addresses.
+    pub(super) fn on_resolved(&mut self, folder: usize, addrs: Vec<SocketAddr>) {
+        self.peers.insert(folder, addrs);
+        let torrents: Vec<Arc<Torrent>> = self.downloads.torrents().cloned().collect();
+        torrents.iter().for_each(|torrent| self.tell_peers(torrent));
+    }
+
+    /// Tells the home of a torrent that is being downloaded whom to connect to.
+    pub(super) fn tell_peers(&mut self, torrent: &Torrent) {
+        let info_hash = torrent.info_hash();
+        if torrent.home().is_some()
+            && let Some((folder, _)) = self.torrents.get(info_hash)
+            && let Some(addrs) = self.peers.get(&folder).cloned()
+        {
+            self.shards.tell_home(info_hash, Command::Peers { info_hash, addrs });
+        }
+    }
+}
+
+/// Looks the names of peers up, over and over: behind a name there may be another address next time.
+pub(super) async fn resolve(folder: usize, peers: Vec<String>, found: mpsc::UnboundedSender<(usize, Vec<SocketAddr>)>) {
+    let mut told = Vec::new();
+    loop {
+        let names = peers.clone();
+        let addrs = blocking::run("btd-resolve", move || {
+            let mut addrs = Vec::new();
+            for name in names {
+                match name.to_socket_addrs() {
+                    Ok(of_name) => addrs.extend(of_name),
+                    Err(error) => tracing::warn!("cannot look up the peer {name:?}: {error} (tried again in a minute)"),
+                }
+            }
+            addrs
+        });
+        if let Ok(Some(addrs)) = addrs.await
+            && addrs != told
+        {
+            told.clone_from(&addrs);
+            if found.send((folder, addrs)).is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(RESOLVE_EVERY).await;
+    }
+}
