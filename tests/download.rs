@@ -249,13 +249,11 @@ fn connections_that_come_to_another_shard_reach_the_torrents_home() {
     let hash = info_hash(&source.torrent);
     let mut peers: Vec<Peer> = (0..16)
         .map(|last| {
-            Peer::join(
-                middle.btd.peers,
-                Ipv4Addr::new(127, 0, 1, last + 1),
-                hash,
-                Reserved([0; 8]),
-            )
-            .expect("a connection")
+            let from = Ipv4Addr::new(127, 0, 1, last + 1);
+            // A shard that has not heard of the torrent yet lets it go.
+            wait_for("a connection", within(10), || {
+                Peer::join(middle.btd.peers, from, hash, Reserved([0; 8])).ok()
+            })
         })
         .collect();
     assert!(
@@ -593,7 +591,10 @@ fn cannot(why: &str) {
 
 /// Pieces that a btd says it has, in its bitfield.
 fn claimed(btd: &Btd, hash: InfoHash, pieces: u32) -> Vec<bool> {
-    let mut peer = Peer::join(btd.peers, Ipv4Addr::new(127, 0, 4, 1), hash, Reserved([0; 8])).expect("a connection");
+    let from = Ipv4Addr::new(127, 0, 4, 1);
+    let mut peer = wait_for("a connection", within(10), || {
+        Peer::join(btd.peers, from, hash, Reserved([0; 8])).ok()
+    });
     // Interest is answered by an unchoke; a bitfield comes before it, unless there is nothing to tell.
     let mut bits = vec![false; pieces as usize];
     loop {

@@ -3,7 +3,9 @@
 mod downloading;
 mod files;
 mod fixture;
+mod leeching;
 mod lending;
+mod misbehaving;
 mod pacing;
 mod pressure;
 

@@ -1,0 +1,215 @@
+//! A shard that downloads, and the peers it downloads from as a test plays them.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use super::fixture::{Fixture, PIECE_LEN};
+use super::*;
+use crate::proto::bitfield::Bitfield;
+use crate::proto::wire::Decoder;
+use crate::storage::PART_SUFFIX;
+
+/// A shard that downloads one file, and what it told.
+pub(super) struct Leeching {
+    pub(super) fixture: Fixture,
+    pub(super) events: Arc<Mutex<Vec<Event>>>,
+    /// Whether files are made as soon as they are wanted.
+    pub(super) prepares: bool,
+}
+
+/// A peer as the test plays it, that has pieces and answers.
+pub(super) struct Giver {
+    pub(super) id: u64,
+    pub(super) fast: bool,
+    pub(super) decoder: Decoder,
+    pub(super) greeted: usize,
+    /// What it was asked for and has not answered.
+    pub(super) asked: VecDeque<(u32, u32, u32)>,
+    /// Everything it heard, in words.
+    pub(super) said: Vec<String>,
+    /// Pieces that it was told of.
+    pub(super) told: Vec<u32>,
+    /// How often it was asked in all.
+    pub(super) asks: usize,
+    /// It sends other bytes than those of the payload.
+    pub(super) lies: bool,
+}
+
+impl Leeching {
+    pub(super) fn new(len: usize) -> Leeching {
+        Leeching::with(len, 1 << 20)
+    }
+
+    pub(super) fn with(len: usize, write_buffer: u64) -> Leeching {
+        let mut fixture = Fixture::single(len, 16);
+        let meta = fixture.torrent.meta().clone();
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let told = events.clone();
+        fixture.shard.settings.events = Events::new(move |event| told.lock().unwrap().push(event));
+        fixture.shard.assembly = Assembly::new(write_buffer);
+        let none = Bitfield::new(meta.geometry.piece_count());
+        let root = fixture.torrent.root().clone();
+        fixture.torrent = Torrent::to_download(meta, root, &none, &[true], 0);
+        fixture.world.remove_file("payload");
+        fixture.world.file(&format!("payload{PART_SUFFIX}"), &vec![0; len]);
+        fixture.shard.add(fixture.torrent.clone());
+        Leeching {
+            fixture,
+            events,
+            prepares: true,
+        }
+    }
+
+    /// The file as it is.
+    pub(super) fn file(&self) -> Vec<u8> {
+        self.fixture.world.contents(&format!("payload{PART_SUFFIX}")).unwrap()
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.fixture.torrent.is_complete()
+    }
+
+    /// Turns until nothing more happens.
+    pub(super) fn settle(&mut self) {
+        for _ in 0..20 {
+            self.fixture.turn();
+            let wanted = self
+                .events
+                .lock()
+                .unwrap()
+                .iter()
+                .any(|event| matches!(event, Event::Wanted(_)));
+            if wanted && self.prepares {
+                self.events
+                    .lock()
+                    .unwrap()
+                    .retain(|event| !matches!(event, Event::Wanted(_)));
+                let info_hash = self.fixture.torrent.info_hash();
+                self.fixture
+                    .commands
+                    .send(Command::Prepared { info_hash, made: true })
+                    .unwrap();
+            }
+            self.wait_for_verdicts();
+            self.fixture.world.ring();
+        }
+    }
+
+    /// Hashing is another thread's.
+    pub(super) fn wait_for_verdicts(&mut self) {
+        while self.fixture.shard.hashing() > 0 {
+            self.fixture.world.ring();
+            self.fixture.turn();
+            std::thread::yield_now();
+        }
+    }
+
+    pub(super) fn pass(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.fixture.now.set(self.fixture.now.get() + Duration::from_secs(1));
+            self.settle();
+        }
+    }
+
+    /// A peer that connects and has every piece.
+    pub(super) fn giver(&mut self, port: u16, reserved: Reserved) -> Giver {
+        let addr = SocketAddr::from(([127, 0, 0, 1], port));
+        let id = self.fixture.world.connect(addr);
+        self.greet(id, port, reserved)
+    }
+
+    pub(super) fn greet(&mut self, id: u64, port: u16, reserved: Reserved) -> Giver {
+        self.fixture.world.write(id, &self.handshake(port, reserved));
+        let giver = Giver {
+            id,
+            fast: reserved.fast(),
+            decoder: Decoder::new(1 << 20),
+            greeted: 0,
+            asked: VecDeque::new(),
+            said: Vec::new(),
+            told: Vec::new(),
+            asks: 0,
+            lies: false,
+        };
+        let full = Bitfield::full(self.fixture.torrent.geometry().piece_count());
+        self.say(&giver, &Message::Bitfield(full.as_bytes()));
+        self.settle();
+        giver
+    }
+
+    /// Of a peer whose id is its port.
+    pub(super) fn handshake(&self, port: u16, reserved: Reserved) -> [u8; HANDSHAKE_LEN] {
+        let mut peer_id = *b"-XX0001-giver-------";
+        peer_id[15..].copy_from_slice(format!("{port:05}").as_bytes());
+        Handshake {
+            reserved,
+            info_hash: self.fixture.torrent.info_hash(),
+            peer_id: PeerId(peer_id),
+        }
+        .encode()
+    }
+
+    pub(super) fn say(&self, giver: &Giver, message: &Message<'_>) {
+        let mut bytes = Vec::new();
+        wire::encode(message, &mut bytes);
+        self.fixture.world.write(giver.id, &bytes);
+    }
+
+    pub(super) fn hear(&mut self, giver: &mut Giver) {
+        let heard = self.fixture.world.read(giver.id);
+        let mut heard = &heard[..];
+        let missing = (HANDSHAKE_LEN - giver.greeted).min(heard.len());
+        giver.greeted += missing;
+        heard = &heard[missing..];
+        while let Some(message) = giver.decoder.next(&mut heard).unwrap() {
+            match message {
+                Message::Request { piece, begin, length } => {
+                    giver.asks += 1;
+                    giver.asked.push_back((piece, begin, length));
+                }
+                Message::Cancel { piece, begin, length } => {
+                    giver.asked.retain(|asked| *asked != (piece, begin, length));
+                    giver.said.push("Cancel".to_owned());
+                }
+                Message::Have(piece) => giver.told.push(piece),
+                Message::Extended { .. } => giver.said.push("Extended".to_owned()),
+                other => giver.said.push(format!("{other:?}")),
+            }
+        }
+    }
+
+    /// Sends up to `count` of the blocks that it was asked for.
+    pub(super) fn give(&mut self, giver: &mut Giver, count: usize) -> usize {
+        self.hear(giver);
+        let count = count.min(giver.asked.len());
+        for (piece, begin, length) in giver.asked.drain(..count).collect::<Vec<_>>() {
+            let at = (piece * PIECE_LEN + begin) as usize;
+            let mut data = self.fixture.payload[at..at + length as usize].to_vec();
+            if giver.lies {
+                data[0] ^= 1;
+            }
+            self.say(
+                giver,
+                &Message::Piece {
+                    piece,
+                    begin,
+                    data: &data,
+                },
+            );
+        }
+        self.settle();
+        count
+    }
+
+    /// Lets a peer answer until it is asked no more.
+    pub(super) fn give_all(&mut self, giver: &mut Giver) {
+        self.say(giver, &Message::Unchoke);
+        self.settle();
+        while self.give(giver, usize::MAX) > 0 {}
+    }
+
+    pub(super) fn told(&self) -> Vec<String> {
+        let events = self.events.lock().unwrap();
+        events.iter().map(|event| format!("{event:?}")).collect()
+    }
+}
