@@ -42,6 +42,7 @@ from compare.tables import GIB, middle
 servers.LIBTORRENT = servers.LIBTORRENT.replace("params.flags | lt.torrent_flags.seed_mode", "params.flags")
 STARTED = ("libtorrent", "transmission", "rtorrent")
 RUN = ("btd", "btd-one", "openssl")
+PROGRAMS = {**servers.PROGRAMS, "openssl": ("openssl", "apt install openssl"), "fio": ("fio", "apt install fio")}
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -142,8 +143,9 @@ def lacking(name, options):
     if name == "libtorrent":
         found = subprocess.run([options.python, "-c", "import libtorrent"], stderr=subprocess.DEVNULL).returncode == 0
         return None if found else f"{options.python} cannot import it"
-    program = servers.PROGRAMS.get(name, (name if name == "openssl" else None,))[0]
-    return None if program is None or shutil.which(program) else f"no {program} on this machine"
+    if name not in PROGRAMS or shutil.which(PROGRAMS[name][0]):
+        return None
+    return "no {} on this machine ({})".format(*PROGRAMS[name])
 
 
 def parse():
@@ -167,8 +169,8 @@ def main():
     options.nice = 0
     known = [*RUN, *STARTED]
     names = options.clients.split(",") if options.clients else [name for name in known if not lacking(name, options)]
-    for name in names:
-        if name not in known:
+    for name in names if not options.cold else ["btd", "fio"]:
+        if name not in [*known, "fio"]:
             sys.exit(f"{name}: there are {', '.join(known)}")
         if lacking(name, options):
             sys.exit(f"{name}: {lacking(name, options)}")

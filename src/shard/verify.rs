@@ -257,7 +257,7 @@ impl<D: Driver> Shard<D> {
     }
 
     /// When memory is short, pieces are given up that take it and do not go on: those that nobody sends the rest of, and
-    /// those that a disk does not take, but one, by which it is found out when it does.
+    /// those that a disk does not take, but one whole piece, by which it is found out when it does.
     pub(super) fn make_room(&mut self) {
         if !self.assembly.is_tight() {
             return;
@@ -273,8 +273,8 @@ impl<D: Driver> Shard<D> {
             if download.stall.is_some() && others_go_on {
                 let kept = download.stuck.first().and_then(|span| self.writes.piece_of(*span));
                 let is_kept = |span: &Owner| self.writes.piece_of(*span) == kept;
-                let (kept, rest) = std::mem::take(&mut download.stuck).into_iter().partition(is_kept);
-                let rest: Vec<Owner> = rest;
+                let stuck = std::mem::take(&mut download.stuck);
+                let (kept, rest): (Vec<Owner>, Vec<Owner>) = stuck.into_iter().partition(is_kept);
                 download.stuck = kept;
                 for span in rest {
                     if let Some(piece) = self.writes.give_up(span) {

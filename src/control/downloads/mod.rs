@@ -311,7 +311,7 @@ impl Downloads {
     /// [`Downloads::settle`] goes on from.
     pub(super) async fn rest(&mut self, done: &mut UnboundedReceiver<Done>) {
         self.resting = true;
-        while !self.lanes.is_empty()
+        while self.lanes.values().any(|lane| lane.threads > 0)
             && let Some(done) = done.recv().await
         {
             let info_hash = done.torrent().info_hash();

@@ -203,3 +203,14 @@ fn folders_have_threads_of_their_own() {
     assert!(!fixture.downloads.entries[&info_hash].busy);
     assert_eq!(fixture.downloads.lanes[&folder].waiting, [info_hash]);
 }
+
+/// Of a thread that could not be started nothing is waited for.
+#[test]
+fn nothing_is_waited_for_when_no_thread_is_at_work() {
+    let mut fixture = fixture();
+    let folder = folder_of(&fixture.torrent).to_owned();
+    fixture.downloads.lanes.entry(folder).or_default();
+    let mut rest = std::pin::pin!(fixture.downloads.rest(&mut fixture.done));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(rest.as_mut().poll(&mut context).is_ready());
+}

@@ -163,7 +163,10 @@ impl Supervisor<'_> {
 /// Looks the names of peers up, over and over: behind a name there may be another address next time.
 pub(super) async fn resolve(folder: usize, peers: Vec<String>, found: mpsc::UnboundedSender<(usize, Vec<SocketAddr>)>) {
     let mut told = Vec::new();
+    let mut due = tokio::time::interval(RESOLVE_EVERY);
+    due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
+        due.tick().await;
         let names = peers.clone();
         let addrs = blocking::run("btd-resolve", move || {
             let mut addrs = Vec::new();
@@ -183,6 +186,5 @@ pub(super) async fn resolve(folder: usize, peers: Vec<String>, found: mpsc::Unbo
                 return;
             }
         }
-        tokio::time::sleep(RESOLVE_EVERY).await;
     }
 }

@@ -360,7 +360,8 @@ impl Picker {
         partial.only.is_none() && partial.hand_over(&self.geometry, block, from, to)
     }
 
-    /// A peer has left, or is silent: nobody waits for it to prove itself any more, and others take over what it has begun. What it was asked for is given back one by one.
+    /// A peer has left, or is silent: nobody waits for it to prove itself any more, and others take over what it has
+    /// begun. What it was asked for is given back one by one.
     pub fn let_go(&mut self, peer: PeerKey) {
         for partial in self.partials.values_mut() {
             partial.only = partial.only.filter(|only| *only != peer);

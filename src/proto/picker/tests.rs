@@ -334,13 +334,13 @@ struct Model {
 }
 
 proptest! {
-    /// Peers come, get pieces, are asked, answer, refuse, lie and go, in any order: nobody is asked for what it lacks or what
+    /// Peers come, get pieces, are asked, answer, refuse, lie, say anew what they have and go, in any order: nobody is asked for what it lacks or what
     /// we have, no block of more than two, the order stays an order, and in the end everything is there.
     #[test]
     fn any_swarm_ends_with_everything(
         pieces in 2u32..90,
         seed in any::<u64>(),
-        steps in proptest::collection::vec((0u32..8, 0u8..9, any::<u32>()), 0..300),
+        steps in proptest::collection::vec((0u32..8, 0u8..10, any::<u32>()), 0..300),
     ) {
         let geometry = geometry(pieces);
         let mut picker = Picker::new(geometry, Bitfield::new(pieces), 5, seed);
@@ -396,6 +396,16 @@ proptest! {
                     if let Some(block) = model.asked.pop_last() {
                         picker.give_back(key, &block);
                     }
+                }
+                // It says anew which it has.
+                8 => {
+                    let had = told(model);
+                    let has = |index: &u32| match number % 4 {
+                        0 => number % 8 == 0,
+                        _ => number.rotate_left(*index) & 4 != 0,
+                    };
+                    model.has = (0..pieces).filter(has).collect();
+                    picker.on_pieces_told(&had, &told(model));
                 }
                 // It goes.
                 _ => {

@@ -1,9 +1,12 @@
 //! Torrents that are not complete: what peers are asked for, and what becomes of what they send.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::fixture::{FAST, PIECE_LEN, PLAIN};
 use super::leeching::{Giver, Leeching};
 use super::*;
 use crate::proto::geometry::BLOCK_LEN;
+use crate::storage::PART_SUFFIX;
 
 #[test]
 fn torrent_comes_from_one_peer_and_is_complete_on_disk() {
@@ -154,6 +157,27 @@ fn failing_write_is_tried_again_after_a_minute() {
     assert!(!leeching.is_complete());
     leeching.pass(10);
     while leeching.give(&mut giver, usize::MAX) > 0 {}
+    assert!(leeching.is_complete(), "{:?}", leeching.told());
+    assert!(leeching.file() == leeching.fixture.payload);
+}
+
+/// What waits for the disk makes way for a download that goes on, but for one piece: by all of its stretches, of which there
+/// are two here, is found out when the disk takes bytes again.
+#[test]
+fn piece_that_waits_for_the_disk_is_written_whole_although_memory_is_short() {
+    let mut leeching = Leeching::with(5000, 0);
+    leeching.fixture.world.fail_next(OpKind::Write, Errno::IO);
+    leeching.fixture.world.fail_next(OpKind::Write, Errno::IO);
+    let mut giver = leeching.giver(2000, FAST);
+    leeching.give_all(&mut giver);
+    assert_eq!(leeching.fixture.shard.writes.pieces(), 1);
+    let first = leeching.add_other("other", 100_000);
+    let _goes_on = leeching.giver(2001, FAST);
+    let second = std::mem::replace(&mut leeching.fixture.torrent, first);
+    assert!(leeching.fixture.shard.assembly.is_tight() && second.connections.load(Relaxed) == 1);
+    leeching.pass(30);
+    assert_eq!(leeching.fixture.shard.writes.pieces(), 1, "it still waits");
+    leeching.pass(40);
     assert!(leeching.is_complete(), "{:?}", leeching.told());
     assert!(leeching.file() == leeching.fixture.payload);
 }
@@ -339,4 +363,51 @@ fn nothing_comes_twice_from_many_peers_that_answer() {
     assert_eq!(leeching.fixture.shard.counters.wasted_bytes, 0);
     let asks: usize = givers.iter().map(|giver| giver.asks).sum();
     assert_eq!(asks, 3_000_000_usize.div_ceil(BLOCK_LEN as usize));
+}
+
+/// What was written since the last time is told before the shard ends.
+#[test]
+fn last_word_of_a_shard_is_what_was_written() {
+    let mut leeching = Leeching::new(5 * PIECE_LEN as usize);
+    let mut giver = leeching.giver(2000, FAST);
+    leeching.say(&giver, &Message::Unchoke);
+    leeching.settle();
+    while leeching.fixture.torrent.have_count() == 0 {
+        assert!(leeching.give(&mut giver, 1) > 0);
+    }
+    leeching.events.lock().unwrap().clear();
+    leeching.fixture.commands.send(Command::Stop).unwrap();
+    leeching.fixture.world.ring();
+    assert!((0..10).any(|_| leeching.fixture.turn() == Flow::Stop));
+    let events = leeching.events.lock().unwrap();
+    let [
+        Event::Written {
+            have,
+            files,
+            downloaded,
+            ..
+        },
+    ] = &events[..]
+    else {
+        panic!("{events:?}")
+    };
+    assert_eq!((have.count(), &files[..], *downloaded), (1, &[0][..], PIECE_LEN.into()));
+}
+
+/// Its disk did not take what came, and then the file is gone: that is to be known at once.
+#[test]
+fn file_that_is_gone_is_told_although_its_disk_is_waited_for() {
+    let mut leeching = Leeching::new(3 * PIECE_LEN as usize);
+    let world = leeching.fixture.world.clone();
+    world.set_disk_room(Some(0));
+    let mut giver = leeching.giver(2000, FAST);
+    leeching.give_all(&mut giver);
+    assert!(leeching.told().iter().any(|told| told.starts_with("Stalled")));
+    world.remove_file(&format!("payload{PART_SUFFIX}"));
+    leeching.pass(5);
+    assert!(
+        leeching.told().iter().any(|told| told.starts_with("Gone")),
+        "{:?}",
+        leeching.told()
+    );
 }

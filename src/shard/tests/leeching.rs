@@ -60,6 +60,18 @@ impl Leeching {
         }
     }
 
+    /// The shard downloads another torrent too, and it is that which peers ask for from now on. Gives the one before.
+    pub(super) fn add_other(&mut self, name: &str, len: usize) -> Arc<Torrent> {
+        let other = Fixture::new(vec![(name.to_owned(), vec![0; len], false)], PIECE_LEN, 1);
+        let meta = other.torrent.meta().clone();
+        let none = Bitfield::new(meta.geometry.piece_count());
+        let root = self.fixture.torrent.root().clone();
+        let other = Torrent::to_download(meta, root, &none, &[true], 0);
+        self.fixture.world.file(&format!("{name}{PART_SUFFIX}"), &vec![0; len]);
+        self.fixture.shard.add(other.clone());
+        std::mem::replace(&mut self.fixture.torrent, other)
+    }
+
     /// The file as it is.
     pub(super) fn file(&self) -> Vec<u8> {
         self.fixture.world.contents(&format!("payload{PART_SUFFIX}")).unwrap()
