@@ -252,7 +252,7 @@ struct Shared {
     queue: Mutex<Queue>,
     /// Rung when a job was queued or the pool stops.
     work: Condvar,
-    /// Rung when places in the queue became free or the pool stops.
+    /// Rung when half of the queue is free or the pool stops.
     room: Condvar,
     queue_max: usize,
     workers: usize,
@@ -500,11 +500,18 @@ impl Shared {
             None => queue.len().div_ceil(self.workers).min(BATCH_MAX),
         };
         hand.batch.extend((0..share).map_while(|_| queue.pop()));
+        self.tell_of_room(queue);
+        share > 0
+    }
+
+    /// Wakes those who wait for room, once half of the queue is free: woken for each place, they would cost two switches a
+    /// job where they share a processor with a worker (PERF.md).
+    fn tell_of_room(&self, queue: MutexGuard<'_, Queue>) {
+        let low = queue.len() <= self.queue_max / 2;
         drop(queue);
-        if share > 0 {
+        if low {
             self.room.notify_all();
         }
-        share > 0
     }
 
     /// Hashes what is in hand side by side, and what is queued meanwhile; answers each job when it is done.
@@ -592,9 +599,10 @@ impl Shared {
         if hand.refills == 0 {
             return None;
         }
-        let queued = lock(&self.queue).pop()?;
+        let mut queue = lock(&self.queue);
+        let queued = queue.pop()?;
+        self.tell_of_room(queue);
         hand.refills -= 1;
-        self.room.notify_one();
         hand.delays.push(queued.since.elapsed());
         Some(queued)
     }

@@ -38,8 +38,12 @@ const STRETCH_LEN: usize = 1 << 20;
 /// Stretches in flight at most: 8 MiB keep an NVMe disk busy, and a reading head on its way.
 const READS_MAX: usize = 8;
 
-/// Pieces from the page cache that may be with the pool, at least: enough not to wake up for each of the short ones.
+/// Pieces from the page cache that may be with the pool, at least, while others are being read.
 const WHOLE_MIN: usize = 32;
+
+/// The same while none are: more than the pool's queue takes. The loop then waits for room there and is woken once for half a
+/// queue, where an answer would wake it for each piece.
+const WHOLE_ALONE: usize = 1024;
 
 /// What the buffers of a run may take.
 const MEMORY_MAX: usize = 64 << 20;
@@ -131,6 +135,7 @@ pub(super) fn run(
     let stretch_len = stretch_len(geometry);
     let buffer_len = stretch_len + slack(stretch_len);
     let lanes = means.pool.workers() * means.pool.lanes();
+    let buffers_max = (2 * lanes + READS_MAX).min(MEMORY_MAX / buffer_len);
     let wanted = geometry.total_len() > RING_FROM;
     let mut run = Run {
         geometry,
@@ -148,8 +153,11 @@ pub(super) fn run(
         lanes,
         reading: Slab::new(),
         long: HashMap::new(),
-        buffers: Buffers::new(buffer_len, (2 * lanes + READS_MAX).min(MEMORY_MAX / buffer_len)),
+        buffers: Buffers::new(buffer_len, buffers_max),
         jobs_out: 0,
+        held: Vec::new(),
+        // The other half is for what is read meanwhile.
+        held_max: lanes.min(buffers_max.saturating_sub(READS_MAX) / 2),
         whole_out: 0,
         whole_max: (2 * lanes).max(WHOLE_MIN),
         whole_files: 0,
@@ -194,7 +202,11 @@ struct Run<'a, 'p, V, I: Iterator> {
     long: HashMap<PieceIndex, Long>,
     buffers: Buffers,
     jobs_out: usize,
-    /// Pieces that a worker copies for itself, and how many there may be.
+    /// What was read and waits until it is enough to fill the lanes of every worker, or nothing more is on its way: one by
+    /// one, pieces come slower than they are hashed, and each would be hashed by itself.
+    held: Vec<Job>,
+    held_max: usize,
+    /// Pieces that a worker copies for itself, and how many there may be beside reads.
     whole_out: usize,
     whole_max: usize,
     /// Files that those keep open.
@@ -293,23 +305,22 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
             if let Some(reader) = &mut self.reader
                 && reader.in_flight() > 0
             {
-                // While the pool has work, its answers are what is waited for: they free buffers.
-                let patience = if self.jobs_out > 0 {
-                    Duration::ZERO
-                } else {
-                    CANCEL_LATENCY
-                };
-                reader.turn(patience, &mut read).map_err(Error::Ring)?;
-                if !read.is_empty() {
-                    for gather in read.drain(..) {
-                        let stretch = self.reading.remove(gather.tag as usize);
-                        let now = Instant::now();
-                        self.rest_until = now + self.means.throttle.rest(now - stretch.begun);
-                        self.on_read(stretch, &gather.parts, gather.buf)?;
-                    }
-                    continue;
+                // Not for the pool's answers: the disk would have less to do until the next comes.
+                reader
+                    .turn(held_up.unwrap_or(CANCEL_LATENCY), &mut read)
+                    .map_err(Error::Ring)?;
+                for gather in read.drain(..) {
+                    let stretch = self.reading.remove(gather.tag as usize);
+                    let now = Instant::now();
+                    self.rest_until = now + self.means.throttle.rest(now - stretch.begun);
+                    self.on_read(stretch, &gather.parts, gather.buf)?;
                 }
+                if self.held.len() >= self.held_max || !self.buffers.any_left() {
+                    self.send_held()?;
+                }
+                continue;
             }
+            self.send_held()?;
             if self.jobs_out > 0 {
                 let may_begin = self.may_begin();
                 if self.reader.is_none() && !ended && held_up.is_none() && may_begin {
@@ -365,7 +376,12 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
     }
 
     fn may_begin(&self) -> bool {
-        self.buffers.any_left() && self.whole_out < self.whole_max && self.whole_files < WHOLE_FILES_MAX
+        let whole_max = if self.reading.is_empty() {
+            WHOLE_ALONE
+        } else {
+            self.whole_max
+        };
+        self.buffers.any_left() && self.whole_out < whole_max && self.whole_files < WHOLE_FILES_MAX
     }
 
     /// Begins the next stretch, with `alone` none of a piece that is not being read yet. False when there is none.
@@ -537,7 +553,7 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
         let whole = source
             .as_ref()
             .map_or(0, |(_, files)| WHOLE | (*files as u64) << FILES_SHIFT);
-        let mut job = Job {
+        let job = Job {
             tag: u64::from(piece.get()) | whole,
             hasher,
             buffers,
@@ -545,6 +561,21 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
             then,
             reply,
         };
+        if whole == 0 {
+            self.held.push(job);
+            return Ok(());
+        }
+        self.send(job)
+    }
+
+    fn send_held(&mut self) -> Result<(), Error> {
+        let mut held = std::mem::take(&mut self.held);
+        held.drain(..).try_for_each(|job| self.send(job))?;
+        self.held = held;
+        Ok(())
+    }
+
+    fn send(&mut self, mut job: Job) -> Result<(), Error> {
         // The queue may be full of other torrents' pieces: wait for room, but not for longer than a cancel may take.
         while let Err(refused) = self.means.pool.submit_timeout(job, CANCEL_LATENCY) {
             match refused {

@@ -524,6 +524,32 @@ fn files_that_are_in_no_cache_and_begin_anywhere_are_read_right() {
 }
 
 /// Checks a torrent of one long file and stops in the middle of it, where `change` is made.
+#[test]
+fn pieces_that_come_from_the_disk_one_by_one_are_hashed_side_by_side() {
+    // Each as long as what is read at once.
+    let fixture = fixture(1 << 20, &[("f", 32 << 20, false)]);
+    chill(&fixture.path("f"));
+    let pool = Pool::start(PoolConfig {
+        workers: 1,
+        ..PoolConfig::default()
+    })
+    .unwrap();
+    let (root, throttle) = (Root::open(fixture.temp.path()).unwrap(), Throttle::default());
+    let means = Means {
+        pool: &pool,
+        ..fixture.means(&throttle)
+    };
+    let report = check(&fixture.metainfo, &root, means, &Progress::default(), None).unwrap();
+    assert_eq!(report.have.count(), 32);
+    let lanes = pool.lanes();
+    pool.stop(Waiting::Finish);
+    let work = pool.stats().workers[0].work;
+    assert!(
+        lanes == 1 || work.lane_blocks > 3 * work.single_blocks,
+        "{lanes} lanes: {work:?}"
+    );
+}
+
 fn changed_in_the_middle(change: impl FnOnce(&Fixture, &Path)) -> CheckReport {
     let fixture = fixture(1 << 20, &[("a", 16 << 20, false), ("b", 1000, false)]);
     let (progress, throttle) = (Progress::default(), Throttle::new(Some(1), None));

@@ -210,6 +210,24 @@ fn a_full_queue_gives_the_job_back_and_takes_it_once_there_is_room() {
 }
 
 #[test]
+fn who_waits_for_room_in_a_long_queue_gets_it() {
+    let (pool, (reply, replies)) = (pool(1, 32), channel());
+    let gate = Arc::default();
+    let closed = lock(&gate);
+    occupy(&pool, &gate);
+    for tag in 0..32 {
+        pool.submit(job(tag, b"abc", Then::Finish, &reply)).unwrap();
+    }
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| pool.submit_timeout(job(32, b"abc", Then::Finish, &reply), DEADLINE));
+        drop(closed);
+        waiting.join().unwrap().expect("there is room");
+    });
+    let tags: Vec<u64> = (0..33).map(|_| next(&replies).tag).collect();
+    assert!(tags.iter().copied().eq(0..33));
+}
+
+#[test]
 fn waiting_jobs_are_answered_dropped_when_the_pool_stops_at_once() {
     let (pool, (reply, replies)) = (pool(1, 8), channel());
     let gate = Arc::default();
