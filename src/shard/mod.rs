@@ -9,7 +9,7 @@
 //! - `accept` and `limits`: who may come in;
 //! - `peers`: what a connection says, from its handshake on; `held`: when not to listen;
 //! - `upload`: from a request to bytes in the socket; `stage`: what blocks wait for meanwhile; `pace`: no faster than allowed;
-//!   `disk`: from a file to bytes in memory; `gone`: requests for what is no longer there;
+//!   `disk`: from a file to bytes in memory; `gone`: requests for what is no longer there; `uploaded`: how much of which torrent;
 //! - `lending`: sends that copy nothing; `reclaim`: buffers taken back from those who do not send them;
 //! - `deadlines`: who is late; `choking`: who may ask;
 //! - `dial`: connections made from here; `handover`: those that belong to another shard;
@@ -51,6 +51,7 @@ mod start;
 mod tests;
 mod torrent;
 mod upload;
+mod uploaded;
 mod verify;
 mod wheel;
 mod write;
@@ -84,6 +85,7 @@ pub use pace::Pace;
 use slots::Slots;
 pub use start::{CACHE_LEN_MIN, Handle, ShardConfig, StartError, spawn};
 pub use torrent::Torrent;
+use uploaded::Uploads;
 use wheel::{TICK, Wheel};
 use write::Writes;
 
@@ -232,6 +234,7 @@ pub struct Shard<D: Driver> {
 
     completions: Vec<Completion>,
     counters: Counters,
+    uploads: Uploads,
     request_latency: Histogram,
     loop_stall: Histogram,
     /// The torrent whose turn it is to connect to peers.
@@ -335,6 +338,7 @@ impl<D: Driver> Shard<D> {
             random: seed | 1,
             completions: Vec::new(),
             counters: Counters::default(),
+            uploads: Uploads::default(),
             request_latency: Histogram::default(),
             loop_stall: Histogram::default(),
             stopping: None,
@@ -510,7 +514,7 @@ impl<D: Driver> Shard<D> {
         let number = self.next_number;
         self.next_number += 1;
         let is_ours = torrent.home() == Some(self.settings.index);
-        let served = Rc::new(Served { torrent, number });
+        let served = Served::new(torrent, number);
         self.torrents.insert(info_hash, served.clone());
         if is_ours {
             let seed = self.next_random();
@@ -619,6 +623,7 @@ impl<D: Driver> Shard<D> {
     }
 
     fn publish(&mut self) {
+        self.uploads.publish();
         let driver = self.driver.counters();
         let pool = self.driver.pool();
         self.counters.connections_now = self.conns.len() as u64;
