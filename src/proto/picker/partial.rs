@@ -158,8 +158,8 @@ impl Partial {
         }
     }
 
-    /// What a peer has sent is to be had anew. Gives how many blocks that is.
-    pub(super) fn disown(&mut self, peer: PeerKey) -> u32 {
+    /// What a peer has sent is to be had anew.
+    pub(super) fn disown(&mut self, peer: PeerKey) {
         let mut count = 0;
         for (at, block) in (0..).zip(&mut self.blocks) {
             if *block == Block::Here(peer) {
@@ -170,7 +170,6 @@ impl Partial {
         }
         self.open += count;
         self.missing += count;
-        count
     }
 
     /// Who sent each block, of a piece that is here.
