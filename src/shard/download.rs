@@ -78,7 +78,7 @@ pub(super) struct Download {
     left: Vec<u32>,
     dirty: BTreeSet<u32>,
     complete: BTreeSet<u32>,
-    /// Payload bytes that came and nobody was told of.
+    /// Payload bytes that came since the last tick.
     pub(super) downloaded: u64,
     /// Since when every missing block has been asked for.
     pub(super) endgame_since: Option<Instant>,
@@ -187,11 +187,20 @@ impl Download {
         std::mem::replace(&mut self.held, held) > held
     }
 
-    /// Gives back all memory that is reserved: the torrent leaves.
+    /// Gives back all memory that is reserved, and tells how much has come: the torrent leaves, or is complete.
     pub(super) fn release(&mut self, assembly: &mut Assembly) {
         let piece_len = i64::from(self.served.torrent.geometry().piece_len_max());
         assembly.reserve(-(std::mem::take(&mut self.held) as i64) * piece_len);
         assembly.forget_all(self.served.number);
+        self.publish();
+    }
+
+    /// Tells all who look at the torrent how much of it has come. Once a tick, and at the end.
+    pub(super) fn publish(&mut self) {
+        match std::mem::take(&mut self.downloaded) {
+            0 => {}
+            bytes => self.served.torrent.count_downloaded(bytes),
+        }
     }
 
     /// A piece is right. Gives who is convicted by it of having sent something else before.
@@ -308,15 +317,12 @@ impl Download {
 
     /// What has become of it since the last time.
     pub(super) fn news(&mut self) -> Event {
-        let downloaded = std::mem::take(&mut self.downloaded);
-        self.served.torrent.count_downloaded(downloaded);
         let take = |files: &mut BTreeSet<u32>| std::mem::take(files).into_iter().collect();
         Event::Written {
             info_hash: self.served.torrent.info_hash(),
             have: self.served.torrent.have(),
             files: take(&mut self.dirty),
             complete: take(&mut self.complete),
-            downloaded,
         }
     }
 

@@ -624,6 +624,7 @@ impl<D: Driver> Shard<D> {
 
     fn publish(&mut self) {
         self.uploads.publish();
+        self.downloads.values_mut().for_each(Download::publish);
         let driver = self.driver.counters();
         let pool = self.driver.pool();
         self.counters.connections_now = self.conns.len() as u64;

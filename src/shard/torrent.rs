@@ -320,18 +320,18 @@ impl Torrent {
         self.uploaded.load(Relaxed)
     }
 
-    /// Payload bytes that peers have sent since this was made; up to five seconds old, and exact once it is complete.
-    /// Otherwise as [`Torrent::uploaded`].
+    /// Payload bytes that peers have sent since this was made, what came twice and what was wrong among them; exact once
+    /// it is complete. Otherwise as [`Torrent::uploaded`].
     #[must_use]
     pub fn downloaded(&self) -> u64 {
         self.downloaded.load(Relaxed)
     }
 
-    pub(super) fn count_uploaded(&self, bytes: u64) {
+    pub(crate) fn count_uploaded(&self, bytes: u64) {
         self.uploaded.fetch_add(bytes, Relaxed);
     }
 
-    pub(super) fn count_downloaded(&self, bytes: u64) {
+    pub(crate) fn count_downloaded(&self, bytes: u64) {
         self.downloaded.fetch_add(bytes, Relaxed);
     }
 
