@@ -14,7 +14,7 @@
 //! - `deadlines`: who is late; `choking`: who may ask;
 //! - `dial`: connections made from here; `handover`: those that belong to another shard;
 //! - `download`: a torrent that is not complete; `leech`: what a peer is asked for and sends; `late`: what is
-//!   better asked of another; `assembly`: pieces in memory;
+//!   better asked of another; `assembly`: pieces in memory; `early`: those too long for that;
 //!   `verify`: from the last block to a bit; `write`: from a piece to its files; `events`: what the control plane does of it;
 //! - `gather`: when many peers ask for little; `mailbox`: what the control plane says; `start`: threads, rings and listeners.
 //!
@@ -30,6 +30,7 @@ mod deadlines;
 mod dial;
 mod disk;
 mod download;
+mod early;
 mod ended;
 mod events;
 mod gather;
@@ -295,7 +296,7 @@ impl<D: Driver> Shard<D> {
             disk: Disk::new(settings.files_max, settings.read_mode.first()),
             choker: SeedChoker::new(settings.choker, settings.upload_slots),
             downloads: BTreeMap::new(),
-            assembly: Assembly::new(settings.write_buffer),
+            assembly: Assembly::new(settings.write_buffer.max(assembly::BUFFER_MIN)),
             verifier: Verifier::new(&settings),
             writes: Writes::new(),
             hungry: Vec::new(),
@@ -419,7 +420,9 @@ impl<D: Driver> Shard<D> {
     /// Wakes those whose extents have come, and tells those whose extents will not.
     fn on_disk_events(&mut self) {
         for waiter in std::mem::take(&mut self.disk.woken) {
-            self.touch(waiter.conn);
+            if !self.on_early_read(waiter) {
+                self.touch(waiter.conn);
+            }
         }
         self.on_disk_failures();
     }
@@ -518,8 +521,10 @@ impl<D: Driver> Shard<D> {
         self.torrents.insert(info_hash, served.clone());
         if is_ours {
             let seed = self.next_random();
-            self.downloads
-                .insert(number, Download::new(served.clone(), seed, self.tick));
+            let mut download = Download::new(served.clone(), seed, self.tick);
+            let piece_len = served.torrent.geometry().piece_len_max();
+            download.early = self.assembly.is_too_short_for(piece_len.into());
+            self.downloads.insert(number, download);
             if served.torrent.is_complete() {
                 self.complete(number);
             }

@@ -1,6 +1,7 @@
 //! The shard on the memory driver: whole connections, byte by byte, without a kernel.
 
 mod downloading;
+mod early;
 mod files;
 mod fixture;
 mod leeching;

@@ -307,7 +307,11 @@ impl<D: Driver> Shard<D> {
     pub(super) fn on_disk_failures(&mut self) {
         let mut lost = Vec::new();
         for Failure { waiters, served, what } in std::mem::take(&mut self.disk.failures) {
-            for Waiter { conn, piece } in waiters {
+            for waiter in waiters {
+                if self.on_early_unread(waiter, &what) {
+                    continue;
+                }
+                let Waiter { conn, piece } = waiter;
                 match &what {
                     Failed::ForNow => {
                         self.later.push(conn);

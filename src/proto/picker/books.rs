@@ -17,6 +17,7 @@ type Place = (Option<PeerKey>, u32);
 pub(super) struct Entry {
     of: Option<PeerKey>,
     open: u32,
+    asked: u32,
 }
 
 /// See the module's page.
@@ -26,6 +27,8 @@ pub(super) struct Books {
     open: BTreeSet<Place>,
     /// How many blocks that is.
     open_blocks: u32,
+    /// Blocks that are to come.
+    asked_blocks: u32,
     /// How many pieces each peer has begun that are not verified; only of those that have.
     begun: BTreeMap<PeerKey, usize>,
 }
@@ -36,6 +39,7 @@ impl Partial {
         Entry {
             of: self.of,
             open: self.open(),
+            asked: self.asked(),
         }
     }
 }
@@ -50,6 +54,7 @@ impl Books {
             self.open.insert((entry.of, piece));
         }
         self.open_blocks += entry.open;
+        self.asked_blocks += entry.asked;
     }
 
     /// A piece is not among those that were begun any more.
@@ -66,13 +71,17 @@ impl Books {
             self.open.remove(&(entry.of, piece));
         }
         self.open_blocks -= entry.open;
+        self.asked_blocks -= entry.asked;
     }
 
     /// A piece is another than it was.
     pub(super) fn change(&mut self, piece: u32, before: Entry, after: Entry) {
         let is_in_the_same_place = before.of == after.of && (before.open > 0) == (after.open > 0);
         match is_in_the_same_place {
-            true => self.open_blocks = self.open_blocks - before.open + after.open,
+            true => {
+                self.open_blocks = self.open_blocks - before.open + after.open;
+                self.asked_blocks = self.asked_blocks - before.asked + after.asked;
+            }
             false => {
                 self.strike(piece, before);
                 self.enter(piece, after);
@@ -83,6 +92,11 @@ impl Books {
     /// Blocks that nobody was asked for.
     pub(super) fn open_blocks(&self) -> u32 {
         self.open_blocks
+    }
+
+    /// Blocks that somebody was asked for and that have not come.
+    pub(super) fn asked_blocks(&self) -> u32 {
+        self.asked_blocks
     }
 
     /// How many pieces a peer has begun that are not verified.
@@ -103,6 +117,7 @@ impl Books {
             .iter()
             .for_each(|(piece, partial)| anew.enter(*piece, partial.entry()));
         assert_eq!((&self.open, self.open_blocks), (&anew.open, anew.open_blocks));
+        assert_eq!(self.asked_blocks, anew.asked_blocks);
         assert_eq!(self.begun, anew.begun);
     }
 }

@@ -146,6 +146,16 @@ impl Picker {
         self.partials.len()
     }
 
+    /// Whether a piece was begun and is not verified yet.
+    pub fn is_begun(&self, piece: PieceIndex) -> bool {
+        self.partials.contains_key(&piece.get())
+    }
+
+    /// Blocks that somebody was asked for and that have not come.
+    pub fn asked_blocks(&self) -> u32 {
+        self.books.asked_blocks()
+    }
+
     /// Whether every missing block was asked for.
     pub fn is_endgame(&self) -> bool {
         self.books.open_blocks() == 0 && self.order.len() == 0 && !self.partials.is_empty()

@@ -60,9 +60,14 @@ impl Partial {
         self.open
     }
 
+    /// Blocks that somebody was asked for and that are not here.
+    pub(super) fn asked(&self) -> u32 {
+        self.missing - self.open
+    }
+
     /// Whether somebody was asked for a block that is not here.
     pub(super) fn is_asked(&self) -> bool {
-        self.missing > self.open
+        self.asked() > 0
     }
 
     /// Whether all blocks are here.
