@@ -1,6 +1,9 @@
-//! What choosing the next block costs, and a HAVE. `cargo bench --bench picker`; figures are in PERF.md.
+//! What choosing the next block costs, a block from its choice to its arrival, and a HAVE. `cargo bench --bench picker`;
+//! figures are in PERF.md.
 
+use std::collections::VecDeque;
 use std::hint::black_box;
+use std::time::{Duration, Instant};
 
 use btd::proto::bitfield::Bitfield;
 use btd::proto::geometry::{BLOCK_LEN, BlockRequest, Geometry, PieceIndex};
@@ -49,6 +52,91 @@ fn swarm() -> (Picker, Vec<Pieces>) {
     (picker, peers)
 }
 
+/// Peers with full pipelines.
+struct Pipelines {
+    picker: Picker,
+    peers: Vec<Pieces>,
+    asked: Vec<VecDeque<BlockRequest>>,
+    out: Vec<BlockRequest>,
+}
+
+impl Pipelines {
+    /// So many blocks are under way from each peer; `of_a_thousand` tells which peer has how many of all pieces.
+    fn new(depth: usize, of_a_thousand: impl Fn(u32) -> u64) -> Pipelines {
+        let mut random = 1;
+        let mut have = Bitfield::new(PIECES);
+        for piece in geometry().pieces().take(10) {
+            have.set(piece);
+        }
+        let mut picker = Picker::new(geometry(), have, PIECES as usize, 7);
+        let peers: Vec<Pieces> = (0..PEERS).map(|key| peer(of_a_thousand(key), &mut random)).collect();
+        peers.iter().for_each(|has| picker.on_pieces(has));
+        let asked = vec![VecDeque::new(); PEERS as usize];
+        let mut pipelines = Pipelines {
+            picker,
+            peers,
+            asked,
+            out: Vec::new(),
+        };
+        pipelines.choose(depth);
+        pipelines
+    }
+
+    /// So many blocks are chosen for each peer at once. Gives how many that were in all, and how long it took.
+    fn choose(&mut self, batch: usize) -> (u64, Duration) {
+        let (mut count, started) = (0, Instant::now());
+        for (key, (has, asked)) in (0..).zip(std::iter::zip(&self.peers, &mut self.asked)) {
+            self.out.clear();
+            self.picker.pick(key, has, Asking::default(), batch, &mut self.out);
+            count += self.out.len() as u64;
+            asked.extend(&self.out);
+        }
+        (count, started.elapsed())
+    }
+
+    /// The oldest blocks of each pipeline come; whole pieces are right, and there is always something to do.
+    fn receive(&mut self, batch: usize) {
+        for (key, asked) in (0..).zip(&mut self.asked) {
+            for block in asked.drain(..batch.min(asked.len())) {
+                if let Arrived::New { whole: true, .. } = self.picker.on_block(key, &block) {
+                    self.picker.on_verified(block.piece());
+                    self.picker.on_lost(block.piece());
+                }
+            }
+        }
+    }
+}
+
+/// Choosing alone, for each block: one at a time, and in batches of an eighth of a pipeline as the shard does it.
+fn bench_choice(criterion: &mut Criterion) {
+    for (sort, of_a_thousand) in [
+        (
+            "any sort",
+            (|key| 1 + u64::from(key) * 999 / u64::from(PEERS)) as fn(u32) -> u64,
+        ),
+        ("nearly all", |_| 990),
+        ("a few in a thousand", |key| 1 + u64::from(key) % 5),
+    ] {
+        for (batch, depth) in [(1, 64), (8, 64), (62, 500)] {
+            let mut pipelines = Pipelines::new(depth, of_a_thousand);
+            let name = format!("picker/choice, peers with {sort}, {batch} of {depth} at a time");
+            criterion.bench_function(&name, |bencher| {
+                bencher.iter_custom(|blocks| {
+                    let (mut count, mut took) = (0, Duration::ZERO);
+                    while count < blocks {
+                        pipelines.receive(batch);
+                        let (chosen, time) = pipelines.choose(batch);
+                        assert!(chosen > 0, "there is always something to choose");
+                        count += chosen;
+                        took += time;
+                    }
+                    took.mul_f64(blocks as f64 / count as f64)
+                });
+            });
+        }
+    }
+}
+
 /// One block is asked for and comes; whole pieces are right.
 fn turn(picker: &mut Picker, key: u32, has: &Pieces, out: &mut Vec<BlockRequest>) {
     out.clear();
@@ -90,5 +178,5 @@ fn bench(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, bench);
+criterion_group!(benches, bench_choice, bench);
 criterion_main!(benches);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::config::display_size;
-use super::downloads;
+use super::history;
 use crate::hashing::Pool;
 use crate::io::uring::run_when_idle;
 use crate::proto::InfoHash;
@@ -425,7 +425,7 @@ fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store) -> Result
     let report = storage::check(meta, &root, means, &job.progress.inner, Some(memory))?;
     let is_named = !report.parts.contains(&true);
     if report.have.is_full() && is_named {
-        downloads::note_whole(session, info_hash);
+        history::note_whole(session, info_hash);
     }
     let is_lacking = !report.have.is_full() || !is_named;
     let history = session.load_history(&info_hash).filter(|_| is_lacking);

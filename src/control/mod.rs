@@ -22,6 +22,7 @@ pub mod watch;
 mod blocking;
 mod checks;
 mod downloads;
+mod history;
 mod open_files;
 mod service_manager;
 mod signals;

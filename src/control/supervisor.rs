@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use super::checks::{Checked, Checks, Found, Job, Progress};
 use super::config::{Config, display_size};
 use super::downloads::{self, Downloads};
+use super::history::Totals;
 use super::metrics::{self, Reporter};
 use super::shards::{self, Shards};
 use super::signals::{Request, Signals};
@@ -187,6 +188,7 @@ struct Supervisor<'a> {
     pool: Arc<Pool>,
     session: Arc<Store>,
     downloads: Downloads,
+    totals: Totals,
     events: mpsc::UnboundedReceiver<Event>,
     disk_done: mpsc::UnboundedReceiver<downloads::Done>,
     /// Addresses of the peers that the configuration names, by watch folder.
@@ -294,6 +296,7 @@ impl<'a> Supervisor<'a> {
             pool,
             session: Arc::clone(session),
             downloads: Downloads::new(Arc::clone(session), options, done),
+            totals: Totals::new(Arc::clone(session), now),
             events,
             disk_done,
             peers: downloads::Peers::new(),
@@ -507,6 +510,7 @@ impl Supervisor<'_> {
             {
                 self.downloads.add(Arc::clone(torrent), stamps.clone());
             }
+            self.totals.follow(torrent);
             self.shards.add(torrent);
             self.tell_peers(torrent);
         }
@@ -570,6 +574,7 @@ impl Supervisor<'_> {
         self.shards.flush();
         let now = Instant::now();
         self.downloads.on_tick(now);
+        self.totals.on_tick(now);
         self.check_doubtful(now);
         if let Some(reporter) = &self.reporter {
             reporter.look_at_shards(now);
@@ -715,6 +720,7 @@ impl Supervisor<'_> {
         std::mem::forget(self.pool);
         let (checks, session) = (self.checks, self.session);
         let (mut downloads, mut disk_done, mut events) = (self.downloads, self.disk_done, self.events);
+        let totals = self.totals;
         let kept = async {
             // A disk that hangs takes its time from nobody else's record.
             let rested = tokio::time::timeout(STOP_DEADLINE / 2, downloads.rest(&mut disk_done));
@@ -726,16 +732,17 @@ impl Supervisor<'_> {
                     have,
                     files,
                     complete,
-                    downloaded,
                 } = event
                 {
-                    downloads.on_written(info_hash, have, (files, complete), downloaded);
+                    downloads.on_written(info_hash, have, (files, complete));
                 }
             }
             let settle = downloads.settle();
+            let totals = totals.settle();
             // On a thread of its own: a disk that hangs must not delay the stop beyond its time.
             let settled = super::blocking::run("btd-flush", move || {
                 settle();
+                totals();
                 session.flush()
             });
             let _ = settled.await;

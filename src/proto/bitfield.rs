@@ -160,10 +160,13 @@ impl Bitfield {
     pub fn common(&self, other: &Self, from: u32) -> impl Iterator<Item = PieceIndex> {
         assert_eq!(self.piece_count, other.piece_count, "bitfields of two torrents");
         let first = from as usize / 64;
-        let words = |bytes: &[u8]| {
-            let mut word = [0; 8];
-            word[..bytes.len()].copy_from_slice(bytes);
-            u64::from_be_bytes(word)
+        let words = |bytes: &[u8]| match bytes.try_into() {
+            Ok(word) => u64::from_be_bytes(word),
+            Err(_) => {
+                let mut word = [0; 8];
+                word[..bytes.len()].copy_from_slice(bytes);
+                u64::from_be_bytes(word)
+            }
         };
         let pairs = std::iter::zip(self.bytes.chunks(8), other.bytes.chunks(8)).skip(first);
         (first as u32..).zip(pairs).flat_map(move |(number, (a, b))| {

@@ -22,7 +22,7 @@ mod writer;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -66,6 +66,8 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Store {
     writer: Arc<Writer>,
+    /// Held from reading a history to writing it: several threads add to one.
+    changing: Mutex<()>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -98,7 +100,15 @@ impl Store {
                 source,
             })?;
         let thread = Some(thread);
-        Ok((Self { writer, thread }, notice))
+        let changing = Mutex::new(());
+        Ok((
+            Self {
+                writer,
+                changing,
+                thread,
+            },
+            notice,
+        ))
     }
 
     /// The record of a torrent that has so many pieces and files. `None` when there is none, or none that is of this
@@ -142,6 +152,17 @@ impl Store {
     pub fn put_history(&self, info_hash: InfoHash, history: History) {
         self.writer
             .queue(Kind::History, info_hash, Change::Put(history.encode()));
+    }
+
+    /// Changes what a torrent has been through: `change` is given what is known of it, and gives what is so now. Nobody else
+    /// changes it meanwhile, and what stays as it was is not written. Blocks on the disk.
+    pub fn change_history(&self, info_hash: InfoHash, change: impl FnOnce(Option<History>) -> History) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.load_history(&info_hash);
+        let after = change(before);
+        if before != Some(after) {
+            self.put_history(info_hash, after);
+        }
     }
 
     /// Queues the removal of a record: what was found of the payload holds no longer. The history stays, whoever adds the

@@ -11,13 +11,18 @@ use std::collections::HashMap;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::proto::geometry::{BlockRequest, PieceIndex};
+use super::early::{Early, RUN_LEN};
+use crate::proto::geometry::{BLOCK_LEN, BlockRequest, PieceIndex};
 
 /// What offsets, lengths and addresses of a write past the page cache are multiples of.
 pub(super) const ALIGNMENT: usize = 4096;
 
-/// Pieces that go in any case, however long: fewer, and one slow peer would stop all downloads of the shard.
+/// Pieces of a torrent that go into the buffer at least: with fewer, one slow peer would stop all downloads of the shard.
+/// Longer ones are written before they are whole.
 const PIECES_MIN: u64 = 4;
+
+/// The least that a shard has: some pieces that are written early, and a few dozen blocks.
+pub(super) const BUFFER_MIN: u64 = 4 * RUN_LEN as u64;
 
 /// See the module's page.
 #[derive(Debug)]
@@ -28,25 +33,48 @@ pub(super) struct Assembly {
     spare_len: u64,
     /// Bytes of all pieces that were begun.
     reserved: u64,
+    /// Of them, those of pieces that are written early.
+    reserved_early: u64,
     max: u64,
+    pub(super) early: Early,
 }
 
 impl Assembly {
-    /// With so many bytes for all pieces; [`PIECES_MIN`] go in any case.
+    /// With so many bytes for all pieces.
     pub(super) fn new(max: u64) -> Assembly {
         Assembly {
             pieces: HashMap::new(),
             spares: Vec::new(),
             spare_len: 0,
             reserved: 0,
+            reserved_early: 0,
             max,
+            early: Early::default(),
         }
     }
 
     /// How many more pieces of this length may be begun.
     pub(super) fn room(&self, piece_len: u64) -> usize {
-        let max = self.max.max(PIECES_MIN * piece_len);
-        usize::try_from(max.saturating_sub(self.reserved) / piece_len).unwrap_or(usize::MAX)
+        usize::try_from(self.max.saturating_sub(self.reserved) / piece_len).unwrap_or(usize::MAX)
+    }
+
+    /// Whether pieces are so long that they are written before they are whole.
+    pub(super) fn is_too_short_for(&self, piece_len: u64) -> bool {
+        PIECES_MIN * piece_len > self.max
+    }
+
+    /// How many more pieces may be begun that are written early, and how many blocks of these and others asked for. A
+    /// quarter is left to the pieces that need room for all of theirs at once.
+    pub(super) fn room_early(&self) -> (usize, usize) {
+        let left = (self.max / 4 * 3).saturating_sub(self.reserved_early);
+        let left = left.min(self.max.saturating_sub(self.reserved));
+        let run = u64::from(RUN_LEN);
+        let pieces = match left / 2 / run {
+            0 if self.reserved_early == 0 => left / run,
+            pieces => pieces,
+        };
+        let blocks = (left - pieces * run) / u64::from(BLOCK_LEN);
+        (pieces as usize, blocks as usize)
     }
 
     /// Whether there is little room left: what nobody goes on with is to make way.
@@ -56,6 +84,7 @@ impl Assembly {
 
     /// A piece is not put together any more.
     pub(super) fn forget(&mut self, torrent: u32, piece: PieceIndex) {
+        self.early.forget(torrent, piece);
         if let Some(buffer) = self.pieces.remove(&(torrent, piece)) {
             self.recycle(buffer.freeze());
         }
@@ -64,6 +93,12 @@ impl Assembly {
     /// So many bytes more, or fewer, belong to pieces that were begun.
     pub(super) fn reserve(&mut self, bytes: i64) {
         self.reserved = self.reserved.saturating_add_signed(bytes);
+    }
+
+    /// The same of pieces that are written early.
+    pub(super) fn reserve_early(&mut self, bytes: i64) {
+        self.reserved_early = self.reserved_early.saturating_add_signed(bytes);
+        self.reserve(bytes);
     }
 
     /// Bytes of all pieces that were begun.
@@ -122,6 +157,7 @@ impl Assembly {
 
     /// A torrent has left.
     pub(super) fn forget_all(&mut self, torrent: u32) {
+        self.early.forget_all(torrent);
         self.pieces.retain(|(of, _), _| *of != torrent);
         if self.pieces.is_empty() {
             self.spares = Vec::new();
@@ -131,7 +167,7 @@ impl Assembly {
 }
 
 /// A buffer that begins so many bytes behind an aligned address.
-fn skewed(len: usize, skew: usize) -> BytesMut {
+pub(super) fn skewed(len: usize, skew: usize) -> BytesMut {
     let mut buffer = BytesMut::zeroed(len + 2 * ALIGNMENT);
     let lead = (skew + ALIGNMENT - buffer.as_ptr().addr() % ALIGNMENT) % ALIGNMENT;
     buffer.advance(lead);
@@ -144,7 +180,7 @@ mod tests {
     use super::*;
     use crate::proto::geometry::Geometry;
 
-    const PIECE: u32 = 32 * 1024;
+    const PIECE: u32 = 256 * 1024;
 
     fn block(piece: u32, number: u32) -> BlockRequest {
         let geometry = Geometry::new(PIECE, 10 * u64::from(PIECE)).unwrap();
@@ -176,7 +212,7 @@ mod tests {
     fn what_is_reserved_and_spare_stays_within_the_budget() {
         let mut assembly = Assembly::new(6 * u64::from(PIECE));
         assert_eq!(assembly.room(PIECE.into()), 6);
-        assert_eq!(assembly.room(1 << 30), 4, "four pieces go in any case");
+        assert!(!assembly.is_too_short_for(PIECE.into()) && assembly.is_too_short_for(1 << 20));
         let bytes: Vec<Bytes> = (0..7).map(|_| BytesMut::zeroed(PIECE as usize).freeze()).collect();
         bytes.into_iter().for_each(|bytes| assembly.recycle(bytes));
         assert_eq!((assembly.spares.len(), assembly.spare_len), (6, 6 * u64::from(PIECE)));

@@ -1,5 +1,6 @@
 //! One connection: its socket, how far it is, and what lies ready for it.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -23,6 +24,18 @@ pub(super) struct Served {
     pub(super) torrent: Arc<Torrent>,
     /// The shard's own number for it, never used twice: keys of the caches.
     pub(super) number: u32,
+    /// Payload bytes that sockets took and the other shards were not told of. See [`super::uploaded`].
+    pub(super) uploaded: Cell<u64>,
+}
+
+impl Served {
+    pub(super) fn new(torrent: Arc<Torrent>, number: u32) -> Rc<Served> {
+        Rc::new(Served {
+            torrent,
+            number,
+            uploaded: Cell::new(0),
+        })
+    }
 }
 
 /// A connection.

@@ -65,6 +65,7 @@ impl<D: Driver> Shard<D> {
         if !self.downloads.is_empty() {
             self.writes.on_time(self.now.saturating_duration_since(self.epoch));
             self.tend_downloads();
+            self.tend_early();
             if self.tick / LOOK_TICKS != self.looked_at {
                 self.looked_at = self.tick / LOOK_TICKS;
                 self.look_at_requests();

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::assembly::Assembly;
 use super::conn::Served;
 use super::dial::Dial;
+use super::early::RUN_LEN;
 use super::events::Event;
 use crate::io::Owner;
 use crate::proto::PeerId;
@@ -53,6 +54,8 @@ pub(super) enum Files {
 pub(super) struct Stall {
     /// The tick at which it is tried again.
     pub(super) retry_at: u64,
+    /// No write waits for it: what could not be had is asked for anew then.
+    pub(super) asks_anew: bool,
 }
 
 /// See the module's page.
@@ -78,7 +81,7 @@ pub(super) struct Download {
     left: Vec<u32>,
     dirty: BTreeSet<u32>,
     complete: BTreeSet<u32>,
-    /// Payload bytes that came and nobody was told of.
+    /// Payload bytes that came since the last tick.
     pub(super) downloaded: u64,
     /// Since when every missing block has been asked for.
     pub(super) endgame_since: Option<Instant>,
@@ -86,8 +89,10 @@ pub(super) struct Download {
     pub(super) told_at: u64,
     /// Pieces that are verified and not written.
     pub(super) writing: usize,
-    /// Pieces whose memory is reserved.
-    held: usize,
+    /// Bytes of memory that are reserved.
+    held: u64,
+    /// Pieces are so long that they are written before they are whole.
+    pub(super) early: bool,
     /// For hashes of blocks that nobody can foresee.
     secret: std::hash::RandomState,
 }
@@ -129,6 +134,7 @@ impl Download {
             told_at: tick,
             writing: 0,
             held: 0,
+            early: false,
             secret: std::hash::RandomState::new(),
             served,
         }
@@ -181,32 +187,65 @@ impl Download {
 
     /// Sees to it that the memory of what was begun is reserved, and no other. True when some came free.
     pub(super) fn account(&mut self, assembly: &mut Assembly) -> bool {
-        let held = self.picker.partial_count() + self.writing;
-        let piece_len = i64::from(self.served.torrent.geometry().piece_len_max());
-        assembly.reserve((held as i64 - self.held as i64) * piece_len);
-        std::mem::replace(&mut self.held, held) > held
+        let held = match self.early {
+            false => {
+                let pieces = (self.picker.partial_count() + self.writing) as u64;
+                pieces * u64::from(self.served.torrent.geometry().piece_len_max())
+            }
+            true => {
+                let runs = self.picker.partial_count() as u64 * u64::from(RUN_LEN);
+                let asked = u64::from(self.picker.asked_blocks()) * u64::from(BLOCK_LEN);
+                runs + asked + assembly.early.bytes(self.served.number)
+            }
+        };
+        self.reserve(assembly, held)
     }
 
-    /// Gives back all memory that is reserved: the torrent leaves.
+    fn reserve(&mut self, assembly: &mut Assembly, held: u64) -> bool {
+        let before = std::mem::replace(&mut self.held, held);
+        let more = held as i64 - before as i64;
+        match self.early {
+            true => assembly.reserve_early(more),
+            false => assembly.reserve(more),
+        }
+        before > held
+    }
+
+    /// Gives back all memory that is reserved, and tells how much has come: the torrent leaves, or is complete.
     pub(super) fn release(&mut self, assembly: &mut Assembly) {
-        let piece_len = i64::from(self.served.torrent.geometry().piece_len_max());
-        assembly.reserve(-(std::mem::take(&mut self.held) as i64) * piece_len);
+        self.reserve(assembly, 0);
         assembly.forget_all(self.served.number);
+        self.publish();
     }
 
-    /// A piece is right. Gives who is convicted by it of having sent something else before.
-    pub(super) fn on_good(&mut self, piece: PieceIndex, bytes: &Bytes) -> Vec<PeerKey> {
+    /// Tells all who look at the torrent how much of it has come. Once a tick, and at the end.
+    pub(super) fn publish(&mut self) {
+        match std::mem::take(&mut self.downloaded) {
+            0 => {}
+            bytes => self.served.torrent.count_downloaded(bytes),
+        }
+    }
+
+    /// Whether it matters what the blocks of a piece are that is right.
+    pub(super) fn is_suspicious(&self, piece: PieceIndex) -> bool {
+        self.blame.is_about(piece.get(), &self.givers(piece))
+    }
+
+    fn givers(&self, piece: PieceIndex) -> Vec<PeerKey> {
         let mut givers = self.picker.givers(piece);
         givers.sort_unstable();
         givers.dedup();
-        let convicted = match self.blame.is_about(piece.get(), &givers) {
-            false => Vec::new(),
-            true => {
-                let given = self.given(piece, bytes);
-                self.blame.on_right(piece.get(), &given)
-            }
+        givers
+    }
+
+    /// A piece is right. Gives who is convicted by it of having sent something else before, if it is known what each of its
+    /// blocks is ([`Download::hash_of`]).
+    pub(super) fn on_good(&mut self, piece: PieceIndex, blocks: Option<Vec<u64>>) -> Vec<PeerKey> {
+        let convicted = match blocks {
+            None => Vec::new(),
+            Some(blocks) => self.blame.on_right(piece.get(), &self.given(piece, blocks)),
         };
-        for giver in givers {
+        for giver in self.givers(piece) {
             *self.proven.entry(giver).or_default() += 1;
         }
         self.picker.on_verified(piece);
@@ -215,23 +254,30 @@ impl Download {
     }
 
     /// A piece is wrong. Gives who is convicted by it.
-    pub(super) fn on_bad(&mut self, piece: PieceIndex, bytes: &Bytes) -> Option<PeerKey> {
-        let given = self.given(piece, bytes);
+    pub(super) fn on_bad(&mut self, piece: PieceIndex, blocks: Vec<u64>) -> Option<PeerKey> {
+        let given = self.given(piece, blocks);
         self.picker.on_failed(piece);
         self.blame.on_wrong(piece.get(), given)
     }
 
     /// Whose blocks a piece is made of.
-    fn given(&self, piece: PieceIndex, bytes: &Bytes) -> Vec<Given<PeerKey>> {
-        use std::hash::BuildHasher;
+    fn given(&self, piece: PieceIndex, blocks: Vec<u64>) -> Vec<Given<PeerKey>> {
         let givers = self.picker.givers(piece);
-        let blocks = bytes.chunks(BLOCK_LEN as usize);
         std::iter::zip(givers, blocks)
-            .map(|(giver, block)| Given {
-                giver,
-                hash: self.secret.hash_one(block),
-            })
+            .map(|(giver, hash)| Given { giver, hash })
             .collect()
+    }
+
+    /// By what a block is told from another.
+    pub(super) fn hash_of(&self, block: &[u8]) -> u64 {
+        use std::hash::BuildHasher;
+        self.secret.hash_one(block)
+    }
+
+    /// The same for all blocks of a piece.
+    pub(super) fn hashes_of(&self, bytes: &Bytes) -> Vec<u64> {
+        let blocks = bytes.chunks(BLOCK_LEN as usize);
+        blocks.map(|block| self.hash_of(block)).collect()
     }
 
     /// A peer is convicted: it comes back no more. Gives its connection.
@@ -314,7 +360,6 @@ impl Download {
             have: self.served.torrent.have(),
             files: take(&mut self.dirty),
             complete: take(&mut self.complete),
-            downloaded: std::mem::take(&mut self.downloaded),
         }
     }
 

@@ -21,8 +21,6 @@ pub enum Event {
         files: Vec<u32>,
         /// Files of which nothing is missing any more since the last time, in order.
         complete: Vec<u32>,
-        /// Payload bytes that came from peers since the last time.
-        downloaded: u64,
     },
     /// The disk takes nothing; it is tried again until it does.
     Stalled {

@@ -149,7 +149,10 @@ impl Leech {
                 let served = &download.served;
                 let piece_len = served.torrent.geometry().piece_len(block.piece());
                 let skew = || skew_of(&served.torrent, block.piece());
-                assembly.put(served.number, piece_len, skew, &block, data);
+                match download.early {
+                    true => assembly.early.put(served.number, piece_len, skew, &block, data),
+                    false => assembly.put(served.number, piece_len, skew, &block, data),
+                }
                 Some(Took { block, cancel, whole })
             }
             Arrived::Again | Arrived::Unasked => {
@@ -430,6 +433,9 @@ impl<D: Driver> Shard<D> {
         }
         if whole {
             self.verify(number, block.piece());
+        } else if self.downloads.get(&number).is_some_and(|download| download.early) {
+            self.go_on_early(number, block.piece(), false);
+            self.on_writes();
         }
     }
 
@@ -508,7 +514,10 @@ impl<D: Driver> Shard<D> {
             Files::Asked | Files::Failed(_) => return,
         }
         let piece_len = u64::from(download.served.torrent.geometry().piece_len_max());
-        let room = self.assembly.room(piece_len);
+        let (room, blocks_max) = match download.early {
+            true => self.assembly.room_early(),
+            false => (self.assembly.room(piece_len), usize::MAX),
+        };
         let begun = download.picker.partial_count();
         download.picker.set_partials_max(begun + room);
         let asking = Asking {
@@ -533,7 +542,8 @@ impl<D: Driver> Shard<D> {
         }
         let picked = &mut self.picked;
         picked.clear();
-        download.picker.pick(leech.key, peer.pieces(), asking, wanted, picked);
+        let count = wanted.min(blocks_max);
+        download.picker.pick(leech.key, peer.pieces(), asking, count, picked);
         // Idle until it has work of its own: what it takes over from others may be all that it gets.
         leech.idle_since = match picked.is_empty() && under_way == 0 {
             true => leech.idle_since.or(Some(now)),

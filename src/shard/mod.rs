@@ -9,12 +9,12 @@
 //! - `accept` and `limits`: who may come in;
 //! - `peers`: what a connection says, from its handshake on; `held`: when not to listen;
 //! - `upload`: from a request to bytes in the socket; `stage`: what blocks wait for meanwhile; `pace`: no faster than allowed;
-//!   `disk`: from a file to bytes in memory; `gone`: requests for what is no longer there;
+//!   `disk`: from a file to bytes in memory; `gone`: requests for what is no longer there; `uploaded`: how much of which torrent;
 //! - `lending`: sends that copy nothing; `reclaim`: buffers taken back from those who do not send them;
 //! - `deadlines`: who is late; `choking`: who may ask;
 //! - `dial`: connections made from here; `handover`: those that belong to another shard;
 //! - `download`: a torrent that is not complete; `leech`: what a peer is asked for and sends; `late`: what is
-//!   better asked of another; `assembly`: pieces in memory;
+//!   better asked of another; `assembly`: pieces in memory; `early`: those too long for that;
 //!   `verify`: from the last block to a bit; `write`: from a piece to its files; `events`: what the control plane does of it;
 //! - `gather`: when many peers ask for little; `mailbox`: what the control plane says; `start`: threads, rings and listeners.
 //!
@@ -30,6 +30,7 @@ mod deadlines;
 mod dial;
 mod disk;
 mod download;
+mod early;
 mod ended;
 mod events;
 mod gather;
@@ -51,6 +52,7 @@ mod start;
 mod tests;
 mod torrent;
 mod upload;
+mod uploaded;
 mod verify;
 mod wheel;
 mod write;
@@ -84,6 +86,7 @@ pub use pace::Pace;
 use slots::Slots;
 pub use start::{CACHE_LEN_MIN, Handle, ShardConfig, StartError, spawn};
 pub use torrent::Torrent;
+use uploaded::Uploads;
 use wheel::{TICK, Wheel};
 use write::Writes;
 
@@ -232,6 +235,7 @@ pub struct Shard<D: Driver> {
 
     completions: Vec<Completion>,
     counters: Counters,
+    uploads: Uploads,
     request_latency: Histogram,
     loop_stall: Histogram,
     /// The torrent whose turn it is to connect to peers.
@@ -292,7 +296,7 @@ impl<D: Driver> Shard<D> {
             disk: Disk::new(settings.files_max, settings.read_mode.first()),
             choker: SeedChoker::new(settings.choker, settings.upload_slots),
             downloads: BTreeMap::new(),
-            assembly: Assembly::new(settings.write_buffer),
+            assembly: Assembly::new(settings.write_buffer.max(assembly::BUFFER_MIN)),
             verifier: Verifier::new(&settings),
             writes: Writes::new(),
             hungry: Vec::new(),
@@ -335,6 +339,7 @@ impl<D: Driver> Shard<D> {
             random: seed | 1,
             completions: Vec::new(),
             counters: Counters::default(),
+            uploads: Uploads::default(),
             request_latency: Histogram::default(),
             loop_stall: Histogram::default(),
             stopping: None,
@@ -415,7 +420,9 @@ impl<D: Driver> Shard<D> {
     /// Wakes those whose extents have come, and tells those whose extents will not.
     fn on_disk_events(&mut self) {
         for waiter in std::mem::take(&mut self.disk.woken) {
-            self.touch(waiter.conn);
+            if !self.on_early_read(waiter) {
+                self.touch(waiter.conn);
+            }
         }
         self.on_disk_failures();
     }
@@ -510,12 +517,14 @@ impl<D: Driver> Shard<D> {
         let number = self.next_number;
         self.next_number += 1;
         let is_ours = torrent.home() == Some(self.settings.index);
-        let served = Rc::new(Served { torrent, number });
+        let served = Served::new(torrent, number);
         self.torrents.insert(info_hash, served.clone());
         if is_ours {
             let seed = self.next_random();
-            self.downloads
-                .insert(number, Download::new(served.clone(), seed, self.tick));
+            let mut download = Download::new(served.clone(), seed, self.tick);
+            let piece_len = served.torrent.geometry().piece_len_max();
+            download.early = self.assembly.is_too_short_for(piece_len.into());
+            self.downloads.insert(number, download);
             if served.torrent.is_complete() {
                 self.complete(number);
             }
@@ -619,6 +628,8 @@ impl<D: Driver> Shard<D> {
     }
 
     fn publish(&mut self) {
+        self.uploads.publish();
+        self.downloads.values_mut().for_each(Download::publish);
         let driver = self.driver.counters();
         let pool = self.driver.pool();
         self.counters.connections_now = self.conns.len() as u64;

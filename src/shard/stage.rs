@@ -52,12 +52,12 @@ enum NotStaged {
 }
 
 /// What became of a staged block's look at its extents.
-enum Readiness {
+pub(super) enum Readiness {
     Ready,
     Waiting,
     /// Its extent has left meanwhile, and every buffer is in use; or the extent is broken. Staged anew.
     Starved,
-    /// Its piece has been withdrawn.
+    /// It cannot be read any more, and its piece is not there.
     Gone,
 }
 
@@ -93,6 +93,39 @@ pub(super) fn stage<D: Driver>(
         }
     }
     false
+}
+
+/// Looks up or begins to read all stretches of a block that no peer has asked for. `None`: every buffer is in use.
+pub(super) fn stage_for<D: Driver>(
+    driver: &mut D,
+    disk: &mut Disk,
+    counters: &mut Counters,
+    reader: Owner,
+    served: &Rc<Served>,
+    block: &BlockRequest,
+    now: Instant,
+) -> Option<Staged> {
+    let parts = parts_of(driver, disk, counters, reader, served, block).ok()?;
+    Some(Staged {
+        block: *block,
+        asked_at: now,
+        parts,
+    })
+}
+
+impl Staged {
+    /// Appends its bytes, of a block that is ready.
+    pub(super) fn copy_to(&self, out: &mut Vec<u8>) {
+        for part in self.parts.iter().flatten() {
+            match part {
+                Part::Held { buf, start, len } => {
+                    out.extend_from_slice(&buf.as_slice()[*start as usize..][..*len as usize]);
+                }
+                Part::Zeros { len } => out.resize(out.len() + *len as usize, 0),
+                Part::Waiting { id, .. } => unreachable!("{id:?} is not there"),
+            }
+        }
+    }
 }
 
 /// Extents read at once where heads move, 1 MiB: half as long as the way there takes.
@@ -294,7 +327,7 @@ pub(super) fn collect<D: Driver>(
 }
 
 /// Whether all of a staged block is in memory by now.
-fn look<D: Driver>(
+pub(super) fn look<D: Driver>(
     driver: &mut D,
     disk: &mut Disk,
     counters: &mut Counters,

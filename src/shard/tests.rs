@@ -1,6 +1,7 @@
 //! The shard on the memory driver: whole connections, byte by byte, without a kernel.
 
 mod downloading;
+mod early;
 mod files;
 mod fixture;
 mod leeching;
@@ -76,6 +77,37 @@ fn whole_torrent_is_served() {
         assert_eq!(fixture.shard.counters.uploaded_bytes, 1_000_001);
         assert_eq!(fixture.shard.request_latency.count(), far.blocks.len() as u64);
     }
+}
+
+/// The same torrent on two shards: what each has sent is told to the other's readers at its next tick, once.
+#[test]
+fn uploaded_bytes_of_a_torrent_are_summed_over_shards_once_a_tick() {
+    let mut first = Fixture::single(1_000_001, 4);
+    let mut second = Fixture::single(1_000_001, 4);
+    second.shard.add(first.torrent.clone());
+    for fixture in [&mut first, &mut second] {
+        let mut far = fixture.unchoked(FAST);
+        fixture.download(&mut far);
+    }
+    let torrent = first.torrent.clone();
+    assert_eq!(torrent.uploaded(), 0, "no tick has passed");
+    first.pass(0.1);
+    assert_eq!(torrent.uploaded(), 1_000_001);
+    second.pass(0.1);
+    first.pass(0.1);
+    assert_eq!(torrent.uploaded(), 2_000_002);
+}
+
+/// A shard that stops between two ticks tells what it has sent since the last one.
+#[test]
+fn uploaded_bytes_are_told_at_the_end() {
+    let mut fixture = Fixture::single(300_000, 4);
+    let mut far = fixture.unchoked(FAST);
+    fixture.download(&mut far);
+    fixture.commands.send(Command::Stop).unwrap();
+    fixture.world.ring();
+    while fixture.turn() == Flow::Continue {}
+    assert_eq!(fixture.torrent.uploaded(), 300_000);
 }
 
 #[test]

@@ -38,6 +38,9 @@ pub struct Torrent {
     changed: AtomicBool,
     /// Connections past the handshake, on all shards.
     pub(super) connections: AtomicU32,
+    /// Payload bytes that peers have taken and sent since this torrent was made, on all shards.
+    uploaded: AtomicU64,
+    downloaded: AtomicU64,
     /// Its own upload rate, if it has one.
     pace: OnceLock<Box<Pace>>,
     /// Why the first piece was withdrawn. Written when a disk fails, read by those who ask.
@@ -115,6 +118,8 @@ impl Torrent {
             meta,
             root,
             connections: AtomicU32::new(0),
+            uploaded: AtomicU64::new(0),
+            downloaded: AtomicU64::new(0),
             pace: OnceLock::new(),
             fault: Mutex::new(None),
             incoming: None,
@@ -306,6 +311,28 @@ impl Torrent {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
             .clone()
+    }
+
+    /// Payload bytes that peers have taken since this was made, on all shards; up to a second old. It only grows. A torrent
+    /// that is checked anew is made anew, and begins at zero.
+    #[must_use]
+    pub fn uploaded(&self) -> u64 {
+        self.uploaded.load(Relaxed)
+    }
+
+    /// Payload bytes that peers have sent since this was made, what came twice and what was wrong among them; exact once
+    /// it is complete. Otherwise as [`Torrent::uploaded`].
+    #[must_use]
+    pub fn downloaded(&self) -> u64 {
+        self.downloaded.load(Relaxed)
+    }
+
+    pub(crate) fn count_uploaded(&self, bytes: u64) {
+        self.uploaded.fetch_add(bytes, Relaxed);
+    }
+
+    pub(crate) fn count_downloaded(&self, bytes: u64) {
+        self.downloaded.fetch_add(bytes, Relaxed);
     }
 
     /// Connections past the handshake, on all shards.

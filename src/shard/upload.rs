@@ -216,7 +216,8 @@ impl<D: Driver> Shard<D> {
             Ok(taken) => {
                 conn.sent_at = self.tick;
                 if let Phase::Peer(peer) = &mut conn.phase {
-                    peer.on_taken(taken, self.now, &mut self.counters, &mut self.request_latency);
+                    let sent = peer.on_taken(taken, self.now, &mut self.counters, &mut self.request_latency);
+                    self.uploads.count(&peer.served, sent);
                 }
             }
             // Cancelled, or interrupted: nothing was taken, go on.
@@ -306,7 +307,11 @@ impl<D: Driver> Shard<D> {
     pub(super) fn on_disk_failures(&mut self) {
         let mut lost = Vec::new();
         for Failure { waiters, served, what } in std::mem::take(&mut self.disk.failures) {
-            for Waiter { conn, piece } in waiters {
+            for waiter in waiters {
+                if self.on_early_unread(waiter, &what) {
+                    continue;
+                }
+                let Waiter { conn, piece } = waiter;
                 match &what {
                     Failed::ForNow => {
                         self.later.push(conn);
@@ -411,20 +416,23 @@ impl Upload {
 }
 
 impl PeerConn {
-    /// The socket took so many bytes of the batch.
-    fn on_taken(&mut self, taken: u32, now: Instant, counters: &mut Counters, request_latency: &mut Histogram) {
+    /// The socket took so many bytes of the batch. Gives how many of payload it has taken whole blocks of by that.
+    fn on_taken(&mut self, taken: u32, now: Instant, counters: &mut Counters, request_latency: &mut Histogram) -> u64 {
         let upload = &mut self.upload;
+        let mut payload = 0;
         upload.taken += u64::from(taken);
         while upload.sending.front().is_some_and(|first| first.end <= upload.taken)
             && let Some(sent) = upload.sending.pop_front()
         {
             let len = u64::from(sent.block.length());
-            counters.uploaded_bytes += len;
+            payload += len;
             counters.uploaded_blocks += 1;
             self.uploaded_since_unchoke += len;
             self.rate.add(len, now);
             request_latency.record(now.saturating_duration_since(sent.asked_at), 1);
         }
+        counters.uploaded_bytes += payload;
+        payload
     }
 
     /// What was given back by a peer that has been choked meanwhile is not sent either.

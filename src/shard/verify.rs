@@ -31,7 +31,7 @@ const RETRIED_MAX: usize = 16;
 const STALE_LOOKS: u32 = 20;
 
 /// A job's tag, of a piece of one of the shard's torrents.
-fn tag(number: u32, piece: PieceIndex) -> u64 {
+pub(super) fn tag(number: u32, piece: PieceIndex) -> u64 {
     u64::from(number) << 32 | u64::from(piece.get())
 }
 
@@ -41,6 +41,9 @@ impl<D: Driver> Shard<D> {
         let Some(download) = self.downloads.get(&number) else {
             return;
         };
+        if download.early {
+            return self.go_on_early(number, piece, true);
+        }
         let Some(bytes) = self.assembly.take(number, piece) else {
             return;
         };
@@ -52,6 +55,11 @@ impl<D: Driver> Shard<D> {
             then: Then::Verify(*download.served.torrent.meta().piece_hashes.get(piece)),
             reply: self.verifier.reply.clone(),
         };
+        self.submit(job);
+    }
+
+    /// Gives a job to the pool.
+    pub(super) fn submit(&mut self, job: Job) {
         self.verifier.out += 1;
         if let Err(Refused::Full(job) | Refused::Stopped(job)) = self.verifier.pool.try_submit(job) {
             self.verifier.waiting.push_back(*job);
@@ -76,7 +84,7 @@ impl<D: Driver> Shard<D> {
         Done {
             tag,
             mut buffers,
-            outcome,
+            mut outcome,
         }: Done,
     ) {
         self.verifier.out -= 1;
@@ -88,21 +96,26 @@ impl<D: Driver> Shard<D> {
         let (Some(piece), Some(bytes)) = (piece, buffers.pop()) else {
             return;
         };
+        if download.early {
+            self.on_early_verdict(number, piece, &mut outcome);
+            return;
+        }
         match outcome {
             Outcome::Good => {
-                let convicted = download.on_good(piece, &bytes);
+                let blocks = download.is_suspicious(piece).then(|| download.hashes_of(&bytes));
+                let convicted = download.on_good(piece, blocks);
                 let served = download.served.clone();
                 download.account(&mut self.assembly);
                 for key in convicted {
                     self.ban(number, key);
                 }
                 self.writes
-                    .begin(&mut self.driver, &mut self.counters, served, piece, bytes);
+                    .begin(&mut self.driver, &mut self.counters, served, (piece, 0), bytes);
                 self.on_writes();
             }
             Outcome::Bad(_) => {
                 self.counters.pieces_bad += 1;
-                let convicted = download.on_bad(piece, &bytes);
+                let convicted = download.on_bad(piece, download.hashes_of(&bytes));
                 download.account(&mut self.assembly);
                 self.assembly.recycle(bytes);
                 if let Some(key) = convicted {
@@ -116,13 +129,19 @@ impl<D: Driver> Shard<D> {
     }
 
     /// A peer has lied.
-    fn ban(&mut self, number: u32, key: PeerKey) {
+    pub(super) fn ban(&mut self, number: u32, key: PeerKey) {
         let Some(download) = self.downloads.get_mut(&number) else {
             return;
         };
         self.counters.peers_banned += 1;
         let info_hash = download.served.torrent.info_hash();
-        if let Some(owner) = download.shut_out(key) {
+        let convict = download.shut_out(key);
+        // Pieces of which everything came from it.
+        let picker = &download.picker;
+        self.assembly
+            .early
+            .forget_unbegun(number, |piece| picker.is_begun(piece));
+        if let Some(owner) = convict {
             if let Some(conn) = self.conns.get(owner) {
                 let peer = conn.addr;
                 self.settings.events.tell(Event::Banned { info_hash, peer });
@@ -133,9 +152,21 @@ impl<D: Driver> Shard<D> {
 
     /// Writes have ended.
     pub(super) fn on_writes(&mut self) {
-        for ended in std::mem::take(&mut self.writes.ended) {
+        // What is written next may end at once: there is nothing to write of pad files.
+        while let Some(ended) = self.writes.ended.pop_front() {
             match ended {
-                Ended::Written { number, piece, bytes } => self.on_piece_written(number, piece, bytes),
+                Ended::Written {
+                    number,
+                    piece,
+                    run,
+                    bytes,
+                } => match self.on_run_written(number, piece, run) {
+                    true => {
+                        self.assembly.recycle(bytes);
+                        self.on_disk_takes(number);
+                    }
+                    false => self.on_piece_written(number, piece, bytes),
+                },
                 Ended::Refused { number, span, refusal } => {
                     let Some(download) = self.downloads.get_mut(&number) else {
                         self.writes.give_up(span);
@@ -147,7 +178,11 @@ impl<D: Driver> Shard<D> {
                         Refusal::Gone(_) | Refusal::Failed(_) => FAILED_TICKS,
                     };
                     let retry_at = self.tick + after;
-                    let is_news = download.stall.replace(Stall { retry_at }).is_none();
+                    let stall = Stall {
+                        retry_at,
+                        asks_anew: false,
+                    };
+                    let is_news = download.stall.replace(stall).is_none();
                     let info_hash = download.served.torrent.info_hash();
                     match refusal {
                         // Whatever was wrong before: it is not the file any more.
@@ -166,7 +201,7 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    fn on_piece_written(&mut self, number: u32, piece: PieceIndex, bytes: Bytes) {
+    pub(super) fn on_piece_written(&mut self, number: u32, piece: PieceIndex, bytes: Bytes) {
         self.counters.pieces_written += 1;
         let Some(download) = self.downloads.get_mut(&number) else {
             return;
@@ -174,7 +209,6 @@ impl<D: Driver> Shard<D> {
         download.on_written(piece);
         download.account(&mut self.assembly);
         let served = download.served.clone();
-        let resumed = download.stall.take().is_some();
         let owners: Vec<_> = download.peers.values().copied().collect();
         self.assembly.recycle(bytes);
         self.disk.written(&served, piece);
@@ -189,24 +223,24 @@ impl<D: Driver> Shard<D> {
             }
             self.touch(owner);
         }
-        if resumed {
-            self.retry_stuck(number);
-            self.settings.events.tell(Event::Resumed(served.torrent.info_hash()));
-        }
-        self.feed_hungry();
+        self.on_disk_takes(number);
         if served.torrent.is_complete() {
             self.complete(number);
         }
     }
 
-    /// Tries again what the disk did not take.
-    fn retry_stuck(&mut self, number: u32) {
-        let Some(download) = self.downloads.get_mut(&number) else {
-            return;
-        };
-        for span in std::mem::take(&mut download.stuck) {
-            self.writes.again(&mut self.driver, &mut self.counters, span);
+    /// A disk has taken what it was given: what it did not take before is tried again, and there is memory again.
+    fn on_disk_takes(&mut self, number: u32) {
+        if let Some(download) = self.downloads.get_mut(&number)
+            && download.stall.take().is_some()
+        {
+            for span in std::mem::take(&mut download.stuck) {
+                self.writes.again(&mut self.driver, &mut self.counters, span);
+            }
+            let info_hash = download.served.torrent.info_hash();
+            self.settings.events.tell(Event::Resumed(info_hash));
         }
+        self.feed_hungry();
     }
 
     /// The last piece of a torrent is written.
@@ -234,10 +268,20 @@ impl<D: Driver> Shard<D> {
             let Some(download) = self.downloads.get_mut(&number) else {
                 continue;
             };
+            if download
+                .stall
+                .is_some_and(|stall| stall.retry_at <= tick && stall.asks_anew)
+            {
+                download.stall = None;
+                let owners: Vec<_> = download.peers.values().copied().collect();
+                owners.into_iter().for_each(|owner| self.touch(owner));
+                continue;
+            }
             if download.stall.is_some_and(|stall| stall.retry_at <= tick) {
                 // A few are enough to find out, and when a piece is written the others follow.
                 download.stall = Some(Stall {
                     retry_at: tick + FULL_TICKS,
+                    asks_anew: false,
                 });
                 let from = download.stuck.len().saturating_sub(RETRIED_MAX);
                 for span in download.stuck.split_off(from) {
@@ -262,7 +306,7 @@ impl<D: Driver> Shard<D> {
         if !self.assembly.is_tight() {
             return;
         }
-        let mut any = false;
+        let (mut any, mut given_up) = (false, Vec::new());
         let goes_on = |download: &Download| download.stall.is_none() && !download.peers.is_empty();
         let others_go_on = self.downloads.values().any(goes_on);
         for (&number, download) in &mut self.downloads {
@@ -270,20 +314,29 @@ impl<D: Driver> Shard<D> {
                 self.assembly.forget(number, piece);
                 any = true;
             }
-            if download.stall.is_some() && others_go_on {
+            if download.stall.is_some() && others_go_on && download.early {
+                // What waits behind one run may be as much as there is: none is kept, and what is lacking asked for later.
+                let stuck = std::mem::take(&mut download.stuck);
+                given_up.extend(stuck.into_iter().map(|span| (number, span)));
+            } else if download.stall.is_some() && others_go_on {
                 let kept = download.stuck.first().and_then(|span| self.writes.piece_of(*span));
                 let is_kept = |span: &Owner| self.writes.piece_of(*span) == kept;
                 let stuck = std::mem::take(&mut download.stuck);
                 let (kept, rest): (Vec<Owner>, Vec<Owner>) = stuck.into_iter().partition(is_kept);
                 download.stuck = kept;
                 for span in rest {
-                    if let Some(piece) = self.writes.give_up(span) {
+                    if let Some((piece, _)) = self.writes.give_up(span) {
                         download.on_unwritten(piece);
                         any = true;
                     }
                 }
             }
             download.account(&mut self.assembly);
+        }
+        for (number, span) in given_up {
+            if let Some((piece, run)) = self.writes.give_up(span) {
+                any |= self.on_run_given_up(number, piece, run);
+            }
         }
         if any {
             self.feed_hungry();

@@ -1,9 +1,10 @@
 //! Writing pieces: one write for each file that a piece lies in, past the page cache where the filesystem allows and the
 //! piece is long enough; what of it does not fill whole pages at its ends goes through the page cache.
 //!
-//! A piece is handed on when all of it is written. What a disk does not take is kept and tried again by whoever hears of
+//! A piece, or a run of its blocks, is handed on when all of it is written. What a disk does not take is kept and tried again by whoever hears of
 //! it; nothing is lost on the way. Syncing is not here, since it waits for the disk: the control plane does it.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -33,6 +34,8 @@ pub(super) enum Ended {
     Written {
         number: u32,
         piece: PieceIndex,
+        /// What [`Writes::begin`] gave.
+        run: Owner,
         bytes: Bytes,
     },
     /// A part of it was refused, and waits for [`Writes::again`] or [`Writes::give_up`].
@@ -94,7 +97,7 @@ pub(super) struct Writes {
     direct: bool,
     /// Whether the kernel and the filesystems met so far take `RWF_DONTCACHE`.
     uncached: bool,
-    pub(super) ended: Vec<Ended>,
+    pub(super) ended: VecDeque<Ended>,
 }
 
 impl Writes {
@@ -106,7 +109,7 @@ impl Writes {
             files: [OpenFiles::new(FILES_MAX / 2), OpenFiles::new(FILES_MAX / 2)],
             direct: true,
             uncached: true,
-            ended: Vec::new(),
+            ended: VecDeque::new(),
         }
     }
 
@@ -121,20 +124,20 @@ impl Writes {
         self.pieces.len()
     }
 
-    /// Writes a piece that was verified.
+    /// Writes what begins at `begin` of a piece: all of it, once it was verified, or a run of its blocks.
     pub(super) fn begin<D: Driver>(
         &mut self,
         driver: &mut D,
         counters: &mut Counters,
         served: Rc<Served>,
-        piece: PieceIndex,
+        (piece, begin): (PieceIndex, u32),
         bytes: Bytes,
-    ) {
+    ) -> Owner {
         let torrent = served.torrent.clone();
         let geometry = torrent.geometry();
         let spans = torrent
             .layout()
-            .spans(geometry.piece_offset(piece), geometry.piece_len(piece).into());
+            .spans(geometry.piece_offset(piece) + u64::from(begin), bytes.len() as u64);
         let owner = self.pieces.insert(Piece {
             served,
             piece,
@@ -169,6 +172,7 @@ impl Writes {
             true => self.end_piece(owner),
             false => begun.into_iter().for_each(|span| self.go_on(driver, counters, span)),
         }
+        owner
     }
 
     /// Tries a stretch again that was refused.
@@ -184,14 +188,15 @@ impl Writes {
         Some(self.spans.get(span)?.piece)
     }
 
-    /// Nobody wants a stretch any more that was refused, nor its piece. Gives which that is, the first time.
-    pub(super) fn give_up(&mut self, span: Owner) -> Option<PieceIndex> {
+    /// Nobody wants a stretch any more that was refused, nor its piece. Gives which that is, and what
+    /// [`Writes::begin`] gave for it, the first time.
+    pub(super) fn give_up(&mut self, span: Owner) -> Option<(PieceIndex, Owner)> {
         let span = self.spans.remove(span)?;
         let piece = self.pieces.remove(span.piece)?;
         for waiting in piece.waiting {
             self.spans.remove(waiting);
         }
-        Some(piece.piece)
+        Some((piece.piece, span.piece))
     }
 
     /// A torrent has left: its files are closed.
@@ -378,7 +383,7 @@ impl Writes {
         let key = FileKey { torrent: number, file };
         self.files.iter_mut().for_each(|files| files.close(key));
         let span = owner;
-        self.ended.push(Ended::Refused { number, span, refusal });
+        self.ended.push_back(Ended::Refused { number, span, refusal });
     }
 
     fn end_piece(&mut self, owner: Owner) {
@@ -387,7 +392,12 @@ impl Writes {
         }) = self.pieces.remove(owner)
         {
             let number = served.number;
-            self.ended.push(Ended::Written { number, piece, bytes });
+            self.ended.push_back(Ended::Written {
+                number,
+                piece,
+                run: owner,
+                bytes,
+            });
         }
     }
 }

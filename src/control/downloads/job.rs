@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex};
 
-use super::history::add_to_history;
+use super::super::history;
 use super::{Work, lock};
 use crate::proto::bitfield::Bitfield;
 use crate::proto::path::RelPath;
@@ -126,9 +126,12 @@ impl Job {
         }
         let have = put(have, &done.stamps);
         let is_whole = have.is_full() && done.unfinished.is_empty();
-        add_to_history(&session, info_hash, work.downloaded, is_whole);
-        if is_whole {
-            session.flush();
+        match is_whole {
+            true => {
+                history::note_complete(&session, info_hash);
+                session.flush();
+            }
+            false => history::note_begun(&session, info_hash),
         }
         done
     }
@@ -163,7 +166,7 @@ fn record(torrent: &Torrent, have: Bitfield, files: Vec<Option<FileStamp>>) -> R
 }
 
 /// Records what there is of a torrent that nobody writes to any more.
-pub(super) fn settle(session: &Store, torrent: &Torrent, mut stamps: Vec<Option<FileStamp>>, downloaded: u64) {
+pub(super) fn settle(session: &Store, torrent: &Torrent, mut stamps: Vec<Option<FileStamp>>) {
     let info_hash = torrent.info_hash();
     let is_written = |stamp: &Option<FileStamp>| stamp.is_some_and(|stamp| stamp.is_being_written());
     let written = (0..).zip(&stamps).filter(|(_, stamp)| is_written(stamp));
@@ -180,7 +183,7 @@ pub(super) fn settle(session: &Store, torrent: &Torrent, mut stamps: Vec<Option<
         stamps[file as usize] = stamp_of(torrent, file);
     }
     session.put(info_hash, record(torrent, torrent.have(), stamps));
-    add_to_history(session, info_hash, downloaded, false);
+    history::note_begun(session, info_hash);
 }
 
 /// Which files have the names of parts.

@@ -5,7 +5,6 @@
 //! before it has its final name. A record of files that are being written to ([`FileStamp::being_written`]) is on the disk
 //! before the first of those writes is asked for.
 
-mod history;
 mod job;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -15,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
-pub(super) use history::note_whole;
 pub(super) use job::Done;
 
 use crate::proto::InfoHash;
@@ -43,8 +41,6 @@ struct Work {
     files: BTreeSet<u32>,
     /// Files that nothing is missing of.
     complete: BTreeSet<u32>,
-    /// Bytes that came from peers since the last time.
-    downloaded: u64,
 }
 
 impl Work {
@@ -157,13 +153,7 @@ impl Downloads {
     }
 
     /// Pieces were written.
-    pub(super) fn on_written(
-        &mut self,
-        info_hash: InfoHash,
-        have: Bitfield,
-        (files, complete): (Vec<u32>, Vec<u32>),
-        downloaded: u64,
-    ) {
+    pub(super) fn on_written(&mut self, info_hash: InfoHash, have: Bitfield, (files, complete): (Vec<u32>, Vec<u32>)) {
         let Some(entry) = self.entries.get_mut(&info_hash) else {
             return;
         };
@@ -172,7 +162,6 @@ impl Downloads {
         entry.work.have = Some(have);
         entry.work.files.extend(files);
         entry.work.complete.extend(complete);
-        entry.work.downloaded += downloaded;
         self.go_on(info_hash);
     }
 
@@ -282,7 +271,6 @@ impl Downloads {
             entry.work.have = entry.work.have.take().or(work.have);
             entry.work.files.extend(work.files);
             entry.work.complete.extend(work.complete);
-            entry.work.downloaded += work.downloaded;
             entry.retry_at = Some(retry_at);
             outcomes.push(Outcome::Failed(why));
         }
@@ -341,7 +329,7 @@ impl Downloads {
         move || {
             let at_rest = |entry: &Entry| entry.prepared && !entry.busy;
             for entry in entries.into_values().filter(at_rest) {
-                job::settle(&session, &entry.torrent, entry.stamps.clone(), entry.work.downloaded);
+                job::settle(&session, &entry.torrent, entry.stamps.clone());
             }
         }
     }

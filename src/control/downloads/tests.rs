@@ -63,7 +63,7 @@ impl Fixture {
         self.torrent.grant(geometry.pieces().next().unwrap());
         let info_hash = self.torrent.info_hash();
         let have = self.torrent.have();
-        self.downloads.on_written(info_hash, have, (vec![0], vec![0]), 16384);
+        self.downloads.on_written(info_hash, have, (vec![0], vec![0]));
     }
 
     fn next(&mut self) -> Vec<Outcome> {
@@ -176,7 +176,7 @@ fn what_was_written_while_a_thread_was_at_work_is_recorded_at_the_end() {
     drop(gate);
     runtime.block_on(rest);
     // A shard's last word begins no other thread.
-    downloads.on_written(info_hash, torrent.have(), (vec![0], vec![]), 16384);
+    downloads.on_written(info_hash, torrent.have(), (vec![0], vec![]));
     std::fs::write(temp.path().join("data").join(format!("x{PART_SUFFIX}")), vec![0; 16384]).unwrap();
     downloads.settle()();
     session.flush();
@@ -186,7 +186,7 @@ fn what_was_written_while_a_thread_was_at_work_is_recorded_at_the_end() {
         record.files[0].is_some_and(|stamp| !stamp.is_being_written()),
         "{record:?}"
     );
-    assert_eq!(session.load_history(&info_hash).unwrap().downloaded, 16384);
+    assert_eq!(session.load_history(&info_hash).unwrap().completed, None);
 }
 
 /// A dead network mount holds up its own torrents alone.

@@ -41,10 +41,7 @@ impl Supervisor<'_> {
                 have,
                 files,
                 complete,
-                downloaded,
-            } => self
-                .downloads
-                .on_written(info_hash, have, (files, complete), downloaded),
+            } => self.downloads.on_written(info_hash, have, (files, complete)),
             Event::Stalled { info_hash, why } => {
                 tracing::warn!(
                     "downloading {:?} ({info_hash}) waits for its disk: {why}",

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::{Job, Waiting, len};
+use super::{Job, Then, Waiting, len};
 
 /// How long jobs may wait for others, so that they are hashed side by side: 16 in lanes take less time than five
 /// one by one (AVX-512; PERF.md).
@@ -27,6 +27,8 @@ pub(super) struct Queued {
 pub(super) struct Queue {
     jobs: VecDeque<Queued>,
     bytes: u64,
+    /// Jobs that wait of which more is to come.
+    in_parts: usize,
     /// Workers that wait to be woken: a bell nobody hears is a system call saved.
     pub(super) idle: usize,
     pub(super) stopped: Option<Waiting>,
@@ -39,18 +41,21 @@ impl Queue {
 
     pub(super) fn push(&mut self, job: Job, now: Instant) {
         self.bytes += len(&job);
+        self.in_parts += usize::from(job.then == Then::Continue);
         self.jobs.push_back(Queued { job, since: now });
     }
 
     pub(super) fn pop(&mut self) -> Option<Queued> {
         let queued = self.jobs.pop_front()?;
         self.bytes -= len(&queued.job);
+        self.in_parts -= usize::from(queued.job.then == Then::Continue);
         Some(queued)
     }
 
     /// Empties it.
     pub(super) fn take_all(&mut self) -> VecDeque<Queued> {
         self.bytes = 0;
+        self.in_parts = 0;
         std::mem::take(&mut self.jobs)
     }
 
@@ -60,7 +65,8 @@ impl Queue {
             return self.stopped.map(|_| Duration::ZERO);
         };
         match gather {
-            Some(gather) if self.jobs.len() < width && self.bytes < gather.bytes => {
+            // Who gives a piece in parts waits for each of them.
+            Some(gather) if self.jobs.len() < width && self.bytes < gather.bytes && self.in_parts == 0 => {
                 Some(gather.time.saturating_sub(now.saturating_duration_since(first.since)))
             }
             _ => Some(Duration::ZERO),
@@ -71,7 +77,9 @@ impl Queue {
     /// makes them enough.
     pub(super) fn is_to_wake(&self, gather: Option<Gather>, width: usize) -> bool {
         self.idle > 0
-            && gather
-                .is_none_or(|gather| self.jobs.len() == 1 || self.jobs.len() >= width || self.bytes >= gather.bytes)
+            && gather.is_none_or(|gather| {
+                let enough = self.jobs.len() >= width || self.bytes >= gather.bytes;
+                self.jobs.len() == 1 || self.in_parts > 0 || enough
+            })
     }
 }

@@ -13,17 +13,20 @@
 //!
 //! Peers are the caller's numbers. What they have is the caller's too ([`Pieces`]), and is told here as it changes.
 
+mod books;
 mod order;
 mod partial;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Instant;
 
 use super::bitfield::Bitfield;
 use super::geometry::{BlockRequest, Geometry, PieceIndex};
 use super::peer::Pieces;
+use books::Books;
 use order::Order;
 use partial::{Partial, Put};
 
@@ -90,8 +93,10 @@ pub struct Picker {
     partials: BTreeMap<u32, Partial>,
     /// How many may be begun at a time: each takes memory.
     partials_max: usize,
-    /// Blocks of them that nobody was asked for.
-    open_blocks: u32,
+    /// What is open of them, and who has begun how many.
+    books: Books,
+    /// Pieces of which the last open block was chosen. Kept for its room.
+    used_up: Vec<(u32, books::Entry, books::Entry)>,
     /// Peers that have everything.
     seeds: u32,
     random: u64,
@@ -109,7 +114,8 @@ impl Picker {
             order,
             partials: BTreeMap::new(),
             partials_max: partials_max.max(1),
-            open_blocks: 0,
+            books: Books::default(),
+            used_up: Vec::new(),
             seeds: 0,
             random: state,
         }
@@ -140,9 +146,19 @@ impl Picker {
         self.partials.len()
     }
 
+    /// Whether a piece was begun and is not verified yet.
+    pub fn is_begun(&self, piece: PieceIndex) -> bool {
+        self.partials.contains_key(&piece.get())
+    }
+
+    /// Blocks that somebody was asked for and that have not come.
+    pub fn asked_blocks(&self) -> u32 {
+        self.books.asked_blocks()
+    }
+
     /// Whether every missing block was asked for.
     pub fn is_endgame(&self) -> bool {
-        self.open_blocks == 0 && self.order.len() == 0 && !self.partials.is_empty()
+        self.books.open_blocks() == 0 && self.order.len() == 0 && !self.partials.is_empty()
     }
 
     /// How many peers have a piece.
@@ -212,9 +228,14 @@ impl Picker {
     /// Picks up to `count` blocks to ask a peer for, which has `has`, and appends them to `out`. They count as asked for.
     pub fn pick(&mut self, peer: PeerKey, has: &Pieces, asking: Asking<'_>, count: usize, out: &mut Vec<BlockRequest>) {
         let end = out.len() + count;
-        self.pick_begun(peer, has, asking, end, out, |of| of.is_none_or(|of| of == peer));
-        let of_it = |partial: &&Partial| partial.of == Some(peer);
-        let mut begun = self.partials.values().filter(of_it).count();
+        self.pick_begun(peer, has, asking, end, out, books::of(Some(peer)));
+        if out.len() < end {
+            self.pick_begun(peer, has, asking, end, out, books::of(None));
+        }
+        if out.len() == end {
+            return;
+        }
+        let mut begun = self.books.begun(peer);
         while out.len() < end && self.partials.len() < self.partials_max && begun < asking.begun_max {
             let Some(piece) = self.next_piece(has, asking) else {
                 break;
@@ -223,24 +244,23 @@ impl Picker {
             begun += 1;
             let mut partial = Partial::new(&self.geometry, piece, peer);
             partial.only = asking.alone.then_some(peer);
-            self.open_blocks += partial.open();
             while out.len() < end
                 && let Some(block) = partial.ask(&self.geometry, peer)
             {
-                self.open_blocks -= 1;
                 out.push(block);
             }
+            self.books.enter(piece.get(), partial.entry());
             self.partials.insert(piece.get(), partial);
         }
         if out.len() < end && begun < asking.begun_max {
-            self.pick_begun(peer, has, asking, end, out, |of| of.is_some_and(|of| of != peer));
+            self.pick_begun(peer, has, asking, end, out, books::of_anybody());
         }
         if out.len() < end && asking.idle && !asking.alone {
             self.pick_again(peer, has, asking, end, out);
         }
     }
 
-    /// What is open of pieces that were begun, for peers of which `is_due` is true.
+    /// What is open of pieces that were begun, in this part of the books.
     fn pick_begun(
         &mut self,
         peer: PeerKey,
@@ -248,28 +268,30 @@ impl Picker {
         asking: Asking<'_>,
         end: usize,
         out: &mut Vec<BlockRequest>,
-        is_due: impl Fn(Option<PeerKey>) -> bool,
+        within: RangeInclusive<(Option<PeerKey>, u32)>,
     ) {
-        if self.open_blocks == 0 {
-            return;
-        }
-        for (&piece, partial) in &mut self.partials {
+        for (_, number) in self.books.open_within(within) {
             if out.len() == end {
-                return;
+                break;
             }
-            if partial.open() == 0 || !is_due(partial.of) || !partial.is_for(peer, asking.alone) {
-                continue;
-            }
-            let piece = self.geometry.piece_index(piece).expect("a piece that was begun");
+            let piece = self.geometry.piece_index(number).expect("a piece that was begun");
             if !has_piece(has, piece) || !asking.allows(piece) {
                 continue;
             }
+            let partial = self.partials.get_mut(&number).expect("what the books say was begun");
+            if !partial.is_for(peer, asking.alone) {
+                continue;
+            }
+            let before = partial.entry();
             while out.len() < end
                 && let Some(block) = partial.ask(&self.geometry, peer)
             {
-                self.open_blocks -= 1;
                 out.push(block);
             }
+            self.used_up.push((number, before, partial.entry()));
+        }
+        for (number, before, after) in self.used_up.drain(..) {
+            self.books.change(number, before, after);
         }
     }
 
@@ -321,16 +343,14 @@ impl Picker {
         if partial.only.is_some_and(|only| only != peer) {
             return Arrived::Unasked; // What a suspect is to prove itself with would prove nothing.
         }
-        let open = partial.open();
+        let before = partial.entry();
         match partial.put(&self.geometry, peer, block) {
             None => Arrived::Unasked,
             Some(Put::Again) => Arrived::Again,
             Some(Put::New { other }) => {
-                self.open_blocks -= open - partial.open();
-                Arrived::New {
-                    cancel: other,
-                    whole: partial.is_here(),
-                }
+                let whole = partial.is_here();
+                self.books.change(block.piece().get(), before, partial.entry());
+                Arrived::New { cancel: other, whole }
             }
         }
     }
@@ -342,10 +362,11 @@ impl Picker {
         let Some(partial) = self.partials.get_mut(&piece.get()) else {
             return false;
         };
-        let open = partial.open();
+        let before = partial.entry();
         let given = partial.give_back(&self.geometry, peer, block);
-        self.open_blocks += partial.open() - open;
-        if partial.is_untouched() {
+        let is_untouched = partial.is_untouched();
+        self.books.change(piece.get(), before, partial.entry());
+        if is_untouched {
             self.forget(piece);
         }
         given
@@ -363,9 +384,11 @@ impl Picker {
     /// A peer has left, or is silent: nobody waits for it to prove itself any more, and others take over what it has
     /// begun. What it was asked for is given back one by one.
     pub fn let_go(&mut self, peer: PeerKey) {
-        for partial in self.partials.values_mut() {
+        for (&piece, partial) in &mut self.partials {
+            let before = partial.entry();
             partial.only = partial.only.filter(|only| *only != peer);
             partial.of = partial.of.filter(|of| *of != peer);
+            self.books.change(piece, before, partial.entry());
         }
     }
 
@@ -373,7 +396,9 @@ impl Picker {
     pub fn on_convicted(&mut self, peer: PeerKey) {
         let mut untouched = Vec::new();
         for partial in self.partials.values_mut().filter(|partial| !partial.is_here()) {
-            self.open_blocks += partial.disown(peer);
+            let before = partial.entry();
+            partial.disown(peer);
+            self.books.change(partial.piece.get(), before, partial.entry());
             if partial.is_untouched() {
                 untouched.push(partial.piece);
             }
@@ -401,7 +426,7 @@ impl Picker {
     /// A piece was verified, and is ours.
     pub fn on_verified(&mut self, piece: PieceIndex) {
         if let Some(partial) = self.partials.remove(&piece.get()) {
-            self.open_blocks -= partial.open();
+            self.books.strike(piece.get(), partial.entry());
         }
         self.order.close(piece);
         self.have.set(piece);
@@ -424,7 +449,7 @@ impl Picker {
 
     fn forget(&mut self, piece: PieceIndex) {
         if let Some(partial) = self.partials.remove(&piece.get()) {
-            self.open_blocks -= partial.open();
+            self.books.strike(piece.get(), partial.entry());
             self.order.reopen(piece);
         }
     }

@@ -18,6 +18,9 @@ const NOWHERE: u32 = u32::MAX;
 /// bitfield.
 const RAREST_MAX: usize = 256;
 
+/// A peer has little that has less than one piece in so many.
+const SPARSE: u64 = 128;
+
 /// Pieces of such a peer of which the rarest is taken.
 const FOUND_MAX: usize = 16;
 
@@ -171,7 +174,12 @@ impl Order {
             Pieces::HaveAll => return self.pieces.get(start).and_then(piece),
             Pieces::Bits(bits) => bits,
         };
-        let near = self.pieces[start..].iter().take(RAREST_MAX).filter_map(piece);
+        // Of one that has hardly any, the rarest would be looked at in vain, each in another cache line of its bitfield.
+        let looked_at = match u64::from(bits.count()) * SPARSE < u64::from(bits.piece_count()) {
+            true => 0,
+            false => RAREST_MAX,
+        };
+        let near = self.pieces[start..].iter().take(looked_at).filter_map(piece);
         let found = near.into_iter().find(|&piece| bits.get(piece));
         found.or_else(|| {
             let from = (random % u64::from(self.geometry.piece_count())) as u32;

@@ -60,9 +60,14 @@ impl Partial {
         self.open
     }
 
+    /// Blocks that somebody was asked for and that are not here.
+    pub(super) fn asked(&self) -> u32 {
+        self.missing - self.open
+    }
+
     /// Whether somebody was asked for a block that is not here.
     pub(super) fn is_asked(&self) -> bool {
-        self.missing > self.open
+        self.asked() > 0
     }
 
     /// Whether all blocks are here.
@@ -158,8 +163,8 @@ impl Partial {
         }
     }
 
-    /// What a peer has sent is to be had anew. Gives how many blocks that is.
-    pub(super) fn disown(&mut self, peer: PeerKey) -> u32 {
+    /// What a peer has sent is to be had anew.
+    pub(super) fn disown(&mut self, peer: PeerKey) {
         let mut count = 0;
         for (at, block) in (0..).zip(&mut self.blocks) {
             if *block == Block::Here(peer) {
@@ -170,7 +175,6 @@ impl Partial {
         }
         self.open += count;
         self.missing += count;
-        count
     }
 
     /// Who sent each block, of a piece that is here.

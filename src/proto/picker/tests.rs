@@ -418,6 +418,7 @@ proptest! {
                 }
             }
             picker.order.check();
+            picker.books.check(&picker.partials);
             prop_assert!(picker.partial_count() <= 5);
             for index in 0..pieces {
                 let having = peers.values().filter(|model| model.has.contains(&index)).count();

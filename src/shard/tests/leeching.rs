@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
-use super::fixture::{Fixture, PIECE_LEN};
+use super::fixture::{Fixture, PIECE_LEN, bytes};
 use super::*;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::wire::Decoder;
@@ -41,7 +41,17 @@ impl Leeching {
     }
 
     pub(super) fn with(len: usize, write_buffer: u64) -> Leeching {
-        let mut fixture = Fixture::single(len, 16);
+        Leeching::of_pieces(len, PIECE_LEN, write_buffer)
+    }
+
+    pub(super) fn of_pieces(len: usize, piece_len: u32, write_buffer: u64) -> Leeching {
+        let payload = vec![("payload".to_owned(), bytes(len, 1), false)];
+        Leeching::of_files(payload, piece_len, write_buffer)
+    }
+
+    /// Files by path, contents, and whether they are pad files.
+    pub(super) fn of_files(files: Vec<(String, Vec<u8>, bool)>, piece_len: u32, write_buffer: u64) -> Leeching {
+        let mut fixture = Fixture::new(files, piece_len, 16);
         let meta = fixture.torrent.meta().clone();
         let events = Arc::new(Mutex::new(Vec::new()));
         let told = events.clone();
@@ -49,9 +59,13 @@ impl Leeching {
         fixture.shard.assembly = Assembly::new(write_buffer);
         let none = Bitfield::new(meta.geometry.piece_count());
         let root = fixture.torrent.root().clone();
-        fixture.torrent = Torrent::to_download(meta, root, &none, &[true], 0);
-        fixture.world.remove_file("payload");
-        fixture.world.file(&format!("payload{PART_SUFFIX}"), &vec![0; len]);
+        for file in meta.files.iter().filter(|file| !file.pad) {
+            fixture.world.remove_file(file.path.as_str());
+            let part = format!("{}{PART_SUFFIX}", file.path);
+            fixture.world.file(&part, &vec![0; file.len as usize]);
+        }
+        let parts: Vec<bool> = meta.files.iter().map(|file| !file.pad).collect();
+        fixture.torrent = Torrent::to_download(meta, root, &none, &parts, 0);
         fixture.shard.add(fixture.torrent.clone());
         Leeching {
             fixture,
@@ -195,7 +209,7 @@ impl Leeching {
         self.hear(giver);
         let count = count.min(giver.asked.len());
         for (piece, begin, length) in giver.asked.drain(..count).collect::<Vec<_>>() {
-            let at = (piece * PIECE_LEN + begin) as usize;
+            let at = (piece * self.fixture.torrent.geometry().piece_len_max() + begin) as usize;
             let mut data = self.fixture.payload[at..at + length as usize].to_vec();
             if giver.lies {
                 data[0] ^= 1;

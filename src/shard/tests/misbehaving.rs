@@ -139,7 +139,7 @@ fn unasked_blocks_harm_nobody_and_a_flood_of_them_ends_the_connection() {
 
 #[test]
 fn few_slow_peers_do_not_keep_a_fast_one_from_its_work() {
-    let mut leeching = Leeching::with(2_000_000, 2 * u64::from(PIECE_LEN));
+    let mut leeching = Leeching::with(2_000_000, 4 * u64::from(PIECE_LEN));
     let mut slow: Vec<Giver> = (0..2).map(|at| leeching.giver(2000 + at, FAST)).collect();
     slow.iter().for_each(|giver| leeching.say(giver, &Message::Unchoke));
     leeching.settle();
@@ -351,7 +351,7 @@ fn peer_that_refuses_a_piece_is_not_asked_for_it_over_and_over() {
 
 #[test]
 fn what_those_who_left_have_begun_makes_way_when_memory_is_short() {
-    let mut leeching = Leeching::with(2_000_000, u64::from(PIECE_LEN));
+    let mut leeching = Leeching::with(2_000_000, 4 * u64::from(PIECE_LEN));
     let mut givers: Vec<Giver> = (0..4).map(|at| leeching.giver(2000 + at, FAST)).collect();
     for giver in &mut givers {
         leeching.say(giver, &Message::Unchoke);
@@ -362,8 +362,12 @@ fn what_those_who_left_have_begun_makes_way_when_memory_is_short() {
         leeching.settle();
     }
     assert!(leeching.fixture.shard.assembly.reserved() > 0);
+    // All the rest is with others.
+    let rest = 3 * i64::from(PIECE_LEN);
+    leeching.fixture.shard.assembly.reserve(rest);
     leeching.pass(25);
-    let shard = &leeching.fixture.shard;
+    let shard = &mut leeching.fixture.shard;
+    shard.assembly.reserve(-rest);
     assert_eq!(shard.assembly.reserved(), 0);
     assert_eq!(shard.assembly.room(PIECE_LEN.into()), 4);
     let mut giver = leeching.giver(3000, FAST);

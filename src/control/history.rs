@@ -1,0 +1,294 @@
+//! What each torrent has been through: bytes uploaded and downloaded, and when it was added and completed. Kept over
+//! restarts, and for as long as the torrent is known.
+//!
+//! The shards count ([`Torrent::uploaded`]); here their numbers are looked at once a minute, and those that have grown are
+//! added to what is recorded. Where nothing moves, nothing is written. `kill -9` costs a minute of the totals, and of
+//! nothing else.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::proto::InfoHash;
+use crate::session::{Completed, History, Store};
+use crate::shard::Torrent;
+
+/// How often totals are recorded. Each time costs a transaction with a sync, for all torrents together.
+const RECORD_EVERY: Duration = Duration::from_secs(60);
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
+}
+
+/// The history of a torrent, which begins now if there is none.
+fn begun(history: Option<History>) -> History {
+    history.unwrap_or_else(|| History {
+        uploaded: 0,
+        downloaded: 0,
+        added: now(),
+        completed: None,
+    })
+}
+
+/// A torrent is being downloaded.
+pub(super) fn note_begun(session: &Store, info_hash: InfoHash) {
+    session.change_history(info_hash, begun);
+}
+
+/// A torrent was downloaded as a whole. Its trackers are still to be told.
+pub(super) fn note_complete(session: &Store, info_hash: InfoHash) {
+    note_completed(session, info_hash, false);
+}
+
+/// A torrent was found complete by a check: it is never downloaded again of itself, should its payload be missing one day.
+pub(super) fn note_whole(session: &Store, info_hash: InfoHash) {
+    note_completed(session, info_hash, true);
+}
+
+fn note_completed(session: &Store, info_hash: InfoHash, announced: bool) {
+    session.change_history(info_hash, |history| {
+        let history = begun(history);
+        let completed = history.completed.unwrap_or_else(|| Completed { at: now(), announced });
+        History {
+            completed: Some(completed),
+            ..history
+        }
+    });
+}
+
+/// Bytes that a torrent has moved and that are not recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Moved {
+    info_hash: InfoHash,
+    uploaded: u64,
+    downloaded: u64,
+}
+
+/// A torrent that shards have, or may still have, and how much of what it has moved was taken over.
+#[derive(Debug)]
+struct Counted {
+    torrent: Arc<Torrent>,
+    uploaded: u64,
+    downloaded: u64,
+}
+
+/// Takes over what the shards count.
+#[derive(Debug)]
+pub(super) struct Totals {
+    session: Arc<Store>,
+    counted: Vec<Counted>,
+    /// Taken over and not handed to a thread.
+    moved: Vec<Moved>,
+    /// Reading what was recorded waits for the disk.
+    thread: Option<JoinHandle<()>>,
+    recorded_at: Instant,
+}
+
+impl Totals {
+    pub(super) fn new(session: Arc<Store>, now: Instant) -> Self {
+        Self {
+            session,
+            counted: Vec::new(),
+            moved: Vec::new(),
+            thread: None,
+            recorded_at: now,
+        }
+    }
+
+    /// The shards get a torrent. It is looked at for as long as anybody else has it: a shard that has let it go has counted
+    /// all that it will.
+    pub(super) fn follow(&mut self, torrent: &Arc<Torrent>) {
+        self.counted.push(Counted {
+            torrent: Arc::clone(torrent),
+            uploaded: 0,
+            downloaded: 0,
+        });
+    }
+
+    /// Records what has been moved, if it is time to.
+    pub(super) fn on_tick(&mut self, now: Instant) {
+        let is_busy = self.thread.as_ref().is_some_and(|thread| !thread.is_finished());
+        if now.saturating_duration_since(self.recorded_at) < RECORD_EVERY || is_busy {
+            return;
+        }
+        self.recorded_at = now;
+        self.take_over();
+        if self.moved.is_empty() {
+            return;
+        }
+        let (session, moved) = (Arc::clone(&self.session), self.moved.clone());
+        let thread = std::thread::Builder::new().name("btd-history".to_owned());
+        match thread.spawn(move || record(&session, &moved)) {
+            Ok(thread) => {
+                self.thread = Some(thread);
+                self.moved.clear();
+            }
+            Err(error) => tracing::debug!("cannot start the thread that records totals: {error} (tried again)"),
+        }
+    }
+
+    /// The shards have stopped. What is to be recorded at the end, which waits for the disk.
+    pub(super) fn settle(mut self) -> impl FnOnce() + Send + 'static {
+        self.take_over();
+        let Self {
+            session, moved, thread, ..
+        } = self;
+        move || {
+            if let Some(thread) = thread {
+                let _ = thread.join(); // Err: it panicked, and has said so itself.
+            }
+            record(&session, &moved);
+        }
+    }
+
+    fn take_over(&mut self) {
+        let moved = &mut self.moved;
+        self.counted.retain_mut(|counted| {
+            // Asked first: whoever has it after that may count on.
+            let is_left = Arc::get_mut(&mut counted.torrent).is_some();
+            let Counted {
+                torrent,
+                uploaded,
+                downloaded,
+            } = counted;
+            let grown = |before: &mut u64, now: u64| now - std::mem::replace(before, now);
+            let of_torrent = Moved {
+                info_hash: torrent.info_hash(),
+                uploaded: grown(uploaded, torrent.uploaded()),
+                downloaded: grown(downloaded, torrent.downloaded()),
+            };
+            if (of_torrent.uploaded, of_torrent.downloaded) != (0, 0) {
+                moved.push(of_torrent);
+            }
+            !is_left
+        });
+    }
+}
+
+/// Adds to what is recorded.
+fn record(session: &Store, moved: &[Moved]) {
+    for moved in moved {
+        session.change_history(moved.info_hash, |history| {
+            let history = begun(history);
+            History {
+                uploaded: history.uploaded.saturating_add(moved.uploaded),
+                downloaded: history.downloaded.saturating_add(moved.downloaded),
+                ..history
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::bitfield::Bitfield;
+    use crate::proto::metainfo::Metainfo;
+    use crate::storage::Root;
+
+    struct Fixture {
+        _temp: tempfile::TempDir,
+        session: Arc<Store>,
+        totals: Totals,
+        now: Instant,
+        torrent: Arc<Torrent>,
+    }
+
+    fn fixture() -> Fixture {
+        let temp = tempfile::tempdir().unwrap();
+        let session = Arc::new(Store::open(temp.path()).unwrap().0);
+        let meta = Metainfo::parse(&crate::control::watch::testing::torrent("x")).unwrap();
+        let root = Arc::new(Root::open(temp.path()).unwrap());
+        let torrent = Torrent::new(meta, root, &Bitfield::full(1), &[None]);
+        let now = Instant::now();
+        let mut totals = Totals::new(Arc::clone(&session), now);
+        totals.follow(&torrent);
+        Fixture {
+            _temp: temp,
+            session,
+            totals,
+            now,
+            torrent,
+        }
+    }
+
+    impl Fixture {
+        /// A minute later.
+        fn minute(&mut self) {
+            self.now += RECORD_EVERY;
+            self.totals.on_tick(self.now);
+            if let Some(thread) = self.totals.thread.take() {
+                thread.join().unwrap();
+            }
+        }
+
+        fn recorded(&self) -> Option<(u64, u64)> {
+            let history = self.session.load_history(&self.torrent.info_hash())?;
+            Some((history.uploaded, history.downloaded))
+        }
+    }
+
+    #[test]
+    fn totals_grow_by_what_was_moved_and_nothing_is_written_where_nothing_is() {
+        let mut fixture = fixture();
+        fixture.minute();
+        assert_eq!(fixture.recorded(), None, "nothing has moved");
+        fixture.torrent.count_uploaded(5);
+        fixture.totals.on_tick(fixture.now + RECORD_EVERY / 2);
+        assert_eq!(fixture.recorded(), None, "it is not time yet");
+        fixture.minute();
+        assert_eq!(fixture.recorded(), Some((5, 0)));
+        fixture.torrent.count_uploaded(2);
+        fixture.torrent.count_downloaded(3);
+        fixture.minute();
+        assert_eq!(fixture.recorded(), Some((7, 3)));
+        fixture.minute();
+        assert!(fixture.totals.thread.is_none() && fixture.totals.moved.is_empty());
+    }
+
+    /// It is checked anew: the shards get another one of the same info-hash, and count from zero.
+    #[test]
+    fn torrent_that_comes_after_another_of_the_same_info_hash_adds_to_its_total() {
+        let mut fixture = fixture();
+        fixture.torrent.count_uploaded(5);
+        let meta = fixture.torrent.meta().clone();
+        let root = fixture.torrent.root().clone();
+        fixture.torrent = Torrent::new(meta, root, &Bitfield::full(1), &[None]);
+        fixture.totals.follow(&fixture.torrent);
+        fixture.torrent.count_uploaded(6);
+        assert_eq!(fixture.totals.counted.len(), 2);
+        fixture.minute();
+        assert_eq!(fixture.recorded(), Some((11, 0)));
+        assert_eq!(fixture.totals.counted.len(), 1, "nobody else has the first any more");
+    }
+
+    #[test]
+    fn what_was_moved_last_is_recorded_at_the_end() {
+        let fixture = fixture();
+        fixture.torrent.count_uploaded(5);
+        fixture.totals.settle()();
+        let history = fixture.session.load_history(&fixture.torrent.info_hash()).unwrap();
+        assert_eq!(history.uploaded, 5);
+    }
+
+    #[test]
+    fn completion_is_noted_once_and_keeps_the_totals() {
+        let fixture = fixture();
+        let info_hash = fixture.torrent.info_hash();
+        record(
+            &fixture.session,
+            &[Moved {
+                info_hash,
+                uploaded: 1,
+                downloaded: 2,
+            }],
+        );
+        note_complete(&fixture.session, info_hash);
+        note_whole(&fixture.session, info_hash);
+        let history = fixture.session.load_history(&info_hash).unwrap();
+        assert!(!history.completed.unwrap().announced, "as it was noted first");
+        assert_eq!((history.uploaded, history.downloaded), (1, 2));
+    }
+}

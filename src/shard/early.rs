@@ -1,0 +1,504 @@
+//! Pieces that are too long to be put together in memory: of which fewer than four would go into the write buffer. Their
+//! blocks are written as they come to their places in the file, and when all of them are there the piece is read back and
+//! hashed. Until then nobody is told of it, it is not served, and a restart does not believe it.
+//!
+//! Blocks that follow each other are gathered into a *run* and written together. Of one piece one run is written at a time:
+//! what is had anew (of a peer that lied) lies in the same place, and must not be overtaken by what it replaces. So memory
+//! depends on how much is under way, and not on how long pieces are ([`super::download`] counts it).
+//!
+//! A piece is read back through the cache of extents, as if a peer had asked for it; nothing of it is kept here but one
+//! stretch at a time, on its way to the hashing pool.
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::{Bytes, BytesMut};
+
+use super::Shard;
+use super::assembly::skewed;
+use super::deadlines::ticks;
+use super::disk::{Failed, Waiter};
+use super::download::Stall;
+use super::events::Event;
+use super::stage::{Readiness, Staged, look, stage_for};
+use super::verify::tag;
+use crate::hashing::{Hasher, Job, Outcome, Then};
+use crate::io::{Driver, Owner};
+use crate::proto::geometry::{BLOCK_LEN, BlockRequest, PieceIndex};
+
+/// What is written at once, at most, and what a piece that was begun takes of memory beside what is under way of it.
+pub(super) const RUN_LEN: u32 = 256 * 1024;
+
+/// How long after a piece could not be read back, or made way while its disk took nothing, it is asked for again.
+const AGAIN_TICKS: u64 = ticks(60);
+
+/// The generation of the owner that extents are read for here: no connection has it.
+const READER: u32 = u32::MAX - 1;
+
+/// Which piece: the shard's number for the torrent, and the piece.
+type Key = (u32, PieceIndex);
+
+/// Blocks that follow each other.
+#[derive(Debug)]
+struct Run {
+    begin: u32,
+    /// As long as the run can become.
+    bytes: BytesMut,
+    len: u32,
+}
+
+/// A piece that was written in part, or is read back.
+#[derive(Debug)]
+struct Written {
+    /// What extents are read for, in place of a connection.
+    reader: u32,
+    /// Blocks are added to this.
+    run: Option<Run>,
+    /// Runs that wait for the one before them.
+    waiting: VecDeque<(u32, Bytes)>,
+    /// The run on its way, as the writes know it.
+    writing: Option<(Owner, u32)>,
+    /// All of its blocks have come.
+    whole: bool,
+    back: Option<ReadBack>,
+    /// The pool has a stretch of it.
+    is_hashed: bool,
+}
+
+/// A piece that is read back.
+#[derive(Debug)]
+struct ReadBack {
+    /// How much of it was read.
+    at: u32,
+    /// Absent while the pool has it, and once the piece is known to be wrong.
+    hasher: Option<Hasher>,
+    /// What each block is, once that is wanted to find out who lied.
+    blocks: Option<Vec<u64>>,
+    /// What was read and not hashed.
+    stretch: Vec<u8>,
+    /// The block that is being read.
+    staged: Option<Staged>,
+}
+
+impl ReadBack {
+    fn new(blocks: Option<Vec<u64>>) -> ReadBack {
+        ReadBack {
+            at: 0,
+            hasher: Some(Hasher::new()),
+            blocks,
+            stretch: Vec::new(),
+            staged: None,
+        }
+    }
+}
+
+/// See the module's page.
+#[derive(Debug, Default)]
+pub(super) struct Early {
+    pieces: HashMap<Key, Written>,
+    readers: u32,
+    /// Bytes of runs that are full, of each torrent.
+    bytes: HashMap<u32, u64>,
+}
+
+impl Early {
+    /// Keeps a block of a piece until it is written. `skew`: see [`super::assembly::Assembly::put`].
+    pub(super) fn put(
+        &mut self,
+        torrent: u32,
+        len: u32,
+        skew: impl FnOnce() -> usize,
+        block: &BlockRequest,
+        data: &[u8],
+    ) {
+        let readers = &mut self.readers;
+        let written = self.pieces.entry((torrent, block.piece())).or_insert_with(|| {
+            *readers = readers.wrapping_add(1);
+            Written {
+                reader: *readers,
+                run: None,
+                waiting: VecDeque::new(),
+                writing: None,
+                whole: false,
+                back: None,
+                is_hashed: false,
+            }
+        });
+        let bytes = self.bytes.entry(torrent).or_default();
+        if written
+            .run
+            .as_ref()
+            .is_some_and(|run| run.begin + run.len != block.begin())
+        {
+            *bytes += written.end_run();
+        }
+        let run = written.run.get_or_insert_with(|| {
+            let begin = block.begin();
+            // Runs end where extents do, if pieces begin so.
+            let room = (RUN_LEN - begin % RUN_LEN).min(len - begin);
+            Run {
+                begin,
+                bytes: skewed(room as usize, skew()),
+                len: 0,
+            }
+        });
+        run.bytes[run.len as usize..][..data.len()].copy_from_slice(data);
+        run.len += block.length();
+        if run.len as usize == run.bytes.len() {
+            *bytes += written.end_run();
+        }
+    }
+
+    /// Bytes of a torrent that wait to be written, those apart that may become more.
+    pub(super) fn bytes(&self, torrent: u32) -> u64 {
+        self.bytes.get(&torrent).copied().unwrap_or(0)
+    }
+
+    /// A piece is not put together any more. What of it is being written or hashed is waited for all the same.
+    pub(super) fn forget(&mut self, torrent: u32, piece: PieceIndex) {
+        let Some(written) = self.pieces.get_mut(&(torrent, piece)) else {
+            return;
+        };
+        let dropped: u64 = written.waiting.drain(..).map(|(_, run)| run.len() as u64).sum();
+        if let Some(bytes) = self.bytes.get_mut(&torrent) {
+            *bytes -= dropped;
+        }
+        (written.run, written.whole, written.back) = (None, false, None);
+        if written.writing.is_none() && !written.is_hashed {
+            self.pieces.remove(&(torrent, piece));
+        }
+    }
+
+    /// The same of all pieces of a torrent that nothing is here of any more.
+    pub(super) fn forget_unbegun(&mut self, torrent: u32, is_begun: impl Fn(PieceIndex) -> bool) {
+        let of_it = self
+            .pieces
+            .keys()
+            .filter(|(of, piece)| *of == torrent && !is_begun(*piece));
+        let unbegun: Vec<PieceIndex> = of_it.map(|(_, piece)| *piece).collect();
+        unbegun.into_iter().for_each(|piece| self.forget(torrent, piece));
+    }
+
+    /// A torrent has left.
+    pub(super) fn forget_all(&mut self, torrent: u32) {
+        self.pieces.retain(|(of, _), _| *of != torrent);
+        self.bytes.remove(&torrent);
+    }
+
+    /// Whether pieces are being read back.
+    #[cfg(test)]
+    pub(super) fn is_reading(&self) -> bool {
+        !self.read_back().is_empty()
+    }
+
+    /// The run on its way is not any more. False if it is of none of these.
+    fn end_write(&mut self, key: Key, run: Owner) -> bool {
+        let Some(written) = self.pieces.get_mut(&key) else {
+            return false;
+        };
+        let Some((_, len)) = written.writing.take_if(|(owner, _)| *owner == run) else {
+            return false;
+        };
+        if let Some(bytes) = self.bytes.get_mut(&key.0) {
+            *bytes -= u64::from(len);
+        }
+        true
+    }
+
+    /// The piece that an extent is read for.
+    fn of_reader(&self, reader: u32) -> Option<Key> {
+        let is_its = |written: &Written| written.reader == reader;
+        self.pieces
+            .iter()
+            .find(|(_, written)| is_its(written))
+            .map(|(key, _)| *key)
+    }
+
+    /// Pieces that are being read back.
+    fn read_back(&self) -> Vec<Key> {
+        let is_read = |written: &Written| written.back.is_some();
+        self.pieces
+            .iter()
+            .filter(|(_, written)| is_read(written))
+            .map(|(key, _)| *key)
+            .collect()
+    }
+}
+
+impl Written {
+    /// Nothing is added to the run any more. Gives its length.
+    fn end_run(&mut self) -> u64 {
+        let Some(mut run) = self.run.take() else { return 0 };
+        run.bytes.truncate(run.len as usize);
+        self.waiting.push_back((run.begin, run.bytes.freeze()));
+        u64::from(run.len)
+    }
+}
+
+impl<D: Driver> Shard<D> {
+    /// Blocks of a piece have come, all of them if it is `whole`: writes what is to be written, and reads it back when
+    /// nothing is.
+    pub(super) fn go_on_early(&mut self, number: u32, piece: PieceIndex, whole: bool) {
+        let Some(download) = self.downloads.get(&number) else {
+            return;
+        };
+        let served = download.served.clone();
+        let early = &mut self.assembly.early;
+        let Some(written) = early.pieces.get_mut(&(number, piece)) else {
+            return;
+        };
+        written.whole |= whole;
+        if whole {
+            *early.bytes.entry(number).or_default() += written.end_run();
+        }
+        if written.writing.is_some() || written.back.is_some() || written.is_hashed {
+            return;
+        }
+        if let Some((begin, bytes)) = written.waiting.pop_front() {
+            let len = u32::try_from(bytes.len()).expect("no longer than a run");
+            let (driver, counters) = (&mut self.driver, &mut self.counters);
+            let run = self.writes.begin(driver, counters, served, (piece, begin), bytes);
+            written.writing = Some((run, len));
+        } else if written.whole {
+            let blocks = download.is_suspicious(piece).then(Vec::new);
+            written.back = Some(ReadBack::new(blocks));
+            // What was read of these places before is not what lies there now.
+            self.disk.written(&served, piece);
+            self.read_on(number, piece);
+        }
+    }
+
+    /// A run is written. False if it is none.
+    pub(super) fn on_run_written(&mut self, number: u32, piece: PieceIndex, run: Owner) -> bool {
+        if !self.assembly.early.end_write((number, piece), run) {
+            return false;
+        }
+        let is_begun = |download: &super::download::Download| download.picker.is_begun(piece);
+        match self.downloads.get(&number).is_some_and(is_begun) {
+            true => self.go_on_early(number, piece, false),
+            false => self.assembly.early.forget(number, piece),
+        }
+        if let Some(download) = self.downloads.get_mut(&number) {
+            download.account(&mut self.assembly);
+        }
+        true
+    }
+
+    /// A run is not to be written any more: its piece is had anew. False if it is none.
+    pub(super) fn on_run_given_up(&mut self, number: u32, piece: PieceIndex, run: Owner) -> bool {
+        let is_run = self.assembly.early.end_write((number, piece), run);
+        if is_run {
+            self.assembly.early.forget(number, piece);
+            if let Some(download) = self.downloads.get_mut(&number) {
+                download.picker.on_failed(piece);
+                download.account(&mut self.assembly);
+                let retry_at = self.tick + AGAIN_TICKS;
+                let asks_anew = true;
+                download.stall = Some(Stall { retry_at, asks_anew });
+            }
+        }
+        is_run
+    }
+
+    /// An extent has come that a connection has not asked for. False if one has.
+    pub(super) fn on_early_read(&mut self, waiter: Waiter) -> bool {
+        if waiter.conn.generation != READER {
+            return false;
+        }
+        if let Some((number, piece)) = self.assembly.early.of_reader(waiter.conn.index) {
+            self.read_on(number, piece);
+        }
+        true
+    }
+
+    /// An extent does not come. False if a connection has asked for it.
+    pub(super) fn on_early_unread(&mut self, waiter: Waiter, what: &Failed) -> bool {
+        if waiter.conn.generation != READER {
+            return false;
+        }
+        let Some((number, piece)) = self.assembly.early.of_reader(waiter.conn.index) else {
+            return true;
+        };
+        match what {
+            Failed::ForNow => {} // Looked at again at the next tick.
+            Failed::Extent | Failed::Moved => self.read_on(number, piece),
+            Failed::Block(why) => {
+                self.assembly.early.forget(number, piece);
+                if let Some(download) = self.downloads.get_mut(&number) {
+                    download.picker.on_failed(piece);
+                    download.account(&mut self.assembly);
+                    let retry_at = self.tick + AGAIN_TICKS;
+                    let is_news = download
+                        .stall
+                        .replace(Stall {
+                            retry_at,
+                            asks_anew: true,
+                        })
+                        .is_none();
+                    if is_news {
+                        let (info_hash, why) = (download.served.torrent.info_hash(), why.clone());
+                        self.settings.events.tell(Event::Stalled { info_hash, why });
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// A tick has passed: who found no free buffer looks again.
+    pub(super) fn tend_early(&mut self) {
+        for (number, piece) in self.assembly.early.read_back() {
+            self.read_on(number, piece);
+        }
+    }
+
+    /// Reads back what is there, a stretch after the other.
+    fn read_on(&mut self, number: u32, piece: PieceIndex) {
+        let Some(download) = self.downloads.get(&number) else {
+            return;
+        };
+        let served = download.served.clone();
+        let piece_len = served.torrent.geometry().piece_len(piece);
+        loop {
+            let Some(written) = self.assembly.early.pieces.get_mut(&(number, piece)) else {
+                return;
+            };
+            let reader = Owner {
+                index: written.reader,
+                generation: READER,
+            };
+            let Some(back) = &mut written.back else { return };
+            if written.is_hashed {
+                return; // The pool has the last stretch.
+            }
+            if back.stretch.len() >= RUN_LEN as usize || back.at == piece_len {
+                break;
+            }
+            let len = BLOCK_LEN.min(piece_len - back.at);
+            let block = served.torrent.geometry().check(piece.get(), back.at, len);
+            let block = block.expect("a block of the piece");
+            let mut staged = match back.staged.take() {
+                Some(staged) => staged,
+                None => {
+                    let (driver, disk) = (&mut self.driver, &mut self.disk);
+                    match stage_for(driver, disk, &mut self.counters, reader, &served, &block, self.now) {
+                        Some(staged) => staged,
+                        None => return, // No buffer is free: the next tick looks again.
+                    }
+                }
+            };
+            let (driver, disk) = (&mut self.driver, &mut self.disk);
+            match look(driver, disk, &mut self.counters, reader, &served, &mut staged) {
+                Readiness::Ready => {
+                    let from = back.stretch.len();
+                    staged.copy_to(&mut back.stretch);
+                    back.at += len;
+                    if let Some(blocks) = &mut back.blocks
+                        && let Some(download) = self.downloads.get(&number)
+                    {
+                        blocks.push(download.hash_of(&back.stretch[from..]));
+                    }
+                    if back.hasher.is_none() {
+                        back.stretch.clear(); // It is wrong, and only its blocks are wanted.
+                    }
+                }
+                Readiness::Waiting => {
+                    back.staged = Some(staged);
+                    return;
+                }
+                // Another has taken the buffers meanwhile.
+                Readiness::Starved => return,
+                // The extent was there and has left, or could not be read whole: it is looked for anew.
+                Readiness::Gone => {}
+            }
+        }
+        self.hash_stretch(number, piece, piece_len);
+    }
+
+    /// Has hashed what was read back last; of a piece that is known to be wrong its blocks are, by now.
+    fn hash_stretch(&mut self, number: u32, piece: PieceIndex, piece_len: u32) {
+        let Some(download) = self.downloads.get(&number) else {
+            return;
+        };
+        let Some(written) = self.assembly.early.pieces.get_mut(&(number, piece)) else {
+            return;
+        };
+        let Some(back) = &mut written.back else { return };
+        let is_last = back.at == piece_len;
+        let Some(hasher) = back.hasher.take() else {
+            return self.on_early_bad(number, piece);
+        };
+        written.is_hashed = true;
+        let job = Job {
+            tag: tag(number, piece),
+            hasher,
+            buffers: vec![Bytes::from(std::mem::take(&mut back.stretch))],
+            source: None,
+            then: match is_last {
+                true => Then::Verify(*download.served.torrent.meta().piece_hashes.get(piece)),
+                false => Then::Continue,
+            },
+            reply: self.verifier.reply.clone(),
+        };
+        self.submit(job);
+    }
+
+    /// The pool has hashed a stretch. False if that was of none of these.
+    pub(super) fn on_early_verdict(&mut self, number: u32, piece: PieceIndex, outcome: &mut Outcome) -> bool {
+        let Some(written) = self.assembly.early.pieces.get_mut(&(number, piece)) else {
+            return false;
+        };
+        if !std::mem::take(&mut written.is_hashed) {
+            return false;
+        }
+        let Some(back) = &mut written.back else {
+            // It was given up meanwhile, and may have come once more.
+            self.go_on_early(number, piece, false);
+            return true;
+        };
+        match std::mem::replace(outcome, Outcome::Dropped) {
+            Outcome::Partial(hasher) => {
+                back.hasher = Some(hasher);
+                self.read_on(number, piece);
+            }
+            Outcome::Good => {
+                let blocks = back.blocks.take();
+                self.assembly.early.forget(number, piece);
+                if let Some(download) = self.downloads.get_mut(&number) {
+                    let convicted = download.on_good(piece, blocks);
+                    for key in convicted {
+                        self.ban(number, key);
+                    }
+                    self.on_piece_written(number, piece, Bytes::new());
+                }
+            }
+            Outcome::Bad(_) if back.blocks.is_some() => self.on_early_bad(number, piece),
+            Outcome::Bad(_) => {
+                // Once more, to see what each of its blocks is.
+                let anew = ReadBack::new(Some(Vec::new()));
+                *back = ReadBack { hasher: None, ..anew };
+                self.read_on(number, piece);
+            }
+            // The pool stops: so do we.
+            Outcome::Dropped | Outcome::Unread | Outcome::Digest(_) => {}
+        }
+        true
+    }
+
+    /// A piece is wrong, and what each of its blocks is is known.
+    fn on_early_bad(&mut self, number: u32, piece: PieceIndex) {
+        let written = self.assembly.early.pieces.get_mut(&(number, piece));
+        let back = written.and_then(|written| written.back.take());
+        self.assembly.early.forget(number, piece);
+        let (Some(download), Some(blocks)) = (self.downloads.get_mut(&number), back.and_then(|back| back.blocks))
+        else {
+            return;
+        };
+        self.counters.pieces_bad += 1;
+        let convicted = download.on_bad(piece, blocks);
+        download.account(&mut self.assembly);
+        if let Some(key) = convicted {
+            self.ban(number, key);
+        }
+        self.feed_hungry();
+    }
+}
