@@ -17,7 +17,13 @@ impl<D: Driver> Shard<D> {
         for (index, listener) in self.listeners.iter_mut().enumerate() {
             if listener.accept.is_none() {
                 let socket = listener.socket.clone();
-                let token = self.driver.submit(of_shard(index), Op::Accept { listener: socket });
+                let token = self.driver.submit(
+                    of_shard(index),
+                    Op::Accept {
+                        listener: socket,
+                        brief: false,
+                    },
+                );
                 listener.accept = Some(token);
             }
         }

@@ -409,6 +409,8 @@ impl<D: Driver> Shard<D> {
                 self.on_writes();
             }
             Outcome::Rung { result } => self.on_bell(result),
+            // No socket of a shard receives datagrams yet.
+            Outcome::ReceivedFrom { .. } => {}
         }
     }
 
