@@ -42,7 +42,8 @@ struct Connection {
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: VecDeque<(u64, SocketAddr)>,
+    /// Connections that wait to be accepted: by that listener, or by any.
+    waiting: VecDeque<(u64, SocketAddr, Option<u64>)>,
     /// Addresses that can be connected to.
     listening: BTreeSet<SocketAddr>,
     /// Connections that were made to them, and are not known to the test yet.
@@ -82,7 +83,17 @@ impl World {
         let mut state = self.0.borrow_mut();
         let id = state.new_id();
         state.connections.insert(id, Connection::default());
-        state.waiting.push_back((id, peer));
+        state.waiting.push_back((id, peer, None));
+        id
+    }
+
+    /// A connection from `peer` waits to be accepted by this listener. Returns its number.
+    pub fn connect_to(&self, listener: &Handle, peer: SocketAddr) -> u64 {
+        let id = self.connect(peer);
+        let mut state = self.0.borrow_mut();
+        if let Some((_, _, by)) = state.waiting.back_mut() {
+            *by = Some(listener.memory_id());
+        }
         id
     }
 
@@ -316,12 +327,15 @@ impl Memory {
                     out.push((end_of_accept(errno), true));
                     return None;
                 }
-                if let Some((id, peer)) = state.waiting.front().copied() {
+                let by_me = |by: Option<u64>| by.is_none_or(|by| by == listener.memory_id());
+                let at = state.waiting.iter().position(|(_, _, by)| by_me(*by));
+                if let Some(at) = at {
+                    let (id, peer, _) = state.waiting[at];
                     if let Some(errno) = state.failure(OpKind::Accept) {
                         out.push((end_of_accept(errno), true));
                         return None;
                     }
-                    state.waiting.pop_front();
+                    state.waiting.remove(at);
                     let socket = Handle::memory(id);
                     let result = Ok(Accepted { socket, peer });
                     out.push((Outcome::Accepted { result, more: true }, false));
@@ -647,6 +661,10 @@ impl Driver for Memory {
             Ending::Half => connection.finished = true,
             Ending::Orderly | Ending::Reset => drop(connection.ended.get_or_insert(ending)),
         }
+    }
+
+    fn close(&mut self, socket: Handle) {
+        self.shutdown(&socket, Ending::Orderly);
     }
 
     fn set_direct(&mut self, _file: &Handle, direct: bool) -> Result<(), Errno> {

@@ -118,6 +118,9 @@ pub trait Driver {
     /// dropped.
     fn shutdown(&mut self, socket: &Handle, ending: Ending);
 
+    /// Lets go of a socket that no operation is in flight on: what was sent still arrives, then the end of the stream.
+    fn close(&mut self, socket: Handle);
+
     /// Lets a file be read past the page cache (`O_DIRECT`) from now on, or through it.
     ///
     /// # Errors

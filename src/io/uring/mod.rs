@@ -18,6 +18,7 @@
 //! Deliberately absent: SQPOLL, IOPOLL, splice, links, bundles, incremental buffers. ARCHITECTURE.md has the measured
 //! reasons.
 
+mod accepting;
 mod datagrams;
 pub mod file_reader;
 mod files;
@@ -180,6 +181,20 @@ impl Uring {
     pub fn adopt_listener(&self, fd: OwnedFd) -> Handle {
         // Inherited by every connection it accepts, which saves each the calls. Neither can fail on a TCP socket.
         let _ = set_up(&fd);
+        Handle::kernel(fd, None)
+    }
+
+    /// The same for a listener whose peers speak first: a connection is accepted when it has said something, or after so long
+    /// a time (whole seconds).
+    #[must_use]
+    pub fn adopt_deferred_listener(&self, fd: OwnedFd, at_most: Duration) -> Handle {
+        accepting::defer(&fd, at_most);
+        self.adopt_listener(fd)
+    }
+
+    /// Takes a socket over that is bound for datagrams. Not into the table, for the same reason.
+    #[must_use]
+    pub fn adopt_datagram_socket(&self, fd: OwnedFd) -> Handle {
         Handle::kernel(fd, None)
     }
 
@@ -795,6 +810,10 @@ impl Driver for Uring {
             Ending::Orderly | Ending::Reset => rustix::net::Shutdown::Both,
         };
         let _ = rustix::net::shutdown(socket.fd(), how);
+    }
+
+    fn close(&mut self, socket: Handle) {
+        drop(socket);
     }
 
     fn set_direct(&mut self, file: &Handle, direct: bool) -> Result<(), Errno> {
