@@ -7,6 +7,7 @@
 //! - [`hashing`]: SHA-1 and the pool of threads that does it.
 //! - [`storage`]: where the bytes of a torrent lie on disk, and whether they are right.
 //! - [`session`]: what was found of payload, kept over restarts.
+//! - [`tracker`]: who is in which swarm, and how that is asked over HTTP and UDP. No sockets.
 //! - [`shard`]: joins the above, one per core: connections, uploads, timers.
 //! - [`harness`]: drives a daemon of any make as a swarm of leechers, and measures it.
 //! - [`control`]: configuration, start and stop, watch folders, metrics, commands.
@@ -23,3 +24,4 @@ pub mod session;
 pub mod shard;
 pub mod stats;
 pub mod storage;
+pub mod tracker;

@@ -72,9 +72,9 @@ fn an_unknown_section_is_refused_with_the_nearest_one() {
         &["btd.toml:1: unknown section [peer] (did you mean [peers]?)"],
     );
     refused(
-        "[tracker]\nhttp = \"127.0.0.1:6969\"\n",
+        "[trackers]\nhttp = \"127.0.0.1:6969\"\n",
         &[],
-        &["btd.toml:1: unknown section [tracker]"],
+        &["btd.toml:1: unknown section [trackers] (did you mean [tracker]?)"],
     );
 }
 
@@ -126,6 +126,30 @@ fn wrong_types_and_values_are_refused_with_line_key_and_what_was_expected() {
         "[peers]\nlisten = [\"0.0.0.0:6881\", \"0.0.0.0:6881\"]\n",
         &[],
         &["btd.toml:2: peers.listen: 0.0.0.0:6881 is there twice"],
+    );
+}
+
+#[test]
+fn a_tracker_needs_an_address_and_sound_values() {
+    refused(
+        "[tracker]\nprivate = true\n",
+        &[],
+        &["btd.toml:1: [tracker] needs the key \"http\" or \"udp\", or both"],
+    );
+    refused(
+        "[tracker]\nhttp = \"localhost\"\ninterval = \"30\"\nmin-interval = \"2d\"\nnumwant-max = 0\n\
+         hostname-allow = [\".internal\", \"a_b\"]\nmemory = \"1 B\"\nallow = \"\"\nhtttp = 1\n",
+        &[],
+        &[
+            "btd.toml:2: tracker.http: expected an IP address and a port such as \"0.0.0.0:6881\" or \"[::]:6881\", found \"localhost\"",
+            "btd.toml:3: tracker.interval: expected a time such as \"30m\" or \"90s\", found \"30\"",
+            "btd.toml:4: tracker.min-interval: expected a time from \"1s\" to \"1d\", found \"2d\"",
+            "btd.toml:5: tracker.numwant-max: expected a whole number from 1 to 1000, found 0",
+            "btd.toml:6: tracker.hostname-allow: \"a_b\" is no host name: at most 253 bytes, labels of letters, digits and hyphens, with a dot before it for all names below it",
+            "btd.toml:7: tracker.memory: expected a size from 1 MiB to 1 TiB, found \"1 B\"",
+            "btd.toml:8: tracker.allow: expected a path, found \"\"",
+            "btd.toml:9: unknown key \"htttp\" in [tracker] (did you mean \"http\"?)",
+        ],
     );
 }
 

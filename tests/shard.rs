@@ -27,6 +27,8 @@ fn start(features: Features, read_mode: ReadMode, listen: SocketAddr) -> Handle 
         ..PoolConfig::default()
     };
     let config = ShardConfig {
+        tracker_udp: Vec::new(),
+        tracker_http: Vec::new(),
         index: 0,
         listen: vec![listen],
         pin_cpu: None,
@@ -51,6 +53,7 @@ fn start(features: Features, read_mode: ReadMode, listen: SocketAddr) -> Handle 
             files_max: 16,
             upload_pace: None,
             download_pace: None,
+            tracker: None,
             stats: Arc::new(Shared::default()),
         },
     };

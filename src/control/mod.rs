@@ -27,6 +27,7 @@ mod open_files;
 mod service_manager;
 mod signals;
 mod torrents;
+mod tracker;
 
 use std::io::Write;
 

@@ -17,8 +17,10 @@ use super::open_files;
 use crate::hashing::Pool;
 use crate::io::uring::Features;
 use crate::proto::{InfoHash, PeerId};
+use crate::shard::tracker::{Served, Service};
 use crate::shard::{self, Caps, Command, Events, Handle, Limits, Mailbox, Pace, Settings, ShardConfig, Torrent};
 use crate::stats;
+use crate::tracker::Tracker;
 
 /// Buffers of a shard without a cache: sixty-four reads or sends at once. They are each shard's own, so that more than two
 /// have more than the smallest cache, which is for all together.
@@ -33,8 +35,10 @@ const PORT_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An address to listen on cannot be had.
-    #[error("cannot listen on {address} ([peers] listen): {source}{}", hint(source))]
+    #[error("cannot listen on {address} ({key}): {source}{}", hint(source))]
     Listen {
+        /// The key that names it, with its section.
+        key: &'static str,
         /// The address.
         address: SocketAddr,
         /// The kernel's answer.
@@ -53,7 +57,7 @@ pub enum Error {
 
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => " (hint: another program has this port; ss -ltnp shows which)",
+        io::ErrorKind::AddrInUse => " (hint: another program has this port; ss -ltunp shows which)",
         io::ErrorKind::AddrNotAvailable => " (hint: this machine has no such address; ip address shows which it has)",
         io::ErrorKind::PermissionDenied => " (hint: ports below 1024 need CAP_NET_BIND_SERVICE)",
         _ => "",
@@ -80,6 +84,8 @@ pub(super) struct Shards {
 
 struct One {
     handle: Handle,
+    /// What it has served for the tracker, if there is one.
+    served: Option<Arc<Served>>,
     /// What its mailbox had no room for. Bounded by what is told: two commands for each torrent at most at a time.
     waiting: VecDeque<Command>,
 }
@@ -87,7 +93,12 @@ struct One {
 impl Shards {
     /// Starts them. The first one settles which ports are taken where the configuration leaves that open.
     /// `pool` hashes what they download, `events` takes what they cannot wait for.
-    pub(super) fn start(config: &Config, pool: &Arc<Pool>, events: &Events) -> Result<Self, Error> {
+    pub(super) fn start(
+        config: &Config,
+        pool: &Arc<Pool>,
+        events: &Events,
+        tracker: Option<&Arc<Tracker>>,
+    ) -> Result<Self, Error> {
         let cores = cores();
         let count = count_of(config.shards.count);
         if count > cores.len() {
@@ -96,17 +107,17 @@ impl Shards {
                 cores.len()
             );
         }
-        let descriptors = open_files::raise(config.peers.max_connections, count);
-        for address in &config.peers.listen {
-            wait_until_free(*address).map_err(|source| Error::Listen {
-                address: *address,
-                source,
-            })?;
-        }
+        let of_tracker = config.tracker.as_ref().map_or(0, |tracker| tracker.max_connections);
+        let wanted = config.peers.max_connections + of_tracker;
+        let descriptors = open_files::raise(wanted, count);
+        // What there is of them is shared out as they were asked for.
+        let of_tracker = descriptors.connections * of_tracker / wanted;
+        let of_peers = (descriptors.connections - of_tracker).max(1);
+        ensure_all_free(config)?;
         let mut features = wanted_features()?;
         features.zero_copy &= config.peers.zero_copy;
         let caps = Caps {
-            connections: descriptors.connections,
+            connections: of_peers,
             per_torrent: config.peers.max_connections_per_torrent,
             per_ip: config.peers.max_connections_per_ip,
         };
@@ -127,7 +138,17 @@ impl Shards {
             inboxes.push_back(inbox);
         }
         let mailboxes: Arc<[Mailbox]> = mailboxes.into();
+        let tracker_limits = config.tracker.as_ref().map(|tracker| {
+            Arc::new(Limits::new(Caps {
+                connections: of_tracker.max(1),
+                per_torrent: usize::MAX,
+                per_ip: tracker.max_connections_per_ip,
+            }))
+        });
         let mut listen = config.peers.listen.clone();
+        let plan = config.tracker.as_ref();
+        let mut tracker_udp = plan.map_or(Vec::new(), |plan| plan.udp.clone());
+        let mut tracker_http = plan.map_or(Vec::new(), |plan| plan.http.clone());
         let mut shards: Vec<One> = Vec::with_capacity(count);
         for index in 0..count {
             let pin_cpu = if config.shards.pin && !cores.is_empty() {
@@ -136,14 +157,21 @@ impl Shards {
                 None
             };
             let inbox = inboxes.pop_front().expect("one for each shard");
+            let service = tracker.zip(tracker_limits.as_ref()).map(|(tracker, limits)| Service {
+                tracker: Arc::clone(tracker),
+                limits: Arc::clone(limits),
+                served: Arc::default(),
+            });
+            let served = service.as_ref().map(|service| Arc::clone(&service.served));
             let shard_config = ShardConfig {
                 index,
                 listen: listen.clone(),
+                tracker_udp: tracker_udp.clone(),
+                tracker_http: tracker_http.clone(),
                 pin_cpu,
                 cache_len: config.storage.cache_size.map_or(UNCACHED_LEN, |len| len / count as u64),
                 // Any shard may be given all connections: which one gets a connection is the kernel's choice.
-                descriptors_max: u32::try_from(descriptors.connections + descriptors.files_per_shard)
-                    .unwrap_or(u32::MAX),
+                descriptors_max: u32::try_from(of_peers + descriptors.files_per_shard).unwrap_or(u32::MAX),
                 features,
                 settings: Settings {
                     index: u32::try_from(index).unwrap_or(u32::MAX),
@@ -163,6 +191,7 @@ impl Shards {
                     files_max: descriptors.files_per_shard,
                     upload_pace: upload_pace.clone(),
                     download_pace: download_pace.clone(),
+                    tracker: service,
                     stats: Arc::default(),
                 },
             };
@@ -172,8 +201,11 @@ impl Shards {
                 tracing::warn!("{notice}");
             }
             listen.clone_from(&handle.local_addrs);
+            tracker_udp.clone_from(&handle.tracker_udp);
+            tracker_http.clone_from(&handle.tracker_http);
             shards.push(One {
                 handle,
+                served,
                 waiting: VecDeque::new(),
             });
         }
@@ -196,6 +228,17 @@ impl Shards {
     /// Where they listen, one address for each of the configuration.
     pub(super) fn addresses(&self) -> &[SocketAddr] {
         self.shards.first().map_or(&[], |shard| &shard.handle.local_addrs)
+    }
+
+    /// Where the tracker answers HTTP, and UDP.
+    pub(super) fn tracker_addresses(&self) -> (&[SocketAddr], &[SocketAddr]) {
+        let first = self.shards.first().map(|shard| &shard.handle);
+        first.map_or((&[], &[]), |handle| (&handle.tracker_http, &handle.tracker_udp))
+    }
+
+    /// What they have served for the tracker.
+    pub(super) fn served(&self) -> Vec<Arc<Served>> {
+        self.shards.iter().filter_map(|shard| shard.served.clone()).collect()
     }
 
     /// Their counters.
@@ -292,12 +335,33 @@ fn wanted_features() -> Result<Features, Error> {
     }
 }
 
+/// Waits for all addresses that the configuration names.
+fn ensure_all_free(config: &Config) -> Result<(), Error> {
+    let tracker = config.tracker.as_ref();
+    let tcp = (Type::STREAM, Protocol::TCP);
+    let lists = [
+        (Some(&config.peers.listen), tcp, "[peers] listen"),
+        (tracker.map(|tracker| &tracker.http), tcp, "[tracker] http"),
+        (
+            tracker.map(|tracker| &tracker.udp),
+            (Type::DGRAM, Protocol::UDP),
+            "[tracker] udp",
+        ),
+    ];
+    for (addresses, kind, key) in lists {
+        for address in addresses.into_iter().flatten().copied() {
+            wait_until_free(address, kind).map_err(|source| Error::Listen { key, address, source })?;
+        }
+    }
+    Ok(())
+}
+
 /// Waits a moment for a port that is taken: the kernel takes the rings of a btd that was killed down in the background,
 /// and their listeners with them, for some 50 ms after the process is gone.
-fn wait_until_free(address: SocketAddr) -> io::Result<()> {
+fn wait_until_free(address: SocketAddr, kind: (Type, Protocol)) -> io::Result<()> {
     let deadline = Instant::now() + PORT_PATIENCE;
     loop {
-        match ensure_free(address) {
+        match ensure_free(address, kind) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
                 std::thread::sleep(PORT_PAUSE);
             }
@@ -308,13 +372,14 @@ fn wait_until_free(address: SocketAddr) -> io::Result<()> {
 
 /// Two programs of one user may listen on one port by SO_REUSEPORT, as the shards do, and would share the peers without
 /// noticing. A socket that does not agree to that is refused while anybody listens.
-fn ensure_free(address: SocketAddr) -> io::Result<()> {
+fn ensure_free(address: SocketAddr, (kind, protocol): (Type, Protocol)) -> io::Result<()> {
     if address.port() == 0 {
         return Ok(());
     }
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Connections of an earlier run that the kernel still winds down are no reason to refuse.
-    socket.set_reuse_address(true)?;
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+    // Connections of an earlier run that the kernel still winds down are no reason to refuse. For datagrams the option would
+    // mean that the port may be shared.
+    socket.set_reuse_address(kind == Type::STREAM)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -357,9 +422,23 @@ mod tests {
     fn a_port_that_somebody_listens_on_is_refused_with_a_hint() {
         let holder = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = holder.local_addr().expect("bound");
-        let source = ensure_free(address).expect_err("it is taken");
-        let error = Error::Listen { address, source }.to_string();
+        let source = ensure_free(address, (Type::STREAM, Protocol::TCP)).expect_err("it is taken");
+        let key = "[peers] listen";
+        let error = Error::Listen { key, address, source }.to_string();
         assert!(error.contains("another program has this port"), "{error}");
+    }
+
+    #[test]
+    fn a_port_whose_datagrams_somebody_else_takes_is_refused() {
+        let holder = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).expect("a socket");
+        // As another btd of the same user would.
+        holder.set_reuse_port(true).expect("set");
+        holder
+            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .expect("a free port");
+        let address = holder.local_addr().expect("bound").as_socket().expect("an address");
+        let error = ensure_free(address, (Type::DGRAM, Protocol::UDP)).expect_err("it is taken");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]
@@ -367,7 +446,7 @@ mod tests {
         let holder = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = holder.local_addr().expect("bound");
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(move || wait_until_free(address));
+            let waiting = scope.spawn(move || wait_until_free(address, (Type::STREAM, Protocol::TCP)));
             drop(holder);
             waiting.join().expect("no panic").expect("it is free now");
         });

@@ -47,6 +47,12 @@ fn holder(pid: Option<u32>) -> String {
 pub struct Ports {
     /// One for each entry of `[peers] listen`.
     pub peers: Vec<u16>,
+    /// The first address of the tracker for HTTP, and for UDP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tracker_http: Option<u16>,
+    /// See `tracker_http`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tracker_udp: Option<u16>,
     /// The metrics server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<u16>,
@@ -188,11 +194,12 @@ mod tests {
         assert!(!dir.path().join("ports.json").exists());
         let ports = Ports {
             peers: vec![6881, 6882],
-            metrics: None,
+            tracker_http: Some(6969),
+            ..Ports::default()
         };
         tokio_uring::start(state.write_ports(&ports)).expect("written");
         let text = std::fs::read_to_string(dir.path().join("ports.json")).expect("written");
-        assert_eq!(text, "{\"peers\":[6881,6882]}\n");
+        assert_eq!(text, "{\"peers\":[6881,6882],\"tracker_http\":6969}\n");
         assert!(!dir.path().join("ports.tmp").exists());
     }
 }

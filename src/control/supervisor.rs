@@ -25,6 +25,7 @@ use super::shards::{self, Shards};
 use super::signals::{Request, Signals};
 use super::state_dir::{self, Ports, StateDir};
 use super::torrents::{Addition, Entry, Removal, STATE_NAMES, State, Torrents};
+use super::tracker::{self, Tracked};
 use super::watch;
 use super::{example, service_manager};
 use crate::hashing::{Gather, Pool, PoolConfig};
@@ -59,6 +60,9 @@ pub enum Error {
     /// The session database cannot be had.
     #[error(transparent)]
     Session(#[from] session::Error),
+    /// The tracker could not be made.
+    #[error(transparent)]
+    Tracker(#[from] tracker::Error),
     /// The shards could not be started.
     #[error(transparent)]
     Shards(#[from] shards::Error),
@@ -116,6 +120,7 @@ impl Error {
             Self::System { source, .. } if source.kind() == std::io::ErrorKind::InvalidInput => Fault::Setting,
             Self::StateDir(state_dir::Error::Io { .. })
             | Self::Session(_)
+            | Self::Tracker(_)
             | Self::Shards(_)
             | Self::ShardEnded
             | Self::Metrics { .. }
@@ -168,11 +173,13 @@ pub fn run(config: &Config) -> Result<(), Error> {
         // Nobody listens any more when btd is stopping.
         let _ = teller.send(event);
     });
-    let shards = Shards::start(config, &pool, &events)?;
+    let tracked = config.tracker.as_ref().map(Tracked::start).transpose()?;
+    let shards = Shards::start(config, &pool, &events, tracked.as_ref().map(|tracked| &tracked.tracker))?;
     let runtime =
         tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(system("set up the control plane's io_uring"))?;
     runtime.block_on(async {
-        let mut supervisor = Supervisor::start(config, &state_dir, &session, (shards, pool, told), started).await?;
+        let mut supervisor =
+            Supervisor::start(config, &state_dir, &session, (shards, tracked, pool, told), started).await?;
         let served = supervisor.serve().await;
         served.and(supervisor.stop().await)
     })
@@ -182,6 +189,7 @@ struct Supervisor<'a> {
     config: &'a Config,
     state_dir: &'a StateDir,
     shards: Shards,
+    tracked: Option<Tracked>,
     torrents: Torrents,
     checks: Checks,
     throttle: Arc<Throttle>,
@@ -219,7 +227,7 @@ impl<'a> Supervisor<'a> {
         config: &'a Config,
         state_dir: &'a StateDir,
         session: &Arc<Store>,
-        (shards, hashing, events): (Shards, Arc<Pool>, mpsc::UnboundedReceiver<Event>),
+        (shards, mut tracked, hashing, events): (Shards, Option<Tracked>, Arc<Pool>, mpsc::UnboundedReceiver<Event>),
         started: Instant,
     ) -> Result<Self, Error> {
         let system = |step| move |source| Error::System { step, source };
@@ -250,6 +258,9 @@ impl<'a> Supervisor<'a> {
                 shards.counters(),
                 vec![Arc::clone(&pool), hashing],
                 Arc::clone(&throttle),
+                tracked
+                    .as_ref()
+                    .map(|tracked| (Arc::clone(&tracked.tracker), shards.served())),
             ));
             let served = metrics::server::serve(listener, Arc::clone(&source), plan.hosts.clone());
             tasks.push(tokio::task::spawn_local(served));
@@ -281,7 +292,13 @@ impl<'a> Supervisor<'a> {
                 found.clone(),
             )));
         }
+        if let Some(lists) = tracked.as_mut().and_then(Tracked::follow) {
+            tasks.push(tokio::task::spawn_local(lists));
+        }
+        let (tracker_http, tracker_udp) = shards.tracker_addresses();
         let ports = Ports {
+            tracker_http: tracker_http.first().map(SocketAddr::port),
+            tracker_udp: tracker_udp.first().map(SocketAddr::port),
             peers: shards.addresses().iter().map(SocketAddr::port).collect(),
             metrics: metrics_address.as_ref().map(SocketAddr::port),
         };
@@ -290,6 +307,7 @@ impl<'a> Supervisor<'a> {
             config,
             state_dir,
             shards,
+            tracked,
             torrents: Torrents::default(),
             checks,
             throttle,
@@ -360,15 +378,20 @@ impl<'a> Supervisor<'a> {
 /// What an event means.
 impl Supervisor<'_> {
     async fn on_ready(&mut self) {
+        self.tell_held();
         let status = self.status();
         if let Err(error) = self.state_dir.write_ports(&self.ports).await {
             // Peers are served all the same; only whoever waits for the file has to be told.
             tracing::error!("{error}");
         }
         service_manager::ready(&status);
+        let (http, udp) = self.shards.tracker_addresses();
+        let http = http.iter().map(|at| format!(", tracker on http://{at}/announce"));
+        let udp = udp.iter().map(|at| format!(", tracker on udp://{at}"));
+        let tracker: String = http.chain(udp).collect();
         let peers: Vec<String> = self.shards.addresses().iter().map(ToString::to_string).collect();
         tracing::info!(
-            "ready after {:.2} s: peers on {}{}; {status}",
+            "ready after {:.2} s: peers on {}{tracker}{}; {status}",
             self.started.elapsed().as_secs_f64(),
             peers.join(", "),
             self.metrics_address
@@ -407,7 +430,10 @@ impl Supervisor<'_> {
         let (addition, replaced) = self.torrents.add(folder, file, info_hash, &meta.name, &progress);
         self.on_removal(replaced, || format!("{file:?} holds another torrent now"));
         let (generation, trust) = match addition {
-            Addition::New { generation } => (generation, true),
+            Addition::New { generation } => {
+                self.on_held_changed();
+                (generation, true)
+            }
             // Somebody touched the file: the way to ask for another look. What was served is served until its
             // end; then the peers are let go, as the files may be others, and come back.
             Addition::Known => match self.torrents.check_anew(info_hash, &progress) {
@@ -572,6 +598,7 @@ impl Supervisor<'_> {
 
     fn on_tick(&mut self) {
         self.shards.flush();
+        self.tell_held();
         let now = Instant::now();
         self.downloads.on_tick(now);
         self.totals.on_tick(now);
@@ -621,9 +648,23 @@ impl Supervisor<'_> {
             self.shards.remove(info_hash);
         }
         self.downloads.remove(info_hash);
+        self.on_held_changed();
         // Whoever adds it again wants to know whether it is still there.
         self.session.remove(info_hash);
         tracing::info!("removed {:?} ({info_hash}): {why}", entry.name);
+    }
+
+    fn on_held_changed(&mut self) {
+        if let Some(tracked) = &mut self.tracked {
+            tracked.on_change();
+        }
+    }
+
+    /// Tells a private tracker which torrents it is for.
+    fn tell_held(&mut self) {
+        if let Some(tracked) = &mut self.tracked {
+            tracked.tell_held(|| self.torrents.info_hashes().collect());
+        }
     }
 
     /// One line for each check that takes long, but not a screenful.

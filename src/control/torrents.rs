@@ -315,6 +315,11 @@ impl Torrents {
         self.by_hash.values()
     }
 
+    /// The info-hashes of all, however they stand.
+    pub(super) fn info_hashes(&self) -> impl Iterator<Item = InfoHash> {
+        self.by_hash.keys().copied()
+    }
+
     /// Whether there is this one.
     pub(super) fn has(&self, info_hash: InfoHash) -> bool {
         self.by_hash.contains_key(&info_hash)

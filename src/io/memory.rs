@@ -12,6 +12,7 @@ use std::rc::Rc;
 
 use rustix::io::Errno;
 
+use super::datagrams::{DATAGRAM_LEN_MAX, Datagram, Datagrams};
 use super::handle::Handle;
 use super::op::{Accepted, Completion, Op, Opened, Outcome, Received, SendBatch};
 use super::token::{OpKind, Owner, Token};
@@ -33,13 +34,16 @@ struct Connection {
     /// The far end will write no more.
     closed: bool,
     ended: Option<Ending>,
+    /// The shard will send no more.
+    finished: bool,
     /// What the socket still takes; `None` is any amount.
     room: Option<usize>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: VecDeque<(u64, SocketAddr)>,
+    /// Connections that wait to be accepted: by that listener, or by any.
+    waiting: VecDeque<(u64, SocketAddr, Option<u64>)>,
     /// Addresses that can be connected to.
     listening: BTreeSet<SocketAddr>,
     /// Connections that were made to them, and are not known to the test yet.
@@ -61,6 +65,9 @@ struct State {
     keeps_lent: bool,
     rung: bool,
     seed: Option<u64>,
+    /// Datagrams on their way to sockets of the shard, by the socket's number, and those that it has sent.
+    to_sockets: BTreeMap<u64, VecDeque<(SocketAddr, Vec<u8>)>>,
+    from_sockets: Vec<(SocketAddr, Vec<u8>)>,
     reads: u64,
     /// Bytes that the disks still take.
     disk_room: Option<u64>,
@@ -76,7 +83,17 @@ impl World {
         let mut state = self.0.borrow_mut();
         let id = state.new_id();
         state.connections.insert(id, Connection::default());
-        state.waiting.push_back((id, peer));
+        state.waiting.push_back((id, peer, None));
+        id
+    }
+
+    /// A connection from `peer` waits to be accepted by this listener. Returns its number.
+    pub fn connect_to(&self, listener: &Handle, peer: SocketAddr) -> u64 {
+        let id = self.connect(peer);
+        let mut state = self.0.borrow_mut();
+        if let Some((_, _, by)) = state.waiting.back_mut() {
+            *by = Some(listener.memory_id());
+        }
         id
     }
 
@@ -111,6 +128,25 @@ impl World {
     #[must_use]
     pub fn ended(&self, id: u64) -> Option<Ending> {
         self.with(id, |connection| connection.ended)
+    }
+
+    /// Whether the shard has said that it sends no more, and still reads.
+    #[must_use]
+    pub fn finished(&self, id: u64) -> bool {
+        self.with(id, |connection| connection.finished)
+    }
+
+    /// Sends a datagram to a socket of the shard.
+    pub fn send_to(&self, socket: &Handle, from: SocketAddr, bytes: &[u8]) {
+        let mut state = self.0.borrow_mut();
+        let queue = state.to_sockets.entry(socket.memory_id()).or_default();
+        queue.push_back((from, bytes.to_vec()));
+    }
+
+    /// Takes the datagrams that the shard has sent, with where they went.
+    #[must_use]
+    pub fn datagrams(&self) -> Vec<(SocketAddr, Vec<u8>)> {
+        std::mem::take(&mut self.0.borrow_mut().from_sockets)
     }
 
     /// Lets the socket take so many more bytes, or any number.
@@ -286,22 +322,25 @@ impl Memory {
             false => None,
         };
         match op {
-            Op::Accept { listener } => {
+            Op::Accept { listener, brief } => {
                 if let Some(errno) = failure {
                     out.push((end_of_accept(errno), true));
                     return None;
                 }
-                if let Some((id, peer)) = state.waiting.front().copied() {
+                let by_me = |by: Option<u64>| by.is_none_or(|by| by == listener.memory_id());
+                let at = state.waiting.iter().position(|(_, _, by)| by_me(*by));
+                if let Some(at) = at {
+                    let (id, peer, _) = state.waiting[at];
                     if let Some(errno) = state.failure(OpKind::Accept) {
                         out.push((end_of_accept(errno), true));
                         return None;
                     }
-                    state.waiting.pop_front();
+                    state.waiting.remove(at);
                     let socket = Handle::memory(id);
                     let result = Ok(Accepted { socket, peer });
                     out.push((Outcome::Accepted { result, more: true }, false));
                 }
-                Some(Op::Accept { listener })
+                Some(Op::Accept { listener, brief })
             }
             Op::Recv { socket, bulk } => {
                 let id = socket.memory_id();
@@ -334,6 +373,53 @@ impl Memory {
                     out.push((Outcome::Received { result, more: true }, false));
                 }
                 Some(Op::Recv { socket, bulk })
+            }
+            Op::RecvOnce { socket } => {
+                let connection = &state.connections[&socket.memory_id()];
+                let is_at_end = connection.closed || connection.ended.is_some();
+                if failure.is_none() && connection.to_shard.is_empty() && !is_at_end {
+                    return Some(Op::RecvOnce { socket });
+                }
+                let failure = failure.or_else(|| state.failure(OpKind::Recv));
+                let connection = state.connections.get_mut(&socket.memory_id()).expect("connected");
+                let len = connection.to_shard.len().min(RECV_LEN);
+                let result = match failure {
+                    Some(errno) => Err(errno),
+                    None if len == 0 || connection.ended.is_some() => Ok(Received::Eof),
+                    None => Ok(Received::Data(RecvBuf::from_vec(
+                        connection.to_shard.drain(..len).collect(),
+                    ))),
+                };
+                out.push((Outcome::Received { result, more: false }, true));
+                None
+            }
+            Op::RecvFrom { socket } => {
+                let waiting = state.to_sockets.get(&socket.memory_id()).map_or(0, VecDeque::len);
+                let failure = failure.or_else(|| {
+                    if waiting > 0 {
+                        state.failure(OpKind::RecvFrom)
+                    } else {
+                        None
+                    }
+                });
+                if let Some(errno) = failure {
+                    let (result, more) = (Err(errno), false);
+                    out.push((Outcome::ReceivedFrom { result, more }, true));
+                    return None;
+                }
+                let queue = state.to_sockets.entry(socket.memory_id()).or_default();
+                for (from, bytes) in queue.drain(..waiting.min(RECVS_PER_TURN)) {
+                    let result = match bytes.len() > DATAGRAM_LEN_MAX {
+                        true => Err(Errno::MSGSIZE),
+                        false => Ok(Datagram {
+                            from,
+                            bytes: RecvBuf::from_vec(bytes),
+                        }),
+                    };
+                    self.counters.datagrams_too_long += u64::from(result.is_err());
+                    out.push((Outcome::ReceivedFrom { result, more: true }, false));
+                }
+                Some(Op::RecvFrom { socket })
             }
             Op::Send {
                 socket,
@@ -479,7 +565,8 @@ impl Driver for Memory {
     fn submit(&mut self, owner: Owner, op: Op) -> Token {
         let kind = match &op {
             Op::Accept { .. } => OpKind::Accept,
-            Op::Recv { .. } => OpKind::Recv,
+            Op::Recv { .. } | Op::RecvOnce { .. } => OpKind::Recv,
+            Op::RecvFrom { .. } => OpKind::RecvFrom,
             Op::Send { .. } => OpKind::Send,
             Op::Read { .. } => OpKind::Read,
             Op::Open { .. } => OpKind::Open,
@@ -555,10 +642,29 @@ impl Driver for Memory {
         Handle::memory(id)
     }
 
+    fn send_datagrams(&mut self, _socket: &Handle, batch: &mut Datagrams) {
+        let mut state = self.world.0.borrow_mut();
+        let failing = state.failure(OpKind::Send).is_some();
+        for (to, bytes) in batch.iter() {
+            match failing {
+                true => self.counters.datagrams_unsent += 1,
+                false => state.from_sockets.push((to, bytes.to_vec())),
+            }
+        }
+        batch.clear();
+    }
+
     fn shutdown(&mut self, socket: &Handle, ending: Ending) {
         let mut state = self.world.0.borrow_mut();
         let connection = state.connections.get_mut(&socket.memory_id()).expect("connected");
-        connection.ended.get_or_insert(ending);
+        match ending {
+            Ending::Half => connection.finished = true,
+            Ending::Orderly | Ending::Reset => drop(connection.ended.get_or_insert(ending)),
+        }
+    }
+
+    fn close(&mut self, socket: Handle) {
+        self.shutdown(&socket, Ending::Orderly);
     }
 
     fn set_direct(&mut self, _file: &Handle, direct: bool) -> Result<(), Errno> {

@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+pub mod datagrams;
 pub mod handle;
 pub mod memory;
 pub mod op;
@@ -21,6 +22,7 @@ pub mod token;
 #[allow(unsafe_code)] // One of two exceptions; its safety story is told in io/uring/mod.rs.
 pub mod uring;
 
+pub use datagrams::{DATAGRAM_LEN_MAX, Datagram, Datagrams};
 pub use handle::Handle;
 pub use op::{Accepted, Completion, Op, Opened, Outcome, Received, Segment, SendBatch};
 pub use rustix::io::Errno;
@@ -46,11 +48,13 @@ impl Wait {
     };
 }
 
-/// How a socket is ended by [`Driver::shutdown`].
+/// How a socket is ended, or half of it, by [`Driver::shutdown`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// What was sent still arrives, then the end of the stream.
     Orderly,
+    /// No more is sent, and the peer is told; what it still says is read.
+    Half,
     /// The connection is reset: what the peer has not taken is thrown away with the kernel memory it holds.
     Reset,
 }
@@ -72,6 +76,10 @@ pub struct Counters {
     pub recv_starved: u64,
     /// Operations cancelled although nobody asked for it (io-wq found no thread).
     pub cancelled_unasked: u64,
+    /// Datagrams that were too long to be received whole, and were dropped.
+    pub datagrams_too_long: u64,
+    /// Datagrams that a socket did not take.
+    pub datagrams_unsent: u64,
     /// Zero-copy sends whose notification said that nothing was copied.
     pub zero_copy_sent: u64,
     /// Zero-copy sends whose notification said that the kernel copied after all.
@@ -81,7 +89,7 @@ pub struct Counters {
 /// Carries operations out. Generic, not `dyn`: the seam costs nothing.
 pub trait Driver {
     /// Takes an operation. It starts with the next [`turn`](Driver::turn) at the latest, and ends in one completion, or
-    /// for the multishot ones ([`Op::Accept`], [`Op::Recv`]) in several of which the last says so. A send with zero copy has
+    /// for the multishot ones ([`Op::Accept`], [`Op::Recv`], [`Op::RecvFrom`]) in several of which the last says so. A send with zero copy has
     /// [`Outcome::Released`] besides.
     fn submit(&mut self, owner: Owner, op: Op) -> Token;
 
@@ -103,8 +111,15 @@ pub trait Driver {
     /// Takes a descriptor over that another driver had: see [`Handle::duplicate`].
     fn take_over(&mut self, fd: OwnedFd) -> Handle;
 
-    /// Ends a socket both ways; operations on it complete. The socket is closed when its last handle is dropped.
+    /// Gives a batch of datagrams to a socket at once, and empties it. What the socket does not take is lost and counted.
+    fn send_datagrams(&mut self, socket: &Handle, batch: &mut Datagrams);
+
+    /// Ends a socket, both ways or one; operations on what has ended complete. The socket is closed when its last handle is
+    /// dropped.
     fn shutdown(&mut self, socket: &Handle, ending: Ending);
+
+    /// Lets go of a socket that no operation is in flight on: what was sent still arrives, then the end of the stream.
+    fn close(&mut self, socket: Handle);
 
     /// Lets a file be read past the page cache (`O_DIRECT`) from now on, or through it.
     ///

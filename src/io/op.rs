@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::io::Errno;
 
+use super::datagrams::Datagram;
 use super::handle::Handle;
 use super::token::{Owner, Token};
 use super::uring::pool::Buf;
@@ -22,6 +23,9 @@ pub enum Op {
     Accept {
         /// A listening socket.
         listener: Handle,
+        /// Its connections are not there for long: putting them into the table of registered files would cost more than it
+        /// saves.
+        brief: bool,
     },
     /// Connect a socket of [`super::Driver::socket`].
     Connect {
@@ -36,6 +40,17 @@ pub enum Op {
         socket: Handle,
         /// Much comes at a time: into long buffers, of which there are fewer.
         bulk: bool,
+    },
+    /// Receive once, into a buffer of the driver's: what is the first and perhaps the last that a connection says.
+    /// [`Outcome::Received`] is its end too.
+    RecvOnce {
+        /// A connected socket.
+        socket: Handle,
+    },
+    /// Receive datagrams until cancelled (multishot), each into a buffer of the driver's.
+    RecvFrom {
+        /// A bound socket.
+        socket: Handle,
     },
     /// Send what is left of a batch. At most one a socket may be in flight, or bytes may change places.
     Send {
@@ -92,7 +107,9 @@ pub enum Op {
 impl fmt::Debug for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Op::Accept { listener } => f.debug_struct("Accept").field("listener", listener).finish(),
+            Op::Accept { listener, .. } => f.debug_struct("Accept").field("listener", listener).finish(),
+            Op::RecvOnce { socket } => f.debug_struct("RecvOnce").field("socket", socket).finish(),
+            Op::RecvFrom { socket } => f.debug_struct("RecvFrom").field("socket", socket).finish(),
             Op::Recv { socket, bulk } => f
                 .debug_struct("Recv")
                 .field("socket", socket)
@@ -149,10 +166,17 @@ pub enum Outcome {
         /// Whether the operation goes on.
         more: bool,
     },
-    /// Of [`Op::Recv`].
+    /// Of [`Op::Recv`] and [`Op::RecvOnce`].
     Received {
         /// Bytes or the end of the stream.
         result: Result<Received, Errno>,
+        /// Whether the operation goes on.
+        more: bool,
+    },
+    /// Of [`Op::RecvFrom`].
+    ReceivedFrom {
+        /// A datagram. `MSGSIZE` is one that was too long, and is dropped.
+        result: Result<Datagram, Errno>,
         /// Whether the operation goes on.
         more: bool,
     },

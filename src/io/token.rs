@@ -22,6 +22,8 @@ pub enum OpKind {
     Connect = 8,
     /// Write of bytes to a file.
     Write = 9,
+    /// Multishot receive of datagrams.
+    RecvFrom = 10,
 }
 
 impl OpKind {
@@ -36,6 +38,7 @@ impl OpKind {
             7 => OpKind::Cancel,
             8 => OpKind::Connect,
             9 => OpKind::Write,
+            10 => OpKind::RecvFrom,
             _ => return None,
         })
     }

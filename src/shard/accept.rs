@@ -17,18 +17,29 @@ impl<D: Driver> Shard<D> {
         for (index, listener) in self.listeners.iter_mut().enumerate() {
             if listener.accept.is_none() {
                 let socket = listener.socket.clone();
-                let token = self.driver.submit(of_shard(index), Op::Accept { listener: socket });
+                let token = self.driver.submit(
+                    of_shard(index),
+                    Op::Accept {
+                        listener: socket,
+                        brief: false,
+                    },
+                );
                 listener.accept = Some(token);
             }
         }
+        self.arm_tracker_accepts();
     }
 
     /// A connection has come, or accepting has ended.
     pub(super) fn on_accepted(&mut self, owner: Owner, result: Result<Accepted, Errno>, more: bool) {
-        if !more {
-            self.listeners[owner.index as usize].accept = None;
+        let is_of_tracker = Self::is_of_tracker(owner);
+        match (more, is_of_tracker) {
+            (true, _) => {}
+            (false, true) => self.on_tracker_accept_ended(owner),
+            (false, false) => self.listeners[owner.index as usize].accept = None,
         }
         match result {
+            Ok(accepted) if is_of_tracker => self.admit_to_tracker(accepted),
             Ok(accepted) => self.admit(accepted),
             // Gone before it was accepted: nobody's fault, and accepting goes on.
             Err(Errno::CONNABORTED | Errno::NOTCONN | Errno::INTR | Errno::AGAIN | Errno::CANCELED) => {}

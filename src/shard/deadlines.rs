@@ -59,6 +59,7 @@ impl<D: Driver> Shard<D> {
             self.touch(owner);
         }
         self.resume_accepting();
+        self.on_tracker_tick();
         if !self.starved.is_empty() {
             self.reclaim();
         }
@@ -82,7 +83,7 @@ impl<D: Driver> Shard<D> {
     fn look_at_clock(&mut self, owner: Owner) {
         let tick = self.tick;
         let Some(conn) = self.conns.get_mut(owner) else {
-            return;
+            return self.look_at_tracker_clock(owner);
         };
         if conn.wake_at > tick {
             return; // Woken for an earlier appointment that has been replaced.

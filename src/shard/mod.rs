@@ -16,6 +16,7 @@
 //! - `download`: a torrent that is not complete; `leech`: what a peer is asked for and sends; `late`: what is
 //!   better asked of another; `assembly`: pieces in memory; `early`: those too long for that;
 //!   `verify`: from the last block to a bit; `write`: from a piece to its files; `events`: what the control plane does of it;
+//! - `tracker`: the tracker's sockets, connections and deadlines;
 //! - `gather`: when many peers ask for little; `mailbox`: what the control plane says; `start`: threads, rings and listeners.
 //!
 //! Deliberately absent: parsing (`proto`), SQEs (`io`), where files lie (`storage`).
@@ -51,6 +52,7 @@ mod start;
 #[cfg(test)]
 mod tests;
 mod torrent;
+pub mod tracker;
 mod upload;
 mod uploaded;
 mod verify;
@@ -142,6 +144,8 @@ pub struct Settings {
     pub upload_pace: Option<Arc<Pace>>,
     /// The download rate, likewise.
     pub download_pace: Option<Arc<Pace>>,
+    /// The tracker, if there is one.
+    pub tracker: Option<tracker::Service>,
     /// Where the figures go.
     pub stats: Arc<Shared>,
 }
@@ -204,6 +208,8 @@ pub struct Shard<D: Driver> {
     /// Connections that wait for the upload rate, longest first.
     paced: VecDeque<Owner>,
     batches: SpareBatches,
+    /// What of the shard is the tracker's.
+    tracker: Option<Box<tracker::Serving>>,
     /// Buffers that sockets read from.
     lent: Lent,
     disk: Disk,
@@ -330,6 +336,7 @@ impl<D: Driver> Shard<D> {
             starved: VecDeque::new(),
             paced: VecDeque::new(),
             batches: SpareBatches::default(),
+            tracker: None,
             lent: Lent::default(),
             candidates: Vec::new(),
             decisions: Vec::new(),
@@ -414,6 +421,7 @@ impl<D: Driver> Shard<D> {
                 self.on_writes();
             }
             Outcome::Rung { result } => self.on_bell(result),
+            Outcome::ReceivedFrom { result, more } => self.on_datagram(owner, result, more),
         }
     }
 
@@ -447,6 +455,7 @@ impl<D: Driver> Shard<D> {
         for owner in std::mem::take(&mut self.unarmed) {
             self.arm_receive(owner);
         }
+        self.end_tracker_turn();
     }
 
     /// Sees to it that a connection is pumped at the end of this turn.
@@ -580,6 +589,7 @@ impl<D: Driver> Shard<D> {
         for owner in all {
             self.end(owner, Reason::Stopping, None);
         }
+        self.stop_tracker();
     }
 
     fn flow(&mut self) -> Flow {
@@ -653,6 +663,8 @@ impl<D: Driver> Shard<D> {
         self.counters.uring_stale = driver.stale;
         self.counters.uring_enobufs = driver.recv_starved;
         self.counters.uring_cancelled_unasked = driver.cancelled_unasked;
+        self.counters.tracker_datagrams_too_long = driver.datagrams_too_long;
+        self.counters.tracker_replies_unsent = driver.datagrams_unsent;
         self.counters.uring_zero_copy_sent = driver.zero_copy_sent;
         self.counters.uring_zero_copy_copied = driver.zero_copy_copied;
         self.counters.uring_zero_copy_lent_now = self.lent.bytes();

@@ -51,7 +51,8 @@ impl<D: Driver> Shard<D> {
     /// Bytes have come, or the stream has ended.
     pub(super) fn on_received(&mut self, owner: Owner, result: Result<Received, Errno>, more: bool) {
         let Some(conn) = self.conns.get_mut(owner) else {
-            return; // The connection was ended; a buffer returns to its ring.
+            // The connection was ended, and a buffer returns to its ring; or it is none of a peer's.
+            return self.on_tracker_received(owner, result, more);
         };
         if !more {
             conn.receive = None;

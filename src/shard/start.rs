@@ -5,13 +5,13 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom, SystemRandom};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::mailbox::{Inbox, Mailbox};
-use super::{Command, Full, Settings, Shard};
+use super::{Command, Full, Settings, Shard, tracker};
 use crate::io::uring::{Features, SetupError, Uring, UringConfig, block_signals};
 use crate::io::{BUF_LEN, Errno};
 use crate::stats::Shared;
@@ -28,6 +28,12 @@ const BUFS_MIN: u64 = 16;
 /// The least memory for extents that a shard gets on with, in bytes.
 pub const CACHE_LEN_MIN: u64 = BUFS_MIN * BUF_LEN as u64;
 
+/// What the kernel may keep of datagrams that wait, in bytes: 1,400 announces. It is capped by `net.core.rmem_max`.
+const DATAGRAM_QUEUE_LEN: usize = 1 << 20;
+
+/// Connections to the tracker that say nothing are accepted after so long a time, to be told so.
+const DEFER_MAX: Duration = Duration::from_secs(5);
+
 /// Pending connections per listening socket; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
@@ -39,6 +45,10 @@ pub struct ShardConfig {
     /// Addresses to listen at. All shards listen at the same ones (SO_REUSEPORT): where the first was given port 0, the
     /// others are given the [`Handle::local_addrs`] it got.
     pub listen: Vec<SocketAddr>,
+    /// Addresses of the tracker, if the settings have one: for datagrams, and for HTTP. Shared like `listen`.
+    pub tracker_udp: Vec<SocketAddr>,
+    /// See `tracker_udp`.
+    pub tracker_http: Vec<SocketAddr>,
     /// The CPU to stay on.
     pub pin_cpu: Option<usize>,
     /// Memory for extents in bytes.
@@ -93,6 +103,10 @@ pub struct Handle {
     pub index: usize,
     /// Where it listens.
     pub local_addrs: Vec<SocketAddr>,
+    /// Where the tracker's datagrams come to, and its HTTP.
+    pub tracker_udp: Vec<SocketAddr>,
+    /// See `tracker_udp`.
+    pub tracker_http: Vec<SocketAddr>,
     /// Its figures.
     pub stats: Arc<Shared>,
     /// What the kernel gave its ring.
@@ -135,8 +149,27 @@ impl Handle {
 /// # Errors
 /// When the address cannot be had.
 fn listen(addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), StartError> {
+    let (socket, bound) = bind(addr, Type::STREAM, Protocol::TCP)?;
     let failed = |source| StartError::Listen { addr, source };
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP)).map_err(failed)?;
+    socket.listen(BACKLOG).map_err(failed)?;
+    Ok((socket.into(), bound))
+}
+
+/// Opens a socket for datagrams, likewise.
+///
+/// # Errors
+/// When the address cannot be had.
+fn receive(addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), StartError> {
+    let (socket, bound) = bind(addr, Type::DGRAM, Protocol::UDP)?;
+    // As much as the system allows.
+    let _ = socket.set_recv_buffer_size(DATAGRAM_QUEUE_LEN);
+    let _ = socket.set_send_buffer_size(DATAGRAM_QUEUE_LEN);
+    Ok((socket.into(), bound))
+}
+
+fn bind(addr: SocketAddr, kind: Type, protocol: Protocol) -> Result<(Socket, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { addr, source };
+    let socket = Socket::new(Domain::for_address(addr), kind, Some(protocol)).map_err(failed)?;
     socket.set_reuse_address(true).map_err(failed)?;
     socket.set_reuse_port(true).map_err(failed)?;
     if addr.is_ipv6() {
@@ -144,9 +177,22 @@ fn listen(addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), StartError> {
         socket.set_only_v6(true).map_err(failed)?;
     }
     socket.bind(&addr.into()).map_err(failed)?;
-    socket.listen(BACKLOG).map_err(failed)?;
     let bound = socket.local_addr().map_err(failed)?.as_socket().unwrap_or(addr);
-    Ok((socket.into(), bound))
+    Ok((socket, bound))
+}
+
+/// Sockets that the shard's thread takes over.
+struct Opened {
+    listeners: Vec<OwnedFd>,
+    udp: Vec<OwnedFd>,
+    http: Vec<OwnedFd>,
+}
+
+type Open = fn(SocketAddr) -> Result<(OwnedFd, SocketAddr), StartError>;
+
+fn open_all(addrs: &[SocketAddr], open: Open) -> Result<(Vec<OwnedFd>, Vec<SocketAddr>), StartError> {
+    let opened: Result<Vec<_>, _> = addrs.iter().map(|addr| open(*addr)).collect();
+    Ok(opened?.into_iter().unzip())
 }
 
 /// Starts a shard and waits until it listens. `mailbox` and `inbox` are the two ends of its own, see [`super::mailbox`].
@@ -157,12 +203,10 @@ pub fn spawn(config: ShardConfig, mailbox: Mailbox, inbox: Inbox) -> Result<Hand
     let index = config.index;
     let thread_failed = |source| StartError::Thread { index, source };
     let stats = config.settings.stats.clone();
-    let (mut listeners, mut local_addrs) = (Vec::new(), Vec::new());
-    for addr in &config.listen {
-        let (listener, local_addr) = listen(*addr)?;
-        listeners.push(listener);
-        local_addrs.push(local_addr);
-    }
+    let (listeners, local_addrs) = open_all(&config.listen, listen)?;
+    let (udp, tracker_udp) = open_all(&config.tracker_udp, receive)?;
+    let (http, tracker_http) = open_all(&config.tracker_http, listen)?;
+    let listeners = Opened { listeners, udp, http };
     let mut seed = [0; 8];
     SystemRandom::new().fill(&mut seed).map_err(|_| StartError::Random)?;
     let (started, outcome) = sync_channel(1);
@@ -189,6 +233,8 @@ pub fn spawn(config: ShardConfig, mailbox: Mailbox, inbox: Inbox) -> Result<Hand
     Ok(Handle {
         index,
         local_addrs,
+        tracker_udp,
+        tracker_http,
         stats,
         features,
         notices,
@@ -200,7 +246,7 @@ pub fn spawn(config: ShardConfig, mailbox: Mailbox, inbox: Inbox) -> Result<Hand
 /// In the shard's thread: the ring, and the shard on it.
 fn ready(
     config: ShardConfig,
-    listeners: Vec<OwnedFd>,
+    opened: Opened,
     inbox: Inbox,
     seed: u64,
 ) -> Result<(Shard<Uring>, Features, Vec<String>), StartError> {
@@ -228,9 +274,18 @@ fn ready(
     })?;
     notices.extend_from_slice(driver.notices());
     let features = driver.features();
+    let Opened { listeners, udp, http } = opened;
     let listeners = listeners.into_iter().map(|fd| driver.adopt_listener(fd)).collect();
+    let sockets = tracker::Sockets {
+        udp: udp.into_iter().map(|fd| driver.adopt_datagram_socket(fd)).collect(),
+        http: http
+            .into_iter()
+            .map(|fd| driver.adopt_deferred_listener(fd, DEFER_MAX))
+            .collect(),
+    };
     let bell = driver.adopt(inbox.bell);
     let now = Instant::now();
-    let shard = Shard::new(driver, config.settings, listeners, inbox.receiver, bell, seed, now);
+    let mut shard = Shard::new(driver, config.settings, listeners, inbox.receiver, bell, seed, now);
+    shard.open_tracker(sockets);
     Ok((shard, features, notices))
 }

@@ -9,6 +9,7 @@ mod lending;
 mod misbehaving;
 mod pacing;
 mod pressure;
+mod tracker;
 
 use std::net::Ipv4Addr;
 

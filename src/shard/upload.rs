@@ -209,8 +209,7 @@ impl<D: Driver> Shard<D> {
         let mut batch = self.returned(owner, batch);
         let refused = result.is_err_and(|errno| lent && self.on_lent_error(owner, errno));
         let Some(conn) = self.conns.get_mut(owner) else {
-            self.batches.give(batch);
-            return;
+            return self.on_tracker_sent(owner, result, batch);
         };
         match result {
             Ok(taken) => {

@@ -142,6 +142,20 @@ counters! {
     uring_zero_copy_lent_now,
     /// Operations in flight.
     uring_in_flight_now,
+    /// Connections to the tracker accepted.
+    tracker_accepted,
+    /// Connections to the tracker turned away at a cap.
+    tracker_turned_away,
+    /// Connections to the tracker that took too long over a request or a reply.
+    tracker_timeouts,
+    /// Datagrams that came to the tracker.
+    tracker_datagrams,
+    /// Datagrams to the tracker that were too long to be received whole.
+    tracker_datagrams_too_long,
+    /// Datagrams of the tracker's that the socket did not take.
+    tracker_replies_unsent,
+    /// Connections to the tracker.
+    tracker_connections_now,
     /// Torrents being downloaded.
     downloads_now,
     /// Blocks that peers were asked for and have not sent.

@@ -15,6 +15,7 @@ use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use problem::{At, Error, Problem};
 pub use units::display_size;
@@ -23,6 +24,7 @@ use super::shards::count_of;
 use crate::proto::choker;
 use crate::shard::CACHE_LEN_MIN;
 use crate::storage::part::Preallocate;
+use crate::tracker;
 use document::Table;
 use reader::{Context, Section};
 
@@ -37,6 +39,13 @@ const CACHE_SIZE_MAX: u64 = 1 << 40;
 const WRITE_BUFFER_MIN: u64 = 16 << 20;
 /// A block a second: less would look like a peer that hangs.
 const UPLOAD_RATE_MIN: u64 = 16 << 10;
+/// Shorter intervals are for tests; with longer ones whoever left without a word is kept for days.
+const INTERVAL_MIN: Duration = Duration::from_secs(1);
+const INTERVAL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// More peers than clients take from one reply.
+const NUMWANT_MAX: usize = 1000;
+/// The tables of a tracker without a peer take some of it.
+const TRACKER_MEMORY_MIN: u64 = 1 << 20;
 /// No configuration is longer.
 const FILE_LEN_MAX: u64 = 1 << 20;
 /// Keys outside of any section, which the environment names without `__`.
@@ -55,6 +64,8 @@ pub struct Config {
     pub watch: Vec<Watch>,
     /// How much is given away.
     pub limits: Limits,
+    /// The tracker; absent when there is no `[tracker]`.
+    pub tracker: Option<Tracker>,
     /// The metrics server; absent when there is no `[metrics]`.
     pub metrics: Option<Metrics>,
     /// The threads that serve peers.
@@ -165,6 +176,42 @@ impl Default for Limits {
             upload_rate: None,
             upload_rate_per_torrent: None,
             download_rate: None,
+        }
+    }
+}
+
+/// `[tracker]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tracker {
+    /// Where HTTP is answered. Port 0 means any.
+    pub http: Vec<SocketAddr>,
+    /// Where UDP is answered, likewise.
+    pub udp: Vec<SocketAddr>,
+    /// Whether only torrents that btd holds are served, and those of `allow`.
+    pub private: bool,
+    /// The file of the only torrents that are served.
+    pub allow: Option<PathBuf>,
+    /// The file of torrents that are not served.
+    pub deny: Option<PathBuf>,
+    /// HTTP connections in all.
+    pub max_connections: usize,
+    /// HTTP connections from one address.
+    pub max_connections_per_ip: usize,
+    /// What the tracker itself is told.
+    pub settings: tracker::Settings,
+}
+
+impl Default for Tracker {
+    fn default() -> Self {
+        Self {
+            http: Vec::new(),
+            udp: Vec::new(),
+            private: false,
+            allow: None,
+            deny: None,
+            max_connections: 10_000,
+            max_connections_per_ip: 8_000,
+            settings: tracker::Settings::default(),
         }
     }
 }
@@ -330,6 +377,10 @@ fn read(context: &Context<'_>, root: Table) -> Config {
     };
     section.finish();
 
+    let tracker = top
+        .optional_section("tracker")
+        .map(|section| read_tracker(context, section));
+
     let metrics = top.optional_section("metrics").map(|mut section| {
         let metrics = Metrics {
             listen: section.address("listen", Metrics::default().listen),
@@ -368,9 +419,49 @@ fn read(context: &Context<'_>, root: Table) -> Config {
         storage,
         watch,
         limits,
+        tracker,
         metrics,
         shards,
     }
+}
+
+fn read_tracker(context: &Context<'_>, mut section: Section<'_>) -> Tracker {
+    let default = Tracker::default();
+    let settings = default.settings;
+    let (at, is_anywhere) = (section.at(), section.has_any(&["http", "udp"]));
+    let tracker = Tracker {
+        http: section.addresses("http", default.http),
+        udp: section.addresses("udp", default.udp),
+        private: section.bool("private", default.private),
+        allow: section.optional_path("allow"),
+        deny: section.optional_path("deny"),
+        max_connections: section.count("max-connections", default.max_connections, 1..=CONNECTIONS_MAX),
+        max_connections_per_ip: section.count(
+            "max-connections-per-ip",
+            default.max_connections_per_ip,
+            1..=CONNECTIONS_MAX,
+        ),
+        settings: tracker::Settings {
+            interval: section.time("interval", settings.interval, INTERVAL_MIN..=INTERVAL_MAX),
+            min_interval: section.time("min-interval", settings.min_interval, INTERVAL_MIN..=INTERVAL_MAX),
+            numwant_max: section.count("numwant-max", settings.numwant_max, 1..=NUMWANT_MAX),
+            hostname_allow: section.hostname_rule("hostname-allow"),
+            trust_ip: section.bool("trust-ip", settings.trust_ip),
+            memory_max: section
+                .size(
+                    "memory",
+                    settings.memory_max as u64,
+                    TRACKER_MEMORY_MIN..=CACHE_SIZE_MAX,
+                )
+                .try_into()
+                .unwrap_or(usize::MAX),
+        },
+    };
+    if !is_anywhere {
+        context.report(at, "[tracker] needs the key \"http\" or \"udp\", or both");
+    }
+    section.finish();
+    tracker
 }
 
 fn read_watches(context: &Context<'_>, top: &mut Section<'_>) -> Vec<Watch> {
@@ -428,16 +519,57 @@ mod tests {
         );
     }
 
+    /// With the section that is commented out.
+    fn whole_seed() -> String {
+        let is_off = |line: &str| {
+            line.strip_prefix('#')
+                .is_some_and(|line| !line.starts_with(' ') && !line.is_empty())
+        };
+        let on = |line: &str| {
+            if is_off(line) {
+                line[1..].to_owned()
+            } else {
+                line.to_owned()
+            }
+        };
+        SEED.lines().map(|line| on(line) + "\n").collect()
+    }
+
+    #[test]
+    fn the_tracker_is_off_as_it_is_shipped_and_its_defaults_are_those_of_the_code() {
+        assert_eq!(parse(SEED).expect("valid").tracker, None);
+        let written = parse(&whole_seed()).expect("valid with its # away");
+        let written = written.tracker.expect("a tracker");
+        assert_eq!(written.allow.as_deref(), Some(Path::new("/etc/btd/allow.txt")));
+        assert_eq!((written.http.len(), written.udp.len()), (1, 1));
+        let built_in = Tracker {
+            http: written.http.clone(),
+            udp: written.udp.clone(),
+            allow: written.allow.clone(),
+            deny: written.deny.clone(),
+            ..Tracker::default()
+        };
+        assert_eq!(written, built_in);
+    }
+
     #[test]
     fn every_key_of_the_code_is_explained_in_seed_toml() {
         let context = Context::new(Path::new(""), Vec::new());
-        let root = document::parse(SEED).unwrap_or_else(|_| panic!("config/seed.toml is valid"));
+        let root = document::parse(&whole_seed()).unwrap_or_else(|_| panic!("config/seed.toml is valid"));
         read(&context, root);
         for key in context.keys.into_inner() {
             let name = key.rsplit('.').next().expect("a key is not empty");
+            // Names that other sections have as well are looked for behind its head.
+            let head = match key.starts_with("tracker.") {
+                true => SEED.lines().take_while(|line| *line != "#[tracker]").count(),
+                false => 0,
+            };
             let line = SEED
                 .lines()
-                .position(|line| line.starts_with(&format!("{name} = ")))
+                .enumerate()
+                .skip(head)
+                .find(|(_, line)| line.trim_start_matches('#').starts_with(&format!("{name} = ")))
+                .map(|(line, _)| line)
                 .unwrap_or_else(|| panic!("{key} is not in config/seed.toml"));
             let above = SEED.lines().nth(line.saturating_sub(1)).unwrap_or_default();
             assert!(

@@ -7,10 +7,12 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::document::{Node, Table, Value};
 use super::problem::{At, Problem, did_you_mean};
 use super::units;
+use crate::tracker::HostnameRule;
 
 /// What all sections of one configuration share.
 pub(super) struct Context<'a> {
@@ -233,6 +235,39 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// A time with its unit.
+    pub(super) fn time(&mut self, key: &'static str, default: Duration, range: RangeInclusive<Duration>) -> Duration {
+        self.take(key, default, |node| {
+            let time = match &node.value {
+                Value::Text(text) => units::time(text),
+                _ => None,
+            };
+            let found = node.value.describe();
+            match time {
+                Some(time) if range.contains(&time) => Ok(time),
+                Some(_) => {
+                    let (min, max) = (units::display_time(*range.start()), units::display_time(*range.end()));
+                    Err(format!("expected a time from \"{min}\" to \"{max}\", found {found}"))
+                }
+                None => Err(format!("expected a time such as \"30m\" or \"90s\", found {found}")),
+            }
+        })
+    }
+
+    /// Host names that peers may go by.
+    pub(super) fn hostname_rule(&mut self, key: &'static str) -> HostnameRule {
+        self.take(key, HostnameRule::default(), |node| {
+            let names = list(node)?.into_iter().map(text).collect::<Result<Vec<_>, _>>()?;
+            HostnameRule::new(names.iter().map(String::as_str)).map_err(|error| error.to_string())
+        })
+    }
+
+    /// A path that may be missing.
+    pub(super) fn optional_path(&mut self, key: &'static str) -> Option<PathBuf> {
+        let base = self.context.base;
+        self.take(key, None, |node| path(node, base).map(Some))
+    }
+
     pub(super) fn text_list(&mut self, key: &'static str) -> Vec<String> {
         self.take(key, Vec::new(), |node| list(node)?.into_iter().map(text).collect())
     }
@@ -270,6 +305,11 @@ impl<'a> Section<'a> {
         }
         let base = self.context.base;
         self.take(key, PathBuf::new(), |node| path(node, base))
+    }
+
+    /// Whether one of these keys was there.
+    pub(super) fn has_any(&self, keys: &[&str]) -> bool {
+        keys.iter().any(|key| self.table.entries.contains_key(*key))
     }
 
     /// Where the section begins, for a problem that no single key has.

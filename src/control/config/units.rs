@@ -1,7 +1,9 @@
 //! Quantities as people write them: `"512 MiB"`.
 //!
 //! Units are spelled as SI and IEC spell them, so that `MB` (10^6) and `MiB` (2^20) are never confused; a lower-case `m`,
-//! which would be milli, is refused rather than guessed. Times come with the first key that needs them.
+//! which would be milli, is refused rather than guessed. Times have one unit: `"30m"`.
+
+use std::time::Duration;
 
 /// Parses a size: a number, decimals allowed, and one of `B`, `kB`/`KB`, `MB`, `GB`, `TB`, `KiB`, `MiB`, `GiB`, `TiB`.
 pub(in crate::control) fn size(text: &str) -> Option<u64> {
@@ -40,6 +42,33 @@ pub(in crate::control) fn rate(text: &str) -> Option<Option<u64>> {
             (bytes > 0).then_some(Some(bytes))
         }
     }
+}
+
+/// Parses a time: a whole number and one of `ms`, `s`, `m`, `h`, `d`.
+pub(in crate::control) fn time(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(unit_at);
+    let unit_ms: u64 = match unit.trim_start() {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60 * 1000,
+        "h" => 60 * 60 * 1000,
+        "d" => 24 * 60 * 60 * 1000,
+        _ => return None,
+    };
+    Some(Duration::from_millis(number.parse::<u64>().ok()?.checked_mul(unit_ms)?))
+}
+
+/// Writes a time in the largest unit that it is a whole number of.
+pub(super) fn display_time(time: Duration) -> String {
+    let ms = time.as_millis();
+    for (unit, unit_ms) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)] {
+        if ms > 0 && ms.is_multiple_of(unit_ms) {
+            return format!("{}{unit}", ms / unit_ms);
+        }
+    }
+    format!("{ms}ms")
 }
 
 /// Writes a size in the largest binary unit that keeps it readable: `12.3 GiB`.
@@ -98,6 +127,35 @@ mod tests {
         for text in ["", "0 B/s", "200 MB", "200 MB/min", "200/s", "none"] {
             assert_eq!(rate(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn times_are_a_number_and_a_unit_and_are_written_so() {
+        for (text, ms) in [
+            ("30m", 1_800_000),
+            ("90 s", 90_000),
+            ("2h", 7_200_000),
+            ("1d", 86_400_000),
+            ("5ms", 5),
+        ] {
+            let time = time(text).unwrap_or_else(|| panic!("{text}"));
+            assert_eq!(time, Duration::from_millis(ms));
+        }
+        for text in [
+            "",
+            "30",
+            "m",
+            "-1s",
+            "1.5h",
+            "1h30m",
+            "30 M",
+            "99999999999999999999s",
+            "9999999999999999d",
+        ] {
+            assert_eq!(time(text), None, "{text:?}");
+        }
+        let written = [90_000, 1_800_000, 5, 0, 172_800_000].map(|ms| display_time(Duration::from_millis(ms)));
+        assert_eq!(written, ["90s", "30m", "5ms", "0ms", "2d"]);
     }
 
     #[test]

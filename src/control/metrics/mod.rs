@@ -16,18 +16,23 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use crate::hashing::Pool;
 use crate::hashing::lanes::Work;
 use crate::hashing::pool::PoolStats;
+use crate::shard::tracker::Served;
 use crate::stats::{BOUNDS_US, Counters, Histogram, Shared};
 use crate::storage::Throttle;
+use crate::tracker::{Counts, Kind, Outcome, Totals, Tracker};
 
 /// A shard ticks at least once a second. One that has not for this long serves nobody.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
+/// The tracker, and what each shard has served for it.
+type TrackerFigures = (Arc<Tracker>, Vec<Arc<Served>>);
+
 /// Gathers and writes everything.
-#[derive(Debug)]
 pub struct Reporter {
     shards: Vec<Arc<Shared>>,
     pools: Vec<Arc<Pool>>,
     checks: Arc<Throttle>,
+    tracker: Option<TrackerFigures>,
     recorder: PrometheusHandle,
     /// For each shard, its last tick and when that was new.
     ticks: Mutex<Vec<(Duration, Instant)>>,
@@ -36,7 +41,12 @@ pub struct Reporter {
 impl Reporter {
     /// Installs the recorder of the process.
     #[must_use]
-    pub fn new(shards: Vec<Arc<Shared>>, pools: Vec<Arc<Pool>>, checks: Arc<Throttle>) -> Self {
+    pub fn new(
+        shards: Vec<Arc<Shared>>,
+        pools: Vec<Arc<Pool>>,
+        checks: Arc<Throttle>,
+        tracker: Option<TrackerFigures>,
+    ) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         // A second one in one process (tests) records nothing, and is no harm.
@@ -49,6 +59,7 @@ impl Reporter {
             shards,
             pools,
             checks,
+            tracker,
             recorder: handle,
             ticks,
         }
@@ -105,6 +116,9 @@ impl Reporter {
         for (reason, count) in drops {
             ::metrics::counter!("btd_peer_drops_total", "reason" => reason).absolute(count);
         }
+        if let Some((tracker, served)) = &self.tracker {
+            gather_tracker(&tracker.totals(), served);
+        }
         let hashed: Vec<PoolStats> = self.pools.iter().map(|pool| pool.stats()).collect();
         let of_pools = |read: fn(&PoolStats) -> u64| hashed.iter().map(read).sum();
         ::metrics::counter!("btd_hash_bytes_total").absolute(of_pools(|pool| pool.bytes));
@@ -117,6 +131,32 @@ impl Reporter {
         ::metrics::counter!("btd_hash_lane_slots_total").absolute(of_workers(|work| work.lane_slots));
         ::metrics::counter!("btd_hash_single_blocks_total").absolute(of_workers(|work| work.single_blocks));
     }
+}
+
+fn gather_tracker(totals: &Totals, served: &[Arc<Served>]) {
+    let served: Vec<Counts> = served.iter().map(|served| served.counts()).collect();
+    for kind in Kind::ALL {
+        for result in Outcome::ALL {
+            let count = served.iter().map(|counts| counts.get(*kind, *result)).sum();
+            ::metrics::counter!(
+                "btd_tracker_requests_total", "kind" => kind.name(), "result" => result.name()
+            )
+            .absolute(count);
+        }
+    }
+    let peers = [
+        ("ipv4", totals.peers_v4),
+        ("ipv6", totals.peers_v6),
+        ("seeder", totals.seeders),
+        ("named", totals.named),
+    ];
+    for (kind, count) in peers {
+        ::metrics::gauge!("btd_tracker_peers", "kind" => kind).set(count as f64);
+    }
+    ::metrics::gauge!("btd_tracker_swarms").set(totals.swarms as f64);
+    ::metrics::gauge!("btd_tracker_bytes").set(totals.bytes as f64);
+    ::metrics::counter!("btd_tracker_swept_total").absolute(totals.swept);
+    ::metrics::counter!("btd_tracker_evicted_total").absolute(totals.evicted);
 }
 
 impl server::Source for Reporter {
@@ -180,7 +220,7 @@ mod tests {
             gather: None,
         };
         let pool = Arc::new(Pool::start(config).expect("a thread"));
-        Reporter::new(shards, vec![pool], Arc::default())
+        Reporter::new(shards, vec![pool], Arc::default(), None)
     }
 
     fn publish(shard: &Shared, uptime: Duration) {

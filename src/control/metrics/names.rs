@@ -126,6 +126,36 @@ pub(super) const SHARD_COUNTERS: &[(&str, &str, Read<Counters, u64>)] = &[
         "Sends cancelled to take back the buffers that a slow peer held while others waited for one.",
         |c| c.reclaimed_sends,
     ),
+    (
+        "btd_tracker_connections_accepted_total",
+        "Connections to the tracker accepted.",
+        |c| c.tracker_accepted,
+    ),
+    (
+        "btd_tracker_connections_turned_away_total",
+        "Connections to the tracker turned away at a limit.",
+        |c| c.tracker_turned_away,
+    ),
+    (
+        "btd_tracker_timeouts_total",
+        "Connections to the tracker that took too long over a request or a reply.",
+        |c| c.tracker_timeouts,
+    ),
+    (
+        "btd_tracker_datagrams_total",
+        "Datagrams that came to the tracker.",
+        |c| c.tracker_datagrams,
+    ),
+    (
+        "btd_tracker_datagrams_too_long_total",
+        "Datagrams to the tracker that were dropped because they were longer than 2 KiB.",
+        |c| c.tracker_datagrams_too_long,
+    ),
+    (
+        "btd_tracker_replies_unsent_total",
+        "Datagrams of the tracker that its socket did not take.",
+        |c| c.tracker_replies_unsent,
+    ),
     ("btd_loop_turns_total", "Turns of the shards' loops.", |c| c.turns),
     ("btd_uring_enters_total", "Calls of io_uring_enter.", |c| c.uring_enters),
     ("btd_uring_sqes_total", "Submission queue entries.", |c| c.uring_sqes),
@@ -167,6 +197,9 @@ pub(super) const SHARD_GAUGES: &[(&str, &str, Read<Counters, u64>)] = &[
         "Connections, also those still in the handshake.",
         |c| c.connections_now,
     ),
+    ("btd_tracker_connections", "HTTP connections to the tracker.", |c| {
+        c.tracker_connections_now
+    }),
     ("btd_disk_reads_waiting", "Reads that wait for their device.", |c| {
         c.reads_waiting_now
     }),
@@ -238,6 +271,21 @@ pub(super) fn describe() {
         describe_gauge!(*name, *help);
     }
     describe_gauge!("btd_build_info", "Always 1; the labels tell which btd this is.");
+    describe_counter!(
+        "btd_tracker_requests_total",
+        "Requests to the tracker, by kind and by how they ended."
+    );
+    describe_gauge!("btd_tracker_peers", "Peers that the tracker knows. The kinds overlap.");
+    describe_gauge!("btd_tracker_swarms", "Torrents that the tracker knows.");
+    describe_gauge!("btd_tracker_bytes", Unit::Bytes, "Memory of the tracker's swarms.");
+    describe_counter!(
+        "btd_tracker_swept_total",
+        "Peers forgotten because they were not heard of."
+    );
+    describe_counter!(
+        "btd_tracker_evicted_total",
+        "Torrents that had to make way for others for want of memory."
+    );
     describe_gauge!(
         "btd_peers",
         "Peers past the handshake, by what they do. The states overlap."

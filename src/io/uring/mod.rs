@@ -18,6 +18,8 @@
 //! Deliberately absent: SQPOLL, IOPOLL, splice, links, bundles, incremental buffers. ARCHITECTURE.md has the measured
 //! reasons.
 
+mod accepting;
+mod datagrams;
 pub mod file_reader;
 mod files;
 mod op_table;
@@ -40,6 +42,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::datagrams::{Datagram, Datagrams};
 use super::handle::Handle;
 use super::op::{Accepted, Completion, Op, Opened, Outcome, Received};
 use super::token::{OpKind, Owner, Token};
@@ -54,6 +57,9 @@ pub use thread::{block_signals, run_when_idle};
 /// The buffer group of everybody, and that of connections that send blocks.
 const RECV_GROUP: u16 = 0;
 const BULK_GROUP: u16 = 1;
+
+/// The one of datagrams.
+const DATAGRAM_GROUP: u16 = 2;
 
 /// Buffers of the latter: 1 MiB of them, which stays in the second-level cache between the kernel's copy and ours. 64 cost a
 /// tenth more CPU time for each byte (PERF.md).
@@ -97,6 +103,9 @@ pub struct Uring {
     /// Made when it is first wanted; `None` for good where it cannot be had.
     bulk_ring: ManuallyDrop<Option<Rc<RecvRing>>>,
     bulk_tried: bool,
+    /// Made with the first receive of datagrams.
+    datagram_ring: ManuallyDrop<Option<Rc<RecvRing>>>,
+    sender: datagrams::Sender,
     files: Files,
     features: Features,
     /// Entries that found the submission queue full while the kernel was busy.
@@ -147,6 +156,8 @@ impl Uring {
             recv_ring: ManuallyDrop::new(recv_ring),
             bulk_ring: ManuallyDrop::new(None),
             bulk_tried: false,
+            datagram_ring: ManuallyDrop::new(None),
+            sender: datagrams::Sender::default(),
             files,
             features,
             backlog: VecDeque::new(),
@@ -170,6 +181,20 @@ impl Uring {
     pub fn adopt_listener(&self, fd: OwnedFd) -> Handle {
         // Inherited by every connection it accepts, which saves each the calls. Neither can fail on a TCP socket.
         let _ = set_up(&fd);
+        Handle::kernel(fd, None)
+    }
+
+    /// The same for a listener whose peers speak first: a connection is accepted when it has said something, or after so long
+    /// a time (whole seconds).
+    #[must_use]
+    pub fn adopt_deferred_listener(&self, fd: OwnedFd, at_most: Duration) -> Handle {
+        accepting::defer(&fd, at_most);
+        self.adopt_listener(fd)
+    }
+
+    /// Takes a socket over that is bound for datagrams. Not into the table, for the same reason.
+    #[must_use]
+    pub fn adopt_datagram_socket(&self, fd: OwnedFd) -> Handle {
         Handle::kernel(fd, None)
     }
 
@@ -249,6 +274,24 @@ impl Uring {
         self.bulk_ring.is_some()
     }
 
+    /// The buffers that datagrams are received into; they are made by asking. A ring that cannot have them has none, and the
+    /// receive ends with `ENOBUFS`.
+    fn make_datagram_ring(&mut self) {
+        if self.datagram_ring.is_some() {
+            return;
+        }
+        let Ok(ring) = RecvRing::new(datagrams::BUFS, datagrams::BUF_LEN) else {
+            return;
+        };
+        // SAFETY: address and length are those of the mapping, which the driver keeps until the ring is closed.
+        let registered = unsafe {
+            self.ring
+                .submitter()
+                .register_buf_ring_with_flags(ring.addr(), ring.count(), DATAGRAM_GROUP, 0)
+        };
+        *self.datagram_ring = registered.is_ok().then_some(ring);
+    }
+
     fn push(&mut self, entry: squeue::Entry) {
         if self.backlog.is_empty() && self.try_push(&entry) {
             return;
@@ -326,16 +369,24 @@ impl Uring {
         // no longer needs the memory. Only F_MORE of the first says whether the second will come.
         if more {
             let outcome = match op {
-                InFlight::Accept { .. } => Outcome::Accepted {
-                    result: result.and_then(|fd| self.accepted(fd)),
-                    more,
-                },
+                InFlight::Accept { brief, .. } => {
+                    let brief = *brief;
+                    Outcome::Accepted {
+                        result: result.and_then(|fd| self.accepted(fd, brief)),
+                        more,
+                    }
+                }
                 InFlight::Recv { bulk, .. } => {
                     let bulk = *bulk;
                     Outcome::Received {
                         result: result.map(|len| self.received(cqe, len, bulk)),
                         more,
                     }
+                }
+                InFlight::RecvFrom { header, .. } => {
+                    let received = result.and_then(|len| received_from(&self.datagram_ring, cqe, len, header));
+                    self.counters.datagrams_too_long += u64::from(matches!(received, Err(Errno::MSGSIZE)));
+                    Outcome::ReceivedFrom { result: received, more }
                 }
                 InFlight::Send {
                     socket, batch, lent, ..
@@ -367,8 +418,8 @@ impl Uring {
         }
         let (owner, op) = self.ops.remove(token).expect("found above");
         let outcome = match op {
-            InFlight::Accept { .. } => Outcome::Accepted {
-                result: result.and_then(|fd| self.accepted(fd)),
+            InFlight::Accept { brief, .. } => Outcome::Accepted {
+                result: result.and_then(|fd| self.accepted(fd, brief)),
                 more,
             },
             InFlight::Recv { bulk, .. } => {
@@ -377,6 +428,12 @@ impl Uring {
                     result: result.map(|len| self.received(cqe, len, bulk)),
                     more,
                 }
+            }
+            InFlight::RecvFrom { header, .. } => {
+                self.counters.recv_starved += u64::from(result == Err(Errno::NOBUFS));
+                let received = result.and_then(|len| received_from(&self.datagram_ring, cqe, len, &header));
+                self.counters.datagrams_too_long += u64::from(matches!(received, Err(Errno::MSGSIZE)));
+                Outcome::ReceivedFrom { result: received, more }
             }
             InFlight::Send {
                 mut batch,
@@ -423,16 +480,17 @@ impl Uring {
         out.push(Completion { token, owner, outcome });
     }
 
-    fn accepted(&mut self, fd: u32) -> Result<Accepted, Errno> {
+    fn accepted(&mut self, fd: u32, brief: bool) -> Result<Accepted, Errno> {
         // SAFETY: the completion of an accept hands us a new descriptor, which nobody else has.
         let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
         // The peer may have gone already: ENOTCONN, and the socket is closed by dropping it.
         let peer = SocketAddr::try_from(rustix::net::getpeername(&fd)?.ok_or(Errno::NOTCONN)?)
             .map_err(|_| Errno::AFNOSUPPORT)?;
-        Ok(Accepted {
-            socket: self.files.adopt(&self.ring, fd),
-            peer,
-        })
+        let socket = match brief {
+            true => Handle::kernel(fd, None),
+            false => self.files.adopt(&self.ring, fd),
+        };
+        Ok(Accepted { socket, peer })
     }
 
     fn received(&mut self, cqe: &cqueue::Entry, len: u32, bulk: bool) -> Received {
@@ -486,6 +544,19 @@ fn set_up(socket: &OwnedFd) -> Result<(), Errno> {
     rustix::net::sockopt::set_tcp_user_timeout(socket, UNACKNOWLEDGED_MS_MAX)
 }
 
+/// The datagram that a completion brings. Its buffer is back in its ring if it is none.
+fn received_from(
+    ring: &Option<Rc<RecvRing>>,
+    cqe: &cqueue::Entry,
+    len: u32,
+    header: &libc::msghdr,
+) -> Result<Datagram, Errno> {
+    match (ring, cqueue::buffer_select(cqe.flags())) {
+        (Some(ring), Some(bid)) => datagrams::received(ring, bid, len, header),
+        _ => unreachable!("the kernel received {len} bytes into no buffer"),
+    }
+}
+
 fn result_of(result: i32) -> Result<u32, Errno> {
     u32::try_from(result).map_err(|_| Errno::from_raw_os_error(result.saturating_neg()))
 }
@@ -535,12 +606,12 @@ macro_rules! on {
 impl Driver for Uring {
     fn submit(&mut self, owner: Owner, op: Op) -> Token {
         let (token, entry) = match op {
-            Op::Accept { listener } => {
+            Op::Accept { listener, brief } => {
                 let entry = on!(listener, |fd| opcode::AcceptMulti::new(fd)
                     .flags(libc::SOCK_CLOEXEC)
                     .build());
-                let token = self.ops.insert(OpKind::Accept, owner, InFlight::Accept { listener });
-                (token, entry)
+                let op = InFlight::Accept { listener, brief };
+                (self.ops.insert(OpKind::Accept, owner, op), entry)
             }
             Op::Recv { socket, bulk } => {
                 let bulk = bulk && self.has_bulk();
@@ -548,6 +619,31 @@ impl Driver for Uring {
                 let entry = on!(socket, |fd| opcode::RecvMulti::new(fd, group).build());
                 let token = self.ops.insert(OpKind::Recv, owner, InFlight::Recv { socket, bulk });
                 (token, entry)
+            }
+            Op::RecvOnce { socket } => {
+                let entry = on!(socket, |fd| opcode::Recv::new(
+                    fd,
+                    std::ptr::null_mut(),
+                    RECV_BUF_LEN as u32
+                )
+                .buf_group(RECV_GROUP)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT));
+                let bulk = false;
+                let token = self.ops.insert(OpKind::Recv, owner, InFlight::Recv { socket, bulk });
+                (token, entry)
+            }
+            Op::RecvFrom { socket } => {
+                self.make_datagram_ring();
+                let header = datagrams::receive_header();
+                let entry = on!(socket, |fd| opcode::RecvMsgMulti::new(
+                    fd,
+                    &raw const *header,
+                    DATAGRAM_GROUP
+                )
+                .build());
+                let op = InFlight::RecvFrom { socket, header };
+                (self.ops.insert(OpKind::RecvFrom, owner, op), entry)
             }
             Op::Send {
                 socket,
@@ -699,12 +795,25 @@ impl Driver for Uring {
         self.adopt(fd)
     }
 
+    fn send_datagrams(&mut self, socket: &Handle, batch: &mut Datagrams) {
+        self.counters.datagrams_unsent += self.sender.send(socket, batch) as u64;
+        batch.clear();
+    }
+
     fn shutdown(&mut self, socket: &Handle, ending: Ending) {
         // Errors mean that the peer was faster; the operations end either way.
         if ending == Ending::Reset {
             let _ = rustix::net::sockopt::set_socket_linger(socket.fd(), Some(Duration::ZERO));
         }
-        let _ = rustix::net::shutdown(socket.fd(), rustix::net::Shutdown::Both);
+        let how = match ending {
+            Ending::Half => rustix::net::Shutdown::Write,
+            Ending::Orderly | Ending::Reset => rustix::net::Shutdown::Both,
+        };
+        let _ = rustix::net::shutdown(socket.fd(), how);
+    }
+
+    fn close(&mut self, socket: Handle) {
+        drop(socket);
     }
 
     fn set_direct(&mut self, file: &Handle, direct: bool) -> Result<(), Errno> {
@@ -762,6 +871,7 @@ impl Drop for Uring {
                 ManuallyDrop::drop(&mut self.pool);
                 ManuallyDrop::drop(&mut self.recv_ring);
                 ManuallyDrop::drop(&mut self.bulk_ring);
+                ManuallyDrop::drop(&mut self.datagram_ring);
             }
         }
     }

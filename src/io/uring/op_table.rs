@@ -19,9 +19,11 @@ use super::pool::Buf;
 #[expect(dead_code, reason = "held for the kernel, which reads and writes it; we do not")]
 pub(super) enum InFlight {
     /// The listener stays open.
-    Accept { listener: Handle },
+    Accept { listener: Handle, brief: bool },
     /// The socket stays open; the bytes go to provided buffers.
     Recv { socket: Handle, bulk: bool },
+    /// The same for datagrams, and the header that says how long an address is.
+    RecvFrom { socket: Handle, header: Box<libc::msghdr> },
     /// Header, iovecs, bytes and buffers of a send.
     Send {
         /// Given up with the result: a reset, when the last handle is dropped, is how what the socket has taken by zero

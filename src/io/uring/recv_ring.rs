@@ -124,6 +124,7 @@ impl RecvRing {
         RecvBuf(Kind::Ring {
             ring: self.clone(),
             bid,
+            start: 0,
             len,
         })
     }
@@ -142,7 +143,13 @@ impl Drop for RecvRing {
 pub struct RecvBuf(Kind);
 
 enum Kind {
-    Ring { ring: Rc<RecvRing>, bid: u16, len: u32 },
+    /// `len` bytes from `start` on.
+    Ring {
+        ring: Rc<RecvRing>,
+        bid: u16,
+        start: u32,
+        len: u32,
+    },
     Heap(Vec<u8>),
 }
 
@@ -151,6 +158,19 @@ impl RecvBuf {
     pub(crate) fn from_vec(bytes: Vec<u8>) -> RecvBuf {
         RecvBuf(Kind::Heap(bytes))
     }
+
+    /// The same without its first `count` bytes.
+    pub(super) fn skip(mut self, count: usize) -> RecvBuf {
+        assert!(count <= self.len(), "{count} of {} bytes received", self.len());
+        match &mut self.0 {
+            Kind::Ring { start, len, .. } => {
+                *start += count as u32;
+                *len -= count as u32;
+            }
+            Kind::Heap(bytes) => drop(bytes.drain(..count)),
+        }
+        self
+    }
 }
 
 impl Deref for RecvBuf {
@@ -158,9 +178,11 @@ impl Deref for RecvBuf {
 
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            // SAFETY: the buffer lies in the ring's mapping, whose bytes are initialised (zeroed when mapped); the kernel does
-            // not write to it before `drop` puts it back.
-            Kind::Ring { ring, bid, len } => unsafe { std::slice::from_raw_parts(ring.buf_ptr(*bid), *len as usize) },
+            // SAFETY: the buffer lies in the ring's mapping, whose bytes are initialised (zeroed when mapped); `start + len`
+            // is what was received into it. The kernel does not write to it before `drop` puts it back.
+            Kind::Ring { ring, bid, start, len } => unsafe {
+                std::slice::from_raw_parts(ring.buf_ptr(*bid).wrapping_add(*start as usize), *len as usize)
+            },
             Kind::Heap(bytes) => bytes,
         }
     }

@@ -180,6 +180,7 @@ fn require_operations(ring: &IoUring) -> Result<Probe, SetupError> {
         (opcode::Accept::CODE, "IORING_OP_ACCEPT"),
         (opcode::RecvMulti::CODE, "IORING_OP_RECV"),
         (opcode::SendMsg::CODE, "IORING_OP_SENDMSG"),
+        (opcode::RecvMsgMulti::CODE, "IORING_OP_RECVMSG"),
         (opcode::Read::CODE, "IORING_OP_READ"),
         (opcode::OpenAt2::CODE, "IORING_OP_OPENAT2"),
         (opcode::Connect::CODE, "IORING_OP_CONNECT"),

@@ -12,6 +12,7 @@ use super::*;
 use crate::io::SendBatch;
 
 mod connects;
+mod datagrams;
 mod writes;
 
 fn config(features: Features) -> UringConfig {
@@ -155,7 +156,7 @@ fn accept_goes_on_and_names_each_peer() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = listener.local_addr().unwrap();
     let listener = driver.adopt_listener(listener.into());
-    let token = driver.submit(OWNER, Op::Accept { listener });
+    let token = driver.submit(OWNER, Op::Accept { listener, brief: false });
     let far: Vec<TcpStream> = (0..3).map(|_| TcpStream::connect(to).unwrap()).collect();
     let mut peers: Vec<SocketAddr> = reap(&mut driver, 3)
         .into_iter()
@@ -497,7 +498,13 @@ fn driver_that_is_dropped_does_not_wait_for_what_is_lent_and_frees_its_port() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let handle = driver.adopt_listener(listener.into());
-    driver.submit(OWNER, Op::Accept { listener: handle });
+    driver.submit(
+        OWNER,
+        Op::Accept {
+            listener: handle,
+            brief: false,
+        },
+    );
     driver.turn(Wait::POLL, &mut Vec::new()).unwrap();
     assert_eq!((driver.in_flight(), driver.lent), (1, 1));
     drop(driver);

@@ -130,6 +130,7 @@ impl Fixture {
             files_max: 8,
             upload_pace: None,
             download_pace: None,
+            tracker: None,
             stats: Arc::new(Shared::default()),
         };
         let (listener, bell) = (driver.handle(), driver.handle());

@@ -1,0 +1,302 @@
+//! The tracker as the control plane sees it: made from the configuration, and told which torrents it is for.
+//!
+//! Serving is the shards' affair. Here the lists of info-hashes are read, at start and whenever their files change, and with
+//! `private` the torrents that btd holds are told. A list that cannot be read at start stops btd: a tracker meant for a few
+//! torrents would be open to all. Later the last good one goes on being used.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{blocking, config};
+use crate::proto::InfoHash;
+use crate::tracker::access::{ListError, parse_list};
+use crate::tracker::{Access, Tracker};
+
+/// How often the lists are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// No list is longer: 1.6 million hashes.
+const LIST_LEN_MAX: u64 = 64 << 20;
+
+/// Why there is no tracker.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A list cannot be read.
+    #[error("cannot read {} ([tracker] {key}): {why}", path.display())]
+    List {
+        /// The key that names it.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: ListFault,
+    },
+    /// No random numbers for the secret.
+    #[error("cannot get random bytes from the kernel")]
+    Random,
+}
+
+/// What is wrong with a list.
+#[derive(Debug, thiserror::Error)]
+pub enum ListFault {
+    /// The filesystem refused.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// It is not what it should be.
+    #[error(transparent)]
+    Text(#[from] ListError),
+}
+
+/// The tracker, and who may be in it.
+pub(super) struct Tracked {
+    pub(super) tracker: Arc<Tracker>,
+    door: Door,
+    lists: Vec<List>,
+    /// Whether only held torrents are served.
+    private: bool,
+    /// Whether what is held has changed since it was told.
+    is_stale: bool,
+}
+
+/// Which torrents the tracker is for, changed a part at a time.
+#[derive(Clone)]
+struct Door {
+    tracker: Arc<Tracker>,
+    access: Arc<Mutex<Access>>,
+}
+
+impl Door {
+    fn change(&self, change: impl FnOnce(&mut Access)) {
+        let mut access = self.access.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut access);
+        self.tracker.set_access(access.clone());
+    }
+}
+
+/// Which of the lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    Allow,
+    Deny,
+}
+
+impl Which {
+    fn key(self) -> &'static str {
+        match self {
+            Which::Allow => "allow",
+            Which::Deny => "deny",
+        }
+    }
+
+    fn put(self, access: &mut Access, hashes: HashSet<InfoHash>) {
+        let hashes = Some(Arc::new(hashes));
+        match self {
+            Which::Allow => access.allow = hashes,
+            Which::Deny => access.deny = hashes,
+        }
+    }
+}
+
+/// How a file looked when it was read: another look, another content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Look {
+    device: u64,
+    inode: u64,
+    len: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// A file of info-hashes.
+#[derive(Debug)]
+struct List {
+    which: Which,
+    path: PathBuf,
+    /// How it looked when it was last read, be it in vain; `None` if it was not there.
+    seen: Option<Look>,
+}
+
+impl List {
+    fn look(&self) -> Option<Look> {
+        let metadata = std::fs::metadata(&self.path).ok()?;
+        Some(Look {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            len: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+
+    /// Reads it if it looks otherwise than it did.
+    fn read_if_changed(&mut self) -> Option<Result<HashSet<InfoHash>, ListFault>> {
+        let look = self.look();
+        if look == self.seen {
+            return None;
+        }
+        self.seen = look;
+        Some(read_list(&self.path))
+    }
+}
+
+fn read_list(path: &Path) -> Result<HashSet<InfoHash>, ListFault> {
+    let file = File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file").into());
+    }
+    let mut text = String::new();
+    if file.take(LIST_LEN_MAX + 1).read_to_string(&mut text)? as u64 > LIST_LEN_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "more than 64 MiB long").into());
+    }
+    Ok(parse_list(&text)?)
+}
+
+impl Tracked {
+    /// Makes the tracker and reads its lists.
+    ///
+    /// # Errors
+    /// A list cannot be read.
+    pub(super) fn start(plan: &config::Tracker) -> Result<Self, Error> {
+        use ring::rand::SecureRandom;
+        let mut secret = [0; 32];
+        ring::rand::SystemRandom::new()
+            .fill(&mut secret)
+            .map_err(|_| Error::Random)?;
+        let mut access = Access::default();
+        if plan.private {
+            access.held = Some(Arc::default());
+        }
+        let mut lists = Vec::new();
+        for (which, path) in [(Which::Allow, &plan.allow), (Which::Deny, &plan.deny)] {
+            let Some(path) = path else { continue };
+            let mut list = List {
+                which,
+                path: path.clone(),
+                seen: None,
+            };
+            // Before it is read: what is written meanwhile is read again.
+            list.seen = list.look();
+            let hashes = read_list(path).map_err(|why| Error::List {
+                key: which.key(),
+                path: path.clone(),
+                why,
+            })?;
+            tracing::info!(
+                "{} torrents in {} ([tracker] {})",
+                hashes.len(),
+                path.display(),
+                which.key()
+            );
+            which.put(&mut access, hashes);
+            lists.push(list);
+        }
+        let tracker = Arc::new(Tracker::new(plan.settings.clone(), secret, Instant::now()));
+        tracker.set_access(access.clone());
+        Ok(Self {
+            door: Door {
+                tracker: Arc::clone(&tracker),
+                access: Arc::new(Mutex::new(access)),
+            },
+            tracker,
+            lists,
+            private: plan.private,
+            is_stale: plan.private,
+        })
+    }
+
+    /// What follows the lists, for as long as btd runs. Nothing, if there are none.
+    pub(super) fn follow(&mut self) -> Option<impl Future<Output = ()> + 'static> {
+        let lists = std::mem::take(&mut self.lists);
+        (!lists.is_empty()).then(|| follow(self.door.clone(), lists))
+    }
+
+    /// The torrents that btd holds are others than before.
+    pub(super) fn on_change(&mut self) {
+        self.is_stale = self.private;
+    }
+
+    /// Tells which torrents are held, if that has changed. All at once, so that a start with many costs one list.
+    pub(super) fn tell_held(&mut self, held: impl FnOnce() -> HashSet<InfoHash>) {
+        if std::mem::take(&mut self.is_stale) {
+            let held = Arc::new(held());
+            self.door.change(|access| access.held = Some(held));
+        }
+    }
+}
+
+async fn follow(door: Door, lists: Vec<List>) {
+    // Kept here, whatever becomes of the thread that looks.
+    let lists = Arc::new(Mutex::new(lists));
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let (lists, door) = (Arc::clone(&lists), door.clone());
+        // A file on a dead network mount must hold up nobody but its own list.
+        let looked = blocking::run("btd-lists", move || {
+            for list in lists.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+                let (key, path) = (list.which.key(), list.path.display().to_string());
+                match list.read_if_changed() {
+                    None => {}
+                    Some(Ok(hashes)) => {
+                        tracing::info!(
+                            "{} torrents in {path} ([tracker] {key}), which has changed",
+                            hashes.len()
+                        );
+                        door.change(|access| list.which.put(access, hashes));
+                    }
+                    Some(Err(why)) => tracing::warn!(
+                        "cannot read {path} ([tracker] {key}): {why} (what it said before goes on, and it is tried again when \
+                         it changes)"
+                    ),
+                }
+            }
+        });
+        if let Err(error) = looked.await {
+            tracing::debug!(%error, "no thread to look at the tracker's lists; tried again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn list_is_read_again_when_it_changes_and_only_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("list");
+        std::fs::write(&path, "aa".repeat(20)).unwrap();
+        let mut list = List {
+            which: Which::Deny,
+            path: path.clone(),
+            seen: None,
+        };
+        assert_eq!(list.read_if_changed().unwrap().unwrap().len(), 1);
+        assert!(list.read_if_changed().is_none());
+        std::fs::write(&path, format!("{}\n{}", "aa".repeat(20), "bb".repeat(20))).unwrap();
+        assert_eq!(list.read_if_changed().unwrap().unwrap().len(), 2);
+        std::fs::write(&path, "bad").unwrap();
+        assert!(matches!(list.read_if_changed(), Some(Err(ListFault::Text(_)))));
+        assert!(list.read_if_changed().is_none(), "it is told once");
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(list.read_if_changed(), Some(Err(ListFault::Io(_)))));
+        assert!(list.read_if_changed().is_none());
+        std::fs::write(&path, "cc".repeat(20)).unwrap();
+        assert_eq!(list.read_if_changed().unwrap().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn list_that_cannot_be_read_is_no_tracker_for_all() {
+        let plan = config::Tracker {
+            allow: Some("/nowhere/allow".into()),
+            ..config::Tracker::default()
+        };
+        let error = Tracked::start(&plan).err().expect("no such file").to_string();
+        let expected = "cannot read /nowhere/allow ([tracker] allow): No such file or directory (os error 2)";
+        assert_eq!(error, expected);
+    }
+}

@@ -1,0 +1,110 @@
+//! How much memory the store may take, and what lengths allocations have.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// The bytes in use, shared by all stripes, and their cap. It is touched when something grows or shrinks, not by an
+/// announce that finds its peer.
+#[derive(Debug)]
+pub(super) struct Budget {
+    used: AtomicUsize,
+    cap: usize,
+}
+
+/// There is no memory left for more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::tracker) struct Full;
+
+impl Budget {
+    pub(super) const fn new(cap: usize) -> Self {
+        Self {
+            used: AtomicUsize::new(0),
+            cap,
+        }
+    }
+
+    /// Takes so many bytes, if the cap allows.
+    pub(super) fn take(&self, len: usize) -> Result<(), Full> {
+        // Relaxed: it is a number and guards nothing. Two that take at once may both be refused, never both admitted.
+        if self.used.fetch_add(len, Relaxed).saturating_add(len) > self.cap {
+            self.used.fetch_sub(len, Relaxed);
+            return Err(Full);
+        }
+        Ok(())
+    }
+
+    /// Takes so many bytes whatever the cap: for what gives back more at once.
+    pub(super) fn take_anyway(&self, len: usize) {
+        self.used.fetch_add(len, Relaxed);
+    }
+
+    /// Gives bytes back.
+    pub(super) fn give(&self, len: usize) {
+        let before = self.used.fetch_sub(len, Relaxed);
+        debug_assert!(before >= len, "{len} bytes given back of {before}");
+    }
+
+    /// The bytes in use.
+    pub(super) fn used(&self) -> usize {
+        self.used.load(Relaxed)
+    }
+}
+
+/// Allocations up to this length are rounded up to a quarter of their power of two, longer ones to an eighth.
+const QUARTERS_TO: usize = 128 * 1024;
+
+/// The length to allocate where `len` bytes are needed: what an allocator with classes of sizes (mimalloc's are these)
+/// would take for it anyway. Tables use all of it, and grow from one class to the next.
+pub(super) const fn good_len(len: usize) -> usize {
+    if len <= 16 {
+        return len.next_multiple_of(8);
+    }
+    let top = (len - 1).ilog2();
+    let step = if len <= QUARTERS_TO { top - 2 } else { top - 3 };
+    let step = 1 << step;
+    len.next_multiple_of(if step < 16 { 16 } else { step })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_refused_and_not_counted() {
+        let budget = Budget::new(100);
+        assert_eq!(
+            (budget.take(60), budget.take(41), budget.used()),
+            (Ok(()), Err(Full), 60)
+        );
+        assert_eq!((budget.take(40), budget.take(1)), (Ok(()), Err(Full)));
+        budget.give(60);
+        assert_eq!((budget.take(usize::MAX), budget.used()), (Err(Full), 40));
+        budget.take_anyway(1000);
+        assert_eq!(budget.used(), 1040);
+    }
+
+    #[test]
+    fn lengths_are_rounded_to_classes() {
+        let pairs = [
+            (1, 8),
+            (9, 16),
+            (17, 32),
+            (33, 48),
+            (65, 80),
+            (128, 128),
+            (129, 160),
+            (257, 320),
+            (1025, 1280),
+        ];
+        for (len, good) in pairs {
+            assert_eq!(good_len(len), good, "{len}");
+        }
+        assert_eq!(good_len(160 * 1024 + 1), 176 * 1024);
+        for len in 1..100_000 {
+            let good = good_len(len);
+            assert!(
+                good >= len && good_len(good) == good && good <= len + len / 4 + 16,
+                "{len} to {good}"
+            );
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! Who is in which swarm: the tracker's memory.
+//!
+//! Swarms lie in stripes by a keyed hash of their info-hash, each behind a mutex of its own: an announce is served on the
+//! thread it arrives at, and two rarely want the same stripe. A stripe is a [`map`] of torrents; a swarm of up to three IPv4
+//! peers lies in the map itself ([`few`]), a larger one in tables ([`table`]) which are at the same time the lists that
+//! replies are cut from. Who has not been heard of for two intervals is forgotten by a sweep in slices ([`sweep`]). Memory
+//! is bounded ([`budget`]): when all is taken, new peers are refused, and new torrents take the place of the least recent of
+//! those with a single peer, of which a flood of made-up hashes consists.
+//!
+//! A torrent that nobody has completed is forgotten with its last peer. One with completions is kept for two intervals
+//! longer, so that the count does not vanish while a seeder restarts; then its count is forgotten as well.
+//!
+//! Deliberately not here: protocols, host names' rules, whom the tracker is for, clocks.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+mod budget;
+mod extras;
+mod few;
+mod many;
+mod map;
+mod stamp;
+mod swarm;
+mod sweep;
+mod table;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
+use super::address::Address;
+use super::random::Random;
+use super::siphash::Key;
+use crate::proto::InfoHash;
+use budget::Budget;
+use many::Context;
+use map::Map;
+use swarm::{Asker, Tally};
+use sweep::Sweeper;
+use table::AddressKey;
+
+pub(super) use budget::Full;
+pub(super) use extras::Extra;
+pub(super) use stamp::{Clock, Stamp};
+pub(super) use swarm::{Families, Joining, Sink};
+
+/// How many stripes: many times the cores, so that two threads rarely meet, and so that moving a stripe's map into a longer
+/// one is short with millions of torrents.
+const STRIPES: usize = 1024;
+/// How many slots are looked at for a torrent that can make way for a new one.
+const VICTIM_SAMPLE: usize = 16;
+
+/// All swarms.
+pub(super) struct Store {
+    stripes: Box<[Stripe]>,
+    hash_key: Key,
+    address_key: AddressKey,
+    budget: Budget,
+    clock: Clock,
+    sweeper: Mutex<Sweeper>,
+    swept: AtomicU64,
+    evicted: AtomicU64,
+}
+
+/// A stripe, alone on its cache line.
+#[repr(align(64))]
+#[derive(Default)]
+struct Stripe(Mutex<Shelf>);
+
+/// What is in a stripe.
+#[derive(Default)]
+struct Shelf {
+    map: Map,
+    tally: Tally,
+}
+
+/// What an announce asks for beside noting the peer.
+pub(super) struct Wish {
+    /// How many peers at most.
+    pub(super) want: usize,
+    pub(super) families: Families,
+    /// The peer has just completed the torrent.
+    pub(super) completed: bool,
+}
+
+/// The counts of a swarm.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct SwarmCounts {
+    pub(super) complete: usize,
+    pub(super) incomplete: usize,
+    pub(super) downloaded: u32,
+}
+
+/// What is in the store: the figures of [`super::Totals`] that are its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct StoreTotals {
+    pub(super) swarms: usize,
+    pub(super) peers4: usize,
+    pub(super) peers6: usize,
+    pub(super) seeders: usize,
+    pub(super) named: usize,
+    pub(super) bytes: usize,
+    pub(super) swept: u64,
+    pub(super) evicted: u64,
+}
+
+impl Store {
+    /// An empty store. `secret` is for its hashes; `memory_max` in bytes.
+    pub(super) fn new(secret: [u8; 32], lifetime: Duration, memory_max: usize, now: Instant) -> Self {
+        let (keys, _) = secret.as_chunks::<16>();
+        let (hash_key, address_key) = (Key::from_bytes(keys[0]), Key::from_bytes(keys[1]));
+        let fixed = STRIPES * size_of::<Stripe>();
+        Self {
+            stripes: std::iter::repeat_with(Stripe::default).take(STRIPES).collect(),
+            hash_key,
+            address_key: AddressKey::new(address_key.0, address_key.1),
+            budget: Budget::new(memory_max.saturating_sub(fixed)),
+            clock: Clock::new(now, lifetime),
+            sweeper: Mutex::new(Sweeper::new(now)),
+            swept: AtomicU64::new(0),
+            evicted: AtomicU64::new(0),
+        }
+    }
+
+    /// The stamp of a moment.
+    #[inline]
+    pub(super) fn stamp(&self, now: Instant) -> Stamp {
+        self.clock.stamp(now)
+    }
+
+    /// The low bits say which stripe; where in its map, the high ones.
+    #[inline]
+    fn shelf(&self, hash: u64) -> MutexGuard<'_, Shelf> {
+        lock(&self.stripes[hash as usize % STRIPES].0)
+    }
+
+    fn context(&self, now: Stamp) -> Context<'_> {
+        Context {
+            key: self.address_key,
+            budget: &self.budget,
+            now,
+        }
+    }
+
+    /// Notes a peer and tells the sink others of its swarm.
+    pub(super) fn announce<S: Sink>(
+        &self,
+        info_hash: &InfoHash,
+        peer: &Joining<'_>,
+        wish: &Wish,
+        now: Stamp,
+        random: &mut Random,
+        sink: &mut S,
+    ) -> Result<SwarmCounts, Full> {
+        let hash = self.hash_key.hash_1_3(&info_hash.0);
+        let context = self.context(now);
+        let mut shelf = self.shelf(hash);
+        let Shelf { map, tally } = &mut *shelf;
+        let at = match map.find(info_hash, hash) {
+            Some(at) => at,
+            None => self.add(map, tally, info_hash, hash, random, context)?,
+        };
+        let entry = map.at(at).expect("a torrent that was found or added");
+        let before = entry.swarm.tally();
+        let noted = entry.swarm.note(peer, context);
+        let after = entry.swarm.tally();
+        tally.replace(&before, &after);
+        let noted = match noted {
+            Ok(noted) => noted,
+            Err(full) => {
+                if after.peers() == 0 && entry.downloaded == 0 {
+                    map.remove(at, self.hash_key);
+                }
+                return Err(full);
+            }
+        };
+        // A completion that is told twice, as datagrams are, is one.
+        if wish.completed && noted.was != Some(true) {
+            entry.downloaded = entry.downloaded.saturating_add(1);
+        }
+        if wish.want > 0 {
+            let asker = Asker {
+                address: peer.address,
+                is_seeder: noted.is,
+                want: wish.want,
+                families: wish.families,
+            };
+            entry.swarm.pick(&asker, now, random, sink);
+        }
+        Ok(SwarmCounts {
+            complete: after.seeders(),
+            incomplete: after.leechers(),
+            downloaded: entry.downloaded,
+        })
+    }
+
+    /// Adds a torrent; if there is no memory for one more, in the place of another.
+    #[cold]
+    fn add(
+        &self,
+        map: &mut Map,
+        tally: &mut Tally,
+        info_hash: &InfoHash,
+        hash: u64,
+        random: &mut Random,
+        context: Context<'_>,
+    ) -> Result<usize, Full> {
+        let now = context.now;
+        let insert = |map: &mut Map| map.insert(*info_hash, hash, now, self.hash_key, &self.budget);
+        insert(map).or_else(|full| {
+            self.evict(map, tally, random, context).ok_or(full)?;
+            insert(map)
+        })
+    }
+
+    /// Drops a torrent without peers, or the least recent with a single one, of a few looked at. Torrents that more than one
+    /// peer is in are never dropped: made-up hashes have one.
+    fn evict(&self, map: &mut Map, tally: &mut Tally, random: &mut Random, context: Context<'_>) -> Option<()> {
+        let from = random.below(map.capacity());
+        let candidates = map.sample(from, VICTIM_SAMPLE).filter_map(|(at, entry)| {
+            let empty = entry.swarm.empty_since().map(|since| (true, context.now.age(since)));
+            let single = || entry.swarm.only_peer().map(|stamp| (false, context.now.age(stamp)));
+            Some((empty.or_else(single)?, at))
+        });
+        let (_, at) = candidates.max()?;
+        let entry = map.at(at).expect("a torrent that was looked at");
+        let before = entry.swarm.tally();
+        entry.swarm.release(context);
+        tally.replace(&before, &Tally::default());
+        map.remove(at, self.hash_key);
+        self.evicted.fetch_add(1, Relaxed);
+        Some(())
+    }
+
+    /// Takes a peer out of its swarm.
+    pub(super) fn leave(&self, info_hash: &InfoHash, address: &Address, now: Stamp) -> SwarmCounts {
+        let hash = self.hash_key.hash_1_3(&info_hash.0);
+        let mut shelf = self.shelf(hash);
+        let Shelf { map, tally } = &mut *shelf;
+        let Some(at) = map.find(info_hash, hash) else {
+            return SwarmCounts::default();
+        };
+        let entry = map.at(at).expect("a torrent that was found");
+        let before = entry.swarm.tally();
+        entry.swarm.remove(address, self.context(now));
+        let after = entry.swarm.tally();
+        tally.replace(&before, &after);
+        let counts = SwarmCounts {
+            complete: after.seeders(),
+            incomplete: after.leechers(),
+            downloaded: entry.downloaded,
+        };
+        if after.peers() == 0 && entry.downloaded == 0 {
+            map.remove(at, self.hash_key);
+            map.shrink(self.hash_key, &self.budget);
+        }
+        counts
+    }
+
+    /// The counts of a swarm; zeros if nobody is in it.
+    pub(super) fn scrape(&self, info_hash: &InfoHash) -> SwarmCounts {
+        let hash = self.hash_key.hash_1_3(&info_hash.0);
+        let shelf = self.shelf(hash);
+        shelf
+            .map
+            .get(info_hash, hash)
+            .map_or_else(SwarmCounts::default, |entry| {
+                let tally = entry.swarm.tally();
+                SwarmCounts {
+                    complete: tally.seeders(),
+                    incomplete: tally.leechers(),
+                    downloaded: entry.downloaded,
+                }
+            })
+    }
+
+    /// What is in the store. It looks into every stripe, not into swarms: some 20 us.
+    pub(super) fn totals(&self) -> StoreTotals {
+        let mut totals = StoreTotals {
+            bytes: self.budget.used() + STRIPES * size_of::<Stripe>(),
+            swept: self.swept.load(Relaxed),
+            evicted: self.evicted.load(Relaxed),
+            ..StoreTotals::default()
+        };
+        for stripe in &self.stripes {
+            let shelf = lock(&stripe.0);
+            totals.swarms += shelf.map.len();
+            totals.peers4 += shelf.tally.leechers4 + shelf.tally.seeders4;
+            totals.peers6 += shelf.tally.leechers6 + shelf.tally.seeders6;
+            totals.seeders += shelf.tally.seeders();
+            totals.named += shelf.tally.named;
+        }
+        totals
+    }
+}
+
+/// A mutex of this room guards no invariant that a panic elsewhere could have broken half way: release builds abort.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

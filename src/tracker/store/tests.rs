@@ -1,0 +1,289 @@
+//! The store's rules, one by one.
+
+use super::*;
+
+const LIFETIME: Duration = Duration::from_secs(3600);
+const MIB: usize = 1 << 20;
+
+/// The addresses of a reply.
+#[derive(Default)]
+struct Reply(Vec<Address>);
+
+impl Sink for Reply {
+    const EXTRAS: bool = false;
+
+    fn peer4(&mut self, address: &[u8; 6], _: Option<&Extra>) {
+        self.0.push(Address::V4(*address));
+    }
+
+    fn peer6(&mut self, address: &[u8; 18], _: Option<&Extra>) {
+        self.0.push(Address::V6(*address));
+    }
+}
+
+struct World {
+    store: Store,
+    random: Random,
+    now: Instant,
+}
+
+impl World {
+    fn new(memory_max: usize) -> Self {
+        let now = Instant::now();
+        Self {
+            store: Store::new([3; 32], LIFETIME, memory_max, now),
+            random: Random::new(9),
+            now,
+        }
+    }
+
+    fn announce(&mut self, torrent: u32, peer: u32, seeder: bool, want: usize) -> Result<Vec<Address>, Full> {
+        let peer = Joining {
+            address: v4(peer),
+            seeder: Some(seeder),
+            name: None,
+            peer_id: None,
+        };
+        let wish = Wish {
+            want,
+            families: Families::Both,
+            completed: false,
+        };
+        let mut reply = Reply::default();
+        let stamp = self.store.stamp(self.now);
+        self.store
+            .announce(&info_hash(torrent), &peer, &wish, stamp, &mut self.random, &mut reply)?;
+        Ok(reply.0)
+    }
+
+    fn complete(&mut self, torrent: u32, peer: u32) -> SwarmCounts {
+        let peer = Joining {
+            address: v4(peer),
+            seeder: Some(true),
+            name: None,
+            peer_id: None,
+        };
+        let wish = Wish {
+            want: 0,
+            families: Families::V4,
+            completed: true,
+        };
+        let stamp = self.store.stamp(self.now);
+        let sink = &mut Reply::default();
+        let counts = self
+            .store
+            .announce(&info_hash(torrent), &peer, &wish, stamp, &mut self.random, sink);
+        counts.expect("room")
+    }
+
+    fn leave(&mut self, torrent: u32, peer: u32) -> SwarmCounts {
+        self.store
+            .leave(&info_hash(torrent), &v4(peer), self.store.stamp(self.now))
+    }
+
+    fn counts(&self, torrent: u32) -> (usize, usize, u32) {
+        let counts = self.store.scrape(&info_hash(torrent));
+        (counts.complete, counts.incomplete, counts.downloaded)
+    }
+
+    /// Lets time pass, with the sweep as often as a shard calls it.
+    fn pass(&mut self, time: Duration) {
+        for _ in 0..20 {
+            self.now += time / 20;
+            self.store.sweep(self.now, 1 << 20);
+        }
+    }
+}
+
+fn v4(peer: u32) -> Address {
+    let [a, b, c, d] = peer.to_be_bytes();
+    Address::V4([10, a, b, c, d, 1])
+}
+
+fn info_hash(torrent: u32) -> InfoHash {
+    let mut bytes = [0xaa; 20];
+    bytes[8..12].copy_from_slice(&torrent.to_be_bytes());
+    InfoHash(bytes)
+}
+
+#[test]
+fn a_peer_that_is_not_heard_of_for_two_intervals_is_forgotten() {
+    let mut world = World::new(64 * MIB);
+    for peer in 0..100 {
+        world.announce(1, peer, peer % 2 == 0, 0).expect("room");
+    }
+    world.pass(LIFETIME / 2);
+    for peer in 0..10 {
+        world.announce(1, peer, false, 0).expect("room");
+    }
+    assert_eq!(world.counts(1), (45, 55, 0));
+    world.pass(LIFETIME / 2 + LIFETIME / 100);
+    assert_eq!(world.counts(1), (0, 10, 0));
+    assert_eq!(world.store.totals().swept, 90);
+    world.pass(LIFETIME / 2);
+    assert_eq!(world.store.totals().swarms, 0);
+    assert_eq!(world.store.totals().bytes, World::new(64 * MIB).store.totals().bytes);
+}
+
+#[test]
+fn a_sweep_that_is_given_nothing_still_keeps_up() {
+    let mut world = World::new(64 * MIB);
+    for torrent in 0..5000 {
+        world.announce(torrent, 1, true, 0).expect("room");
+    }
+    let late = LIFETIME + LIFETIME / 8;
+    for _ in 0..late.as_secs() {
+        world.now += Duration::from_secs(1);
+        world.store.sweep(world.now, 0);
+    }
+    assert_eq!(world.store.totals().swarms, 0);
+}
+
+#[test]
+fn completions_outlive_the_last_peer_for_two_intervals() {
+    let mut world = World::new(64 * MIB);
+    world.announce(1, 1, false, 0).expect("room");
+    assert_eq!(world.complete(1, 1).downloaded, 1);
+    assert_eq!(world.leave(1, 1).downloaded, 1);
+    assert_eq!(world.counts(1), (0, 0, 1));
+    world.pass(LIFETIME - LIFETIME / 100);
+    assert_eq!(world.counts(1), (0, 0, 1));
+    world.pass(LIFETIME / 20);
+    assert_eq!((world.counts(1), world.store.totals().swarms), ((0, 0, 0), 0));
+}
+
+#[test]
+fn a_torrent_that_nobody_completed_is_gone_with_its_last_peer() {
+    let mut world = World::new(64 * MIB);
+    world.announce(1, 1, false, 0).expect("room");
+    world.leave(1, 1);
+    assert_eq!(world.store.totals().swarms, 0);
+}
+
+#[test]
+fn a_completion_that_is_told_twice_is_one() {
+    let mut world = World::new(64 * MIB);
+    world.announce(1, 1, false, 0).expect("room");
+    world.complete(1, 1);
+    assert_eq!(world.complete(1, 1).downloaded, 1);
+    assert_eq!(world.complete(1, 2).downloaded, 2);
+}
+
+#[test]
+fn who_is_unknown_may_leave() {
+    let mut world = World::new(64 * MIB);
+    assert_eq!(world.leave(1, 1), SwarmCounts::default());
+    world.announce(1, 1, false, 0).expect("room");
+    assert_eq!(world.leave(1, 2).incomplete, 1);
+}
+
+#[test]
+fn replies_are_samples_that_differ() {
+    let mut world = World::new(64 * MIB);
+    for peer in 0..1000 {
+        world.announce(1, peer, peer % 3 == 0, 0).expect("room");
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..200 {
+        let reply = world.announce(1, 1, false, 50).expect("room");
+        assert_eq!(reply.len(), 50);
+        seen.extend(reply);
+    }
+    assert!(seen.len() > 950, "{} of 999 peers were told in 200 replies", seen.len());
+}
+
+#[test]
+fn a_seeder_among_many_is_told_of_the_few_leechers() {
+    let mut world = World::new(64 * MIB);
+    for peer in 0..5000 {
+        world.announce(1, peer, peer >= 7, 0).expect("room");
+    }
+    let mut reply = world.announce(1, 100, true, 50).expect("room");
+    reply.sort_unstable();
+    assert_eq!(reply, (0..7).map(v4).collect::<Vec<_>>());
+}
+
+#[test]
+fn made_up_hashes_stay_within_the_memory_and_push_each_other_out() {
+    let memory_max = 2 * MIB;
+    let mut world = World::new(memory_max);
+    // An honest swarm, from before the flood.
+    for peer in 0..50 {
+        world.announce(u32::MAX, peer, false, 0).expect("room");
+    }
+    let mut refused = 0;
+    for torrent in 0..200_000 {
+        refused += u32::from(world.announce(torrent, torrent, false, 50).is_err());
+        if torrent % 1000 == 0 {
+            assert!(world.store.totals().bytes <= memory_max);
+        }
+    }
+    let totals = world.store.totals();
+    assert!(totals.bytes <= memory_max && totals.swarms > 20_000, "{totals:?}");
+    assert!(
+        totals.evicted > 150_000 && refused < 100,
+        "{totals:?}, {refused} refused"
+    );
+    assert_eq!(world.counts(u32::MAX), (0, 50, 0));
+    // The latest are there, most of the first are not.
+    assert!(
+        (199_000..200_000)
+            .filter(|torrent| world.counts(*torrent) == (0, 1, 0))
+            .count()
+            > 500
+    );
+}
+
+#[test]
+fn a_swarm_that_may_not_grow_refuses_new_peers_and_keeps_the_others() {
+    let mut world = World::new(STRIPES * size_of::<Stripe>() + 4096);
+    let mut kept = Vec::new();
+    for peer in 0..2000 {
+        if world.announce(1, peer, false, 0).is_ok() {
+            kept.push(peer);
+        }
+    }
+    assert!((100..600).contains(&kept.len()), "{}", kept.len());
+    assert_eq!(world.counts(1), (0, kept.len(), 0));
+    // Whoever is in is served, and becomes a seeder when there is room for it.
+    assert_eq!(world.announce(1, kept[0], false, 50).expect("a member").len(), 50);
+    for peer in &kept[1..] {
+        world.leave(1, *peer);
+    }
+    world.announce(1, kept[0], true, 50).expect("a member");
+    assert_eq!(world.counts(1), (1, 0, 0));
+}
+
+#[test]
+fn threads_that_share_the_store_lose_nothing() {
+    let store = Store::new([3; 32], LIFETIME, 64 * MIB, Instant::now());
+    std::thread::scope(|scope| {
+        for thread in 0..4_u32 {
+            let store = &store;
+            scope.spawn(move || {
+                let mut random = Random::new(thread.into());
+                let stamp = store.stamp(Instant::now());
+                for n in 0..5000 {
+                    let peer = Joining {
+                        address: v4(thread * 5000 + n),
+                        seeder: Some(n % 2 == 0),
+                        name: None,
+                        peer_id: None,
+                    };
+                    let wish = Wish {
+                        want: 10,
+                        families: Families::V4,
+                        completed: false,
+                    };
+                    let hash = info_hash(n % 7);
+                    store
+                        .announce(&hash, &peer, &wish, stamp, &mut random, &mut Reply::default())
+                        .expect("room");
+                }
+                store.sweep(Instant::now(), 1000);
+            });
+        }
+    });
+    let totals = store.totals();
+    assert_eq!((totals.swarms, totals.peers4, totals.seeders), (7, 20_000, 10_000));
+}
