@@ -15,10 +15,12 @@ use btd::proto::handshake::{HANDSHAKE_LEN, Handshake, Reserved};
 use btd::proto::metainfo::Metainfo;
 use btd::proto::wire::{self, Decoder, Message};
 use btd::proto::{InfoHash, PeerId};
+use btd::session::Store;
 use rustix::process::Signal;
 use sha1::{Digest, Sha1};
 use support::btd::{Btd, Config};
 use support::client::Client;
+use support::leech::{Leech, SECONDS, Source, files, info_hash, metainfo, wait_for_metric};
 use support::payload::Payload;
 use support::peer::Peer;
 use support::private_net::{self, SEED};
@@ -26,120 +28,6 @@ use support::process::Process;
 use support::scratch::Scratch;
 use support::torrent::Torrent;
 use support::{skip, wait_for, within};
-
-/// For one download, with a debug build, on a busy machine.
-const SECONDS: u64 = 120;
-
-/// Nested folders, files that share pieces, empty ones, and a last piece that is short.
-fn files() -> Vec<(String, u64)> {
-    let files = [
-        ("a/first.bin", 5_000_001),
-        ("a/b/c/deep.bin", 70_000),
-        ("a/b/empty.txt", 0),
-        ("a/b/tiny.txt", 1),
-        ("second one, with spaces.bin", 9_437_184),
-        ("z/last.bin", 1_234_567),
-    ];
-    files.map(|(path, len)| (format!("folder/{path}"), len)).to_vec()
-}
-
-/// A payload, its torrent, and a btd that seeds it.
-struct Source {
-    scratch: Scratch,
-    payload: Payload,
-    torrent: Torrent,
-    btd: Btd,
-}
-
-impl Source {
-    fn start(name: &str, files: &[(String, u64)], piece_len: u32) -> Source {
-        Source::start_with(name, files, piece_len, "")
-    }
-
-    fn start_with(name: &str, files: &[(String, u64)], piece_len: u32, more: &str) -> Source {
-        let scratch = Scratch::new(name);
-        let (data, watch) = (scratch.dir("seed-data"), scratch.dir("seed-watch"));
-        let payload = Payload::make(&data, "folder", 5, files);
-        let torrent = Torrent::create(&payload.path(), piece_len, watch.join("t.torrent"));
-        let config = Config {
-            shards: 1,
-            watch: vec![(watch, data)],
-            more: more.to_owned(),
-            ..Config::default()
-        };
-        let btd = Btd::start(&scratch.dir("seed"), &config);
-        btd.wait_seeding(1);
-        Source {
-            scratch,
-            payload,
-            torrent,
-            btd,
-        }
-    }
-}
-
-/// A btd that downloads into a folder of its own.
-struct Leech {
-    home: PathBuf,
-    data: PathBuf,
-    config: Config,
-    btd: Btd,
-}
-
-impl Leech {
-    fn start(scratch: &Scratch, name: &str, torrent: &Torrent, config: Config) -> Leech {
-        let (home, data, watch) = (
-            scratch.dir(name),
-            scratch.dir(&format!("{name}/data")),
-            scratch.dir(&format!("{name}/watch")),
-        );
-        fs::copy(&torrent.path, watch.join("t.torrent")).expect("copy a torrent");
-        let config = Config {
-            watch: vec![(watch, data.clone())],
-            ..config
-        };
-        let btd = Btd::start(&home, &config);
-        Leech {
-            home,
-            data,
-            config,
-            btd,
-        }
-    }
-
-    fn from(scratch: &Scratch, name: &str, torrent: &Torrent, peers: Vec<SocketAddr>) -> Leech {
-        let config = Config {
-            peers,
-            ..Config::default()
-        };
-        Leech::start(scratch, name, torrent, config)
-    }
-
-    fn wait_complete(&self) {
-        wait_for("btd has everything", within(SECONDS), || {
-            (self.btd.metric("btd_torrents{state=\"seeding\"}") >= 1.0).then_some(())
-        });
-    }
-
-    /// Everything is there, right, and under its own name.
-    fn check(&self, payload: &Payload) {
-        self.wait_complete();
-        payload.assert_same(&self.data, true);
-    }
-}
-
-/// Shards publish their figures each second.
-fn wait_for_metric(btd: &Btd, name: &str, is_so: impl Fn(f64) -> bool) {
-    wait_for(name, within(10), || is_so(btd.metric(name)).then_some(()));
-}
-
-fn metainfo(torrent: &Torrent) -> Metainfo {
-    Metainfo::parse(&fs::read(&torrent.path).expect("read a torrent")).expect("a torrent of our own")
-}
-
-fn info_hash(torrent: &Torrent) -> InfoHash {
-    metainfo(torrent).info_hash
-}
 
 #[test]
 fn a_torrent_comes_from_another_btd_on_any_number_of_shards() {
@@ -184,6 +72,42 @@ fn what_is_written_of_many_files_is_recorded_at_the_end() {
     );
     source.payload.assert_same(&data, true);
     again.stop();
+}
+
+/// Both ends, over two runs of each: what was moved is added up, and what is at rest is not written.
+#[test]
+fn what_was_uploaded_and_downloaded_is_kept_over_restarts() {
+    let source = Source::start("totals", &files(), 64 << 10);
+    let leech = Leech::from(&source.scratch, "leech", &source.torrent, vec![source.btd.peers]);
+    leech.check(&source.payload);
+    leech.btd.stop();
+    let Source {
+        scratch,
+        payload,
+        torrent,
+        btd,
+    } = source;
+    btd.stop();
+    let (len, hash) = (payload.len(), info_hash(&torrent));
+    let history = |home: &Path| {
+        let (store, notice) = Store::open(&home.join("state")).expect("a session");
+        assert_eq!(notice, None);
+        store.load_history(&hash).expect("a history")
+    };
+    let (seed, leeched) = (history(&scratch.path().join("seed")), history(&leech.home));
+    assert_eq!((seed.uploaded, seed.downloaded), (len, 0));
+    assert_eq!((leeched.uploaded, leeched.downloaded), (0, len));
+    assert!(seed.completed.is_some_and(|completed| completed.announced));
+    assert!(leeched.completed.is_some_and(|completed| !completed.announced));
+    // The one that has downloaded seeds now.
+    let btd = Btd::start(&leech.home, &leech.config);
+    btd.wait_seeding(1);
+    let third = Leech::from(&scratch, "third", &torrent, vec![btd.peers]);
+    third.check(&payload);
+    third.btd.stop();
+    btd.stop();
+    let leeched = history(&leech.home);
+    assert_eq!((leeched.uploaded, leeched.downloaded), (len, len));
 }
 
 /// The harness's own seeders: some lie, are slow, or cut connections.
@@ -737,11 +661,28 @@ fn a_disk_that_is_full_stops_requests_until_there_is_room() {
     wait_for("btd says that the disk is full", within(SECONDS), || {
         leech.process.log().contains("the disk is full").then_some(())
     });
+    assert!(
+        leech.process.log().contains("MiB of the torrent are missing"),
+        "how much is needed"
+    );
+    // What was asked for comes, and nothing more is asked for: not when it has come, and not a second later.
+    wait_for_metric(&leech, "btd_requests_under_way", |requests| requests == 0.0);
+    let turns = source.btd.metric("btd_loop_turns_total");
+    wait_for_metric(&source.btd, "btd_loop_turns_total", |now| now > turns);
+    let given = source.btd.metric("btd_uploaded_bytes_total");
     // What is there is served meanwhile.
     let hash = info_hash(&source.torrent);
     let claims = claimed(&leech, hash, metainfo(&source.torrent).geometry.piece_count());
     check_claims(&source.torrent, &data, &claims);
     assert!(claims.contains(&true) && claims.contains(&false));
+    let turns = source.btd.metric("btd_loop_turns_total");
+    wait_for_metric(&source.btd, "btd_loop_turns_total", |now| now > turns + 1.0);
+    assert_eq!(
+        source.btd.metric("btd_uploaded_bytes_total"),
+        given,
+        "nothing is asked for"
+    );
+    assert_eq!(leech.metric("btd_requests_under_way"), 0.0);
     fs::remove_file(&ballast).expect("make room");
     leech.wait_seeding(1);
     assert!(leech.process.log().contains("goes on"));

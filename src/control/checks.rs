@@ -129,6 +129,19 @@ pub(super) enum Error {
         /// The filesystem's answer.
         source: io::Error,
     },
+    /// Downloading it would write to what is another torrent's.
+    #[error(
+        "{path:?} is a file of {name:?} ({by}) too, and downloading it would overwrite that one's (hint: give one of them \
+         a `data-dir` of its own)"
+    )]
+    Taken {
+        /// The file, below the data folder.
+        path: String,
+        /// The other torrent.
+        name: String,
+        /// See there.
+        by: InfoHash,
+    },
     /// It was stopped, and nobody waits for it.
     #[error(transparent)]
     Stopped(#[from] storage::Error),

@@ -24,6 +24,7 @@ mod checks;
 mod downloads;
 mod history;
 mod open_files;
+mod rivals;
 mod service_manager;
 mod signals;
 mod torrents;

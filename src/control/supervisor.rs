@@ -16,11 +16,12 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::checks::{Checked, Checks, Found, Job, Progress};
+use super::checks::{self, Checked, Checks, Found, Job, Progress};
 use super::config::{Config, display_size};
 use super::downloads::{self, Downloads};
 use super::history::Totals;
 use super::metrics::{self, Reporter};
+use super::rivals::{Rival, rival_of};
 use super::shards::{self, Shards};
 use super::signals::{Request, Signals};
 use super::state_dir::{self, Ports, StateDir};
@@ -505,6 +506,7 @@ impl Supervisor<'_> {
         } = &job;
         let (name, len) = (&meta.name, display_size(meta.geometry.total_len()));
         let piece_count = meta.geometry.piece_count();
+        let result = result.and_then(|found| self.is_its_own(found));
         let (state, served) = match &result {
             Ok(found) if found.stamps.is_some() => (State::Downloading, found.torrent.clone()),
             Ok(found) if found.have_count == piece_count => (State::Seeding, found.torrent.clone()),
@@ -594,6 +596,20 @@ impl Supervisor<'_> {
             }
         }
         self.publish_counts();
+    }
+
+    /// What was found of a torrent, unless it is to be downloaded over the files of another.
+    fn is_its_own(&self, found: Found) -> Result<Found, checks::Error> {
+        let torrent = found.torrent.as_ref().filter(|_| found.stamps.is_some());
+        let others = self.torrents.iter().filter_map(|entry| entry.served.as_ref());
+        match torrent.and_then(|torrent| rival_of(torrent, others)) {
+            None => Ok(found),
+            Some(Rival { path, name, info_hash }) => Err(checks::Error::Taken {
+                path,
+                name,
+                by: info_hash,
+            }),
+        }
     }
 
     fn on_tick(&mut self) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::Torrent;
 use super::dial::Dialed;
+use super::ended::Reason;
 use super::gone::Gone;
 use super::leech::Leech;
 use super::lending::Route;
@@ -57,6 +58,8 @@ pub(super) struct Conn {
     pub(super) send: Option<Token>,
     /// The receive, while it is armed.
     pub(super) receive: Option<Token>,
+    /// It ends for this reason when what it was sent is taken.
+    pub(super) ends: Option<Reason>,
     /// Whether it is in the list of those to be pumped this turn.
     pub(super) touched: bool,
     /// Whether it waits for a free buffer.
@@ -123,6 +126,7 @@ impl Conn {
             out: Vec::new(),
             send: None,
             receive: None,
+            ends: None,
             touched: false,
             starved: false,
             paced: false,

@@ -227,9 +227,13 @@ impl Early {
 impl Written {
     /// Nothing is added to the run any more. Gives its length.
     fn end_run(&mut self) -> u64 {
-        let Some(mut run) = self.run.take() else { return 0 };
-        run.bytes.truncate(run.len as usize);
-        self.waiting.push_back((run.begin, run.bytes.freeze()));
+        let Some(run) = self.run.take() else { return 0 };
+        let bytes = match run.len as usize == run.bytes.len() {
+            true => run.bytes.freeze(),
+            // A short one must not keep the memory of a long one.
+            false => Bytes::copy_from_slice(&run.bytes[..run.len as usize]),
+        };
+        self.waiting.push_back((run.begin, bytes));
         u64::from(run.len)
     }
 }
@@ -500,5 +504,30 @@ impl<D: Driver> Shard<D> {
             self.ban(number, key);
         }
         self.feed_hungry();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::geometry::Geometry;
+
+    /// Two peers take turns at far ends of a piece: each block is a run of its own.
+    #[test]
+    fn run_that_ends_early_takes_no_more_memory_than_it_has_bytes() {
+        const LEN: u32 = 4 * RUN_LEN;
+        let geometry = Geometry::new(LEN, LEN.into()).unwrap();
+        let piece = geometry.piece_index(0).unwrap();
+        let mut early = Early::default();
+        for number in 0..8 {
+            let begin = (number / 2 + number % 2 * 32) * BLOCK_LEN;
+            let block = geometry.check(0, begin, BLOCK_LEN).unwrap();
+            early.put(7, LEN, || 0, &block, &[number as u8; BLOCK_LEN as usize]);
+        }
+        assert_eq!(early.bytes(7), 7 * u64::from(BLOCK_LEN), "the last may become more");
+        for (_, run) in early.pieces.remove(&(7, piece)).unwrap().waiting {
+            let run = run.try_into_mut().expect("nobody else has it");
+            assert_eq!((run.len(), run.capacity()), (BLOCK_LEN as usize, BLOCK_LEN as usize));
+        }
     }
 }

@@ -78,13 +78,15 @@ impl Reason {
     /// Whether what the peer has not taken is thrown away.
     pub(super) fn ending(self) -> Ending {
         match self {
-            Reason::Eof | Reason::PieceWithdrawn | Reason::BothSeeds | Reason::TorrentRemoved | Reason::Stopping => {
-                Ending::Orderly
-            }
+            Reason::Eof
+            | Reason::OwnPeerId
+            | Reason::PieceWithdrawn
+            | Reason::BothSeeds
+            | Reason::TorrentRemoved
+            | Reason::Stopping => Ending::Orderly,
             Reason::Reset
             | Reason::NotAHandshake
             | Reason::UnknownInfoHash
-            | Reason::OwnPeerId
             | Reason::Duplicate
             | Reason::Banned
             | Reason::BlockFlood

@@ -11,6 +11,7 @@ use super::gone::Gone;
 use super::leech::Took;
 use super::upload::Upload;
 use crate::io::{Driver, Errno, Owner, Received};
+use crate::proto::InfoHash;
 use crate::proto::extension::{self, ExtensionHandshake, Extensions};
 use crate::proto::geometry::{BlockRequest, PIECE_COUNT_MAX, PieceIndex};
 use crate::proto::handshake::{HANDSHAKE_LEN, Handshake, Reserved, prefix_ok};
@@ -92,6 +93,9 @@ impl<D: Driver> Shard<D> {
         let Some(conn) = self.conns.get_mut(owner) else {
             return;
         };
+        if conn.ends.is_some() {
+            return;
+        }
         if let Phase::Handshake { bytes: got, len } = &mut conn.phase {
             let start = usize::from(*len);
             let taken = bytes.len().min(HANDSHAKE_LEN - start);
@@ -124,7 +128,7 @@ impl<D: Driver> Shard<D> {
             return self.end(owner, Reason::UnknownInfoHash, None);
         };
         if theirs.peer_id == self.settings.peer_id {
-            return self.end(owner, Reason::OwnPeerId, None);
+            return self.on_ourselves(owner, theirs.info_hash);
         }
         let Some(conn) = self.conns.get(owner) else {
             return;
@@ -182,6 +186,24 @@ impl<D: Driver> Shard<D> {
             true => self.wake_at(owner, self.tick + GREET_TICKS),
             false => self.greet(owner),
         }
+        self.touch(owner);
+    }
+
+    /// The other end is ours too. The end that has made the connection must hear it, or it would make it again and again.
+    fn on_ourselves(&mut self, owner: Owner, info_hash: InfoHash) {
+        let Some(conn) = self.conns.get_mut(owner) else {
+            return;
+        };
+        if conn.dialed.is_some() {
+            return self.end(owner, Reason::OwnPeerId, None);
+        }
+        let ours = Handshake {
+            reserved: Reserved::OURS,
+            info_hash,
+            peer_id: self.settings.peer_id,
+        };
+        conn.out.extend_from_slice(&ours.encode());
+        conn.ends = Some(Reason::OwnPeerId);
         self.touch(owner);
     }
 

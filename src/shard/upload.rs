@@ -243,6 +243,9 @@ impl<D: Driver> Shard<D> {
             return;
         }
         self.batches.give(batch);
+        if let Some(reason) = conn.ends {
+            return self.end(owner, reason, None);
+        }
         conn.send = None;
         conn.unmoved_since = result.is_err().then_some(conn.sent_at);
         if let Phase::Peer(peer) = &mut conn.phase {

@@ -162,7 +162,8 @@ impl<D: Driver> Shard<D> {
                     bytes,
                 } => match self.on_run_written(number, piece, run) {
                     true => {
-                        self.assembly.recycle(bytes);
+                        // Not kept for the next: what is reserved does not count it.
+                        drop(bytes);
                         self.on_disk_takes(number);
                     }
                     false => self.on_piece_written(number, piece, bytes),
@@ -273,6 +274,8 @@ impl<D: Driver> Shard<D> {
                 .is_some_and(|stall| stall.retry_at <= tick && stall.asks_anew)
             {
                 download.stall = None;
+                let info_hash = download.served.torrent.info_hash();
+                self.settings.events.tell(Event::Resumed(info_hash));
                 let owners: Vec<_> = download.peers.values().copied().collect();
                 owners.into_iter().for_each(|owner| self.touch(owner));
                 continue;

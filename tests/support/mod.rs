@@ -12,7 +12,9 @@
 
 pub mod btd;
 pub mod client;
+pub mod failing_fs;
 pub mod http;
+pub mod leech;
 pub mod payload;
 pub mod peer;
 pub mod private_net;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::fixture::{FAST, PIECE_LEN, PLAIN};
+use super::fixture::{FAST, PIECE_LEN, PLAIN, bytes};
 use super::leeching::{Giver, Leeching};
 use super::*;
 use crate::proto::geometry::BLOCK_LEN;
@@ -406,4 +406,91 @@ fn file_that_is_gone_is_told_although_its_disk_is_waited_for() {
         "{:?}",
         leeching.told()
     );
+}
+
+/// As the end that accepts: it says who it is before it ends the connection, so that the end that has made it does not make
+/// it again ([`ourselves_are_not_connected_to_twice`]).
+#[test]
+fn who_is_ourselves_is_told_so() {
+    let mut leeching = Leeching::new(200_000);
+    let addr = SocketAddr::from(([127, 0, 0, 1], 7000));
+    let id = leeching.fixture.world.connect(addr);
+    let ours = Handshake {
+        reserved: FAST,
+        info_hash: leeching.fixture.torrent.info_hash(),
+        peer_id: leeching.fixture.shard.settings.peer_id,
+    };
+    leeching.fixture.world.write(id, &ours.encode());
+    leeching.settle();
+    let heard = leeching.fixture.world.read(id);
+    let theirs = Handshake::decode(heard[..].try_into().unwrap()).unwrap();
+    assert_eq!(theirs.peer_id, leeching.fixture.shard.settings.peer_id);
+    assert_eq!(leeching.fixture.drops(), ["own_peer_id"]);
+    assert_eq!(leeching.fixture.world.ended(id), Some(Ending::Orderly));
+}
+
+/// One torrent has many addresses where nobody is: another's peer is connected to as soon as its turn comes, and not when
+/// the first has none left.
+#[test]
+fn torrents_take_turns_at_connecting_and_few_connections_are_half_open() {
+    let mut leeching = Leeching::new(200_000);
+    let world = leeching.fixture.world.clone();
+    world.hold(OpKind::Connect);
+    let tell = |leeching: &Leeching, info_hash, addrs: Vec<SocketAddr>| {
+        leeching
+            .fixture
+            .commands
+            .send(Command::Peers { info_hash, addrs })
+            .unwrap();
+        leeching.fixture.world.ring();
+    };
+    let nobodies = (0..500).map(|port| SocketAddr::from(([127, 0, 0, 2], 1000 + port)));
+    tell(&leeching, leeching.fixture.torrent.info_hash(), nobodies.collect());
+    leeching.settle();
+    assert_eq!(leeching.fixture.shard.half_open, 64);
+    leeching.add_other("other", 100_000);
+    let somebody = SocketAddr::from(([127, 0, 0, 1], 7000));
+    world.listen(somebody);
+    tell(&leeching, leeching.fixture.torrent.info_hash(), vec![somebody]);
+    leeching.settle();
+    assert_eq!(leeching.fixture.shard.half_open, 64, "it has to wait");
+    world.release(OpKind::Connect);
+    leeching.settle();
+    world.hold(OpKind::Connect);
+    leeching.pass(1);
+    assert_eq!(leeching.fixture.shard.half_open, 64);
+    let dialed = leeching.fixture.shard.counters.dialed;
+    assert!(dialed <= 2 * 64, "{dialed}: the first has more addresses than that");
+    world.release(OpKind::Connect);
+    leeching.settle();
+    assert_eq!(world.accept().expect("a connection").0, somebody);
+}
+
+/// A piece of a hundred small files is written a few stretches at a time, and whole in the end.
+#[test]
+fn few_stretches_of_a_piece_are_written_at_a_time() {
+    let files: Vec<_> = (0..100)
+        .map(|at| (format!("{at}"), bytes(600, at + 1), false))
+        .collect();
+    let mut leeching = Leeching::of_files(files, PIECE_LEN, 1 << 20);
+    let mut giver = leeching.giver(2000, FAST);
+    let world = leeching.fixture.world.clone();
+    world.hold(OpKind::Write);
+    leeching.give_all(&mut giver);
+    assert_eq!(leeching.fixture.shard.writing(), 1);
+    let begun = leeching.fixture.shard.counters.disk_writes;
+    assert!((1..=16).contains(&begun), "{begun} at once");
+    world.release(OpKind::Write);
+    leeching.settle();
+    while !leeching.is_complete() {
+        let before = leeching.fixture.shard.counters.disk_writes;
+        leeching.settle();
+        assert!(leeching.fixture.shard.counters.disk_writes > before, "it goes on");
+    }
+    let meta = leeching.fixture.torrent.meta();
+    let written = meta
+        .files
+        .iter()
+        .flat_map(|file| world.contents(&format!("{}{PART_SUFFIX}", file.path)).unwrap());
+    assert!(written.eq(leeching.fixture.payload.iter().copied()));
 }

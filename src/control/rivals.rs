@@ -1,0 +1,102 @@
+//! Torrents that name the same file of the same folder. As long as both are only served that is no harm: it is how one payload
+//! is seeded in two swarms. A download writes, and must not write into what is another's.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::proto::InfoHash;
+use crate::shard::Torrent;
+
+/// A torrent that has a file which another would write to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Rival {
+    /// The file, below the data folder.
+    pub(super) path: String,
+    /// Of the torrent that has it.
+    pub(super) name: String,
+    /// See there.
+    pub(super) info_hash: InfoHash,
+}
+
+/// Which of the others has a file that `torrent` is to write to. All files of a torrent lie below its name, or are it: the
+/// files of those of another name are not looked at.
+pub(super) fn rival_of<'a>(torrent: &Torrent, others: impl Iterator<Item = &'a Arc<Torrent>>) -> Option<Rival> {
+    let top = |torrent: &Torrent| {
+        let first = torrent.meta().files.first();
+        first.map(|file| file.path.as_str().split('/').next().unwrap_or_default().to_owned())
+    };
+    let (ours, folder) = (top(torrent), torrent.root().path());
+    let mut paths: Option<HashSet<&str>> = None;
+    for other in others {
+        let is_near = other.info_hash() != torrent.info_hash() && other.root().path() == folder && top(other) == ours;
+        if !is_near {
+            continue;
+        }
+        let paths = paths.get_or_insert_with(|| {
+            let written = torrent.meta().files.iter().filter(|file| !file.pad);
+            written.map(|file| file.path.as_str()).collect()
+        });
+        let mut files = other.meta().files.iter().filter(|file| !file.pad);
+        if let Some(file) = files.find(|file| paths.contains(file.path.as_str())) {
+            return Some(Rival {
+                path: file.path.as_str().to_owned(),
+                name: other.meta().name.clone(),
+                info_hash: other.info_hash(),
+            });
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::bitfield::Bitfield;
+    use crate::proto::metainfo::{Metainfo, NewContent, NewFile, NewTorrent, encode};
+    use crate::proto::path::RelPath;
+    use crate::storage::Root;
+
+    /// A torrent of one piece; `salt` makes it another one of the same files.
+    fn torrent(root: &Arc<Root>, name: &str, files: &[&str], salt: u8) -> Arc<Torrent> {
+        let files: Vec<NewFile> = files
+            .iter()
+            .map(|path| NewFile {
+                path: RelPath::parse(path).unwrap(),
+                len: 100,
+                pad: path.starts_with(".pad"),
+            })
+            .collect();
+        let encoded = encode(&NewTorrent {
+            name,
+            content: NewContent::Folder(&files),
+            piece_len: 16384,
+            piece_hashes: &[[salt; 20]],
+            private: false,
+            announce: &[],
+            url_list: &[],
+            comment: None,
+            source: None,
+            created_by: None,
+            creation_date: None,
+        });
+        let meta = Metainfo::parse(&encoded).unwrap();
+        Torrent::new(meta, Arc::clone(root), &Bitfield::new(1), &vec![None; files.len()])
+    }
+
+    #[test]
+    fn file_of_another_torrent_in_the_same_folder_is_found_and_no_other() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let [root, elsewhere] = [&here, &there].map(|dir| Arc::new(Root::open(dir.path()).unwrap()));
+        let ours = torrent(&root, "a", &["x", "y/z", ".pad/1"], 1);
+        let harmless = [
+            ours.clone(),
+            torrent(&root, "a", &["y/other", ".pad/1"], 2),
+            torrent(&root, "b", &["x", "y/z"], 3),
+            torrent(&elsewhere, "a", &["x", "y/z"], 4),
+        ];
+        assert_eq!(rival_of(&ours, harmless.iter()), None);
+        let rival = torrent(&root, "a", &["w", "y/z"], 5);
+        let found = rival_of(&ours, harmless.iter().chain([&rival])).unwrap();
+        assert_eq!((found.path.as_str(), found.info_hash), ("a/y/z", rival.info_hash()));
+    }
+}

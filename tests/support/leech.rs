@@ -1,0 +1,128 @@
+//! A btd that seeds a payload, and others that download it.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use btd::proto::InfoHash;
+use btd::proto::metainfo::Metainfo;
+
+use super::btd::{Btd, Config};
+use super::payload::Payload;
+use super::scratch::Scratch;
+use super::torrent::Torrent;
+use super::{wait_for, within};
+
+/// For one download, with a debug build, on a busy machine.
+pub const SECONDS: u64 = 120;
+
+/// Nested folders, files that share pieces, empty ones, and a last piece that is short.
+pub fn files() -> Vec<(String, u64)> {
+    let files = [
+        ("a/first.bin", 5_000_001),
+        ("a/b/c/deep.bin", 70_000),
+        ("a/b/empty.txt", 0),
+        ("a/b/tiny.txt", 1),
+        ("second one, with spaces.bin", 9_437_184),
+        ("z/last.bin", 1_234_567),
+    ];
+    files.map(|(path, len)| (format!("folder/{path}"), len)).to_vec()
+}
+
+/// A payload, its torrent, and a btd that seeds it.
+pub struct Source {
+    pub scratch: Scratch,
+    pub payload: Payload,
+    pub torrent: Torrent,
+    pub btd: Btd,
+}
+
+impl Source {
+    pub fn start(name: &str, files: &[(String, u64)], piece_len: u32) -> Source {
+        Source::start_with(name, files, piece_len, "")
+    }
+
+    pub fn start_with(name: &str, files: &[(String, u64)], piece_len: u32, more: &str) -> Source {
+        let scratch = Scratch::new(name);
+        let (data, watch) = (scratch.dir("seed-data"), scratch.dir("seed-watch"));
+        let payload = Payload::make(&data, "folder", 5, files);
+        let torrent = Torrent::create(&payload.path(), piece_len, watch.join("t.torrent"));
+        let config = Config {
+            shards: 1,
+            watch: vec![(watch, data)],
+            more: more.to_owned(),
+            ..Config::default()
+        };
+        let btd = Btd::start(&scratch.dir("seed"), &config);
+        btd.wait_seeding(1);
+        Source {
+            scratch,
+            payload,
+            torrent,
+            btd,
+        }
+    }
+}
+
+/// A btd that downloads into a folder of its own.
+pub struct Leech {
+    pub home: PathBuf,
+    pub data: PathBuf,
+    pub config: Config,
+    pub btd: Btd,
+}
+
+impl Leech {
+    pub fn start(scratch: &Scratch, name: &str, torrent: &Torrent, config: Config) -> Leech {
+        let (home, data, watch) = (
+            scratch.dir(name),
+            scratch.dir(&format!("{name}/data")),
+            scratch.dir(&format!("{name}/watch")),
+        );
+        fs::copy(&torrent.path, watch.join("t.torrent")).expect("copy a torrent");
+        let config = Config {
+            watch: vec![(watch, data.clone())],
+            ..config
+        };
+        let btd = Btd::start(&home, &config);
+        Leech {
+            home,
+            data,
+            config,
+            btd,
+        }
+    }
+
+    pub fn from(scratch: &Scratch, name: &str, torrent: &Torrent, peers: Vec<SocketAddr>) -> Leech {
+        let config = Config {
+            peers,
+            ..Config::default()
+        };
+        Leech::start(scratch, name, torrent, config)
+    }
+
+    pub fn wait_complete(&self) {
+        wait_for("btd has everything", within(SECONDS), || {
+            (self.btd.metric("btd_torrents{state=\"seeding\"}") >= 1.0).then_some(())
+        });
+    }
+
+    /// Everything is there, right, and under its own name.
+    pub fn check(&self, payload: &Payload) {
+        self.wait_complete();
+        payload.assert_same(&self.data, true);
+    }
+}
+
+/// Shards publish their figures each second.
+pub fn wait_for_metric(btd: &Btd, name: &str, is_so: impl Fn(f64) -> bool) {
+    wait_for(name, within(10), || is_so(btd.metric(name)).then_some(()));
+}
+
+pub fn metainfo(torrent: &Torrent) -> Metainfo {
+    Metainfo::parse(&fs::read(&torrent.path).expect("read a torrent")).expect("a torrent of our own")
+}
+
+pub fn info_hash(torrent: &Torrent) -> InfoHash {
+    metainfo(torrent).info_hash
+}
