@@ -17,6 +17,7 @@ Cases:
   L8  eight of them; each takes 2,000 requests, as libtorrent's and btd's seeders do (Transmission asks twice in a second at most,
       and is slow with any)
   D1  one seeder 100 ms away (both ways together), on a path of 200 Mbit/s, for 15 seconds
+  D1q5, D1q1  the same with a seeder that takes 5 requests at a time, or one: what depth is for (not among the default cases)
   D2  one seeder 100 ms away, no limit to the path, a queue of 2,000 requests, for 15 seconds (take --size 4)
 
 Clients, with their defaults, but no DHT, no uTP and no encryption:
@@ -56,6 +57,8 @@ CASES = {
     "L1": ("one local seeder", ["--seeders", "1", "--reqq", "2000"], whole_table),
     "L8": ("eight local seeders", ["--seeders", "8", "--reqq", "2000"], whole_table),
     "D1": ("one seeder 100 ms away, 200 Mbit/s", [*DISTANT, "--path-rate", "25MB"], path_table),
+    "D1q5": ("the same path, a seeder that takes 5 requests at a time", [*DISTANT, "--path-rate", "25MB", "--reqq", "5"], path_table),
+    "D1q1": ("the same path, one request at a time", [*DISTANT, "--path-rate", "25MB", "--reqq", "1"], path_table),
     "D2": ("one seeder 100 ms away, reqq 2,000", [*DISTANT, "--reqq", "2000"], path_table),
 }
 

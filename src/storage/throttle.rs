@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 const BURST: Duration = Duration::from_millis(100);
 
 /// While peers are being read for, each check keeps one read in flight, and rests so many times as long as that took: its
-/// bytes wait, not theirs, and three quarters of the disk are theirs whatever kind of disk it is.
-const RESTS: u32 = 3;
+/// bytes wait, not theirs, and nine tenths of the disk are theirs whatever kind of disk it is.
+const RESTS: u32 = 9;
 
 /// The longest rest: a read that hung says nothing of the disk.
 const REST_MAX: Duration = Duration::from_secs(1);
@@ -152,7 +152,7 @@ impl Throttle {
             .is_some_and(|at| now.saturating_duration_since(at) < PEERS_LATELY)
     }
 
-    /// How long to rest after a read that took so long, beside peers. All who run share one quarter.
+    /// How long to rest after a read that took so long, beside peers. All who run share one tenth.
     pub(super) fn rest(&self, took: Duration) -> Duration {
         let running = u32::try_from(self.running.load(Relaxed)).unwrap_or(u32::MAX);
         took.saturating_mul(running.max(1).saturating_mul(RESTS + 1) - 1)
@@ -231,9 +231,9 @@ mod tests {
         let throttle = Throttle::default();
         let read = Duration::from_millis(1);
         let one = throttle.enter();
-        assert_eq!(throttle.rest(read), read * 3, "a quarter of the time");
+        assert_eq!(throttle.rest(read), read * 9, "a tenth of the time");
         let two = throttle.enter();
-        assert_eq!(throttle.rest(read), read * 7, "an eighth each");
+        assert_eq!(throttle.rest(read), read * 19, "a twentieth each");
         drop((one, two));
         assert_eq!(throttle.rest(Duration::from_secs(60)), REST_MAX);
     }
