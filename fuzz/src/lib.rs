@@ -12,3 +12,6 @@ pub mod history;
 
 #[path = "../../src/session/record.rs"]
 pub mod record;
+
+#[path = "../../src/tracker/mod.rs"]
+pub mod tracker;

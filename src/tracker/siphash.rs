@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn siphash_1_3_is_what_the_standard_library_computes() {
         // `DefaultHasher::new` is SipHash-1-3 with a key of zeros, which is all of it that can be had.
-        let bytes: Vec<u8> = (0..64).map(|at| at * 7).collect();
+        let bytes: Vec<u8> = (0..64_u8).map(|at| at.wrapping_mul(7)).collect();
         for len in 0..bytes.len() {
             let mut hasher = DefaultHasher::new();
             hasher.write(&bytes[..len]);

@@ -188,7 +188,7 @@ impl Tracker {
         put_int(body, self.settings.interval.as_secs());
         if !plain {
             body.extend_from_slice(b"12:min interval");
-            put_int(body, self.settings.min_interval.as_secs());
+            put_int(body, self.settings.min_interval.min(self.settings.interval).as_secs());
         }
         body.extend_from_slice(b"5:peers");
         if as_dictionaries {

@@ -49,18 +49,13 @@ impl Budget {
     }
 }
 
-/// Allocations up to this length are rounded up to a quarter of their power of two, longer ones to an eighth.
-const QUARTERS_TO: usize = 128 * 1024;
-
-/// The length to allocate where `len` bytes are needed: what an allocator with classes of sizes (mimalloc's are these)
-/// would take for it anyway. Tables use all of it, and grow from one class to the next.
+/// The length to allocate where `len` bytes are needed: what an allocator with classes of sizes (mimalloc's are these: four
+/// for each power of two) would take for it anyway. Tables use all of it, and grow from one class to the next.
 pub(super) const fn good_len(len: usize) -> usize {
     if len <= 16 {
         return len.next_multiple_of(8);
     }
-    let top = (len - 1).ilog2();
-    let step = if len <= QUARTERS_TO { top - 2 } else { top - 3 };
-    let step = 1 << step;
+    let step = 1 << ((len - 1).ilog2() - 2);
     len.next_multiple_of(if step < 16 { 16 } else { step })
 }
 
@@ -98,7 +93,6 @@ mod tests {
         for (len, good) in pairs {
             assert_eq!(good_len(len), good, "{len}");
         }
-        assert_eq!(good_len(160 * 1024 + 1), 176 * 1024);
         for len in 1..100_000 {
             let good = good_len(len);
             assert!(

@@ -43,6 +43,12 @@ impl Extras {
         self.of.get(address)
     }
 
+    /// Who goes by this name, at the port of this address.
+    pub(super) fn holder(&self, name: &[u8], address: &Address) -> Option<&Address> {
+        let mut buffer = [0; HOSTNAME_LEN_MAX + 2];
+        self.names.get(name_key(name, address, &mut buffer))
+    }
+
     /// Notes what a peer said of itself; what it said before is forgotten. If another address went by the same name and
     /// port until now, it is that address that is returned: the peer has moved.
     pub(super) fn set(

@@ -6,6 +6,7 @@
 use super::budget::{Budget, Full};
 use super::extras::Extras;
 use super::few::Few;
+use super::slots::PAGE_LEN;
 use super::stamp::Stamp;
 use super::table::{AddressKey, Table, Table4, Table6};
 use crate::tracker::address::Address;
@@ -27,16 +28,19 @@ pub(super) struct Noted {
 
 /// The peers of one family.
 #[derive(Debug, Default)]
-pub(super) struct Pair<const ADDRESS: usize, const SLOT: usize> {
-    pub(super) leechers: Table<ADDRESS, SLOT>,
-    pub(super) seeders: Table<ADDRESS, SLOT>,
+pub(super) struct Pair<const ADDRESS: usize, const SLOT: usize, const PER_PAGE: usize> {
+    pub(super) leechers: Table<ADDRESS, SLOT, PER_PAGE>,
+    pub(super) seeders: Table<ADDRESS, SLOT, PER_PAGE>,
 }
+
+pub(super) type Pair4 = Pair<6, 7, { PAGE_LEN / 7 }>;
+pub(super) type Pair6 = Pair<18, 19, { PAGE_LEN / 19 }>;
 
 /// A swarm of any size.
 #[derive(Debug, Default)]
 pub(super) struct Many {
-    pub(super) v4: Pair<6, 7>,
-    pub(super) v6: Option<Box<Pair<18, 19>>>,
+    pub(super) v4: Pair4,
+    pub(super) v6: Option<Box<Pair6>>,
     pub(super) extras: Option<Box<Extras>>,
 }
 
@@ -47,10 +51,10 @@ pub(super) struct Place {
     slot: usize,
 }
 
-const PAIR6_LEN: usize = size_of::<Pair<18, 19>>();
+const PAIR6_LEN: usize = size_of::<Pair6>();
 const EXTRAS_LEN: usize = size_of::<Extras>();
 
-impl<const ADDRESS: usize, const SLOT: usize> Pair<ADDRESS, SLOT> {
+impl<const ADDRESS: usize, const SLOT: usize, const PER_PAGE: usize> Pair<ADDRESS, SLOT, PER_PAGE> {
     /// Notes that a peer was heard of, as a seeder or not; without either it stays what it is, and is a leecher if it is
     /// new. If it would change sides and there is no memory for that, it stays on its side until there is.
     #[inline]
@@ -150,6 +154,8 @@ impl Many {
         peer_id: Option<&[u8; 20]>,
         context: Context<'_>,
     ) -> Result<Noted, Full> {
+        // A peer that has moved and says nothing else is what it was.
+        let seeder = seeder.or_else(|| self.side_of_name(name?, address, context.key));
         let noted = match address {
             Address::V4(address) => self.v4.note(address, seeder, context)?,
             Address::V6(address) => {
@@ -165,6 +171,19 @@ impl Many {
             self.note_extra(address, name, peer_id, context);
         }
         Ok(noted)
+    }
+
+    /// Whether the peer that goes by a name at another address is a seeder.
+    fn side_of_name(&self, name: &[u8], address: &Address, key: AddressKey) -> Option<bool> {
+        let other = self.extras.as_ref()?.holder(name, address)?;
+        if other == address {
+            return None;
+        }
+        let hash = key.hash(other.bytes());
+        Some(match other {
+            Address::V4(other) => self.v4.seeders.find(other, hash).is_some(),
+            Address::V6(other) => self.v6.as_ref()?.seeders.find(other, hash).is_some(),
+        })
     }
 
     fn note_extra(&mut self, address: &Address, name: Option<&[u8]>, peer_id: Option<&[u8; 20]>, context: Context<'_>) {
@@ -260,8 +279,8 @@ impl Many {
 }
 
 /// Sweeps a table as far as it may. Whether there is more of it.
-fn sweep_table<const ADDRESS: usize, const SLOT: usize>(
-    table: &mut Table<ADDRESS, SLOT>,
+fn sweep_table<const ADDRESS: usize, const SLOT: usize, const PER_PAGE: usize>(
+    table: &mut Table<ADDRESS, SLOT, PER_PAGE>,
     place: &mut Place,
     slots_left: &mut usize,
     context: Context<'_>,

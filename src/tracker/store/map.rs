@@ -1,8 +1,9 @@
 //! The torrents of one stripe: info-hashes and their swarms in one open-addressed array, kept fuller than a map of the
-//! standard library would be and grown by an eighth instead of being doubled.
+//! standard library would be and grown in small steps instead of being doubled.
 
-use super::budget::{Budget, Full, good_len};
+use super::budget::{Budget, Full};
 use super::few::Few;
+use super::slots::{self, PAGE_LEN, Slot, Slots};
 use super::stamp::Stamp;
 use super::swarm::Swarm;
 use super::table::home;
@@ -18,10 +19,18 @@ pub(super) struct Entry {
     pub(super) swarm: Swarm,
 }
 
-type Slot = Option<Entry>;
-const SLOT_LEN: usize = size_of::<Slot>();
 /// Three peers, a hash and a count: what most torrents take.
+const SLOT_LEN: usize = size_of::<Option<Entry>>();
 const _: () = assert!(SLOT_LEN == 48);
+const PER_PAGE: usize = PAGE_LEN / SLOT_LEN;
+
+impl Slot for Option<Entry> {
+    const EMPTY: Self = None;
+
+    fn is_empty(&self) -> bool {
+        self.is_none()
+    }
+}
 
 /// A map of so many slots may be full to the last.
 const SMALL: usize = 8;
@@ -30,10 +39,7 @@ const LOAD: (usize, usize) = (4, 5);
 
 /// Info-hashes to swarms.
 #[derive(Debug, Default)]
-pub(super) struct Map {
-    slots: Box<[Slot]>,
-    len: usize,
-}
+pub(super) struct Map(Slots<Option<Entry>, PER_PAGE>);
 
 const fn len_max(capacity: usize) -> usize {
     if capacity <= SMALL {
@@ -49,44 +55,44 @@ fn capacity_for(len: usize) -> usize {
     } else {
         (len * LOAD.1).div_ceil(LOAD.0)
     };
-    let mut capacity = good_len(needed * SLOT_LEN) / SLOT_LEN;
+    let mut capacity = slots::capacity_for::<Option<Entry>, PER_PAGE>(needed);
     while len_max(capacity) < len {
-        capacity = good_len((capacity + 1) * SLOT_LEN) / SLOT_LEN; // The load is less beyond `SMALL`.
+        capacity = slots::capacity_for::<Option<Entry>, PER_PAGE>(capacity + 1); // The load is less beyond `SMALL`.
     }
     capacity
 }
 
 impl Map {
     pub(super) const fn len(&self) -> usize {
-        self.len
+        self.0.len()
     }
 
-    pub(super) const fn capacity(&self) -> usize {
-        self.slots.len()
+    pub(super) fn capacity(&self) -> usize {
+        self.0.capacity()
     }
 
     /// The slot at this place.
     pub(super) fn at(&mut self, at: usize) -> Option<&mut Entry> {
-        self.slots[at].as_mut()
+        self.0.get_mut(at).as_mut()
     }
 
     /// Where this torrent is.
     #[inline]
     pub(super) fn find(&self, info_hash: &InfoHash, hash: u64) -> Option<usize> {
-        let from = home(hash, self.capacity());
-        let (before, after) = self.slots.split_at(from);
-        for (slot, at) in after.iter().zip(from..).chain(before.iter().zip(0..)) {
-            match slot {
-                Some(entry) if entry.info_hash == *info_hash => return Some(at),
-                Some(_) => {}
-                None => return None,
+        for (begin, stretch) in self.0.stretches(home(hash, self.capacity())) {
+            for (slot, at) in stretch.iter().zip(begin..) {
+                match slot {
+                    Some(entry) if entry.info_hash == *info_hash => return Some(at),
+                    Some(_) => {}
+                    None => return None,
+                }
             }
         }
         None
     }
 
     pub(super) fn get(&self, info_hash: &InfoHash, hash: u64) -> Option<&Entry> {
-        self.slots[self.find(info_hash, hash)?].as_ref()
+        self.0.get(self.find(info_hash, hash)?).as_ref()
     }
 
     /// Adds a torrent that is not there, without peers. Returns its place.
@@ -98,9 +104,9 @@ impl Map {
         key: Key,
         budget: &Budget,
     ) -> Result<usize, Full> {
-        if self.len == len_max(self.capacity()) {
-            let capacity = capacity_for(self.len + 1);
-            budget.take(capacity * SLOT_LEN)?;
+        if self.len() == len_max(self.capacity()) {
+            let capacity = capacity_for(self.len() + 1);
+            budget.take(slots::heap_len::<Option<Entry>, PER_PAGE>(capacity))?;
             self.move_to(capacity, key, budget);
         }
         let entry = Entry {
@@ -108,71 +114,45 @@ impl Map {
             downloaded: 0,
             swarm: Swarm::Few(Few::empty(now)),
         };
-        self.len += 1;
-        Ok(self.place(entry, hash))
+        Ok(self.0.place(Some(entry), home(hash, self.capacity())))
     }
 
-    fn place(&mut self, entry: Entry, hash: u64) -> usize {
-        let mut at = home(hash, self.capacity());
-        while self.slots[at].is_some() {
-            at = self.next(at);
+    /// Where a slot's torrent belongs.
+    fn home_of(key: Key) -> impl Fn(&Option<Entry>, usize) -> usize {
+        move |slot, capacity| {
+            let entry = slot.as_ref().expect("an empty slot belongs nowhere");
+            home(key.hash_1_3(&entry.info_hash.0), capacity)
         }
-        self.slots[at] = Some(entry);
-        at
     }
 
     fn move_to(&mut self, capacity: usize, key: Key, budget: &Budget) {
-        let slots = std::iter::repeat_with(|| None).take(capacity).collect();
-        let old = std::mem::replace(&mut self.slots, slots);
-        let old_len = old.len() * SLOT_LEN;
-        for entry in old.into_iter().flatten() {
-            let hash = key.hash_1_3(&entry.info_hash.0);
-            self.place(entry, hash);
-        }
+        let old_len = self.0.heap_len();
+        self.0.move_to(capacity, Self::home_of(key));
         budget.give(old_len);
     }
 
-    #[inline]
-    fn next(&self, at: usize) -> usize {
-        if at + 1 == self.capacity() { 0 } else { at + 1 }
-    }
-
-    /// Takes the torrent at this place out: its swarm has given its memory back. What was found behind it because its own
-    /// slots were taken moves back, into this slot as well: whoever goes through the map looks at it again.
+    /// Takes the torrent at this place out: its swarm has given its memory back. Another may move into the slot: whoever
+    /// goes through the map looks at it again.
     pub(super) fn remove(&mut self, removed: usize, key: Key) {
-        let capacity = self.capacity();
-        let distance = |from: usize, to: usize| if to >= from { to - from } else { to + capacity - from };
-        let (mut hole, mut at) = (removed, self.next(removed));
-        self.slots[removed] = None;
-        while at != removed
-            && let Some(entry) = &self.slots[at]
-        {
-            let home = home(key.hash_1_3(&entry.info_hash.0), capacity);
-            if distance(home, at) >= distance(hole, at) {
-                self.slots[hole] = self.slots[at].take();
-                hole = at;
-            }
-            at = self.next(at);
-        }
-        self.len -= 1;
+        self.0.remove(removed, Self::home_of(key));
     }
 
     /// Gives memory back when less than half of the slots are in use.
     pub(super) fn shrink(&mut self, key: Key, budget: &Budget) {
-        let target = capacity_for(self.len + self.len / 8);
-        if self.len < self.capacity() / 2 && target < self.capacity() {
-            budget.take_anyway(target * SLOT_LEN);
+        let target = capacity_for(self.len() + self.len() / 8);
+        if 2 * self.len() < self.capacity() && target < self.capacity() {
+            budget.take_anyway(slots::heap_len::<Option<Entry>, PER_PAGE>(target));
             self.move_to(target, key, budget);
         }
     }
 
     /// The torrents in up to `count` slots from `from` on and round, with their places.
     pub(super) fn sample(&self, from: usize, count: usize) -> impl Iterator<Item = (usize, &Entry)> {
-        let (before, after) = self.slots.split_at(from);
-        let turned = after.iter().zip(from..).chain(before.iter().zip(0..));
-        turned
-            .take(count)
-            .filter_map(|(slot, at)| slot.as_ref().map(|entry| (at, entry)))
+        let slots = self.0.stretches(from);
+        let slots = slots
+            .flat_map(|(begin, stretch)| stretch.iter().zip(begin..))
+            .take(count);
+        slots.filter_map(|(slot, at)| slot.as_ref().map(|entry| (at, entry)))
     }
 }
 
@@ -202,7 +182,7 @@ mod tests {
             let at = map.insert(info_hash(n), hash, Stamp(0), KEY, &budget).expect("room");
             assert_eq!(find(&map, n), Some(at));
             map.at(at).expect("an entry").downloaded = n;
-            assert_eq!(budget.used(), map.capacity() * SLOT_LEN);
+            assert_eq!(budget.used(), map.0.heap_len());
         }
         for n in (0..3000).filter(|n| n % 3 != 0) {
             let at = find(&map, n).expect("a torrent");

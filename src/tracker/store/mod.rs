@@ -21,6 +21,7 @@ mod extras;
 mod few;
 mod many;
 mod map;
+mod slots;
 mod stamp;
 mod swarm;
 mod sweep;

@@ -148,10 +148,14 @@ fn play(steps: Vec<Step>, seed: u64) -> Result<(), TestCaseError> {
                     .expect("room for all");
                 // The model.
                 let was = model.peers.get(&address).map(|known| known.seeder);
-                let is = seeder.or(was).unwrap_or(false);
+                let port = |address: &Address| *address.bytes().last_chunk::<2>().expect("a port");
+                // Who says nothing is what it was, at its old address if it has moved.
+                let moved = model.peers.iter().find(|(other, known)| {
+                    **other != address && port(other) == port(&address) && name.is_some() && known.name == name
+                });
+                let moved = moved.map(|(_, known)| known.seeder);
+                let is = seeder.or(moved).or(was).unwrap_or(false);
                 if let Some(name) = &name {
-                    // All have one port, so that a name alone says who has moved.
-                    let port = |address: &Address| *address.bytes().last_chunk::<2>().expect("a port");
                     model.peers.retain(|other, known| {
                         *other == address || port(other) != port(&address) || known.name.as_ref() != Some(name)
                     });

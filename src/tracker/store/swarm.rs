@@ -258,8 +258,8 @@ fn pick_of_few<S: Sink>(few: &Few, asker: &Asker, now: Stamp, random: &mut Rando
 
 fn pick_of_many<S: Sink>(many: &Many, asker: &Asker, now: Stamp, random: &mut Random, sink: &mut S) {
     /// How many leechers and seeders of a family may be told.
-    fn eligible<const ADDRESS: usize, const SLOT: usize>(
-        pair: &Pair<ADDRESS, SLOT>,
+    fn eligible<const ADDRESS: usize, const SLOT: usize, const PER_PAGE: usize>(
+        pair: &Pair<ADDRESS, SLOT, PER_PAGE>,
         asker: &Asker,
         asker_is_here: bool,
     ) -> [usize; 2] {
@@ -305,8 +305,8 @@ fn pick_of_many<S: Sink>(many: &Many, asker: &Asker, now: Stamp, random: &mut Ra
 }
 
 #[inline]
-fn window<const ADDRESS: usize, const SLOT: usize>(
-    table: &Table<ADDRESS, SLOT>,
+fn window<const ADDRESS: usize, const SLOT: usize, const PER_PAGE: usize>(
+    table: &Table<ADDRESS, SLOT, PER_PAGE>,
     want: usize,
     asker: &[u8; ADDRESS],
     now: Stamp,

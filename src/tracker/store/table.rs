@@ -9,25 +9,36 @@
 
 use std::mem::size_of;
 
-use super::budget::{Budget, Full, good_len};
+use super::budget::{Budget, Full};
+use super::slots::{self, PAGE_LEN, Slot, Slots};
 use super::stamp::Stamp;
 
 /// IPv4 peers: 7 bytes each.
-pub(super) type Table4 = Table<6, 7>;
+pub(super) type Table4 = Table<6, 7, { PAGE_LEN / 7 }>;
 /// IPv6 peers: 19 bytes each.
-pub(super) type Table6 = Table<18, 19>;
+pub(super) type Table6 = Table<18, 19, { PAGE_LEN / 19 }>;
 
 /// Tables of so many slots may be full to the last: a search through one is a cache line or two.
 const SMALL: usize = 16;
-/// Beyond that, nine of ten slots may be in use: 5 are looked at to find a peer (its cache line and perhaps the next), 50
-/// to find that there is none.
-const LOAD: (usize, usize) = (9, 10);
+/// Beyond that, 15 of 16 slots may be in use: 8 are looked at on average to find a peer, which is its cache line and perhaps
+/// the next, and 128 to find that there is none, which happens once in a peer's life.
+const LOAD: (usize, usize) = (15, 16);
 
-/// Peers whose addresses have `ADDRESS` bytes, in slots of `SLOT`, which is one more.
+/// Peers whose addresses have `ADDRESS` bytes, in slots of `SLOT`, which is one more, `PER_PAGE` of which fit a page.
 #[derive(Debug, Default)]
-pub(super) struct Table<const ADDRESS: usize, const SLOT: usize> {
-    slots: Box<[[u8; SLOT]]>,
-    len: u32,
+pub(super) struct Table<const ADDRESS: usize, const SLOT: usize, const PER_PAGE: usize>(Slots<[u8; SLOT], PER_PAGE>);
+
+/// A table is three words: a swarm has two at least.
+const _: () = assert!(size_of::<Table4>() == 24);
+
+impl<const SLOT: usize> Slot for [u8; SLOT] {
+    const EMPTY: Self = [0; SLOT];
+
+    /// Behind the port there is the stamp.
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self[SLOT - 3] == 0 && self[SLOT - 2] == 0
+    }
 }
 
 /// Two words that addresses are hashed with.
@@ -75,56 +86,42 @@ const fn len_max(capacity: usize) -> usize {
     }
 }
 
-impl<const ADDRESS: usize, const SLOT: usize> Table<ADDRESS, SLOT> {
-    const EMPTY: [u8; SLOT] = [0; SLOT];
-
+impl<const ADDRESS: usize, const SLOT: usize, const PER_PAGE: usize> Table<ADDRESS, SLOT, PER_PAGE> {
     pub(super) const fn len(&self) -> usize {
-        self.len as usize
+        self.0.len()
     }
 
-    pub(super) const fn capacity(&self) -> usize {
-        self.slots.len()
-    }
-
-    /// The bytes on the heap.
-    const fn heap_len(&self) -> usize {
-        self.slots.len() * SLOT
+    #[inline]
+    pub(super) fn capacity(&self) -> usize {
+        self.0.capacity()
     }
 
     /// How many slots a table for so many peers has.
     fn capacity_for(len: usize) -> usize {
-        const { assert!(ADDRESS + 1 == SLOT && size_of::<[u8; SLOT]>() == SLOT) };
-        if len == 0 {
-            return 0;
-        }
+        const { assert!(ADDRESS + 1 == SLOT) };
         let needed = if len <= SMALL {
             len
         } else {
             (len * LOAD.1).div_ceil(LOAD.0)
         };
-        let mut capacity = good_len(needed * SLOT) / SLOT;
+        let mut capacity = slots::capacity_for::<[u8; SLOT], PER_PAGE>(needed);
         while len_max(capacity) < len {
-            capacity = good_len((capacity + 1) * SLOT) / SLOT; // The load is less beyond `SMALL`.
+            capacity = slots::capacity_for::<[u8; SLOT], PER_PAGE>(capacity + 1); // The load is less beyond `SMALL`.
         }
         capacity
-    }
-
-    #[inline]
-    fn is_empty_slot(slot: &[u8; SLOT]) -> bool {
-        slot[ADDRESS - 2] == 0 && slot[ADDRESS - 1] == 0
     }
 
     /// Where this peer is.
     #[inline]
     pub(super) fn find(&self, address: &[u8; ADDRESS], hash: u64) -> Option<usize> {
-        let from = home(hash, self.capacity());
-        let (before, after) = self.slots.split_at(from);
-        for (slot, at) in after.iter().zip(from..).chain(before.iter().zip(0..)) {
-            if slot[..ADDRESS] == *address {
-                return Some(at);
-            }
-            if Self::is_empty_slot(slot) {
-                return None;
+        for (begin, stretch) in self.0.stretches(home(hash, self.capacity())) {
+            for (slot, at) in stretch.iter().zip(begin..) {
+                if slot[..ADDRESS] == *address {
+                    return Some(at);
+                }
+                if slot.is_empty() {
+                    return None;
+                }
             }
         }
         None
@@ -133,7 +130,7 @@ impl<const ADDRESS: usize, const SLOT: usize> Table<ADDRESS, SLOT> {
     /// Notes that the peer in this slot was heard of.
     #[inline]
     pub(super) fn touch(&mut self, at: usize, stamp: Stamp) {
-        self.slots[at][ADDRESS] = stamp.0;
+        self.0.get_mut(at)[ADDRESS] = stamp.0;
     }
 
     /// Adds a peer that is not there.
@@ -147,78 +144,55 @@ impl<const ADDRESS: usize, const SLOT: usize> Table<ADDRESS, SLOT> {
         debug_assert!(address[ADDRESS - 2..] != [0, 0], "port 0 marks an empty slot");
         if self.len() == len_max(self.capacity()) {
             let capacity = Self::capacity_for(self.len() + 1);
-            budget.take(capacity * SLOT)?;
+            budget.take(slots::heap_len::<[u8; SLOT], PER_PAGE>(capacity))?;
             self.move_to(capacity, key, budget);
         }
         let mut slot = [stamp.0; SLOT];
         slot[..ADDRESS].copy_from_slice(address);
-        self.place(slot, key);
-        self.len += 1;
+        self.0.place(slot, home(key.hash(address), self.capacity()));
         Ok(())
     }
 
-    /// Puts a slot's bytes into the first empty slot from its home on.
-    fn place(&mut self, slot: [u8; SLOT], key: AddressKey) {
-        let mut at = home(key.hash(&slot[..ADDRESS]), self.capacity());
-        while !Self::is_empty_slot(&self.slots[at]) {
-            at = self.next(at);
+    /// Where a slot's peer belongs.
+    #[inline]
+    fn home_of(key: AddressKey) -> impl Fn(&[u8; SLOT], usize) -> usize {
+        move |slot, capacity| {
+            let address: &[u8; ADDRESS] = slot.first_chunk().expect("a slot begins with an address");
+            home(key.hash(address), capacity)
         }
-        self.slots[at] = slot;
     }
 
     /// Moves everybody into an array of another length, which the budget has been asked for.
     fn move_to(&mut self, capacity: usize, key: AddressKey, budget: &Budget) {
-        let old_len = self.heap_len();
-        let slots = vec![Self::EMPTY; capacity].into_boxed_slice();
-        let old = std::mem::replace(&mut self.slots, slots);
-        for slot in old.iter().filter(|slot| !Self::is_empty_slot(slot)) {
-            self.place(*slot, key);
-        }
-        drop(old);
+        let old_len = self.0.heap_len();
+        self.0.move_to(capacity, Self::home_of(key));
         budget.give(old_len);
     }
 
-    #[inline]
-    fn next(&self, at: usize) -> usize {
-        if at + 1 == self.capacity() { 0 } else { at + 1 }
-    }
-
-    /// Takes the peer in this slot out. What was found behind it because its own slots were taken moves back, into this
-    /// slot as well: whoever goes through the table looks at it again.
+    /// Takes the peer in this slot out. Another may move into the slot: whoever goes through the table looks at it again.
     pub(super) fn remove(&mut self, removed: usize, key: AddressKey) {
-        let capacity = self.capacity();
-        let distance = |from: usize, to: usize| if to >= from { to - from } else { to + capacity - from };
-        let (mut hole, mut at) = (removed, self.next(removed));
-        while at != removed && !Self::is_empty_slot(&self.slots[at]) {
-            let home = home(key.hash(&self.slots[at][..ADDRESS]), capacity);
-            if distance(home, at) >= distance(hole, at) {
-                self.slots[hole] = self.slots[at];
-                hole = at;
-            }
-            at = self.next(at);
-        }
-        self.slots[hole] = Self::EMPTY;
-        self.len -= 1;
+        self.0.remove(removed, Self::home_of(key));
     }
 
     /// Gives memory back when less than half of the slots are in use.
     pub(super) fn shrink(&mut self, key: AddressKey, budget: &Budget) {
         let target = Self::capacity_for(self.len() + self.len() / 8);
-        if self.len() < self.capacity() / 2 && target < self.capacity() {
-            budget.take_anyway(target * SLOT);
+        if 2 * self.len() < self.capacity() && target < self.capacity() {
+            budget.take_anyway(slots::heap_len::<[u8; SLOT], PER_PAGE>(target));
             self.move_to(target, key, budget);
         }
     }
 
     /// Gives all memory back.
     pub(super) fn clear(&mut self, budget: &Budget) {
-        budget.give(self.heap_len());
+        budget.give(self.0.heap_len());
         *self = Self::default();
     }
 
     /// Everybody, with when they were heard of.
     pub(super) fn peers(&self) -> impl Iterator<Item = (&[u8; ADDRESS], u8)> {
-        let taken = self.slots.iter().filter(|slot| !Self::is_empty_slot(slot));
+        let slots = self.0.stretches(0).flat_map(|(_, stretch)| stretch);
+        let taken = slots.filter(|slot| !slot.is_empty());
         taken.map(|slot| {
             (
                 slot.first_chunk().expect("a slot begins with an address"),
@@ -238,19 +212,25 @@ impl<const ADDRESS: usize, const SLOT: usize> Table<ADDRESS, SLOT> {
         now: Stamp,
         mut each: impl FnMut(&[u8; ADDRESS]),
     ) -> usize {
-        let looked_at_max = want.saturating_mul(8).saturating_add(256);
-        let (before, after) = self.slots.split_at(from);
+        let mut looked_at_max = want.saturating_mul(8).saturating_add(256);
         let mut left = want;
-        for slot in after.iter().chain(before).take(looked_at_max) {
-            if left == 0 {
+        for (_, stretch) in self.0.stretches(from) {
+            let stretch = &stretch[..stretch.len().min(looked_at_max)];
+            looked_at_max -= stretch.len();
+            for slot in stretch {
+                if left == 0 {
+                    return want;
+                }
+                let address = slot.first_chunk().expect("a slot begins with an address");
+                if slot.is_empty() || now.has_outlived(slot[ADDRESS]) || address == asker {
+                    continue;
+                }
+                each(address);
+                left -= 1;
+            }
+            if left == 0 || looked_at_max == 0 {
                 break;
             }
-            let address = slot.first_chunk().expect("a slot begins with an address");
-            if Self::is_empty_slot(slot) || now.has_outlived(slot[ADDRESS]) || address == asker {
-                continue;
-            }
-            each(address);
-            left -= 1;
         }
         want - left
     }
@@ -266,15 +246,25 @@ impl<const ADDRESS: usize, const SLOT: usize> Table<ADDRESS, SLOT> {
         mut forgotten: impl FnMut(&[u8; ADDRESS]),
     ) -> usize {
         let mut at = from;
-        let mut looked_at = 0;
-        while at < self.capacity() && looked_at < budget_slots {
-            looked_at += 1;
-            let slot = self.slots[at];
-            if !Self::is_empty_slot(&slot) && now.has_outlived(slot[ADDRESS]) {
-                self.remove(at, key);
-                forgotten(slot.first_chunk().expect("a slot begins with an address"));
-            } else {
-                at += 1;
+        let mut left = budget_slots;
+        while at < self.capacity() && left > 0 {
+            let (_, stretch) = self.0.stretches(at).next().expect("slots behind this one");
+            let stretch = &stretch[..stretch.len().min(left)];
+            match stretch
+                .iter()
+                .position(|slot| !slot.is_empty() && now.has_outlived(slot[ADDRESS]))
+            {
+                Some(ahead) => {
+                    at += ahead;
+                    left -= ahead + 1;
+                    let slot = *self.0.get(at);
+                    self.remove(at, key);
+                    forgotten(slot.first_chunk().expect("a slot begins with an address"));
+                }
+                None => {
+                    at += stretch.len();
+                    left -= stretch.len();
+                }
             }
         }
         at
@@ -320,7 +310,7 @@ mod tests {
         }
         assert!((0..2000).all(|n| table.find(&address(n), KEY.hash(&address(n))).is_some()));
         assert_eq!(table.peers().count(), 2000);
-        assert_eq!(budget.used(), table.heap_len());
+        assert_eq!(budget.used(), table.0.heap_len());
     }
 
     #[test]
@@ -464,7 +454,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(table.len(), model.len());
-                prop_assert_eq!(budget.used(), table.heap_len());
+                prop_assert_eq!(budget.used(), table.0.heap_len());
             }
             let held: HashMap<_, _> = table.peers().map(|(address, stamp)| (*address, stamp)).collect();
             prop_assert_eq!(held, model);
