@@ -7,6 +7,7 @@
 //! - [`hashing`]: SHA-1 and the pool of threads that does it.
 //! - [`storage`]: where the bytes of a torrent lie on disk, and whether they are right.
 //! - [`session`]: what was found of payload, kept over restarts.
+//! - [`announcer`]: when trackers are asked what, and what their answers mean.
 //! - [`shard`]: joins the above, one per core: connections, uploads, timers.
 //! - [`harness`]: drives a daemon of any make as a swarm of leechers, and measures it.
 //! - [`control`]: configuration, start and stop, watch folders, metrics, commands.
@@ -14,6 +15,7 @@
 //! `ARCHITECTURE.md` follows one block from the peer's request to the wire. A newcomer reads that, then
 //! `proto/wire.rs`, `shard/mod.rs` and `io/mod.rs`.
 
+pub mod announcer;
 pub mod control;
 pub mod harness;
 pub mod hashing;

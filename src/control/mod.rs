@@ -19,10 +19,12 @@ pub mod supervisor;
 pub mod torrent_file;
 pub mod watch;
 
+mod announce;
 mod blocking;
 mod checks;
 mod downloads;
 mod open_files;
+mod resolver;
 mod service_manager;
 mod signals;
 mod torrents;

@@ -75,6 +75,7 @@ pub(super) fn count_of(wanted: usize) -> usize {
 /// All shards.
 pub(super) struct Shards {
     shards: Vec<One>,
+    peer_id: PeerId,
     checks_max: usize,
 }
 
@@ -179,6 +180,7 @@ impl Shards {
         }
         Ok(Self {
             shards,
+            peer_id,
             checks_max: descriptors.checks,
         })
     }
@@ -196,6 +198,11 @@ impl Shards {
     /// Where they listen, one address for each of the configuration.
     pub(super) fn addresses(&self) -> &[SocketAddr] {
         self.shards.first().map_or(&[], |shard| &shard.handle.local_addrs)
+    }
+
+    /// What they call themselves.
+    pub(super) fn peer_id(&self) -> PeerId {
+        self.peer_id
     }
 
     /// Their counters.

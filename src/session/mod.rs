@@ -5,6 +5,7 @@
 //!
 //! - [`record`]: what was found of a torrent's payload, and its form as bytes.
 //! - [`history`]: what the torrent has been through, likewise.
+//! - [`announced`]: when its trackers are to be asked next, likewise.
 //! - `database`: the file; what becomes of one that is damaged or foreign.
 //! - `writer`: the queue of changes and the thread that writes them.
 //!
@@ -13,6 +14,7 @@
 //! never payload, which is why nothing that happens to the database stops the daemon once it runs.
 #![forbid(unsafe_code)]
 
+pub mod announced;
 mod database;
 pub mod history;
 pub mod record;
@@ -22,10 +24,11 @@ mod writer;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+pub use announced::Announced;
 use database::{Database, Opener};
 pub use history::{Completed, History};
 pub use record::{FileStamp, Malformed, Record};
@@ -66,6 +69,8 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Store {
     writer: Arc<Writer>,
+    /// Held by who changes a history: of two that read the same one, the second would undo what the first has written.
+    histories: Mutex<()>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -98,7 +103,15 @@ impl Store {
                 source,
             })?;
         let thread = Some(thread);
-        Ok((Self { writer, thread }, notice))
+        let histories = Mutex::default();
+        Ok((
+            Self {
+                writer,
+                histories,
+                thread,
+            },
+            notice,
+        ))
     }
 
     /// The record of a torrent that has so many pieces and files. `None` when there is none, or none that is of this
@@ -116,6 +129,13 @@ impl Store {
         History::decode(&self.get(Kind::History, info_hash)?)
             .inspect_err(|error| tracing::debug!("{info_hash}: {error}: it begins anew"))
             .ok()
+    }
+
+    /// When a torrent's trackers are to be asked next, as far as that is known. What was put is seen at once. Blocks on the
+    /// disk.
+    pub fn load_announced(&self, info_hash: &InfoHash) -> Vec<Announced> {
+        let bytes = self.get(Kind::Announced, info_hash);
+        bytes.and_then(|bytes| announced::decode(&bytes)).unwrap_or_default()
     }
 
     fn get(&self, kind: Kind, info_hash: &InfoHash) -> Option<Vec<u8>> {
@@ -144,6 +164,25 @@ impl Store {
             .queue(Kind::History, info_hash, Change::Put(history.encode()));
     }
 
+    /// Queues when a torrent's trackers are to be asked to be written, likewise; without any it is removed.
+    pub fn put_announced(&self, info_hash: InfoHash, trackers: &[Announced]) {
+        let change = match trackers {
+            [] => Change::Remove,
+            _ => Change::Put(announced::encode(trackers)),
+        };
+        self.writer.queue(Kind::Announced, info_hash, change);
+    }
+
+    /// Queues a history that is made of what it was, if that is another; no other change comes between. Blocks on the disk,
+    /// to read.
+    pub fn update_history(&self, info_hash: InfoHash, change: impl FnOnce(Option<History>) -> Option<History>) {
+        let _alone = self.histories.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.load_history(&info_hash);
+        if let Some(history) = change(before).filter(|history| before != Some(*history)) {
+            self.put_history(info_hash, history);
+        }
+    }
+
     /// Queues the removal of a record: what was found of the payload holds no longer. The history stays, whoever adds the
     /// torrent again. Never blocks on the disk.
     pub fn remove(&self, info_hash: InfoHash) {
@@ -153,6 +192,7 @@ impl Store {
     /// Queues the removal of all that is known of a torrent. Never blocks on the disk.
     pub fn forget(&self, info_hash: InfoHash) {
         self.remove(info_hash);
+        self.put_announced(info_hash, &[]);
         self.writer.queue(Kind::History, info_hash, Change::Remove);
     }
 

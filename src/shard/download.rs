@@ -308,13 +308,15 @@ impl Download {
 
     /// What has become of it since the last time.
     pub(super) fn news(&mut self) -> Event {
+        let downloaded = std::mem::take(&mut self.downloaded);
+        self.served.torrent.count_downloaded(downloaded);
         let take = |files: &mut BTreeSet<u32>| std::mem::take(files).into_iter().collect();
         Event::Written {
             info_hash: self.served.torrent.info_hash(),
             have: self.served.torrent.have(),
             files: take(&mut self.dirty),
             complete: take(&mut self.complete),
-            downloaded: std::mem::take(&mut self.downloaded),
+            downloaded,
         }
     }
 

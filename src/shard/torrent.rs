@@ -38,6 +38,9 @@ pub struct Torrent {
     changed: AtomicBool,
     /// Connections past the handshake, on all shards.
     pub(super) connections: AtomicU32,
+    /// Payload bytes that peers took, and that came from peers, since this btd was started.
+    uploaded: AtomicU64,
+    downloaded: AtomicU64,
     /// Its own upload rate, if it has one.
     pace: OnceLock<Box<Pace>>,
     /// Why the first piece was withdrawn. Written when a disk fails, read by those who ask.
@@ -115,6 +118,8 @@ impl Torrent {
             meta,
             root,
             connections: AtomicU32::new(0),
+            uploaded: AtomicU64::new(0),
+            downloaded: AtomicU64::new(0),
             pace: OnceLock::new(),
             fault: Mutex::new(None),
             incoming: None,
@@ -306,6 +311,40 @@ impl Torrent {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
             .clone()
+    }
+
+    /// Bytes of its payload that are not here.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        let geometry = self.geometry();
+        let lens = |piece_count: u32| u64::from(piece_count) * u64::from(geometry.piece_len_max());
+        let last = geometry.piece_index(geometry.piece_count() - 1);
+        let spare = lens(geometry.piece_count()) - geometry.total_len();
+        // The last piece is shorter. While pieces come, the bits may be of one moment and the count of another.
+        let short = if last.is_some_and(|last| self.has(last)) { spare } else { 0 };
+        geometry.total_len().saturating_sub(lens(self.have_count()).saturating_sub(short))
+    }
+
+    /// Payload bytes that peers took, on all shards, since this was made.
+    #[must_use]
+    pub fn uploaded(&self) -> u64 {
+        self.uploaded.load(Relaxed)
+    }
+
+    /// Payload bytes that came from peers, as far as the control plane was told of them.
+    #[must_use]
+    pub fn downloaded(&self) -> u64 {
+        self.downloaded.load(Relaxed)
+    }
+
+    /// Peers took so many bytes more.
+    pub(super) fn count_uploaded(&self, len: u64) {
+        self.uploaded.fetch_add(len, Relaxed);
+    }
+
+    /// So many bytes more came from peers.
+    pub(super) fn count_downloaded(&self, len: u64) {
+        self.downloaded.fetch_add(len, Relaxed);
     }
 
     /// Connections past the handshake, on all shards.

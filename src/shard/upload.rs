@@ -415,6 +415,7 @@ impl PeerConn {
     fn on_taken(&mut self, taken: u32, now: Instant, counters: &mut Counters, request_latency: &mut Histogram) {
         let upload = &mut self.upload;
         upload.taken += u64::from(taken);
+        let before = counters.uploaded_bytes;
         while upload.sending.front().is_some_and(|first| first.end <= upload.taken)
             && let Some(sent) = upload.sending.pop_front()
         {
@@ -424,6 +425,10 @@ impl PeerConn {
             self.uploaded_since_unchoke += len;
             self.rate.add(len, now);
             request_latency.record(now.saturating_duration_since(sent.asked_at), 1);
+        }
+        // Once for each send: other shards may be counting too.
+        if counters.uploaded_bytes > before {
+            self.served.torrent.count_uploaded(counters.uploaded_bytes - before);
         }
     }
 

@@ -11,40 +11,51 @@ fn now() -> u64 {
     now.map_or(0, |now| now.as_secs())
 }
 
-/// Adds to what a torrent has been through.
-pub(super) fn add_to_history(session: &Store, info_hash: InfoHash, downloaded: u64, is_complete: bool) {
-    let before = session.load_history(&info_hash);
-    let mut history = before.unwrap_or(History {
+/// A torrent that was added just now.
+fn fresh() -> History {
+    History {
         uploaded: 0,
         downloaded: 0,
         added: now(),
         completed: None,
+    }
+}
+
+/// Adds to what a torrent has been through.
+pub(super) fn add_to_history(session: &Store, info_hash: InfoHash, downloaded: u64, is_complete: bool) {
+    session.update_history(info_hash, |before| {
+        let mut history = before.unwrap_or_else(fresh);
+        history.downloaded = history.downloaded.saturating_add(downloaded);
+        if is_complete && history.completed.is_none() {
+            history.completed = Some(Completed {
+                at: now(),
+                announced: false,
+            });
+        }
+        Some(history)
     });
-    history.downloaded = history.downloaded.saturating_add(downloaded);
-    if is_complete && history.completed.is_none() {
-        history.completed = Some(Completed {
-            at: now(),
-            announced: false,
-        });
-    }
-    if before != Some(history) {
-        session.put_history(info_hash, history);
-    }
 }
 
 /// A torrent was found complete by a check: it is never downloaded again of itself, should its payload be missing one day.
 pub(in crate::control) fn note_whole(session: &Store, info_hash: InfoHash) {
-    let before = session.load_history(&info_hash);
-    if before.is_some_and(|history| history.completed.is_some()) {
-        return;
-    }
-    let at = now();
-    let history = before.unwrap_or(History {
-        uploaded: 0,
-        downloaded: 0,
-        added: at,
-        completed: None,
+    session.update_history(info_hash, |before| {
+        let history = before.unwrap_or_else(fresh);
+        let completed = history.completed.or(Some(Completed {
+            at: now(),
+            announced: true,
+        }));
+        Some(History { completed, ..history })
     });
-    let completed = Some(Completed { at, announced: true });
-    session.put_history(info_hash, History { completed, ..history });
+}
+
+/// A tracker has heard that a torrent is complete: none is told again.
+pub(in crate::control) fn note_announced(session: &Store, info_hash: InfoHash) {
+    session.update_history(info_hash, |before| {
+        let history = before?;
+        let completed = history.completed.map(|completed| Completed {
+            announced: true,
+            ..completed
+        });
+        Some(History { completed, ..history })
+    });
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
-pub(super) use history::note_whole;
+pub(super) use history::{note_announced, note_whole};
 pub(super) use job::Done;
 
 use crate::proto::InfoHash;
