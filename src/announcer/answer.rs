@@ -135,7 +135,10 @@ pub fn parse(body: &[u8]) -> Result<Answer, Failure> {
         return Err(malformed("it is empty"));
     }
     let scanned = bencode::scan(body, LIMITS).map_err(|error| malformed(error.to_string()))?;
-    let dict = scanned.value.as_dict().ok_or_else(|| malformed("it is no dictionary"))?;
+    let dict = scanned
+        .value
+        .as_dict()
+        .ok_or_else(|| malformed("it is no dictionary"))?;
     let mut answer = Answer::default();
     let mut refusal = None;
     let mut retry = Retry::Unsaid;
@@ -152,7 +155,9 @@ pub fn parse(body: &[u8]) -> Result<Answer, Failure> {
             b"complete" => answer.complete = count(value),
             b"incomplete" => answer.incomplete = count(value),
             b"tracker id" => {
-                let id = value.as_bytes().filter(|id| (1..=TRACKER_ID_LEN_MAX).contains(&id.len()));
+                let id = value
+                    .as_bytes()
+                    .filter(|id| (1..=TRACKER_ID_LEN_MAX).contains(&id.len()));
                 answer.tracker_id = id.map(Into::into);
             }
             b"external ip" => answer.external_ip = value.as_bytes().and_then(read_ip),
@@ -232,7 +237,10 @@ fn read_peers(value: Value<'_>, answer: &mut Answer) -> Result<(), Failure> {
 pub(super) fn read_compact_v4(bytes: &[u8], peers: &mut Vec<SocketAddr>) -> Result<(), Failure> {
     let (entries, rest) = bytes.as_chunks::<6>();
     if !rest.is_empty() {
-        return Err(malformed(format!("{} bytes of peers, 6 for each expected", bytes.len())));
+        return Err(malformed(format!(
+            "{} bytes of peers, 6 for each expected",
+            bytes.len()
+        )));
     }
     for [a, b, c, d, e, f] in entries {
         let port = u16::from_be_bytes([*e, *f]);
@@ -246,7 +254,10 @@ pub(super) fn read_compact_v4(bytes: &[u8], peers: &mut Vec<SocketAddr>) -> Resu
 pub(super) fn read_compact_v6(bytes: &[u8], peers: &mut Vec<SocketAddr>) -> Result<(), Failure> {
     let (entries, rest) = bytes.as_chunks::<18>();
     if !rest.is_empty() {
-        return Err(malformed(format!("{} bytes of IPv6 peers, 18 for each expected", bytes.len())));
+        return Err(malformed(format!(
+            "{} bytes of IPv6 peers, 18 for each expected",
+            bytes.len()
+        )));
     }
     for entry in entries {
         let (ip, port) = entry.split_at(16);
@@ -279,7 +290,10 @@ mod tests {
         assert_eq!((answer.complete, answer.incomplete), (Some(3), Some(4)));
         assert_eq!((answer.interval, answer.min_interval), (Some(900), Some(300)));
         // Port 0 is nobody's.
-        assert_eq!(answer.peers, ["127.0.0.1:6881".parse().unwrap(), "[2001:db8::1]:7".parse().unwrap()]);
+        assert_eq!(
+            answer.peers,
+            ["127.0.0.1:6881".parse().unwrap(), "[2001:db8::1]:7".parse().unwrap()]
+        );
         assert_eq!(answer.warning.as_deref(), Some("bad"));
         assert_eq!(answer.tracker_id.as_deref(), Some(b"abc".as_slice()));
         assert_eq!(answer.external_ip, Some("1.2.3.4".parse().unwrap()));
@@ -290,7 +304,10 @@ mod tests {
         let body = b"d8:intervali-1e5:peersld2:ip9:127.0.0.14:porti1eed2:ip7:Client24:porti2eed2:ip3:::14:porti3eed2:ip5:a b/c4:porti4ee\
                      d2:ip1:a4:porti65536eed4:porti1eei7eee";
         let answer = parse(body).unwrap();
-        assert_eq!(answer.peers, ["127.0.0.1:1".parse().unwrap(), "[::1]:3".parse().unwrap()]);
+        assert_eq!(
+            answer.peers,
+            ["127.0.0.1:1".parse().unwrap(), "[::1]:3".parse().unwrap()]
+        );
         assert_eq!(answer.names, [("client2".into(), 2)]);
         assert_eq!(answer.interval, Some(-1));
     }
@@ -302,10 +319,22 @@ mod tests {
             parse(b"d14:failure reason3:bad8:retry ini5ee"),
             refusal("bad", Retry::After(Duration::from_secs(300)))
         );
-        assert_eq!(parse(b"d14:failure reason3:bad8:retry in5:nevere"), refusal("bad", Retry::Never));
-        assert_eq!(parse(b"d14:failure reasoni1e8:retry ini-5ee"), refusal("", Retry::Unsaid));
+        assert_eq!(
+            parse(b"d14:failure reason3:bad8:retry in5:nevere"),
+            refusal("bad", Retry::Never)
+        );
+        assert_eq!(
+            parse(b"d14:failure reasoni1e8:retry ini-5ee"),
+            refusal("", Retry::Unsaid)
+        );
         let huge = parse(b"d14:failure reason0:8:retry ini9223372036854775807ee");
-        assert_eq!(huge, refusal("", Retry::After(Duration::from_secs(u64::MAX.min((i64::MAX as u64).saturating_mul(60))))));
+        assert_eq!(
+            huge,
+            refusal(
+                "",
+                Retry::After(Duration::from_secs(u64::MAX.min((i64::MAX as u64).saturating_mul(60))))
+            )
+        );
     }
 
     #[test]
@@ -317,9 +346,17 @@ mod tests {
             (b"d5:peers7:abcdefge", "7 bytes of peers, 6 for each expected"),
             (b"d6:peers67:abcdefge", "7 bytes of IPv6 peers, 18 for each expected"),
             (b"d5:peersi1ee", "`peers` is no list"),
-            (b"d8:intervali9223372036854775808ee", "an integer beyond 64 bits (byte 11)"),
+            (
+                b"d8:intervali9223372036854775808ee",
+                "an integer beyond 64 bits (byte 11)",
+            ),
         ] {
-            assert_eq!(parse(body), Err(Failure::Malformed(why.into())), "{}", String::from_utf8_lossy(body));
+            assert_eq!(
+                parse(body),
+                Err(Failure::Malformed(why.into())),
+                "{}",
+                String::from_utf8_lossy(body)
+            );
         }
     }
 

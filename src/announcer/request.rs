@@ -166,7 +166,10 @@ mod tests {
             ..example()
         };
         let target = request.target("/announce");
-        assert!(target.ends_with("&no_peer_id=1&hostname=client2&ip=%3a%3a1&trackerid=a%26b"), "{target}");
+        assert!(
+            target.ends_with("&no_peer_id=1&hostname=client2&ip=%3a%3a1&trackerid=a%26b"),
+            "{target}"
+        );
         assert!(!target.contains("event=") && !target.contains("compact="));
     }
 }

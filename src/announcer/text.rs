@@ -29,11 +29,12 @@ pub fn clean(bytes: &[u8]) -> String {
         if c.is_control() || is_invisible(c) {
             continue;
         }
-        if len == TEXT_LEN_MAX {
+        space &= !clean.is_empty();
+        if len + usize::from(space) >= TEXT_LEN_MAX {
             clean.push('…');
             break;
         }
-        if space && !clean.is_empty() {
+        if space {
             clean.push(' ');
             len += 1;
         }
@@ -57,7 +58,10 @@ mod tests {
 
     #[test]
     fn a_text_keeps_no_colour_no_line_and_no_bell() {
-        assert_eq!(clean(b"\x1b[31;1mred\x1b[0m alert\x07\r\n  now \xff"), "red alert now \u{fffd}");
+        assert_eq!(
+            clean(b"\x1b[31;1mred\x1b[0m alert\x07\r\n  now \xff"),
+            "red alert now \u{fffd}"
+        );
         assert_eq!(clean("a\u{202e}b\u{9b}2Jc".as_bytes()), "abc");
         assert_eq!(clean(b"<b>torrent not registered</b>"), "<b>torrent not registered</b>");
         assert_eq!(clean(b"\x1b]0;title\x07x"), "]0;titlex");
@@ -69,6 +73,8 @@ mod tests {
         let text = clean(&[b'x'; 10_000]);
         assert_eq!(text.chars().count(), TEXT_LEN_MAX + 1);
         assert!(text.ends_with('…'));
+        let words = clean("a ".repeat(10_000).as_bytes());
+        assert!(words.chars().count() <= TEXT_LEN_MAX + 1, "{words}");
     }
 
     proptest! {

@@ -136,15 +136,25 @@ mod tests {
 
     #[test]
     fn datagrams_are_as_bep_15_has_them() {
-        assert_eq!(connect(0x0102_0304), [0, 0, 4, 0x17, 0x27, 0x10, 0x19, 0x80, 0, 0, 0, 0, 1, 2, 3, 4]);
+        assert_eq!(
+            connect(0x0102_0304),
+            [0, 0, 4, 0x17, 0x27, 0x10, 0x19, 0x80, 0, 0, 0, 0, 1, 2, 3, 4]
+        );
         let datagram = announce(7, 9, &example(), "/");
         assert_eq!(datagram.len(), 98);
         assert_eq!(datagram[..16], [0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 9]);
         assert_eq!(datagram[16..36], example().info_hash.0);
         assert_eq!(datagram[36..56], example().peer_id.0);
-        let amounts = [[0, 0, 0, 0, 0, 0, 0, 2], [0, 0, 0, 0, 0, 0, 0, 3], [0, 0, 0, 0, 0, 0, 0, 1]];
+        let amounts = [
+            [0, 0, 0, 0, 0, 0, 0, 2],
+            [0, 0, 0, 0, 0, 0, 0, 3],
+            [0, 0, 0, 0, 0, 0, 0, 1],
+        ];
         assert_eq!(datagram[56..80], amounts.concat());
-        assert_eq!(datagram[80..], [0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0xab, 0, 0, 0, 50, 0x1a, 0xe1]);
+        assert_eq!(
+            datagram[80..],
+            [0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0xab, 0, 0, 0, 50, 0x1a, 0xe1]
+        );
     }
 
     #[test]
@@ -153,21 +163,30 @@ mod tests {
         assert_eq!(datagram[98..], [&[2, 15], b"/announce?key=1".as_slice()].concat());
         let long = format!("/{}", "x".repeat(299));
         let datagram = announce(7, 9, &example(), &long);
-        assert_eq!((datagram[98..100].to_vec(), datagram[355..357].to_vec()), (vec![2, 255], vec![2, 45]));
+        assert_eq!(
+            (datagram[98..100].to_vec(), datagram[355..357].to_vec()),
+            (vec![2, 255], vec![2, 45])
+        );
         assert_eq!(datagram.len(), 98 + 300 + 4);
     }
 
     #[test]
     fn answers_are_read() {
         let from = "1.2.3.4:5".parse().unwrap();
-        assert_eq!(read(&[0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 7]), Some((9, Reply::Connection(7))));
+        assert_eq!(
+            read(&[0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 7]),
+            Some((9, Reply::Connection(7)))
+        );
         assert_eq!(read(&[0, 0, 0, 0, 0, 0, 0, 9, 0]), None);
         assert_eq!(read(&[0, 0, 0, 2, 0, 0, 0, 9]), None);
         let body = [0, 0, 7, 8, 0, 0, 0, 2, 0, 0, 0, 3, 127, 0, 0, 1, 0, 7];
         let datagram = [[0, 0, 0, 1, 0, 0, 0, 9].as_slice(), &body].concat();
         assert_eq!(read(&datagram), Some((9, Reply::Announce(&body))));
         let answer = read_announce(&body, from).unwrap();
-        assert_eq!((answer.interval, answer.incomplete, answer.complete), (Some(1800), Some(2), Some(3)));
+        assert_eq!(
+            (answer.interval, answer.incomplete, answer.complete),
+            (Some(1800), Some(2), Some(3))
+        );
         assert_eq!(answer.peers, ["127.0.0.1:7".parse().unwrap()]);
         assert!(read_announce(&body[..17], from).is_err() && read_announce(&body[..11], from).is_err());
         let v6 = [&body[..12], &[0; 15], &[1, 0, 9]].concat();
@@ -176,7 +195,9 @@ mod tests {
         // A socket for both families sees IPv4 as mapped addresses.
         assert!(read_announce(&body, "[::ffff:1.2.3.4]:5".parse().unwrap()).is_ok());
         let datagram = [0, 0, 0, 3, 0, 0, 0, 9, b'n', 0x1b, b'o'];
-        let Some((9, Reply::Error(text))) = read(&datagram) else { panic!() };
+        let Some((9, Reply::Error(text))) = read(&datagram) else {
+            panic!()
+        };
         assert_eq!(read_error(text).to_string(), "refused: no");
     }
 

@@ -103,11 +103,9 @@ impl TrackerUrl {
         let host = read_host(host).ok_or(Error::Host)?;
         let port = match port {
             None | Some("") => scheme.default_port().ok_or(Error::Port)?,
-            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits
-                .parse()
-                .ok()
-                .filter(|port| *port != 0)
-                .ok_or(Error::Port)?,
+            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                digits.parse().ok().filter(|port| *port != 0).ok_or(Error::Port)?
+            }
             Some(_) => return Err(Error::Port),
         };
         Ok(Self {
@@ -251,7 +249,10 @@ fn read_host(host: &str) -> Option<Box<str>> {
 pub fn is_name(text: &str) -> bool {
     let is_label = |label: &str| {
         let is_right = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        (1..=63).contains(&label.len()) && label.bytes().all(is_right) && !label.starts_with('-') && !label.ends_with('-')
+        (1..=63).contains(&label.len())
+            && label.bytes().all(is_right)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
     };
     let name = text.strip_suffix('.').unwrap_or(text);
     text.len() <= 253 && name.split('.').all(is_label)
@@ -329,8 +330,14 @@ mod tests {
     #[test]
     fn no_key_is_shown() {
         for (text, shown) in [
-            ("https://t.example/0123456789abcdef/announce", "https://t.example/…/announce"),
-            ("http://t.example:2710/announce.php?passkey=0123", "http://t.example:2710/announce.php?…"),
+            (
+                "https://t.example/0123456789abcdef/announce",
+                "https://t.example/…/announce",
+            ),
+            (
+                "http://t.example:2710/announce.php?passkey=0123",
+                "http://t.example:2710/announce.php?…",
+            ),
             ("udp://[::1]:6969/announce", "udp://[::1]:6969/announce"),
             ("https://t.example:443/", "https://t.example/"),
             ("https://t.example/announce/0123", "https://t.example/announce/…"),
@@ -353,7 +360,13 @@ mod tests {
         ] {
             assert_eq!(url.join(location), Ok(parse(expected)), "{location}");
         }
-        for location in ["udp://b:1/", "file:///etc/passwd", "javascript:x", "http://u@b/", "/\u{1}"] {
+        for location in [
+            "udp://b:1/",
+            "file:///etc/passwd",
+            "javascript:x",
+            "http://u@b/",
+            "/\u{1}",
+        ] {
             assert!(url.join(location).is_err(), "{location}");
         }
     }

@@ -184,10 +184,16 @@ mod tests {
             let (one, two) = tokio::join!(resolver.addresses("client1"), resolver.addresses("client1"));
             assert_eq!(one, two);
             assert_eq!(one.unwrap()[..], [IpAddr::from([10, 0, 0, 0])]);
-            assert_eq!(resolver.addresses("client1").await.unwrap()[0], IpAddr::from([10, 0, 0, 0]));
+            assert_eq!(
+                resolver.addresses("client1").await.unwrap()[0],
+                IpAddr::from([10, 0, 0, 0])
+            );
             assert_eq!(count.load(Ordering::Relaxed), 1);
             age(&resolver);
-            assert_eq!(resolver.addresses("client1").await.unwrap()[0], IpAddr::from([10, 0, 0, 1]));
+            assert_eq!(
+                resolver.addresses("client1").await.unwrap()[0],
+                IpAddr::from([10, 0, 0, 1])
+            );
         });
     }
 
@@ -203,7 +209,10 @@ mod tests {
             });
             assert!(resolver.addresses("known").await.is_ok());
             age(&resolver);
-            assert_eq!(resolver.addresses("known").await.unwrap()[0], IpAddr::from([10, 0, 0, 1]));
+            assert_eq!(
+                resolver.addresses("known").await.unwrap()[0],
+                IpAddr::from([10, 0, 0, 1])
+            );
             assert_eq!(resolver.addresses("other").await, Err("not found".into()));
             assert_eq!(resolver.addresses("other").await, Err("not found".into()));
             assert_eq!(count.load(Ordering::Relaxed), 3);
@@ -216,7 +225,10 @@ mod tests {
         run(async {
             let resolver = Resolver::with(|_| Ok((0..100).map(|last| IpAddr::from([10, 0, 0, last])).collect()));
             assert_eq!(resolver.addresses("many").await.unwrap().len(), ADDRESSES_MAX);
-            assert_eq!(resolver.addresses("::1").await.unwrap()[..], ["::1".parse::<IpAddr>().unwrap()]);
+            assert_eq!(
+                resolver.addresses("::1").await.unwrap()[..],
+                ["::1".parse::<IpAddr>().unwrap()]
+            );
             assert_eq!(resolver.names.lock().unwrap().len(), 1);
         });
     }

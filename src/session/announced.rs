@@ -98,7 +98,15 @@ mod tests {
 
     #[test]
     fn more_than_are_kept_are_left_out() {
-        let tracker = Announced { tracker: 1, due: 2, failures: 3, told: true };
-        assert_eq!(decode(&encode(&[tracker; 300])).map(|trackers| trackers.len()), Some(TRACKERS_MAX));
+        let tracker = Announced {
+            tracker: 1,
+            due: 2,
+            failures: 3,
+            told: true,
+        };
+        assert_eq!(
+            decode(&encode(&[tracker; 300])).map(|trackers| trackers.len()),
+            Some(TRACKERS_MAX)
+        );
     }
 }

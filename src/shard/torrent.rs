@@ -321,8 +321,14 @@ impl Torrent {
         let last = geometry.piece_index(geometry.piece_count() - 1);
         let spare = lens(geometry.piece_count()) - geometry.total_len();
         // The last piece is shorter. While pieces come, the bits may be of one moment and the count of another.
-        let short = if last.is_some_and(|last| self.has(last)) { spare } else { 0 };
-        geometry.total_len().saturating_sub(lens(self.have_count()).saturating_sub(short))
+        let short = if last.is_some_and(|last| self.has(last)) {
+            spare
+        } else {
+            0
+        };
+        geometry
+            .total_len()
+            .saturating_sub(lens(self.have_count()).saturating_sub(short))
     }
 
     /// Payload bytes that peers took, on all shards, since this was made.

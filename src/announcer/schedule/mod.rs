@@ -425,7 +425,10 @@ impl Schedule {
     /// What is to be kept over a restart of the torrents of which it has changed since the last call.
     pub fn take_changed(&mut self, now: Instant, unix: u64) -> Vec<(InfoHash, Vec<Kept>)> {
         let changed = std::mem::take(&mut self.changed);
-        changed.into_iter().map(|info_hash| (info_hash, self.kept(info_hash, now, unix))).collect()
+        changed
+            .into_iter()
+            .map(|info_hash| (info_hash, self.kept(info_hash, now, unix)))
+            .collect()
     }
 
     /// What is to be kept of a torrent: of each list the tracker that has us, and those that fail.
@@ -588,10 +591,14 @@ fn take_in(job: &mut Job, answer: &Answer, event: Event, now: u64, random: u64) 
     job.swarm = (answer.complete.unwrap_or(0), answer.incomplete.unwrap_or(0));
     let millis = |seconds: i64| u64::try_from(seconds).unwrap_or(0) * 1000;
     let interval = millis(answer.interval.unwrap_or(INTERVAL).clamp(INTERVAL_MIN, INTERVAL_MAX));
-    let least = answer.min_interval.map_or(0, |least| millis(least.clamp(0, INTERVAL_MAX)));
+    let least = answer
+        .min_interval
+        .map_or(0, |least| millis(least.clamp(0, INTERVAL_MAX)));
     job.min_until = now + least;
     // Earlier by up to a tenth: those that began together part, and none is late.
-    job.due = (now + interval - random % (interval / 10)).max(now + INTERVAL_MIN as u64 * 1000).max(job.min_until);
+    job.due = (now + interval - random % (interval / 10))
+        .max(now + INTERVAL_MIN as u64 * 1000)
+        .max(job.min_until);
     if event == Event::Completed {
         job.completed = false;
     }
@@ -627,7 +634,9 @@ fn put_off(job: &mut Job, failure: &Failure, now: u64, random: u64) -> Option<Ne
 fn fingerprint(url: &TrackerUrl) -> u64 {
     let text = [url.scheme().name(), &url.authority(), url.target()];
     let bytes = text.iter().flat_map(|part| part.bytes());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// SplitMix64, by Steele, Lea and Flood: even enough for jitter.

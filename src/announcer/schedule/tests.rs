@@ -24,7 +24,10 @@ fn url(text: &str) -> Arc<TrackerUrl> {
 }
 
 fn tiers(tiers: &[&[&str]]) -> Vec<Vec<Arc<TrackerUrl>>> {
-    tiers.iter().map(|tier| tier.iter().map(|text| url(text)).collect()).collect()
+    tiers
+        .iter()
+        .map(|tier| tier.iter().map(|text| url(text)).collect())
+        .collect()
 }
 
 fn hash(number: u32) -> InfoHash {
@@ -61,7 +64,8 @@ impl World {
     }
 
     fn add(&mut self, number: u32, lists: &[&[&str]]) {
-        self.schedule.add((hash(number), 0), &tiers(lists), false, (&[], UNIX), self.now);
+        self.schedule
+            .add((hash(number), 0), &tiers(lists), false, (&[], UNIX), self.now);
     }
 
     fn pass(&mut self, seconds: u64) {
@@ -215,9 +219,16 @@ fn failures_put_a_tracker_off_longer_and_longer_up_to_six_hours() {
     let mut before = 0;
     for failures in 1..=20_u32 {
         let (after, call) = world.wait();
-        let nominal = if failures == 1 { 0 } else { (30 << (failures - 2).min(12)).min(21_600) };
+        let nominal = if failures == 1 {
+            0
+        } else {
+            (30 << (failures - 2).min(12)).min(21_600)
+        };
         // After three in a row the host rests by itself, and both have their jitter.
-        assert!(after <= 21_600 && after as f64 >= nominal as f64 * 0.76, "{failures}: {after}");
+        assert!(
+            after <= 21_600 && after as f64 >= nominal as f64 * 0.76,
+            "{failures}: {after}"
+        );
         assert!(after as f64 >= before as f64 * 0.75);
         before = after;
         world.fail(&call, &unreachable());
@@ -268,7 +279,7 @@ fn a_dead_host_costs_a_thousand_torrents_few_requests_and_the_next_tier_has_them
     for number in 0..1000 {
         world.add(number, &[&["http://dead/"], &["http://alive/"]]);
     }
-    let (mut dead, mut alive) = (0, HashSet::new());
+    let (mut dead, mut alive, mut taken) = (0, HashSet::new(), Duration::ZERO);
     // The dead one takes half a minute each time.
     let mut hanging: VecDeque<(Instant, Call)> = VecDeque::new();
     while alive.len() < 1000 {
@@ -279,18 +290,25 @@ fn a_dead_host_costs_a_thousand_torrents_few_requests_and_the_next_tier_has_them
             } else {
                 world.ok(&call, &answer(1800, None));
                 alive.insert(call.info_hash);
-                if alive.len() % 100 == 0 { eprintln!("{:?} {}", world.now - world.start, alive.len()); }
+                taken = world.now - world.start;
             }
         }
         let next = [world.schedule.next_at(), hanging.front().map(|(at, _)| *at)];
-        world.now = next.into_iter().flatten().min().expect("something to wait for").max(world.now);
+        world.now = next
+            .into_iter()
+            .flatten()
+            .min()
+            .expect("something to wait for")
+            .max(world.now);
         while let Some((_, call)) = hanging.pop_front_if(|(at, _)| *at <= world.now) {
             world.fail(&call, &unreachable());
         }
     }
     assert!(dead <= 6, "{dead} requests to a host that is dead");
-    let taken = world.now - world.start;
-    assert!(taken < Duration::from_secs(120), "{taken:?}, {dead} requests to the dead one");
+    assert!(
+        taken < Duration::from_secs(120),
+        "{taken:?}, {dead} requests to the dead one"
+    );
 }
 
 #[test]
@@ -306,10 +324,17 @@ fn twenty_thousand_torrents_on_three_hosts_are_each_announced_within_their_inter
     while let Some(call) = world.next().filter(|_| world.now < end) {
         let of_host = sent.entry(call.url.host().to_owned()).or_default();
         of_host.push_back(world.now);
-        while of_host.pop_front_if(|at| *at + Duration::from_secs(1) <= world.now).is_some() {}
+        while of_host
+            .pop_front_if(|at| *at + Duration::from_secs(1) <= world.now)
+            .is_some()
+        {}
         assert!(of_host.len() as u64 <= PER_SECOND_MAX);
         if let Some(before) = last.insert(call.info_hash, world.now) {
-            assert!(world.now - before <= Duration::from_secs(1801), "{:?}", world.now - before);
+            assert!(
+                world.now - before <= Duration::from_secs(1801),
+                "{:?}",
+                world.now - before
+            );
         }
         world.ok(&call, &answer(1800, None));
         assert_eq!(world.schedule.in_flight(), 0);
@@ -338,16 +363,26 @@ fn due_times_and_failures_are_kept_over_a_restart() {
     assert!(world.schedule.take_changed(world.now, UNIX).is_empty());
 
     let mut world = World::new();
-    world.schedule.add((hash(1), 0), &tiers(list), false, (&kept, UNIX + 700), world.now);
+    world
+        .schedule
+        .add((hash(1), 0), &tiers(list), false, (&kept, UNIX + 700), world.now);
     let (after, call) = world.wait();
     // The tracker that has us in its list is asked when it was to be; to it this is another run.
-    assert!(call.url == works && call.event == Event::Started && (900..=1100).contains(&after), "{after}");
+    assert!(
+        call.url == works && call.event == Event::Started && (900..=1100).contains(&after),
+        "{after}"
+    );
     world.fail(&call, &unreachable());
     let (_, call) = world.wait();
-    assert!(call.url != works && call.url != failed, "neither the one that failed before the restart");
+    assert!(
+        call.url != works && call.url != failed,
+        "neither the one that failed before the restart"
+    );
     // What is of other trackers has no meaning.
     let mut world = World::new();
-    world.schedule.add((hash(1), 0), &tiers(&[&["http://d/"]]), false, (&kept, UNIX), world.now);
+    world
+        .schedule
+        .add((hash(1), 0), &tiers(&[&["http://d/"]]), false, (&kept, UNIX), world.now);
     assert_eq!(world.wait().0, 0);
 }
 
@@ -386,7 +421,10 @@ fn a_torrent_that_comes_again_goes_on_and_with_other_trackers_begins_anew() {
         world.ok(&call, &answer(1800, None));
         events.insert((call.url.host().to_owned(), call.event.name()));
     }
-    assert_eq!(events, HashSet::from([("one".to_owned(), Some("stopped")), ("two".to_owned(), Some("started"))]));
+    assert_eq!(
+        events,
+        HashSet::from([("one".to_owned(), Some("stopped")), ("two".to_owned(), Some("started"))])
+    );
 }
 
 #[test]
@@ -437,7 +475,12 @@ fn a_tracker_id_is_sent_to_the_tracker_that_gave_it() {
 
 #[test]
 fn a_hundred_thousand_torrents_take_little_memory() {
-    assert!(size_of::<Job>() <= 200 && size_of::<Place>() <= 24, "{} {}", size_of::<Job>(), size_of::<Place>());
+    assert!(
+        size_of::<Job>() <= 200 && size_of::<Place>() <= 24,
+        "{} {}",
+        size_of::<Job>(),
+        size_of::<Place>()
+    );
 }
 
 proptest! {

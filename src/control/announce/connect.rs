@@ -39,10 +39,10 @@ pub(super) struct Connector {
 
 impl Connector {
     async fn connect(self, host: String, port: u16) -> Result<TokioIo<Stream>, Failure> {
-        let addresses = permitted(&self.resolver, self.rule, &host).await?;
+        let addresses = permitted(&self.resolver, self.rule, &self.sources, &host).await?;
         let permit = self.sockets.acquire_owned().await;
         let permit = permit.map_err(|_| Failure::Unreachable("btd is stopping".into()))?;
-        let mut failure = Failure::Unreachable("none of its addresses is of a family that is listened on".into());
+        let mut failure = Failure::Unreachable("cannot connect".into());
         for ip in addresses {
             let connecting = tokio::time::timeout(CONNECT_PATIENCE, connect_to(ip, port, &self.sources));
             match connecting.await {
@@ -61,11 +61,18 @@ impl Connector {
 /// The kernel's words, without its number.
 pub(super) fn plain(error: &io::Error) -> String {
     let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_lowercase()
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let first = text.chars().next().map(|first| first.to_ascii_lowercase());
+    first.into_iter().chain(text.chars().skip(1)).collect()
 }
 
 /// The addresses of a tracker that may be connected to, never none.
-pub(super) async fn permitted(resolver: &Resolver, rule: Rule, host: &str) -> Result<Vec<IpAddr>, Failure> {
+pub(super) async fn permitted(
+    resolver: &Resolver,
+    rule: Rule,
+    sources: &Sources,
+    host: &str,
+) -> Result<Vec<IpAddr>, Failure> {
     let found = resolver.addresses(host).await;
     let found = found.map_err(|error| Failure::Name((*error).into()))?;
     let permitted: Vec<IpAddr> = found.iter().copied().filter(|ip| rule.permits(*ip)).collect();
@@ -77,7 +84,7 @@ pub(super) async fn permitted(resolver: &Resolver, rule: Rule, host: &str) -> Re
             )
             .into(),
         )),
-        false => Ok(permitted),
+        false => Ok(sources.choose(&permitted)),
     }
 }
 

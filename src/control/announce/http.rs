@@ -53,10 +53,7 @@ impl Http {
             sources: sources.clone(),
             sockets: Arc::new(Semaphore::new(SOCKETS_MAX)),
         };
-        let connector = with_tls()
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(connector);
+        let connector = with_tls().https_or_http().enable_http1().wrap_connector(connector);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_FOR)
@@ -87,7 +84,9 @@ impl Http {
             let location = location.and_then(|location| location.to_str().ok());
             let location = location.ok_or_else(|| Failure::Malformed("a redirect that leads nowhere".into()))?;
             // One that goes away from TLS would show the key to everybody on the way.
-            let next = at.join(location).map_err(|error| Failure::Malformed(format!("a redirect to {error}").into()))?;
+            let next = at
+                .join(location)
+                .map_err(|error| Failure::Malformed(format!("a redirect to {error}").into()))?;
             if at.scheme() == Scheme::Https && next.scheme() != Scheme::Https {
                 return Err(Failure::Forbidden("a redirect from https to http".into()));
             }
@@ -143,20 +142,24 @@ fn failure_of(error: &hyper_util::client::legacy::Error) -> Failure {
         if let Some(failure) = cause.downcast_ref::<Failure>() {
             return failure.clone();
         }
-        if let Some(error) = cause.downcast_ref::<rustls::Error>() {
+        if let Some(error) = tls_error(cause) {
             return Failure::Unreachable(format!("TLS: {error}").into());
         }
         last = match cause.downcast_ref::<std::io::Error>() {
-            // Its cause is in there, and would not be seen otherwise.
-            Some(error) => match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                Some(error) => return Failure::Unreachable(format!("TLS: {error}").into()),
-                None => super::connect::plain(error),
-            },
+            Some(error) => super::connect::plain(error),
             None => cause.to_string(),
         };
         at = cause.source();
     }
     Failure::Unreachable(format!("no HTTP answer: {last}").into())
+}
+
+/// What TLS says, however deep in errors of the system it is: their sources leave out what is in them.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    error.downcast_ref::<rustls::Error>().or_else(|| {
+        let inner = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+        tls_error(inner)
+    })
 }
 
 fn is_redirect(status: StatusCode) -> bool {
@@ -167,7 +170,11 @@ fn is_redirect(status: StatusCode) -> bool {
 async fn read(response: Response<Incoming>) -> Result<Answer, Failure> {
     let status = response.status();
     let retry = read_retry(response.headers());
-    let is_packed = match response.headers().get(header::CONTENT_ENCODING).map(|value| value.as_bytes()) {
+    let is_packed = match response
+        .headers()
+        .get(header::CONTENT_ENCODING)
+        .map(|value| value.as_bytes())
+    {
         None | Some(b"identity" | b"") => false,
         Some(b"gzip" | b"x-gzip") => true,
         Some(_) => return Err(Failure::Malformed("packed as nobody asked for".into())),
@@ -190,7 +197,9 @@ async fn read(response: Response<Incoming>) -> Result<Answer, Failure> {
 
 /// `Retry-After` in seconds; the other form, a date, is not worth a calendar.
 fn read_retry(headers: &HeaderMap) -> Retry {
-    let seconds = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let seconds = headers
+        .get(header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.parse().ok());
     seconds.map_or(Retry::Unsaid, |seconds| Retry::After(Duration::from_secs(seconds)))
 }
 

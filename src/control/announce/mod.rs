@@ -52,24 +52,32 @@ const LEAVING_FOR: Duration = Duration::from_secs(300);
 const OWN: u8 = 0;
 const CONFIGURED: u8 = 1;
 
-/// The address that each family's requests come from, where peers are listened for on one address only: trackers take
-/// the address of the request for that of the peer.
-#[derive(Clone, Debug, Default)]
+/// Where peers are listened for, because trackers take the address of a request for that of the peer: over a family that
+/// is not listened on they would hand out an address where nobody is.
+#[derive(Clone, Debug)]
 pub(super) struct Sources(Vec<IpAddr>);
 
 impl Sources {
     /// From where peers connect to.
     pub(super) fn new(listen: &[SocketAddr]) -> Self {
-        let ips = listen.iter().map(SocketAddr::ip);
-        match ips.clone().any(|ip| ip.is_unspecified()) {
-            true => Self::default(),
-            false => Self(ips.collect()),
+        Self(listen.iter().map(SocketAddr::ip).collect())
+    }
+
+    /// The address to ask from, if only one of this family is listened on.
+    fn of(&self, to: IpAddr) -> Option<IpAddr> {
+        let mut of_family = self.0.iter().copied().filter(|ip| ip.is_ipv4() == to.is_ipv4());
+        match of_family.clone().any(|ip| ip.is_unspecified()) {
+            true => None,
+            false => of_family.next(),
         }
     }
 
-    /// The address to ask from, if it matters.
-    fn of(&self, to: IpAddr) -> Option<IpAddr> {
-        self.0.iter().copied().find(|ip| ip.is_ipv4() == to.is_ipv4())
+    /// Those of a tracker's addresses that are of a family that is listened on; all of them if none is, since a tracker
+    /// tells peers all the same.
+    fn choose(&self, addresses: &[IpAddr]) -> Vec<IpAddr> {
+        let is_heard = |to: &IpAddr| self.0.iter().any(|ip| ip.is_ipv4() == to.is_ipv4());
+        let heard: Vec<IpAddr> = addresses.iter().copied().filter(is_heard).collect();
+        if heard.is_empty() { addresses.to_vec() } else { heard }
     }
 }
 
@@ -207,7 +215,7 @@ struct Task {
     /// Torrents of which nothing was loaded yet.
     fresh: HashSet<InfoHash>,
     loads: JoinSet<Loaded>,
-    lookups: JoinSet<(InfoHash, Vec<SocketAddr>)>,
+    lookups: JoinSet<InfoHash>,
     teller: Teller,
     orders: UnboundedReceiver<Order>,
     found: UnboundedSender<Found>,
@@ -243,7 +251,11 @@ impl Task {
                 },
                 Some(Ok((call, result))) = self.calls.join_next() => self.on_done(&call, result),
                 Some(loaded) = self.loads.join_next() => self.on_loaded(loaded.unwrap_or_default()),
-                Some(Ok((info_hash, addrs))) = self.lookups.join_next() => self.on_looked_up(info_hash, addrs),
+                Some(Ok(info_hash)) = self.lookups.join_next() => {
+                    if let Some(entry) = self.torrents.get_mut(&info_hash) {
+                        entry.is_looking = false;
+                    }
+                }
                 () = next_call => {}
                 _ = keep.tick() => self.keep(),
                 _ = names.tick() => self.look_up_names(),
@@ -278,6 +290,7 @@ impl Task {
         if let Some(entry) = self.torrents.remove(&info_hash) {
             let now = Instant::now();
             self.schedule.remove(info_hash, now);
+            self.session.put_announced(info_hash, &[]);
             self.leaving.insert(info_hash, (entry, now));
         }
     }
@@ -290,12 +303,17 @@ impl Task {
         let fresh: Vec<InfoHash> = self.fresh.drain().collect();
         let session = Arc::clone(&self.session);
         self.loads.spawn(async move {
+            let nothing = fresh.iter().map(|info_hash| (*info_hash, Vec::new(), false)).collect();
             let loaded = blocking::run("btd-announce", move || {
                 let load = |info_hash: InfoHash| {
                     let history = session.load_history(&info_hash);
                     let completed = history.and_then(|history| history.completed);
                     let kept = session.load_announced(&info_hash).into_iter().map(to_kept);
-                    (info_hash, kept.collect(), completed.is_some_and(|completed| !completed.announced))
+                    (
+                        info_hash,
+                        kept.collect(),
+                        completed.is_some_and(|completed| !completed.announced),
+                    )
                 };
                 fresh.into_iter().map(load).collect()
             });
@@ -303,7 +321,7 @@ impl Task {
                 Ok(Some(loaded)) => loaded,
                 failed => {
                     tracing::error!("no thread to load what is known of trackers: {:?}", failed.err());
-                    Loaded::new()
+                    nothing
                 }
             }
         });
@@ -396,13 +414,18 @@ impl Task {
             return;
         };
         if let Some(news) = &outcome.news {
-            self.teller.tell(&entry.torrent.meta().name, &outcome, news, Instant::now());
+            self.teller
+                .tell(&entry.torrent.meta().name, &outcome, news, Instant::now());
         }
         let Ok(answer) = result else { return };
         if entry.torrent.home().is_none() {
             return; // Whoever lacks something connects to us.
         }
-        let addrs: Vec<SocketAddr> = answer.peers.into_iter().filter(|addr| self.rule.permits(addr.ip())).collect();
+        let addrs: Vec<SocketAddr> = answer
+            .peers
+            .into_iter()
+            .filter(|addr| self.rule.permits(addr.ip()))
+            .collect();
         if !addrs.is_empty() {
             let _ = self.found.send(Found { info_hash, addrs }); // Nobody listens when btd is stopping.
         }
@@ -426,28 +449,25 @@ impl Task {
         };
         entry.is_looking = true;
         let (names, resolver, rule) = (entry.names.clone(), Arc::clone(&self.resolver), self.rule);
+        let found = self.found.clone();
         self.lookups.spawn(async move {
-            let mut addrs = Vec::new();
             for (name, port) in names {
-                match resolver.addresses(&name).await {
-                    Ok(ips) => {
-                        let permitted = ips.iter().filter(|ip| rule.permits(**ip));
-                        addrs.extend(permitted.map(|ip| SocketAddr::new(*ip, port)));
+                let ips = match resolver.addresses(&name).await {
+                    Ok(ips) => ips,
+                    Err(error) => {
+                        tracing::debug!("cannot look up the peer {name:?}: {error}");
+                        continue;
                     }
-                    Err(error) => tracing::debug!("cannot look up the peer {name:?}: {error}"),
+                };
+                let permitted = ips.iter().filter(|ip| rule.permits(**ip));
+                let addrs: Vec<SocketAddr> = permitted.map(|ip| SocketAddr::new(*ip, port)).collect();
+                // At once: the next name may take its time.
+                if !addrs.is_empty() {
+                    let _ = found.send(Found { info_hash, addrs }); // Nobody listens when btd is stopping.
                 }
             }
-            (info_hash, addrs)
+            info_hash
         });
-    }
-
-    fn on_looked_up(&mut self, info_hash: InfoHash, addrs: Vec<SocketAddr>) {
-        if let Some(entry) = self.torrents.get_mut(&info_hash) {
-            entry.is_looking = false;
-            if !addrs.is_empty() {
-                let _ = self.found.send(Found { info_hash, addrs });
-            }
-        }
     }
 
     /// Writes down what has changed.
@@ -469,7 +489,11 @@ impl Task {
         let now = Instant::now();
         self.keep();
         self.schedule.remove_all(now);
-        self.leaving.extend(self.torrents.drain().map(|(info_hash, entry)| (info_hash, (entry, now))));
+        self.leaving.extend(
+            self.torrents
+                .drain()
+                .map(|(info_hash, entry)| (info_hash, (entry, now))),
+        );
         loop {
             self.send();
             if self.schedule.untold() == 0 {
@@ -494,7 +518,8 @@ impl Task {
 fn read_tiers(tiers: &[Vec<String>]) -> Vec<Vec<Arc<TrackerUrl>>> {
     let read = |tier: &Vec<String>| {
         let urls = tier.iter().take(crate::announcer::schedule::TRACKERS_MAX);
-        urls.filter_map(|url| TrackerUrl::parse(url).ok().map(Arc::new)).collect()
+        urls.filter_map(|url| TrackerUrl::parse(url).ok().map(Arc::new))
+            .collect()
     };
     let tiers = tiers.iter().take(crate::announcer::schedule::TRACKERS_MAX).map(read);
     tiers.filter(|tier: &Vec<_>| !tier.is_empty()).collect()
@@ -551,5 +576,36 @@ fn random() -> u64 {
         Ok(()) => u64::from_ne_bytes(bytes),
         // The kernel had some for the peer id a moment ago. Then what the standard library has kept.
         Err(_) => std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trackers_are_asked_from_where_peers_are_heard() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let sources = |listen: &[&str]| {
+            let listen: Vec<SocketAddr> = listen.iter().map(|addr| addr.parse().unwrap()).collect();
+            Sources::new(&listen)
+        };
+        let both = [ip("2001:db8::1"), ip("192.0.2.1")];
+        let v4 = sources(&["0.0.0.0:6881"]);
+        assert_eq!((v4.choose(&both), v4.of(both[1])), (vec![both[1]], None));
+        assert_eq!((v4.choose(&both[..1]), v4.of(both[0])), (vec![both[0]], None));
+        let one = sources(&["10.0.0.1:6881", "[::]:6881"]);
+        assert_eq!(
+            (one.choose(&both), one.of(both[1]), one.of(both[0])),
+            (both.to_vec(), Some(ip("10.0.0.1")), None)
+        );
+    }
+
+    #[test]
+    fn a_file_with_thousands_of_trackers_is_cut() {
+        let tier = vec!["http://a/".to_owned(); 1000];
+        let tiers = read_tiers(&vec![tier; 1000]);
+        assert!(tiers.len() <= 64 && tiers.iter().all(|tier| tier.len() <= 64));
+        assert!(read_tiers(&[vec!["wss://x/".to_owned()]]).is_empty());
     }
 }

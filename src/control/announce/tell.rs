@@ -61,11 +61,15 @@ impl Teller {
 fn line(name: &str, outcome: &Outcome, news: &News) -> String {
     let (url, info_hash) = (&outcome.url, outcome.info_hash);
     match news {
-        News::Working { swarm: (seeders, leechers) } => {
+        News::Working {
+            swarm: (seeders, leechers),
+        } => {
             format!("announced {name:?} ({info_hash}) to {url}: {seeders} seeders, {leechers} leechers")
         }
         News::Warning(text) => format!("{url} says of {name:?} ({info_hash}): {text:?}"),
-        News::Failing(why) => format!("cannot announce {name:?} ({info_hash}) to {url}: {why} (tried again, ever less often)"),
+        News::Failing(why) => {
+            format!("cannot announce {name:?} ({info_hash}) to {url}: {why} (tried again, ever less often)")
+        }
         News::Dead(why) => format!(
             "{name:?} ({info_hash}) is not announced any more, {url} was the last of its trackers to refuse it for good: {why}"
         ),

@@ -78,7 +78,7 @@ impl Udp {
 
     /// Announces to a tracker.
     pub(super) async fn announce(&self, url: &TrackerUrl, request: &Request) -> Result<Answer, Failure> {
-        let addresses = permitted(&self.0.resolver, self.0.rule, url.host()).await?;
+        let addresses = permitted(&self.0.resolver, self.0.rule, &self.0.sources, url.host()).await?;
         let mut failure = None;
         for (attempt, ip) in (0..TRIES).zip(addresses.iter().cycle()) {
             let to = SocketAddr::new(*ip, url.port());
@@ -103,7 +103,9 @@ impl Inner {
             None => self.connect(to).await?,
         };
         loop {
-            let datagram = self.exchange(to, |number| udp::announce(id, number, request, url.target())).await?;
+            let datagram = self
+                .exchange(to, |number| udp::announce(id, number, request, url.target()))
+                .await?;
             return match udp::read(&datagram) {
                 Some((_, Reply::Announce(body))) => udp::read_announce(body, to),
                 // The tracker may have been started again, and know the id no more.
@@ -138,7 +140,10 @@ impl Inner {
 
     /// Sends a datagram that is made of its transaction's number, and waits for the answer to it.
     async fn exchange(&self, to: SocketAddr, make: impl Fn(u32) -> Vec<u8>) -> Result<Vec<u8>, Failure> {
-        let socket = self.socket(to.ip()).await.map_err(|error| failed("make a socket", &error))?;
+        let socket = self
+            .socket(to.ip())
+            .await
+            .map_err(|error| failed("make a socket", &error))?;
         let (sender, answer) = oneshot::channel();
         let number = {
             let mut waiting = lock(&self.waiting);
@@ -153,8 +158,13 @@ impl Inner {
             number,
             waiting: &self.waiting,
         };
-        socket.send_to(&make(number), to).await.map_err(|error| failed("send", &error))?;
-        answer.await.map_err(|_| Failure::Unreachable("the socket is closed".into()))
+        socket
+            .send_to(&make(number), to)
+            .await
+            .map_err(|error| failed("send", &error))?;
+        answer
+            .await
+            .map_err(|_| Failure::Unreachable("the socket is closed".into()))
     }
 
     /// The socket for addresses of this family.

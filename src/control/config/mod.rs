@@ -535,13 +535,30 @@ mod tests {
         assert_eq!((announce.port, announce.ip), (7000, Some([10, 0, 0, 1].into())));
         assert!(announce.enabled && announce.allow_private && announce.trackers.len() == 2);
         for (text, message) in [
-            ("hostname = \"a b\"", "announce.hostname: expected a name such as \"client1.internal\", or \"\", found \"a b\""),
-            ("port = 65536", "announce.port: expected a port from 0 to 65535, found 65536"),
-            ("ip = \"x\"", "announce.ip: expected an IP address, or \"\", found \"x\""),
-            ("trackers = \"ftp://u:secret@x/\"", "announce.trackers: tracker 1 of the list: not an http, https or udp address"),
-            ("hostnam = \"a\"", "unknown key \"hostnam\" in [announce] (did you mean \"hostname\"?)"),
+            (
+                "hostname = \"a b\"",
+                "announce.hostname: expected a name such as \"client1.internal\", or \"\", found \"a b\"",
+            ),
+            (
+                "port = 65536",
+                "announce.port: expected a port from 0 to 65535, found 65536",
+            ),
+            (
+                "ip = \"x\"",
+                "announce.ip: expected an IP address, or \"\", found \"x\"",
+            ),
+            (
+                "trackers = \"ftp://u:secret@x/\"",
+                "announce.trackers: tracker 1 of the list: not an http, https or udp address",
+            ),
+            (
+                "hostnam = \"a\"",
+                "unknown key \"hostnam\" in [announce] (did you mean \"hostname\"?)",
+            ),
         ] {
-            let error = parse(&format!("[announce]\n{text}")).expect_err("it is wrong").to_string();
+            let error = parse(&format!("[announce]\n{text}"))
+                .expect_err("it is wrong")
+                .to_string();
             assert!(error.contains(message), "{error}");
             assert!(!error.contains("secret"));
         }
