@@ -8,6 +8,7 @@
 //! - [`storage`]: where the bytes of a torrent lie on disk, and whether they are right.
 //! - [`session`]: what was found of payload, kept over restarts.
 //! - [`tracker`]: who is in which swarm, and how that is asked over HTTP and UDP. No sockets.
+//! - [`announcer`]: when trackers are asked what, and what their answers mean.
 //! - [`shard`]: joins the above, one per core: connections, uploads, timers.
 //! - [`harness`]: drives a daemon of any make as a swarm of leechers, and measures it.
 //! - [`control`]: configuration, start and stop, watch folders, metrics, commands.
@@ -15,6 +16,7 @@
 //! `ARCHITECTURE.md` follows one block from the peer's request to the wire. A newcomer reads that, then
 //! `proto/wire.rs`, `shard/mod.rs` and `io/mod.rs`.
 
+pub mod announcer;
 pub mod control;
 pub mod harness;
 pub mod hashing;

@@ -1,6 +1,9 @@
 //! What is under test, compiled without the rest of the daemon: it needs none of it, and the targets build in seconds
 //! instead of minutes.
 
+#[path = "../../src/announcer/mod.rs"]
+pub mod announcer;
+
 #[path = "../../src/hashing/lanes/mod.rs"]
 pub mod lanes;
 

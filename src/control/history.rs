@@ -58,6 +58,18 @@ fn note_completed(session: &Store, info_hash: InfoHash, announced: bool) {
     });
 }
 
+/// A tracker has heard that a torrent is complete: none is told again.
+pub(super) fn note_announced(session: &Store, info_hash: InfoHash) {
+    session.change_history(info_hash, |history| {
+        let history = begun(history);
+        let completed = history.completed.map(|completed| Completed {
+            announced: true,
+            ..completed
+        });
+        History { completed, ..history }
+    });
+}
+
 /// Bytes that a torrent has moved and that are not recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Moved {

@@ -19,11 +19,13 @@ pub mod supervisor;
 pub mod torrent_file;
 pub mod watch;
 
+mod announce;
 mod blocking;
 mod checks;
 mod downloads;
 mod history;
 mod open_files;
+mod resolver;
 mod rivals;
 mod service_manager;
 mod signals;

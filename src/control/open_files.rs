@@ -6,8 +6,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const FILES_PER_SHARD_MAX: u64 = 1024;
 /// The same where they are not: fewer would be opened and closed all the time.
 const FILES_PER_SHARD_MIN: u64 = 16;
-/// Descriptors of the process beside those: logs, watches, scrapers.
-const OTHERS: u64 = 48;
+/// Descriptors of the process beside those: logs, watches, scrapers, and what trackers are asked by.
+const OTHERS: u64 = 48 + super::announce::SOCKETS_MAX as u64;
 /// Descriptors of one check of payload: its ring, the files in it, those kept open and those that hashing threads copy from.
 const PER_CHECK: u64 = 1 + 32 + 8 + 32;
 /// Checks at once, where descriptors are plenty: one for each disk of a large machine.
@@ -95,9 +95,9 @@ mod tests {
 
     #[test]
     fn what_is_given_out_is_there() {
-        assert_eq!(of(1024, 8000, 2), (631, 104));
-        assert_eq!(of(1024, 500, 2), (500, 169));
-        for limit in (320..70_000).step_by(111) {
+        assert_eq!(of(1024, 8000, 2), (559, 92));
+        assert_eq!(of(1024, 500, 2), (500, 121));
+        for limit in (416..70_000).step_by(111) {
             for (connections, shards) in [(1, 1), (8000, 2), (200, 4), (1_000_000, 4)] {
                 let (connections, files) = of(limit, connections, shards);
                 let checks = share_out(limit, 1, shards).checks as u64 * PER_CHECK;

@@ -79,6 +79,7 @@ pub(super) fn count_of(wanted: usize) -> usize {
 /// All shards.
 pub(super) struct Shards {
     shards: Vec<One>,
+    peer_id: PeerId,
     checks_max: usize,
 }
 
@@ -211,6 +212,7 @@ impl Shards {
         }
         Ok(Self {
             shards,
+            peer_id,
             checks_max: descriptors.checks,
         })
     }
@@ -239,6 +241,11 @@ impl Shards {
     /// What they have served for the tracker.
     pub(super) fn served(&self) -> Vec<Arc<Served>> {
         self.shards.iter().filter_map(|shard| shard.served.clone()).collect()
+    }
+
+    /// What they call themselves.
+    pub(super) fn peer_id(&self) -> PeerId {
+        self.peer_id
     }
 
     /// Their counters.

@@ -16,11 +16,13 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::announce::{Announcer, Found as FoundPeers, Sources};
 use super::checks::{self, Checked, Checks, Found, Job, Progress};
 use super::config::{Config, display_size};
 use super::downloads::{self, Downloads};
 use super::history::Totals;
 use super::metrics::{self, Reporter};
+use super::resolver::Resolver;
 use super::rivals::{Rival, rival_of};
 use super::shards::{self, Shards};
 use super::signals::{Request, Signals};
@@ -51,6 +53,9 @@ const DOWNLOADED_MAX: usize = 1 << 16;
 const GATHER_MAX: Duration = Duration::from_millis(25);
 /// How long the shards may take to stop. With the rest it stays within the 5 s that are promised.
 const STOP_DEADLINE: Duration = Duration::from_secs(4);
+
+/// Of it, how long trackers are waited for.
+const UNANNOUNCE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Why the daemon could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -203,6 +208,8 @@ struct Supervisor<'a> {
     /// Addresses of the peers that the configuration names, by watch folder.
     peers: downloads::Peers,
     resolved: mpsc::UnboundedReceiver<(usize, Vec<SocketAddr>)>,
+    announcer: Announcer,
+    peers_found: mpsc::UnboundedReceiver<FoundPeers>,
     checked: mpsc::UnboundedReceiver<Checked>,
     watched: mpsc::Receiver<watch::Told>,
     signals: Signals,
@@ -280,6 +287,7 @@ impl<'a> Supervisor<'a> {
             preallocate: config.storage.preallocate,
             part_names: config.storage.part_names,
         };
+        let resolver = Resolver::new();
         let (found, resolved) = mpsc::unbounded_channel();
         for (folder, watch) in config
             .watch
@@ -290,6 +298,7 @@ impl<'a> Supervisor<'a> {
             tasks.push(tokio::task::spawn_local(downloading::resolve(
                 folder,
                 watch.peers.clone(),
+                Arc::clone(&resolver),
                 found.clone(),
             )));
         }
@@ -297,6 +306,15 @@ impl<'a> Supervisor<'a> {
             tasks.push(tokio::task::spawn_local(lists));
         }
         let (tracker_http, tracker_udp) = shards.tracker_addresses();
+        let (found, peers_found) = mpsc::unbounded_channel();
+        let port = shards.addresses().first().map_or(0, SocketAddr::port);
+        let announcer = Announcer::start(
+            &config.announce,
+            (shards.peer_id(), port, Sources::new(shards.addresses())),
+            session,
+            &resolver,
+            found,
+        );
         let ports = Ports {
             tracker_http: tracker_http.first().map(SocketAddr::port),
             tracker_udp: tracker_udp.first().map(SocketAddr::port),
@@ -320,6 +338,8 @@ impl<'a> Supervisor<'a> {
             disk_done,
             peers: downloads::Peers::new(),
             resolved,
+            announcer,
+            peers_found,
             checked,
             watched,
             signals,
@@ -353,6 +373,7 @@ impl<'a> Supervisor<'a> {
                 Some(event) = self.events.recv() => self.on_event(event),
                 Some(done) = self.disk_done.recv() => self.on_disk_done(done),
                 Some((folder, addrs)) = self.resolved.recv() => self.on_resolved(folder, addrs),
+                Some(found) = self.peers_found.recv() => self.on_peers_found(found),
                 _ = tick.tick() => {
                     self.on_tick();
                     if self.shards.any_has_ended() {
@@ -454,7 +475,7 @@ impl Supervisor<'_> {
     }
 
     fn check(&self, folder: usize, generation: u64, meta: Arc<Metainfo>, trust: bool, progress: Arc<Progress>) {
-        let downloads = !self.config.watch[folder].peers.is_empty();
+        let downloads = !self.config.watch[folder].peers.is_empty() || self.announcer.announces(&meta);
         let home = downloads.then(|| self.shards.home_of(meta.info_hash));
         self.checks.submit(Job {
             info_hash: meta.info_hash,
@@ -541,6 +562,9 @@ impl Supervisor<'_> {
             self.totals.follow(torrent);
             self.shards.add(torrent);
             self.tell_peers(torrent);
+            self.announcer.serve(torrent);
+        } else {
+            self.announcer.remove(*info_hash);
         }
         match (state, result) {
             (_, Err(error)) => {
@@ -665,6 +689,7 @@ impl Supervisor<'_> {
         }
         self.downloads.remove(info_hash);
         self.on_held_changed();
+        self.announcer.remove(info_hash);
         // Whoever adds it again wants to know whether it is still there.
         self.session.remove(info_hash);
         tracing::info!("removed {:?} ({info_hash}): {why}", entry.name);
@@ -775,13 +800,14 @@ impl Supervisor<'_> {
         }
         // The end of the process ends the hashing threads: one may hang on a dead network mount, and is not waited for.
         std::mem::forget(self.pool);
-        let (checks, session) = (self.checks, self.session);
+        let (checks, session, announcer) = (self.checks, self.session, self.announcer);
         let (mut downloads, mut disk_done, mut events) = (self.downloads, self.disk_done, self.events);
         let totals = self.totals;
         let kept = async {
             // A disk that hangs takes its time from nobody else's record.
             let rested = tokio::time::timeout(STOP_DEADLINE / 2, downloads.rest(&mut disk_done));
-            let (_, (), _) = tokio::join!(checks.ended(STOP_DEADLINE / 2), self.shards.stop(), rested);
+            let unannounced = announcer.stop(UNANNOUNCE_DEADLINE);
+            let (_, (), _, ()) = tokio::join!(checks.ended(STOP_DEADLINE / 2), self.shards.stop(), rested, unannounced);
             // What the shards have told last.
             while let Ok(event) = events.try_recv() {
                 if let Event::Written {

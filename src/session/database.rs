@@ -39,6 +39,9 @@ const RECORDS: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("rec
 /// Histories by info-hash. Databases of the first btd have no such table, and are given it with the first that is written.
 const HISTORIES: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("histories");
 
+/// When trackers are to be asked, by info-hash. Likewise.
+const ANNOUNCED: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("announced");
+
 /// What redb may keep of the file in memory, in bytes; its default is 1 GiB. Records are read once each, when their
 /// torrent is added, and a transaction writes few of them, so that nothing is won by more.
 const CACHE_LEN: usize = 4 << 20;
@@ -125,7 +128,7 @@ impl std::fmt::Debug for Database {
 
 fn get(database: &redb::Database, kind: Kind, info_hash: &InfoHash) -> Result<Option<Vec<u8>>, redb::Error> {
     let table = match (database.begin_read()?.open_table(table(kind)), kind) {
-        (Err(TableError::TableDoesNotExist(_)), Kind::History) => return Ok(None),
+        (Err(TableError::TableDoesNotExist(_)), Kind::History | Kind::Announced) => return Ok(None),
         (table, _) => table?,
     };
     Ok(table.get(&info_hash.0)?.map(|bytes| bytes.value().to_vec()))
@@ -135,13 +138,14 @@ fn table(kind: Kind) -> TableDefinition<'static, &'static [u8; 20], &'static [u8
     match kind {
         Kind::Record => RECORDS,
         Kind::History => HISTORIES,
+        Kind::Announced => ANNOUNCED,
     }
 }
 
 fn commit(database: &redb::Database, changes: &Changes) -> Result<(), redb::Error> {
     let mut write = database.begin_write()?;
     write.set_durability(Durability::Immediate)?; // Synced when `commit` returns. The default, but a promise here.
-    for kind in [Kind::Record, Kind::History] {
+    for kind in [Kind::Record, Kind::History, Kind::Announced] {
         let mut of_kind = changes.iter().filter(|((is, _), _)| *is == kind).peekable();
         if of_kind.peek().is_none() {
             continue;

@@ -5,6 +5,7 @@
 //!
 //! - [`record`]: what was found of a torrent's payload, and its form as bytes.
 //! - [`history`]: what the torrent has been through, likewise.
+//! - [`announced`]: when its trackers are to be asked next, likewise.
 //! - `database`: the file; what becomes of one that is damaged or foreign.
 //! - `writer`: the queue of changes and the thread that writes them.
 //!
@@ -13,6 +14,7 @@
 //! never payload, which is why nothing that happens to the database stops the daemon once it runs.
 #![forbid(unsafe_code)]
 
+pub mod announced;
 mod database;
 pub mod history;
 pub mod record;
@@ -26,6 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+pub use announced::Announced;
 use database::{Database, Opener};
 pub use history::{Completed, History};
 pub use record::{FileStamp, Malformed, Record};
@@ -128,6 +131,13 @@ impl Store {
             .ok()
     }
 
+    /// When a torrent's trackers are to be asked next, as far as that is known. What was put is seen at once. Blocks on the
+    /// disk.
+    pub fn load_announced(&self, info_hash: &InfoHash) -> Vec<Announced> {
+        let bytes = self.get(Kind::Announced, info_hash);
+        bytes.and_then(|bytes| announced::decode(&bytes)).unwrap_or_default()
+    }
+
     fn get(&self, kind: Kind, info_hash: &InfoHash) -> Option<Vec<u8>> {
         match self.writer.queued(kind, info_hash) {
             Some(Change::Put(bytes)) => Some(bytes),
@@ -154,6 +164,15 @@ impl Store {
             .queue(Kind::History, info_hash, Change::Put(history.encode()));
     }
 
+    /// Queues when a torrent's trackers are to be asked to be written, likewise; without any it is removed.
+    pub fn put_announced(&self, info_hash: InfoHash, trackers: &[Announced]) {
+        let change = match trackers {
+            [] => Change::Remove,
+            _ => Change::Put(announced::encode(trackers)),
+        };
+        self.writer.queue(Kind::Announced, info_hash, change);
+    }
+
     /// Changes what a torrent has been through: `change` is given what is known of it, and gives what is so now. Nobody else
     /// changes it meanwhile, and what stays as it was is not written. Blocks on the disk.
     pub fn change_history(&self, info_hash: InfoHash, change: impl FnOnce(Option<History>) -> History) {
@@ -174,6 +193,7 @@ impl Store {
     /// Queues the removal of all that is known of a torrent. Never blocks on the disk.
     pub fn forget(&self, info_hash: InfoHash) {
         self.remove(info_hash);
+        self.put_announced(info_hash, &[]);
         self.writer.queue(Kind::History, info_hash, Change::Remove);
     }
 

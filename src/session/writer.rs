@@ -23,6 +23,8 @@ pub(super) enum Kind {
     Record,
     /// What it has been through.
     History,
+    /// When its trackers are to be asked.
+    Announced,
 }
 
 /// What is to become of it.

@@ -76,6 +76,7 @@ fn whole_torrent_is_served() {
         let mut far = fixture.unchoked(reserved);
         fixture.download(&mut far);
         assert_eq!(fixture.shard.counters.uploaded_bytes, 1_000_001);
+        assert_eq!(fixture.torrent.uploaded(), 1_000_001);
         assert_eq!(fixture.shard.request_latency.count(), far.blocks.len() as u64);
     }
 }
@@ -109,6 +110,20 @@ fn uploaded_bytes_are_told_at_the_end() {
     fixture.world.ring();
     while fixture.turn() == Flow::Continue {}
     assert_eq!(fixture.torrent.uploaded(), 300_000);
+}
+
+#[test]
+fn what_is_left_is_told_in_bytes_also_of_a_short_last_piece() {
+    let fixture = Fixture::single(2 * PIECE_LEN as usize + 5, 4);
+    let torrent = &fixture.torrent;
+    let piece = |index| torrent.geometry().piece_index(index).unwrap();
+    assert_eq!(torrent.left(), 0);
+    torrent.withdraw(piece(2), "gone");
+    assert_eq!(torrent.left(), 5);
+    torrent.withdraw(piece(0), "gone");
+    assert_eq!(torrent.left(), u64::from(PIECE_LEN) + 5);
+    torrent.grant(piece(2));
+    assert_eq!(torrent.left(), u64::from(PIECE_LEN));
 }
 
 #[test]

@@ -313,6 +313,24 @@ impl Torrent {
             .clone()
     }
 
+    /// Bytes of its payload that are not here.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        let geometry = self.geometry();
+        let lens = |piece_count: u32| u64::from(piece_count) * u64::from(geometry.piece_len_max());
+        let last = geometry.piece_index(geometry.piece_count() - 1);
+        let spare = lens(geometry.piece_count()) - geometry.total_len();
+        // The last piece is shorter. While pieces come, the bits may be of one moment and the count of another.
+        let short = if last.is_some_and(|last| self.has(last)) {
+            spare
+        } else {
+            0
+        };
+        geometry
+            .total_len()
+            .saturating_sub(lens(self.have_count()).saturating_sub(short))
+    }
+
     /// Payload bytes that peers have taken since this was made, on all shards; up to a second old. It only grows. A torrent
     /// that is checked anew is made anew, and begins at zero.
     #[must_use]

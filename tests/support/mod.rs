@@ -21,6 +21,7 @@ pub mod private_net;
 pub mod process;
 pub mod scratch;
 pub mod sick_fs;
+pub mod stub_tracker;
 pub mod torrent;
 pub mod tracker;
 

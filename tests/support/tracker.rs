@@ -29,6 +29,8 @@ impl Tracker {
             &addr.ip().to_string(),
             "-p",
             &addr.port().to_string(),
+            "-P",
+            &addr.port().to_string(),
             "-u",
             "nobody",
             "-w",
@@ -49,6 +51,10 @@ impl Tracker {
 
     pub fn announce_url(&self) -> String {
         format!("http://{}/announce", self.addr)
+    }
+
+    pub fn udp_url(&self) -> String {
+        format!("udp://{}/announce", self.addr)
     }
 
     /// Announces a seed that is on this machine and does not announce itself. opentracker believes it for 45 minutes,

@@ -12,7 +12,7 @@ pub(super) mod units;
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,6 +21,7 @@ pub use problem::{At, Error, Problem};
 pub use units::display_size;
 
 use super::shards::count_of;
+use crate::announcer::TrackerUrl;
 use crate::proto::choker;
 use crate::shard::CACHE_LEN_MIN;
 use crate::storage::part::Preallocate;
@@ -66,6 +67,8 @@ pub struct Config {
     pub limits: Limits,
     /// The tracker; absent when there is no `[tracker]`.
     pub tracker: Option<Tracker>,
+    /// What trackers are told, and which.
+    pub announce: Announce,
     /// The metrics server; absent when there is no `[metrics]`.
     pub metrics: Option<Metrics>,
     /// The threads that serve peers.
@@ -212,6 +215,36 @@ impl Default for Tracker {
             max_connections: 10_000,
             max_connections_per_ip: 8_000,
             settings: tracker::Settings::default(),
+        }
+    }
+}
+
+/// `[announce]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announce {
+    /// Whether torrents are announced to trackers at all.
+    pub enabled: bool,
+    /// The name that peers reach us by, for trackers that hand names out.
+    pub hostname: Option<String>,
+    /// The port that peers reach us at; 0 is the one that is listened on.
+    pub port: u16,
+    /// The address that peers reach us at, where it is not the one that trackers see.
+    pub ip: Option<IpAddr>,
+    /// Whether trackers and their peers may be at private addresses.
+    pub allow_private: bool,
+    /// Trackers of all torrents that are not private, beside their own.
+    pub trackers: Vec<TrackerUrl>,
+}
+
+impl Default for Announce {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            hostname: None,
+            port: 0,
+            ip: None,
+            allow_private: false,
+            trackers: Vec::new(),
         }
     }
 }
@@ -381,6 +414,18 @@ fn read(context: &Context<'_>, root: Table) -> Config {
         .optional_section("tracker")
         .map(|section| read_tracker(context, section));
 
+    let mut section = top.section("announce");
+    let default = Announce::default();
+    let announce = Announce {
+        enabled: section.bool("enabled", default.enabled),
+        hostname: section.hostname("hostname"),
+        port: section.port("port", default.port),
+        ip: section.ip("ip"),
+        allow_private: section.bool("allow-private", default.allow_private),
+        trackers: section.trackers("trackers"),
+    };
+    section.finish();
+
     let metrics = top.optional_section("metrics").map(|mut section| {
         let metrics = Metrics {
             listen: section.address("listen", Metrics::default().listen),
@@ -420,6 +465,7 @@ fn read(context: &Context<'_>, root: Table) -> Config {
         watch,
         limits,
         tracker,
+        announce,
         metrics,
         shards,
     }
@@ -610,6 +656,44 @@ mod tests {
         assert_eq!(config.metrics.expect("named in the environment").listen.port(), 0);
         assert_eq!(config.storage.cache_size, Some(64 << 20));
         assert_eq!(config.watch[0].dir, Path::new("/etc/btd/a"));
+    }
+
+    #[test]
+    fn what_trackers_are_told_is_read_and_no_key_is_shown() {
+        let text = "[announce]\nhostname = \"client1.internal\"\nport = 7000\nip = \"10.0.0.1\"\nallow-private = true\n\
+                    trackers = [\"udp://t.example:6969/announce\", \"https://t.example/0123456789/announce\"]";
+        let announce = parse(text).expect("valid").announce;
+        assert_eq!(announce.hostname.as_deref(), Some("client1.internal"));
+        assert_eq!((announce.port, announce.ip), (7000, Some([10, 0, 0, 1].into())));
+        assert!(announce.enabled && announce.allow_private && announce.trackers.len() == 2);
+        for (text, message) in [
+            (
+                "hostname = \"a b\"",
+                "announce.hostname: expected a name such as \"client1.internal\", or \"\", found \"a b\"",
+            ),
+            (
+                "port = 65536",
+                "announce.port: expected a port from 0 to 65535, found 65536",
+            ),
+            (
+                "ip = \"x\"",
+                "announce.ip: expected an IP address, or \"\", found \"x\"",
+            ),
+            (
+                "trackers = \"ftp://u:secret@x/\"",
+                "announce.trackers: tracker 1 of the list: not an http, https or udp address",
+            ),
+            (
+                "hostnam = \"a\"",
+                "unknown key \"hostnam\" in [announce] (did you mean \"hostname\"?)",
+            ),
+        ] {
+            let error = parse(&format!("[announce]\n{text}"))
+                .expect_err("it is wrong")
+                .to_string();
+            assert!(error.contains(message), "{error}");
+            assert!(!error.contains("secret"));
+        }
     }
 
     #[test]

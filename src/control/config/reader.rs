@@ -4,7 +4,7 @@
 //! is reported and replaced by its default, so that one run tells the operator everything.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +12,8 @@ use std::time::Duration;
 use super::document::{Node, Table, Value};
 use super::problem::{At, Problem, did_you_mean};
 use super::units;
+use crate::announcer::TrackerUrl;
+use crate::announcer::url::is_name;
 use crate::tracker::HostnameRule;
 
 /// What all sections of one configuration share.
@@ -289,6 +291,48 @@ impl<'a> Section<'a> {
                 }
             }
             Ok(addresses)
+        })
+    }
+
+    /// The name of a host; "" is none.
+    pub(super) fn hostname(&mut self, key: &'static str) -> Option<String> {
+        self.take(key, None, |node| match text(node)? {
+            name if name.is_empty() => Ok(None),
+            name if is_name(&name) => Ok(Some(name)),
+            other => Err(format!(
+                "expected a name such as \"client1.internal\", or \"\", found {other:?}"
+            )),
+        })
+    }
+
+    pub(super) fn port(&mut self, key: &'static str, default: u16) -> u16 {
+        self.take(key, default, |node| {
+            let port = match node.value {
+                Value::Integer(number) => u16::try_from(number).ok(),
+                _ => None,
+            };
+            port.ok_or_else(|| format!("expected a port from 0 to 65535, found {}", node.value.describe()))
+        })
+    }
+
+    /// An address without a port; "" is none.
+    pub(super) fn ip(&mut self, key: &'static str) -> Option<IpAddr> {
+        self.take(key, None, |node| match text(node)? {
+            text if text.is_empty() => Ok(None),
+            text => match text.parse() {
+                Ok(ip) => Ok(Some(ip)),
+                Err(_) => Err(format!("expected an IP address, or \"\", found {text:?}")),
+            },
+        })
+    }
+
+    /// Addresses of trackers. What is wrong is told without the address, which may hold a key.
+    pub(super) fn trackers(&mut self, key: &'static str) -> Vec<TrackerUrl> {
+        self.take(key, Vec::new(), |node| {
+            let read = |(index, node): (usize, Node)| {
+                TrackerUrl::parse(&text(node)?).map_err(|error| format!("tracker {index} of the list: {error}"))
+            };
+            (1..).zip(list(node)?).map(read).collect()
         })
     }
 

@@ -295,6 +295,18 @@ pub(super) fn describe() {
         "Filesystems that payload is read from, by how: past the page cache, through it without a trace, through it."
     );
     describe_gauge!("btd_torrents", "Torrents, by how much of their payload is there.");
+    describe_counter!(
+        "btd_announces_total",
+        "Announces to trackers, by result: ok, or why not."
+    );
+    describe_gauge!(
+        "btd_announces_in_flight",
+        "Announces that trackers have not answered yet."
+    );
+    describe_gauge!(
+        "btd_announces_overdue",
+        "Announces that were due a minute ago and have not come about since."
+    );
     describe_counter!("btd_peer_drops_total", "Connections that ended, by reason.");
     describe_counter!("btd_hash_bytes_total", Unit::Bytes, "Bytes of payload hashed.");
     describe_counter!(

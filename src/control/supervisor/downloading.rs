@@ -1,16 +1,17 @@
 //! What the shards tell of downloads, what threads have done for their files, and whom they are told to connect to.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
 use super::Supervisor;
-use crate::control::blocking;
+use crate::control::announce::Found;
 use crate::control::checks::Progress;
 use crate::control::config::display_size;
 use crate::control::downloads;
+use crate::control::resolver::Resolver;
 use crate::proto::InfoHash;
 use crate::shard::{Command, Event, Torrent};
 
@@ -82,6 +83,7 @@ impl Supervisor<'_> {
                 downloads::Outcome::Doubtful(why) => self.doubt(info_hash, &why),
                 downloads::Outcome::Complete => {
                     torrent.set_complete();
+                    self.announcer.completed(info_hash);
                     if self.torrents.on_complete(info_hash) {
                         let len = display_size(torrent.geometry().total_len());
                         tracing::info!("{name:?} ({info_hash}) is complete: {len}, on the disk under its final name");
@@ -145,6 +147,15 @@ impl Supervisor<'_> {
         torrents.iter().for_each(|torrent| self.tell_peers(torrent));
     }
 
+    /// Peers of a torrent may be at these addresses, says a tracker.
+    pub(super) fn on_peers_found(&mut self, found: Found) {
+        let Found { info_hash, addrs } = found;
+        let served = self.torrents.get(info_hash).and_then(|(_, served)| served);
+        if served.is_some_and(|torrent| torrent.home().is_some()) {
+            self.shards.tell_home(info_hash, Command::Peers { info_hash, addrs });
+        }
+    }
+
     /// Tells the home of a torrent that is being downloaded whom to connect to.
     pub(super) fn tell_peers(&mut self, torrent: &Torrent) {
         let info_hash = torrent.info_hash();
@@ -158,26 +169,28 @@ impl Supervisor<'_> {
 }
 
 /// Looks the names of peers up, over and over: behind a name there may be another address next time.
-pub(super) async fn resolve(folder: usize, peers: Vec<String>, found: mpsc::UnboundedSender<(usize, Vec<SocketAddr>)>) {
+pub(super) async fn resolve(
+    folder: usize,
+    peers: Vec<String>,
+    resolver: Arc<Resolver>,
+    found: mpsc::UnboundedSender<(usize, Vec<SocketAddr>)>,
+) {
     let mut told = Vec::new();
     let mut due = tokio::time::interval(RESOLVE_EVERY);
     due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         due.tick().await;
-        let names = peers.clone();
-        let addrs = blocking::run("btd-resolve", move || {
-            let mut addrs = Vec::new();
-            for name in names {
-                match name.to_socket_addrs() {
-                    Ok(of_name) => addrs.extend(of_name),
-                    Err(error) => tracing::warn!("cannot look up the peer {name:?}: {error} (tried again in a minute)"),
-                }
+        let mut addrs = Vec::new();
+        // The configuration was read, so that each has a name and a port.
+        for (name, port) in peers.iter().filter_map(|peer| peer.rsplit_once(':')) {
+            let name = name.trim_start_matches('[').trim_end_matches(']');
+            let port = port.parse().unwrap_or(0);
+            match resolver.addresses(name).await {
+                Ok(ips) => addrs.extend(ips.iter().map(|ip| SocketAddr::new(*ip, port))),
+                Err(error) => tracing::warn!("cannot look up the peer {name:?}: {error} (tried again in a minute)"),
             }
-            addrs
-        });
-        if let Ok(Some(addrs)) = addrs.await
-            && addrs != told
-        {
+        }
+        if addrs != told {
             told.clone_from(&addrs);
             if found.send((folder, addrs)).is_err() {
                 return;

@@ -1,0 +1,29 @@
+//! The client of trackers: what is asked of them and when, and what their answers mean. Bytes and times in, values out.
+//!
+//! - [`url`]: a tracker's address; its passkey is in no log.
+//! - [`request`]: one announce, and its form as a query (BEP 3, 7, 23) and as a datagram (BEP 15, 41).
+//! - [`answer`]: what a tracker says, from bencode and from datagrams, under limits (BEP 23, 24, 31).
+//! - [`udp`]: the datagrams.
+//! - [`schedule`]: all announces of all torrents as one state machine: tiers (BEP 12), intervals, back-off, a bucket of
+//!   requests for each tracker host.
+//! - [`address`]: which addresses a name, a redirect or a tracker may lead to.
+//! - [`text`]: what strangers write, made fit for a log.
+//!
+//! No socket, no name is resolved and no clock is read here: `control/announce` does that. There is no scrape: what a
+//! scrape would tell is in the answer to each announce.
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod answer;
+mod bucket;
+pub mod request;
+pub mod schedule;
+pub mod text;
+pub mod udp;
+pub mod url;
+
+pub use address::Rule;
+pub use answer::{Answer, Failure, Retry};
+pub use request::{Event, Request};
+pub use schedule::{Call, Kept, News, Outcome, Schedule};
+pub use url::TrackerUrl;

@@ -1,0 +1,92 @@
+//! One tracker host: what waits to be asked of it, how fast, and whether it seems to be there at all.
+
+use std::collections::BTreeSet;
+
+use super::super::bucket::Bucket;
+use super::super::url::Scheme;
+use super::backoff;
+
+/// Requests of one host that are under way. At 50 a second this is enough for answers that take half a second.
+const IN_FLIGHT_MAX: usize = 24;
+/// The same of one that has not answered yet: it may take its time with each, and others share the requests in all.
+const UNPROVEN_MAX: usize = 2;
+/// So many failures in a row, whatever the torrent, mean that nobody is there.
+const FAILURES_MAX: u32 = 3;
+
+/// Where a job waits: when it may be sent, and which it is.
+pub(super) type Turn = (u64, u32);
+
+/// A tracker host: its protocol, name and port. Times are in milliseconds.
+#[derive(Debug)]
+pub(super) struct Host {
+    /// What it is found by.
+    pub(super) name: (Scheme, Box<str>, u16),
+    /// Addresses of trackers that are here.
+    pub(super) urls: u32,
+    pub(super) queue: BTreeSet<Turn>,
+    pub(super) in_flight: usize,
+    /// When the next of the queue is to be looked at, as the schedule has it in its own order.
+    pub(super) wakes_at: Option<u64>,
+    bucket: Bucket,
+    failures: u32,
+    /// It has answered.
+    proven: bool,
+    /// Nothing is asked of it before.
+    until: u64,
+}
+
+impl Host {
+    pub(super) fn new(name: (Scheme, Box<str>, u16)) -> Self {
+        Self {
+            name,
+            urls: 0,
+            queue: BTreeSet::new(),
+            in_flight: 0,
+            wakes_at: None,
+            bucket: Bucket::new(),
+            failures: 0,
+            proven: false,
+            until: 0,
+        }
+    }
+
+    /// Nothing is asked of it before.
+    pub(super) fn until(&self) -> u64 {
+        self.until
+    }
+
+    /// When something can be asked of it, if anything waits.
+    pub(super) fn next_at(&self) -> Option<u64> {
+        let max = match self.proven {
+            // One that was given up is tried with one request before the others follow.
+            _ if self.failures >= FAILURES_MAX => 1,
+            false => UNPROVEN_MAX,
+            true => IN_FLIGHT_MAX,
+        };
+        let (at, _) = self.queue.first().filter(|_| self.in_flight < max)?;
+        Some(self.bucket.ready_at().max(*at))
+    }
+
+    /// A request is sent.
+    pub(super) fn take(&mut self, now: u64) {
+        self.bucket.take(now);
+        self.in_flight += 1;
+    }
+
+    /// It has answered, whatever it said.
+    pub(super) fn on_answer(&mut self) {
+        (self.failures, self.until, self.proven) = (0, 0, true);
+    }
+
+    /// It has not, or as one that is out of order.
+    pub(super) fn on_failure(&mut self, now: u64, random: u64) {
+        if now < self.until {
+            return; // One of those that were under way when it was given up.
+        }
+        self.failures = self.failures.saturating_add(1);
+        if self.failures >= FAILURES_MAX {
+            self.proven = false;
+            self.until = now + backoff(self.failures - FAILURES_MAX + 1, random);
+        }
+    }
+}

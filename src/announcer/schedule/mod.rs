@@ -1,0 +1,649 @@
+//! When each torrent is announced to which tracker: all of them as one state machine, time passed in.
+//!
+//! A torrent has one or two lists of trackers: that of its file, and the one of the configuration. Of each list one
+//! tracker is told, the first that answers in the order of BEP 12. What is due waits in the queue of its tracker's host,
+//! which is asked at most 50 times a second; nothing is ever dropped, and [`Schedule::overdue`] says what waits too long.
+//!
+//! Two things are put off, each twice as long after each failure, up to six hours: one tracker of one torrent, and a
+//! host that has not answered three times in a row, so that a dead one costs 100,000 torrents no more than it costs one.
+//!
+//! [`Schedule::poll`] gives what is to be sent, [`Schedule::on_answer`] takes what came of it. Sending, and what a
+//! torrent has uploaded by then, is the caller's.
+
+mod host;
+mod job;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use super::answer::{Answer, Failure};
+use super::request::Event;
+use super::url::{Scheme, TrackerUrl};
+use crate::proto::InfoHash;
+use host::Host;
+pub use job::Standing;
+use job::{Job, NONE, Place, shuffled};
+
+/// What is due when a tracker does not say, and the bounds of what it may say, in seconds.
+const INTERVAL: i64 = 30 * 60;
+const INTERVAL_MIN: i64 = 60;
+const INTERVAL_MAX: i64 = 6 * 60 * 60;
+/// After the first failure, and the most, in milliseconds.
+const BACKOFF: u64 = 30 * 1000;
+const BACKOFF_MAX: u64 = 6 * 60 * 60 * 1000;
+/// Requests under way in all: each may be a socket.
+pub const IN_FLIGHT_MAX: usize = 192;
+/// What is due longer than this is overdue.
+const OVERDUE: u64 = 60 * 1000;
+/// Trackers of one list. The rest would hardly ever be asked.
+pub const TRACKERS_MAX: usize = 64;
+
+/// How long something rests that has failed so many times: 30 s, twice as long each time, up to six hours, give or take
+/// an eighth.
+fn backoff(failures: u32, random: u64) -> u64 {
+    let time = BACKOFF << failures.saturating_sub(1).min(20);
+    let time = time.min(BACKOFF_MAX * 8 / 9);
+    time - time / 8 + random % (time / 4)
+}
+
+/// Which request an answer is to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallId {
+    job: u32,
+    serial: u32,
+}
+
+/// An announce to be sent now.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// For [`Schedule::on_answer`].
+    pub id: CallId,
+    /// Of which torrent.
+    pub info_hash: InfoHash,
+    /// To which tracker.
+    pub url: Arc<TrackerUrl>,
+    /// Why.
+    pub event: Event,
+    /// What this tracker asked to be told.
+    pub tracker_id: Option<Box<[u8]>>,
+}
+
+/// What of a list is kept over a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Stands for the tracker that this is about.
+    pub tracker: u64,
+    /// When it is to be asked next, in seconds since 1970.
+    pub due: u64,
+    /// How many times in a row it has failed.
+    pub failures: u8,
+    /// Whether it has us in its list.
+    pub told: bool,
+}
+
+/// What has changed for a torrent, and is worth a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// A tracker has answered, after none had.
+    Working {
+        /// Seeders and leechers, as it counts them.
+        swarm: (u32, u32),
+    },
+    /// It says something to its users.
+    Warning(Box<str>),
+    /// It has not answered, or refused.
+    Failing(Box<str>),
+    /// None of the trackers wants to be asked again; the last one's reason.
+    Dead(Box<str>),
+}
+
+/// What an answer means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The torrent.
+    pub info_hash: InfoHash,
+    /// Who has answered, or has not.
+    pub url: Arc<TrackerUrl>,
+    /// What has changed by it.
+    pub news: Option<News>,
+    /// The tracker has heard that nothing is missing any more.
+    pub completed_told: bool,
+    /// The torrent is still to be announced, and peers of it are welcome.
+    pub stays: bool,
+    /// The tracker has heard that this was the last time: what was kept of it holds no longer.
+    pub stopped_told: bool,
+}
+
+/// How one list of a torrent does.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The tracker that was asked last or is asked next.
+    pub url: Arc<TrackerUrl>,
+    /// Whether it answers.
+    pub standing: Standing,
+    /// What it said last that a user should know, or what is wrong with it.
+    pub text: Option<Box<str>>,
+    /// Seeders and leechers, as it counts them.
+    pub swarm: (u32, u32),
+}
+
+#[derive(Debug)]
+struct Tracker {
+    url: Arc<TrackerUrl>,
+    host: u32,
+    /// Places in lists that are this one.
+    places: u32,
+}
+
+/// All announces. See the module's page.
+#[derive(Debug)]
+pub struct Schedule {
+    epoch: Instant,
+    random: u64,
+    trackers: Slab<Tracker>,
+    tracker_of: HashMap<Arc<TrackerUrl>, u32>,
+    hosts: Slab<Host>,
+    host_of: HashMap<(Scheme, Box<str>, u16), u32>,
+    jobs: Slab<Job>,
+    job_of: HashMap<(InfoHash, u8), u32>,
+    /// Hosts of which something can be asked, and when.
+    wakes: BTreeSet<(u64, u32)>,
+    in_flight: usize,
+    serial: u32,
+    /// Torrents of which what is kept over a restart has changed.
+    changed: HashSet<InfoHash>,
+}
+
+impl Schedule {
+    /// An empty one. `seed` is random.
+    #[must_use]
+    pub fn new(seed: u64, now: Instant) -> Self {
+        Self {
+            epoch: now,
+            random: seed,
+            trackers: Slab::new(),
+            tracker_of: HashMap::new(),
+            hosts: Slab::new(),
+            host_of: HashMap::new(),
+            jobs: Slab::new(),
+            job_of: HashMap::new(),
+            wakes: BTreeSet::new(),
+            in_flight: 0,
+            serial: 0,
+            changed: HashSet::new(),
+        }
+    }
+
+    /// A torrent is announced to one tracker of this list from now on. `kept` is what was kept of its lists, `unix` the
+    /// time in seconds since 1970. With `completed` the tracker is told that the torrent is complete when it has heard
+    /// of it. A torrent that is announced to the same trackers already goes on as it is.
+    pub fn add(
+        &mut self,
+        (info_hash, list): (InfoHash, u8),
+        tiers: &[Vec<Arc<TrackerUrl>>],
+        completed: bool,
+        (kept, unix): (&[Kept], u64),
+        now: Instant,
+    ) {
+        let time = self.millis(now);
+        if let Some(key) = self.job_of.get(&(info_hash, list)).copied() {
+            if self.has_same_trackers(key, tiers) {
+                self.jobs[key as usize].completed |= completed;
+                return;
+            }
+            self.leave(key, time);
+        }
+        let mut flat = shuffled(tiers, || next_random(&mut self.random));
+        flat.truncate(TRACKERS_MAX);
+        if flat.is_empty() {
+            return;
+        }
+        let mut job = Job {
+            info_hash,
+            list,
+            serial: 0,
+            places: Box::default(),
+            due: time,
+            min_until: 0,
+            waits: None,
+            at: 0,
+            in_flight: false,
+            told: NONE,
+            completed,
+            leaving: false,
+            standing: Standing::New,
+            text: None,
+            tracker_id: None,
+            swarm: (0, 0),
+        };
+        let mut known = None;
+        let places = flat.into_iter().enumerate().map(|(at, (tier, url))| {
+            let mut place = Place {
+                url: NONE,
+                host: NONE,
+                until: 0,
+                tier,
+                failures: 0,
+                dead: false,
+            };
+            if let Some(kept) = kept.iter().find(|kept| kept.tracker == fingerprint(&url)) {
+                let left = Duration::from_secs(kept.due.saturating_sub(unix));
+                // The clock may have been set meanwhile: nothing is due later than could have been kept.
+                let due = time + u64::try_from(left.as_millis()).unwrap_or(u64::MAX).min(BACKOFF_MAX * 5);
+                if kept.told && kept.failures == 0 {
+                    // It has us in its list, where we stay as long as we come back in time.
+                    job.due = job.due.max(due);
+                    known = Some(at);
+                } else if kept.failures > 0 {
+                    (place.until, place.failures) = (due, kept.failures);
+                }
+            }
+            (place.url, place.host) = self.number(&url);
+            place
+        });
+        job.places = places.collect();
+        if let Some(at) = known {
+            job.at = at;
+            job.promote(); // It has answered before.
+        }
+        let key = u32::try_from(self.jobs.insert(job)).expect("fewer torrents than 2^32");
+        self.job_of.insert((info_hash, list), key);
+        self.file(key, time);
+    }
+
+    /// Nothing is missing of a torrent any more: its trackers are told.
+    pub fn completed(&mut self, info_hash: InfoHash, now: Instant) {
+        let now = self.millis(now);
+        for key in self.keys_of(info_hash) {
+            let job = &mut self.jobs[key as usize];
+            job.completed = true;
+            job.due = job.due.min(now);
+            self.file(key, now);
+        }
+    }
+
+    /// A torrent is not announced any more, once its trackers are told.
+    pub fn remove(&mut self, info_hash: InfoHash, now: Instant) {
+        let now = self.millis(now);
+        for key in self.keys_of(info_hash) {
+            self.leave(key, now);
+        }
+        self.changed.remove(&info_hash);
+    }
+
+    /// No torrent is announced any more, once its trackers are told. What was kept stays as it is, and is to be taken
+    /// before.
+    pub fn remove_all(&mut self, now: Instant) {
+        let now = self.millis(now);
+        let keys: Vec<u32> = self.job_of.values().copied().collect();
+        keys.into_iter().for_each(|key| self.leave(key, now));
+    }
+
+    /// How many lists are announced, also those whose trackers are told that it is the last time.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// Whether nothing is announced, and nobody has to be told anything.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    /// How many lists have a tracker that has us in its own, and is told otherwise when they are removed.
+    #[must_use]
+    pub fn untold(&self) -> usize {
+        self.jobs.iter().filter(|(_, job)| job.told != NONE).count()
+    }
+
+    /// Requests under way.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// How many announces were due a minute ago and have not come about since.
+    #[must_use]
+    pub fn overdue(&self, now: Instant) -> usize {
+        let now = self.millis(now);
+        let is_overdue = |job: &Job| job.due + OVERDUE < now && job.standing != Standing::Dead;
+        self.jobs.iter().filter(|(_, job)| is_overdue(job)).count()
+    }
+
+    /// How a torrent does with its trackers.
+    #[must_use]
+    pub fn status(&self, info_hash: InfoHash) -> Vec<Status> {
+        let status = |key: u32| {
+            let job = &self.jobs[key as usize];
+            Status {
+                url: Arc::clone(&self.trackers[job.places[job.at].url as usize].url),
+                standing: job.standing,
+                text: job.text.clone(),
+                swarm: job.swarm,
+            }
+        };
+        self.keys_of(info_hash).map(status).collect()
+    }
+
+    /// When [`Schedule::poll`] will have something, if nothing happens before.
+    #[must_use]
+    pub fn next_at(&self) -> Option<Instant> {
+        let (at, _) = self.wakes.first().filter(|_| self.in_flight < IN_FLIGHT_MAX)?;
+        Some(self.epoch + Duration::from_millis(*at))
+    }
+
+    /// The next announce to be sent, if one may be sent now.
+    pub fn poll(&mut self, now: Instant) -> Option<Call> {
+        let now = self.millis(now);
+        while self.in_flight < IN_FLIGHT_MAX {
+            let (_, number) = *self.wakes.first().filter(|(at, _)| *at <= now)?;
+            let host = &mut self.hosts[number as usize];
+            let (_, key) = *host.queue.first().expect("a host that wakes has something to do");
+            let job = &mut self.jobs[key as usize];
+            if host.until() > now && !job.leaving {
+                // It was given up since this was queued: there may be another tracker.
+                self.file(key, now);
+                continue;
+            }
+            host.queue.pop_first();
+            host.take(now);
+            self.wake(number);
+            self.in_flight += 1;
+            self.serial = self.serial.wrapping_add(1);
+            let job = &mut self.jobs[key as usize];
+            (job.waits, job.in_flight, job.serial) = (None, true, self.serial);
+            return Some(Call {
+                id: CallId {
+                    job: key,
+                    serial: self.serial,
+                },
+                info_hash: job.info_hash,
+                url: Arc::clone(&self.trackers[job.places[job.at].url as usize].url),
+                event: job.event(),
+                // It is the one's that has us.
+                tracker_id: job.tracker_id.clone().filter(|_| job.places[job.at].url == job.told),
+            });
+        }
+        None
+    }
+
+    /// What came of a call. `event` is as it was sent. `None` if nobody waits for it any more.
+    pub fn on_answer(&mut self, call: &Call, result: Result<&Answer, &Failure>, now: Instant) -> Option<Outcome> {
+        let (time, random) = (self.millis(now), next_random(&mut self.random));
+        let key = call.id.job;
+        let job = self.jobs.get_mut(key as usize)?;
+        if !job.in_flight || job.serial != call.id.serial {
+            return None;
+        }
+        job.in_flight = false;
+        self.in_flight -= 1;
+        let number = job.places[job.at].host;
+        let host = &mut self.hosts[number as usize];
+        host.in_flight -= 1;
+        match result {
+            Err(failure) if failure.is_of_host() => host.on_failure(time, random),
+            Ok(_) | Err(_) => host.on_answer(),
+        }
+        let mut outcome = Outcome {
+            info_hash: call.info_hash,
+            url: Arc::clone(&call.url),
+            news: None,
+            completed_told: false,
+            stays: !job.leaving,
+            stopped_told: call.event == Event::Stopped && result.is_ok(),
+        };
+        if call.event == Event::Stopped {
+            self.forget(key);
+            self.wake(number);
+            return Some(outcome);
+        }
+        match result {
+            Ok(answer) => {
+                outcome.completed_told = call.event == Event::Completed;
+                outcome.news = take_in(job, answer, call.event, time, random);
+            }
+            Err(failure) => outcome.news = put_off(job, failure, time, random),
+        }
+        if job.leaving && job.told == NONE {
+            self.forget(key);
+        } else {
+            if !job.leaving {
+                self.changed.insert(call.info_hash);
+            }
+            self.file(key, time);
+        }
+        self.wake(number);
+        Some(outcome)
+    }
+
+    /// What is to be kept over a restart of the torrents of which it has changed since the last call.
+    pub fn take_changed(&mut self, now: Instant, unix: u64) -> Vec<(InfoHash, Vec<Kept>)> {
+        let changed = std::mem::take(&mut self.changed);
+        changed
+            .into_iter()
+            .map(|info_hash| (info_hash, self.kept(info_hash, now, unix)))
+            .collect()
+    }
+
+    /// What is to be kept of a torrent: of each list the tracker that has us, and those that fail.
+    fn kept(&self, info_hash: InfoHash, now: Instant, unix: u64) -> Vec<Kept> {
+        let now = self.millis(now);
+        let mut kept = Vec::new();
+        for key in self.keys_of(info_hash) {
+            let job = &self.jobs[key as usize];
+            for place in &job.places {
+                let told = place.url == job.told;
+                let due = if place.failures > 0 { place.until } else { job.due };
+                if told || place.failures > 0 {
+                    kept.push(Kept {
+                        tracker: fingerprint(&self.trackers[place.url as usize].url),
+                        due: unix + due.saturating_sub(now) / 1000,
+                        failures: place.failures,
+                        told,
+                    });
+                }
+            }
+        }
+        kept
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.epoch);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn keys_of(&self, info_hash: InfoHash) -> impl Iterator<Item = u32> + use<> {
+        let keys = [0, 1].map(|list| self.job_of.get(&(info_hash, list)).copied());
+        keys.into_iter().flatten()
+    }
+
+    fn has_same_trackers(&self, key: u32, tiers: &[Vec<Arc<TrackerUrl>>]) -> bool {
+        let places = &self.jobs[key as usize].places;
+        let wanted: HashSet<&Arc<TrackerUrl>> = tiers.iter().flatten().take(TRACKERS_MAX).collect();
+        let has = |place: &Place| wanted.contains(&self.trackers[place.url as usize].url);
+        wanted.len() == places.len() && places.iter().all(has)
+    }
+
+    /// The numbers of a tracker and its host, for one more place that is it.
+    fn number(&mut self, url: &Arc<TrackerUrl>) -> (u32, u32) {
+        if let Some(number) = self.tracker_of.get(url) {
+            let tracker = &mut self.trackers[*number as usize];
+            tracker.places += 1;
+            return (*number, tracker.host);
+        }
+        let name = (url.scheme(), Box::from(url.host()), url.port());
+        let host = match self.host_of.get(&name) {
+            Some(host) => *host,
+            None => {
+                let host = u32::try_from(self.hosts.insert(Host::new(name.clone()))).expect("fewer hosts than 2^32");
+                self.host_of.insert(name, host);
+                host
+            }
+        };
+        self.hosts[host as usize].urls += 1;
+        let tracker = Tracker {
+            url: Arc::clone(url),
+            host,
+            places: 1,
+        };
+        let number = u32::try_from(self.trackers.insert(tracker)).expect("fewer trackers than 2^32");
+        self.tracker_of.insert(Arc::clone(url), number);
+        (number, host)
+    }
+
+    /// Queues a job where and when it is to be done, in place of where it was. One that is under way is left to its end.
+    fn file(&mut self, key: u32, now: u64) {
+        let job = &mut self.jobs[key as usize];
+        if let Some((host, at)) = job.waits.take() {
+            self.hosts[host as usize].queue.remove(&(at, key));
+            self.wake(host);
+        }
+        let job = &mut self.jobs[key as usize];
+        if job.in_flight {
+            return;
+        }
+        let hosts = &self.hosts;
+        let Some((at, time)) = job.choose(now, |host| hosts[host as usize].until()) else {
+            return;
+        };
+        job.at = at;
+        let host = job.places[at].host;
+        job.waits = Some((host, time));
+        self.hosts[host as usize].queue.insert((time, key));
+        self.wake(host);
+    }
+
+    /// A host's queue has changed.
+    fn wake(&mut self, number: u32) {
+        let Some(host) = self.hosts.get_mut(number as usize) else {
+            return; // Its last tracker has left.
+        };
+        let next = host.next_at();
+        if next == host.wakes_at {
+            return;
+        }
+        if let Some(at) = host.wakes_at {
+            self.wakes.remove(&(at, number));
+        }
+        host.wakes_at = next;
+        if let Some(at) = next {
+            self.wakes.insert((at, number));
+        }
+    }
+
+    /// A job ends: at once if no tracker knows of it.
+    fn leave(&mut self, key: u32, now: u64) {
+        let job = &mut self.jobs[key as usize];
+        self.job_of.remove(&(job.info_hash, job.list));
+        job.leaving = true;
+        job.due = job.due.min(now);
+        if job.told == NONE && !job.in_flight {
+            self.forget(key);
+        } else {
+            self.file(key, now);
+        }
+    }
+
+    fn forget(&mut self, key: u32) {
+        let job = self.jobs.remove(key as usize);
+        if let Some((host, at)) = job.waits {
+            self.hosts[host as usize].queue.remove(&(at, key));
+            self.wake(host);
+        }
+        for place in &job.places {
+            let tracker = &mut self.trackers[place.url as usize];
+            tracker.places -= 1;
+            if tracker.places > 0 {
+                continue;
+            }
+            let tracker = self.trackers.remove(place.url as usize);
+            self.tracker_of.remove(&tracker.url);
+            let host = &mut self.hosts[tracker.host as usize];
+            host.urls -= 1;
+            if host.urls == 0 {
+                let host = self.hosts.remove(tracker.host as usize);
+                if let Some(at) = host.wakes_at {
+                    self.wakes.remove(&(at, tracker.host));
+                }
+                self.host_of.remove(&host.name);
+            }
+        }
+    }
+}
+
+/// A tracker has answered. Times are in milliseconds.
+fn take_in(job: &mut Job, answer: &Answer, event: Event, now: u64, random: u64) -> Option<News> {
+    job.promote();
+    let url = job.places[job.at].url;
+    if job.told != url {
+        job.tracker_id = None; // It was another's.
+    }
+    job.told = url;
+    if let Some(id) = &answer.tracker_id {
+        job.tracker_id = Some(id.clone());
+    }
+    job.swarm = (answer.complete.unwrap_or(0), answer.incomplete.unwrap_or(0));
+    let millis = |seconds: i64| u64::try_from(seconds).unwrap_or(0) * 1000;
+    let interval = millis(answer.interval.unwrap_or(INTERVAL).clamp(INTERVAL_MIN, INTERVAL_MAX));
+    let least = answer
+        .min_interval
+        .map_or(0, |least| millis(least.clamp(0, INTERVAL_MAX)));
+    job.min_until = now + least;
+    // Earlier by up to a tenth: those that began together part, and none is late.
+    job.due = (now + interval - random % (interval / 10))
+        .max(now + INTERVAL_MIN as u64 * 1000)
+        .max(job.min_until);
+    if event == Event::Completed {
+        job.completed = false;
+    }
+    if job.completed || job.leaving {
+        job.due = now; // There is more to tell.
+    }
+    let was = std::mem::replace(&mut job.standing, Standing::Working);
+    let said = std::mem::replace(&mut job.text, answer.warning.clone());
+    match &answer.warning {
+        Some(warning) if said.as_ref() != Some(warning) => Some(News::Warning(warning.clone())),
+        _ => (was != Standing::Working).then_some(News::Working { swarm: job.swarm }),
+    }
+}
+
+/// A tracker has not answered, or refused.
+fn put_off(job: &mut Job, failure: &Failure, now: u64, random: u64) -> Option<News> {
+    job.put_back(failure, now, random);
+    let text: Box<str> = failure.to_string().into();
+    let standing = match job.places.iter().all(|place| place.dead) {
+        true => Standing::Dead,
+        false => Standing::Failing,
+    };
+    let was = std::mem::replace(&mut job.standing, standing);
+    let said = job.text.replace(text.clone());
+    let is_news = was != standing || said.as_ref() != Some(&text);
+    is_news.then_some(match standing {
+        Standing::Dead => News::Dead(text),
+        _ => News::Failing(text),
+    })
+}
+
+/// What a tracker is known by over a restart: FNV-1a, which needs to tell the few trackers of one torrent from each
+/// other, and does not write their keys down.
+fn fingerprint(url: &TrackerUrl) -> u64 {
+    let text = [url.scheme().name(), &url.authority(), url.target()];
+    let bytes = text.iter().flat_map(|part| part.bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// SplitMix64, by Steele, Lea and Flood: even enough for jitter.
+fn next_random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

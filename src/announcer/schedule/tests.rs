@@ -1,0 +1,528 @@
+//! The schedule against trackers made up here, with a clock that is turned by hand.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::super::answer::Retry;
+use super::super::bucket::PER_SECOND_MAX;
+use super::*;
+
+const UNIX: u64 = 1_800_000_000;
+
+/// A schedule and its clock.
+struct World {
+    schedule: Schedule,
+    now: Instant,
+    start: Instant,
+}
+
+fn url(text: &str) -> Arc<TrackerUrl> {
+    Arc::new(TrackerUrl::parse(text).unwrap())
+}
+
+fn tiers(tiers: &[&[&str]]) -> Vec<Vec<Arc<TrackerUrl>>> {
+    tiers
+        .iter()
+        .map(|tier| tier.iter().map(|text| url(text)).collect())
+        .collect()
+}
+
+fn hash(number: u32) -> InfoHash {
+    let mut hash = [0; 20];
+    hash[..4].copy_from_slice(&number.to_be_bytes());
+    InfoHash(hash)
+}
+
+fn answer(interval: i64, min_interval: Option<i64>) -> Answer {
+    Answer {
+        interval: Some(interval),
+        min_interval,
+        ..Answer::default()
+    }
+}
+
+fn unreachable() -> Failure {
+    Failure::Unreachable("no answer".into())
+}
+
+fn refused(retry: Retry) -> Failure {
+    let reason = "not registered".into();
+    Failure::Refused { reason, retry }
+}
+
+impl World {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            schedule: Schedule::new(7, now),
+            now,
+            start: now,
+        }
+    }
+
+    fn add(&mut self, number: u32, lists: &[&[&str]]) {
+        self.schedule
+            .add((hash(number), 0), &tiers(lists), false, (&[], UNIX), self.now);
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+    }
+
+    /// The next announce, whenever that is; time passes until then.
+    fn next(&mut self) -> Option<Call> {
+        loop {
+            if let Some(call) = self.schedule.poll(self.now) {
+                return Some(call);
+            }
+            let at = self.schedule.next_at()?;
+            assert!(at > self.now, "it is due and not given");
+            self.now = at;
+        }
+    }
+
+    /// How many seconds pass until the next announce, and that.
+    fn wait(&mut self) -> (u64, Call) {
+        let from = self.now;
+        let call = self.next().expect("an announce");
+        ((self.now - from).as_secs(), call)
+    }
+
+    fn ok(&mut self, call: &Call, answer: &Answer) -> Outcome {
+        self.schedule.on_answer(call, Ok(answer), self.now).unwrap()
+    }
+
+    fn fail(&mut self, call: &Call, failure: &Failure) -> Outcome {
+        self.schedule.on_answer(call, Err(failure), self.now).unwrap()
+    }
+}
+
+const ONE: &[&[&str]] = &[&["http://one/announce"]];
+
+#[test]
+fn a_torrent_is_started_then_announced_at_the_interval_and_stopped() {
+    let mut world = World::new();
+    world.add(1, ONE);
+    let (after, call) = world.wait();
+    assert_eq!((after, call.event, call.info_hash), (0, Event::Started, hash(1)));
+    let outcome = world.ok(&call, &answer(1000, None));
+    assert_eq!(outcome.news, Some(News::Working { swarm: (0, 0) }));
+    for _ in 0..20 {
+        let (after, call) = world.wait();
+        assert_eq!(call.event, Event::Regular);
+        assert!((900..=1000).contains(&after), "{after}");
+        assert_eq!(world.ok(&call, &answer(1000, None)).news, None);
+    }
+    world.schedule.remove(hash(1), world.now);
+    let (after, call) = world.wait();
+    assert_eq!((after, call.event), (0, Event::Stopped));
+    let outcome = world.ok(&call, &answer(1000, None));
+    assert!(outcome.stopped_told && !outcome.stays);
+    assert!(world.schedule.is_empty() && world.next().is_none());
+    assert!(world.schedule.trackers.is_empty() && world.schedule.hosts.is_empty());
+}
+
+#[test]
+fn intervals_are_kept_within_bounds_and_min_interval_is_obeyed() {
+    for (interval, min_interval, from, to) in [
+        (Some(0), None, 60, 60),
+        (Some(-1), None, 60, 60),
+        (Some(i64::MIN), Some(i64::MIN), 60, 60),
+        (Some(i64::MAX), None, 19_440, 21_600),
+        (None, None, 1620, 1800),
+        (Some(100), Some(100), 100, 100),
+        (Some(100), Some(500), 500, 500),
+        (Some(100), Some(i64::MAX), 21_600, 21_600),
+    ] {
+        let mut world = World::new();
+        world.add(1, ONE);
+        let call = world.next().unwrap();
+        let said = Answer {
+            interval,
+            min_interval,
+            ..Answer::default()
+        };
+        world.ok(&call, &said);
+        let (after, _) = world.wait();
+        assert!((from..=to).contains(&after), "{interval:?} {min_interval:?}: {after}");
+    }
+}
+
+#[test]
+fn completed_is_told_at_once_and_once_and_after_started() {
+    let mut world = World::new();
+    world.add(1, ONE);
+    let call = world.next().unwrap();
+    // It completes while it is being announced for the first time.
+    world.schedule.completed(hash(1), world.now);
+    assert_eq!((call.event, world.next().is_none()), (Event::Started, true));
+    assert!(!world.ok(&call, &answer(1000, Some(1000))).completed_told);
+    let (after, call) = world.wait();
+    assert_eq!((after, call.event), (0, Event::Completed));
+    // What fails is told again.
+    assert!(!world.fail(&call, &unreachable()).completed_told);
+    let (_, call) = world.wait();
+    assert_eq!(call.event, Event::Completed);
+    assert!(world.ok(&call, &answer(1000, None)).completed_told);
+    let (after, call) = world.wait();
+    assert!(after >= 900 && call.event == Event::Regular);
+}
+
+#[test]
+fn tiers_are_tried_in_order_and_the_tracker_that_answers_is_the_first_of_its_own() {
+    let mut world = World::new();
+    world.add(1, &[&["http://a/", "http://b/", "http://c/"], &["http://d/"]]);
+    let mut first: Vec<String> = Vec::new();
+    for _ in 0..3 {
+        let (after, call) = world.wait();
+        assert_eq!((after, call.event), (0, Event::Started));
+        first.push(call.url.host().to_owned());
+        world.fail(&call, &unreachable());
+    }
+    first.sort();
+    assert_eq!(first, ["a", "b", "c"]);
+    let (_, call) = world.wait();
+    assert_eq!(call.url.host(), "d");
+    world.ok(&call, &answer(1800, None));
+    // The first tier is tried again before the second. The one that answers is told that we start there.
+    let (_, call) = world.wait();
+    assert!(call.event == Event::Started && call.url.host() != "d");
+    let stays = call.url.host().to_owned();
+    world.ok(&call, &answer(1800, None));
+    for _ in 0..5 {
+        let call = world.next().unwrap();
+        assert_eq!((call.event, call.url.host()), (Event::Regular, &*stays));
+        world.ok(&call, &answer(1800, None));
+    }
+}
+
+#[test]
+fn the_order_within_a_tier_is_random_and_a_tracker_is_there_once() {
+    let mut firsts = HashSet::new();
+    for seed in 0..50 {
+        let mut schedule = Schedule::new(seed, Instant::now());
+        let list = tiers(&[&["http://a/", "http://b/", "http://a/"], &["http://a/"]]);
+        schedule.add((hash(1), 0), &list, false, (&[], UNIX), Instant::now());
+        assert_eq!(schedule.jobs[0].places.len(), 2);
+        firsts.insert(schedule.poll(Instant::now()).unwrap().url);
+    }
+    assert_eq!(firsts.len(), 2);
+}
+
+#[test]
+fn failures_put_a_tracker_off_longer_and_longer_up_to_six_hours() {
+    let mut world = World::new();
+    world.add(1, ONE);
+    let mut before = 0;
+    for failures in 1..=20_u32 {
+        let (after, call) = world.wait();
+        let nominal = if failures == 1 {
+            0
+        } else {
+            (30 << (failures - 2).min(12)).min(21_600)
+        };
+        // After three in a row the host rests by itself, and both have their jitter.
+        assert!(
+            after <= 21_600 && after as f64 >= nominal as f64 * 0.76,
+            "{failures}: {after}"
+        );
+        assert!(after as f64 >= before as f64 * 0.75);
+        before = after;
+        world.fail(&call, &unreachable());
+    }
+    let (after, call) = world.wait();
+    assert!(after > 16_000, "{after}");
+    world.ok(&call, &answer(1800, None));
+    let call = world.next().unwrap();
+    world.fail(&call, &unreachable());
+    let (after, _) = world.wait();
+    assert!((26..=34).contains(&after), "it begins anew: {after}");
+}
+
+#[test]
+fn a_refusal_rests_as_long_as_the_tracker_says() {
+    for (retry, from, to) in [
+        (Retry::Unsaid, 300, 375),
+        (Retry::After(Duration::from_secs(7200)), 7200, 7650),
+        (Retry::After(Duration::ZERO), 60, 64),
+        (Retry::After(Duration::MAX), 86_400, 91_800),
+    ] {
+        let mut world = World::new();
+        world.add(1, ONE);
+        let call = world.next().unwrap();
+        let outcome = world.fail(&call, &refused(retry));
+        assert_eq!(outcome.news, Some(News::Failing("refused: not registered".into())));
+        let (after, call) = world.wait();
+        assert!((from..=to).contains(&after), "{retry:?}: {after}");
+        // The same again is no news.
+        assert_eq!(world.fail(&call, &refused(retry)).news, None);
+    }
+    let mut world = World::new();
+    world.add(1, ONE);
+    let call = world.next().unwrap();
+    let outcome = world.fail(&call, &refused(Retry::Never));
+    assert_eq!(outcome.news, Some(News::Dead("refused: not registered".into())));
+    assert!(world.next().is_none());
+    world.pass(1_000_000);
+    assert_eq!(world.schedule.overdue(world.now), 0);
+    assert_eq!(world.schedule.status(hash(1))[0].standing, Standing::Dead);
+    world.schedule.remove(hash(1), world.now);
+    assert!(world.schedule.is_empty());
+}
+
+#[test]
+fn a_dead_host_costs_a_thousand_torrents_few_requests_and_the_next_tier_has_them() {
+    let mut world = World::new();
+    for number in 0..1000 {
+        world.add(number, &[&["http://dead/"], &["http://alive/"]]);
+    }
+    let (mut dead, mut alive, mut taken) = (0, HashSet::new(), Duration::ZERO);
+    // The dead one takes half a minute each time.
+    let mut hanging: VecDeque<(Instant, Call)> = VecDeque::new();
+    while alive.len() < 1000 {
+        while let Some(call) = world.schedule.poll(world.now) {
+            if call.url.host() == "dead" {
+                dead += 1;
+                hanging.push_back((world.now + Duration::from_secs(30), call));
+            } else {
+                world.ok(&call, &answer(1800, None));
+                alive.insert(call.info_hash);
+                taken = world.now - world.start;
+            }
+        }
+        let next = [world.schedule.next_at(), hanging.front().map(|(at, _)| *at)];
+        world.now = next
+            .into_iter()
+            .flatten()
+            .min()
+            .expect("something to wait for")
+            .max(world.now);
+        while let Some((_, call)) = hanging.pop_front_if(|(at, _)| *at <= world.now) {
+            world.fail(&call, &unreachable());
+        }
+    }
+    assert!(dead <= 6, "{dead} requests to a host that is dead");
+    assert!(
+        taken < Duration::from_secs(120),
+        "{taken:?}, {dead} requests to the dead one"
+    );
+}
+
+#[test]
+fn twenty_thousand_torrents_on_three_hosts_are_each_announced_within_their_interval() {
+    let mut world = World::new();
+    let hosts = ["http://a/", "http://b/", "http://c/"];
+    for number in 0..20_000 {
+        world.add(number, &[&[hosts[number as usize % 3]]]);
+    }
+    let mut sent: HashMap<String, VecDeque<Instant>> = HashMap::new();
+    let mut last: HashMap<InfoHash, Instant> = HashMap::new();
+    let end = world.now + Duration::from_secs(3 * 1800);
+    while let Some(call) = world.next().filter(|_| world.now < end) {
+        let of_host = sent.entry(call.url.host().to_owned()).or_default();
+        of_host.push_back(world.now);
+        while of_host
+            .pop_front_if(|at| *at + Duration::from_secs(1) <= world.now)
+            .is_some()
+        {}
+        assert!(of_host.len() as u64 <= PER_SECOND_MAX);
+        if let Some(before) = last.insert(call.info_hash, world.now) {
+            assert!(
+                world.now - before <= Duration::from_secs(1801),
+                "{:?}",
+                world.now - before
+            );
+        }
+        world.ok(&call, &answer(1800, None));
+        assert_eq!(world.schedule.in_flight(), 0);
+    }
+    assert_eq!(last.len(), 20_000);
+    assert!(last.values().all(|at| end - *at <= Duration::from_secs(1801)));
+    assert_eq!(world.schedule.overdue(world.now), 0);
+}
+
+#[test]
+fn due_times_and_failures_are_kept_over_a_restart() {
+    let mut world = World::new();
+    let list: &[&[&str]] = &[&["http://a/", "http://b/", "http://c/"]];
+    world.add(1, list);
+    let call = world.next().unwrap();
+    world.fail(&call, &refused(Retry::After(Duration::from_secs(3600))));
+    let failed = call.url.clone();
+    let call = world.next().unwrap();
+    world.ok(&call, &answer(1800, None));
+    let works = call.url.clone();
+    world.pass(600);
+    let kept = world.schedule.take_changed(world.now, UNIX + 600);
+    assert_eq!((kept.len(), kept[0].0), (1, hash(1)));
+    let kept = kept[0].1.clone();
+    assert_eq!(kept.len(), 2);
+    assert!(world.schedule.take_changed(world.now, UNIX).is_empty());
+
+    let mut world = World::new();
+    world
+        .schedule
+        .add((hash(1), 0), &tiers(list), false, (&kept, UNIX + 700), world.now);
+    let (after, call) = world.wait();
+    // The tracker that has us in its list is asked when it was to be; to it this is another run.
+    assert!(
+        call.url == works && call.event == Event::Started && (900..=1100).contains(&after),
+        "{after}"
+    );
+    world.fail(&call, &unreachable());
+    let (_, call) = world.wait();
+    assert!(
+        call.url != works && call.url != failed,
+        "neither the one that failed before the restart"
+    );
+    // What is of other trackers has no meaning.
+    let mut world = World::new();
+    world
+        .schedule
+        .add((hash(1), 0), &tiers(&[&["http://d/"]]), false, (&kept, UNIX), world.now);
+    assert_eq!(world.wait().0, 0);
+}
+
+#[test]
+fn a_torrent_that_no_tracker_knows_of_leaves_without_a_word() {
+    let mut world = World::new();
+    world.add(1, ONE);
+    world.schedule.remove(hash(1), world.now);
+    assert!(world.schedule.is_empty());
+    // One that is being announced for the first time is stopped behind that.
+    world.add(2, ONE);
+    let call = world.next().unwrap();
+    world.schedule.remove(hash(2), world.now);
+    assert!(world.next().is_none());
+    assert!(!world.ok(&call, &answer(1800, None)).stays);
+    let call = world.next().unwrap();
+    assert_eq!(call.event, Event::Stopped);
+    // Whether or not that is heard, it was the last time.
+    world.fail(&call, &unreachable());
+    assert!(world.schedule.is_empty());
+}
+
+#[test]
+fn a_torrent_that_comes_again_goes_on_and_with_other_trackers_begins_anew() {
+    let mut world = World::new();
+    world.add(1, ONE);
+    let call = world.next().unwrap();
+    world.ok(&call, &answer(1800, None));
+    world.add(1, ONE);
+    assert_eq!(world.schedule.len(), 1);
+    world.add(1, &[&["http://two/"]]);
+    let mut events = HashSet::new();
+    for _ in 0..2 {
+        let (after, call) = world.wait();
+        assert_eq!(after, 0);
+        world.ok(&call, &answer(1800, None));
+        events.insert((call.url.host().to_owned(), call.event.name()));
+    }
+    assert_eq!(
+        events,
+        HashSet::from([("one".to_owned(), Some("stopped")), ("two".to_owned(), Some("started"))])
+    );
+}
+
+#[test]
+fn all_are_stopped_at_the_end_as_fast_as_the_rate_allows() {
+    let mut world = World::new();
+    for number in 0..100 {
+        world.add(number, ONE);
+        let call = world.next().unwrap();
+        world.ok(&call, &answer(1800, None));
+    }
+    world.schedule.remove_all(world.now);
+    let from = world.now;
+    while let Some(call) = world.next() {
+        assert_eq!(call.event, Event::Stopped);
+        world.ok(&call, &answer(1800, None));
+    }
+    assert!(world.schedule.is_empty() && world.now - from < Duration::from_secs(3));
+}
+
+#[test]
+fn what_cannot_be_asked_for_too_long_is_overdue() {
+    let mut world = World::new();
+    world.add(1, ONE);
+    assert_eq!(world.schedule.overdue(world.now), 0);
+    world.pass(61);
+    assert_eq!(world.schedule.overdue(world.now), 1);
+    let call = world.next().unwrap();
+    world.ok(&call, &answer(1800, None));
+    assert_eq!(world.schedule.overdue(world.now), 0);
+}
+
+#[test]
+fn a_tracker_id_is_sent_to_the_tracker_that_gave_it() {
+    let mut world = World::new();
+    world.add(1, &[&["http://a/"], &["http://b/"]]);
+    let call = world.next().unwrap();
+    let with_id = Answer {
+        tracker_id: Some(b"x".as_slice().into()),
+        ..Answer::default()
+    };
+    world.ok(&call, &with_id);
+    let call = world.next().unwrap();
+    assert_eq!(call.tracker_id.as_deref(), Some(b"x".as_slice()));
+    world.fail(&call, &unreachable());
+    let call = world.next().unwrap();
+    assert_eq!((call.url.host(), call.tracker_id), ("b", None));
+}
+
+#[test]
+fn a_hundred_thousand_torrents_take_little_memory() {
+    assert!(
+        size_of::<Job>() <= 200 && size_of::<Place>() <= 24,
+        "{} {}",
+        size_of::<Job>(),
+        size_of::<Place>()
+    );
+}
+
+proptest! {
+    /// Whatever trackers do, in any order: requests are never more than allowed, nothing is lost, and all ends.
+    #[test]
+    fn whatever_happens_everything_stays_in_step(
+        steps in proptest::collection::vec((0..7_u8, 0..6_u32, 0..400_u64), 1..200),
+        seed: u64,
+    ) {
+        let mut world = World::new();
+        world.schedule = Schedule::new(seed, world.now);
+        let lists: [&[&[&str]]; 3] = [ONE, &[&["http://a/", "udp://a:1"], &["http://one/announce"]], &[&["http://a/"], &["http://c/"]]];
+        let mut calls: Vec<Call> = Vec::new();
+        for (step, number, amount) in steps {
+            match step {
+                0 => world.add(number, lists[number as usize % 3]),
+                1 => world.schedule.remove(hash(number), world.now),
+                2 => world.schedule.completed(hash(number), world.now),
+                3 => world.pass(amount),
+                4 => while let Some(call) = world.schedule.poll(world.now) { calls.push(call) },
+                5 | 6 if !calls.is_empty() => {
+                    let call = calls.swap_remove(number as usize % calls.len());
+                    match (step, amount % 4) {
+                        (5, _) => { world.ok(&call, &answer(amount as i64 * 10, None)); }
+                        (_, 0) => { world.fail(&call, &refused(Retry::Never)); }
+                        (_, 1) => { world.fail(&call, &refused(Retry::Unsaid)); }
+                        _ => { world.fail(&call, &unreachable()); }
+                    }
+                    prop_assert!(world.schedule.on_answer(&call, Err(&unreachable()), world.now).is_none());
+                }
+                _ => {}
+            }
+            prop_assert_eq!(world.schedule.in_flight(), calls.len());
+            let waiting: usize = world.schedule.hosts.iter().map(|(_, host)| host.queue.len()).sum();
+            let jobs = world.schedule.jobs.iter();
+            let expected = jobs.filter(|(_, job)| !job.in_flight && (job.leaving || job.places.iter().any(|place| !place.dead))).count();
+            prop_assert_eq!(waiting, expected);
+        }
+        world.schedule.remove_all(world.now);
+        while let Some(call) = calls.pop().or_else(|| world.next()) {
+            world.ok(&call, &Answer::default());
+        }
+        prop_assert!(world.schedule.is_empty() && world.schedule.hosts.is_empty() && world.schedule.wakes.is_empty());
+    }
+}

@@ -1,0 +1,151 @@
+//! Connections to trackers: to addresses that the rule permits, and to no others, however they were come by.
+//!
+//! The rule is applied to the address that is connected to, in the call that connects. So a name cannot lead elsewhere
+//! between a check and its use, and redirects and addresses written as numbers go the same way. This is why the HTTP client
+//! is not one with a resolver of its own.
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::Uri;
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower_service::Service;
+
+use super::Sources;
+use crate::announcer::{Failure, Rule};
+use crate::control::resolver::Resolver;
+
+/// For one address of a tracker.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(8);
+
+/// Connects to trackers.
+#[derive(Clone)]
+pub(super) struct Connector {
+    pub(super) resolver: Arc<Resolver>,
+    pub(super) rule: Rule,
+    pub(super) sources: Sources,
+    /// One for each connection, those that are idle included.
+    pub(super) sockets: Arc<Semaphore>,
+}
+
+impl Connector {
+    async fn connect(self, host: String, port: u16) -> Result<TokioIo<Stream>, Failure> {
+        let addresses = permitted(&self.resolver, self.rule, &self.sources, &host).await?;
+        let permit = self.sockets.acquire_owned().await;
+        let permit = permit.map_err(|_| Failure::Unreachable("btd is stopping".into()))?;
+        let mut failure = Failure::Unreachable("cannot connect".into());
+        for ip in addresses {
+            let connecting = tokio::time::timeout(CONNECT_PATIENCE, connect_to(ip, port, &self.sources));
+            match connecting.await {
+                Ok(Ok(stream)) => {
+                    let _permit = permit;
+                    return Ok(TokioIo::new(Stream { stream, _permit }));
+                }
+                Ok(Err(error)) => failure = Failure::Unreachable(format!("cannot connect: {}", plain(&error)).into()),
+                Err(_) => failure = Failure::Unreachable("cannot connect: no answer in time".into()),
+            }
+        }
+        Err(failure)
+    }
+}
+
+/// The kernel's words, without its number.
+pub(super) fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let first = text.chars().next().map(|first| first.to_ascii_lowercase());
+    first.into_iter().chain(text.chars().skip(1)).collect()
+}
+
+/// The addresses of a tracker that may be connected to, never none.
+pub(super) async fn permitted(
+    resolver: &Resolver,
+    rule: Rule,
+    sources: &Sources,
+    host: &str,
+) -> Result<Vec<IpAddr>, Failure> {
+    let found = resolver.addresses(host).await;
+    let found = found.map_err(|error| Failure::Name((*error).into()))?;
+    let permitted: Vec<IpAddr> = found.iter().copied().filter(|ip| rule.permits(*ip)).collect();
+    match permitted.is_empty() {
+        true => Err(Failure::Forbidden(
+            format!(
+                "{} is a private or special address (hint: [announce] allow-private = true lets btd go there)",
+                found[0]
+            )
+            .into(),
+        )),
+        false => Ok(sources.choose(&permitted)),
+    }
+}
+
+async fn connect_to(ip: IpAddr, port: u16, sources: &Sources) -> io::Result<TcpStream> {
+    let socket = match ip {
+        IpAddr::V4(_) => TcpSocket::new_v4()?,
+        IpAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    if let Some(source) = sources.of(ip) {
+        socket.bind(SocketAddr::new(source, 0))?;
+    }
+    socket.set_nodelay(true)?;
+    socket.connect(SocketAddr::new(ip, port)).await
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Stream>;
+    type Error = Failure;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Failure>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        // As it was made of a `TrackerUrl`, it has all of it.
+        let host = uri.host().unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = uri.port_u16().unwrap_or(0);
+        Box::pin(self.clone().connect(host, port))
+    }
+}
+
+/// A connection, which counts as one as long as it is open.
+pub(super) struct Stream {
+    stream: TcpStream,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

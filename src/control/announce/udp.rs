@@ -1,0 +1,210 @@
+//! Announces by datagrams (BEP 15): one socket for each family, answers told apart by their transaction and where they
+//! come from, connection ids kept for their minute.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::net::UdpSocket;
+use tokio::sync::{OnceCell, oneshot};
+
+use super::connect::{permitted, plain};
+use super::{Sources, random};
+use crate::announcer::udp::{self, Reply};
+use crate::announcer::{Answer, Failure, Request, Rule, TrackerUrl};
+use crate::control::resolver::Resolver;
+
+/// For the first try; the next have twice as long each (BEP 15). The specification goes on for an hour; the schedule has
+/// its own back-off, and another tracker may be there.
+const PATIENCE: Duration = Duration::from_secs(15);
+const TRIES: u32 = 3;
+/// How long a connection id may be used.
+const CONNECTION_FOR: Duration = Duration::from_secs(60);
+/// Connection ids that are kept.
+const CONNECTIONS_MAX: usize = 1024;
+
+/// Asks trackers by datagrams.
+#[derive(Clone)]
+pub(super) struct Udp(Arc<Inner>);
+
+struct Inner {
+    resolver: Arc<Resolver>,
+    rule: Rule,
+    sources: Sources,
+    v4: OnceCell<Arc<UdpSocket>>,
+    v6: OnceCell<Arc<UdpSocket>>,
+    waiting: Arc<Mutex<Waiting>>,
+    connections: Mutex<HashMap<SocketAddr, (u64, Instant)>>,
+}
+
+/// Who waits for an answer, by transaction, and from where it has to come.
+type Waiting = HashMap<u32, (SocketAddr, oneshot::Sender<Vec<u8>>)>;
+
+/// Takes its transaction back when nobody waits any more.
+struct Transaction<'a> {
+    number: u32,
+    waiting: &'a Mutex<Waiting>,
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        lock(self.waiting).remove(&self.number);
+    }
+}
+
+/// Nothing is left half done under these locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn failed(step: &str, error: &io::Error) -> Failure {
+    Failure::Unreachable(format!("cannot {step}: {}", plain(error)).into())
+}
+
+impl Udp {
+    pub(super) fn new(resolver: &Arc<Resolver>, rule: Rule, sources: &Sources) -> Self {
+        Self(Arc::new(Inner {
+            resolver: Arc::clone(resolver),
+            rule,
+            sources: sources.clone(),
+            v4: OnceCell::new(),
+            v6: OnceCell::new(),
+            waiting: Arc::default(),
+            connections: Mutex::default(),
+        }))
+    }
+
+    /// Announces to a tracker.
+    pub(super) async fn announce(&self, url: &TrackerUrl, request: &Request) -> Result<Answer, Failure> {
+        let addresses = permitted(&self.0.resolver, self.0.rule, &self.0.sources, url.host()).await?;
+        let mut failure = None;
+        for (attempt, ip) in (0..TRIES).zip(addresses.iter().cycle()) {
+            let to = SocketAddr::new(*ip, url.port());
+            let tried = tokio::time::timeout(PATIENCE * (1 << attempt), self.0.once(to, url, request));
+            match tried.await {
+                Ok(Err(Failure::Unreachable(why))) => failure = Some(Failure::Unreachable(why)),
+                Ok(result) => return result,
+                Err(_) => lock(&self.0.connections).retain(|at, _| *at != to),
+            }
+        }
+        Err(failure.unwrap_or_else(|| Failure::Unreachable(format!("no answer to {TRIES} datagrams").into())))
+    }
+}
+
+impl Inner {
+    async fn once(&self, to: SocketAddr, url: &TrackerUrl, request: &Request) -> Result<Answer, Failure> {
+        let kept = lock(&self.connections).get(&to).copied();
+        let kept = kept.filter(|(_, until)| Instant::now() < *until);
+        let mut is_kept = kept.is_some();
+        let mut id = match kept {
+            Some((id, _)) => id,
+            None => self.connect(to).await?,
+        };
+        loop {
+            let datagram = self
+                .exchange(to, |number| udp::announce(id, number, request, url.target()))
+                .await?;
+            return match udp::read(&datagram) {
+                Some((_, Reply::Announce(body))) => udp::read_announce(body, to),
+                // The tracker may have been started again, and know the id no more.
+                Some((_, Reply::Error(_))) if is_kept => {
+                    is_kept = false;
+                    id = self.connect(to).await?;
+                    continue;
+                }
+                Some((_, Reply::Error(text))) => Err(udp::read_error(text)),
+                Some((_, Reply::Connection(_))) | None => Err(Failure::Malformed("no answer to an announce".into())),
+            };
+        }
+    }
+
+    async fn connect(&self, to: SocketAddr) -> Result<u64, Failure> {
+        let datagram = self.exchange(to, |number| udp::connect(number).to_vec()).await?;
+        let id = match udp::read(&datagram) {
+            Some((_, Reply::Connection(id))) => id,
+            Some((_, Reply::Error(text))) => return Err(udp::read_error(text)),
+            Some((_, Reply::Announce(_))) | None => return Err(Failure::Malformed("no connection id".into())),
+        };
+        let now = Instant::now();
+        let mut connections = lock(&self.connections);
+        if connections.len() >= CONNECTIONS_MAX {
+            connections.retain(|_, (_, until)| now < *until);
+        }
+        if connections.len() < CONNECTIONS_MAX {
+            connections.insert(to, (id, now + CONNECTION_FOR));
+        }
+        Ok(id)
+    }
+
+    /// Sends a datagram that is made of its transaction's number, and waits for the answer to it.
+    async fn exchange(&self, to: SocketAddr, make: impl Fn(u32) -> Vec<u8>) -> Result<Vec<u8>, Failure> {
+        let socket = self
+            .socket(to.ip())
+            .await
+            .map_err(|error| failed("make a socket", &error))?;
+        let (sender, answer) = oneshot::channel();
+        let number = {
+            let mut waiting = lock(&self.waiting);
+            let mut number = random() as u32; // Half of the bits: nobody who does not see the datagram knows it.
+            while waiting.contains_key(&number) {
+                number = number.wrapping_add(1);
+            }
+            waiting.insert(number, (to, sender));
+            number
+        };
+        let _transaction = Transaction {
+            number,
+            waiting: &self.waiting,
+        };
+        socket
+            .send_to(&make(number), to)
+            .await
+            .map_err(|error| failed("send", &error))?;
+        answer
+            .await
+            .map_err(|_| Failure::Unreachable("the socket is closed".into()))
+    }
+
+    /// The socket for addresses of this family.
+    async fn socket(&self, ip: IpAddr) -> io::Result<Arc<UdpSocket>> {
+        let (cell, any) = match ip {
+            IpAddr::V4(_) => (&self.v4, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
+            IpAddr::V6(_) => (&self.v6, IpAddr::from(Ipv6Addr::UNSPECIFIED)),
+        };
+        let socket = cell.get_or_try_init(|| async {
+            let source = self.sources.of(ip).unwrap_or(any);
+            let socket = Arc::new(UdpSocket::bind(SocketAddr::new(source, 0)).await?);
+            tokio::spawn(receive(Arc::clone(&socket), Arc::clone(&self.waiting)));
+            Ok::<_, io::Error>(socket)
+        });
+        socket.await.cloned()
+    }
+}
+
+/// Gives each answer to whom it is for, for as long as the socket is open.
+async fn receive(socket: Arc<UdpSocket>, waiting: Arc<Mutex<Waiting>>) {
+    let mut buf = vec![0; udp::DATAGRAM_LEN_MAX];
+    loop {
+        let (len, from) = match socket.recv_from(&mut buf).await {
+            Ok(received) => received,
+            // What the network says of a datagram that was sent: its sender finds out by waiting.
+            Err(error) => {
+                tracing::debug!("a tracker's socket: {error}");
+                tokio::task::yield_now().await;
+                continue;
+            }
+        };
+        let datagram = &buf[..len];
+        let Some((number, _)) = udp::read(datagram) else {
+            continue;
+        };
+        let mut waiting = lock(&waiting);
+        if waiting.get(&number).is_some_and(|(to, _)| *to == from)
+            && let Some((_, sender)) = waiting.remove(&number)
+        {
+            let _ = sender.send(datagram.to_vec()); // Nobody waits any more.
+        }
+    }
+}

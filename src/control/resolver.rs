@@ -1,0 +1,267 @@
+//! Names to addresses, for trackers and for peers: by the system's resolver, on threads, each name once at a time.
+//!
+//! The system's resolver and not one of our own, because it goes by what the machine is set up for: `/etc/hosts`,
+//! `nsswitch.conf`, search domains, the resolver that Docker puts into a container, and all of that as it is now. It does
+//! not tell for how long an answer holds, so that a name is looked up again a minute after it was, if anybody asks; that
+//! is also how a peer is found that has another address now. A look-up that fails is not repeated for half a minute, and
+//! what was known before serves meanwhile.
+//!
+//! Which addresses may be connected to is not decided here.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, ToSocketAddrs};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OnceCell, Semaphore};
+
+use super::blocking;
+
+/// Threads that wait for the system's resolver, at most.
+const AT_ONCE: usize = 32;
+/// Addresses of one name that are used.
+const ADDRESSES_MAX: usize = 8;
+/// How long an answer holds.
+const FRESH_FOR: Duration = Duration::from_secs(60);
+/// How long after a failure there is no other try.
+const FAILED_FOR: Duration = Duration::from_secs(30);
+/// How long an answer is waited for. The thread may wait longer, and counts as one until it ends.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Names that are remembered.
+const NAMES_MAX: usize = 4096;
+
+/// Blocks until the addresses of a name are known.
+type LookUp = dyn Fn(&str) -> Result<Vec<IpAddr>, String> + Send + Sync;
+
+/// See the module's page.
+pub(super) struct Resolver {
+    names: Mutex<HashMap<Box<str>, Arc<Name>>>,
+    threads: Arc<Semaphore>,
+    look_up: Arc<LookUp>,
+}
+
+/// One look-up of a name, under way or done.
+#[derive(Default)]
+struct Name {
+    found: OnceCell<Found>,
+    /// Of the look-up before.
+    known: Arc<[IpAddr]>,
+}
+
+#[derive(Clone)]
+struct Found {
+    result: Result<Arc<[IpAddr]>, Arc<str>>,
+    until: Instant,
+}
+
+impl Resolver {
+    /// By the system's resolver.
+    pub(super) fn new() -> Arc<Self> {
+        Self::with(|name| {
+            let found = (name, 0).to_socket_addrs().map_err(|error| error.to_string())?;
+            Ok(found.map(|addr| addr.ip()).collect())
+        })
+    }
+
+    fn with(look_up: impl Fn(&str) -> Result<Vec<IpAddr>, String> + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self {
+            names: Mutex::default(),
+            threads: Arc::new(Semaphore::new(AT_ONCE)),
+            look_up: Arc::new(look_up),
+        })
+    }
+
+    /// The addresses of a name, never none; an address is its own.
+    ///
+    /// # Errors
+    /// Why they cannot be had, in the words of the system.
+    pub(super) async fn addresses(&self, host: &str) -> Result<Arc<[IpAddr]>, Arc<str>> {
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return Ok(Arc::new([ip]));
+        }
+        let name = self.name(host, Instant::now());
+        let found = name.found.get_or_init(|| self.look_up(host, &name.known)).await;
+        found.result.clone()
+    }
+
+    /// The look-up of a name that counts now.
+    fn name(&self, host: &str, now: Instant) -> Arc<Name> {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_old = |name: &Name| name.found.get().is_some_and(|found| found.until <= now);
+        if let Some(name) = names.get(host).filter(|name| !is_old(name)) {
+            return Arc::clone(name);
+        }
+        if names.len() >= NAMES_MAX {
+            names.retain(|_, name| !is_old(name));
+        }
+        let known = names.remove(host).and_then(|old| old.found.get()?.result.clone().ok());
+        let name = Arc::new(Name {
+            found: OnceCell::new(),
+            known: known.unwrap_or_default(),
+        });
+        // Beyond that it is looked up all the same, and not remembered.
+        if names.len() < NAMES_MAX {
+            names.insert(host.into(), Arc::clone(&name));
+        }
+        name
+    }
+
+    async fn look_up(&self, host: &str, known: &Arc<[IpAddr]>) -> Found {
+        let found = tokio::time::timeout(PATIENCE, self.on_thread(host)).await;
+        let (result, fresh_for) = match found.unwrap_or_else(|_| Err("no answer in time".into())) {
+            Ok(found) => (Ok(found), FRESH_FOR),
+            Err(_) if !known.is_empty() => (Ok(Arc::clone(known)), FAILED_FOR),
+            Err(error) => (Err(error), FAILED_FOR),
+        };
+        Found {
+            result,
+            until: Instant::now() + fresh_for,
+        }
+    }
+
+    async fn on_thread(&self, host: &str) -> Result<Arc<[IpAddr]>, Arc<str>> {
+        let threads = Arc::clone(&self.threads);
+        let permit = threads.acquire_owned().await.map_err(|_| "btd is stopping")?;
+        let (host, look_up) = (host.to_owned(), Arc::clone(&self.look_up));
+        let found = blocking::run("btd-resolve", move || {
+            let _permit = permit;
+            look_up(&host)
+        });
+        let found = match found.await {
+            Ok(Some(found)) => found?,
+            Ok(None) => return Err("the look-up has failed".into()),
+            Err(error) => return Err(format!("no thread for it: {error}").into()),
+        };
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        for ip in found {
+            if addresses.len() < ADDRESSES_MAX && !addresses.contains(&ip) {
+                addresses.push(ip);
+            }
+        }
+        match addresses.is_empty() {
+            true => Err("it has no address".into()),
+            false => Ok(addresses.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn run(future: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.expect("a runtime").block_on(future);
+    }
+
+    /// Makes everything that is remembered too old.
+    fn age(resolver: &Resolver) {
+        let mut names = resolver.names.lock().unwrap();
+        for name in names.values_mut() {
+            let found = name.found.get().expect("nothing is under way").clone();
+            let until = Instant::now();
+            let old = Name {
+                found: OnceCell::from(Found { until, ..found }),
+                known: Arc::default(),
+            };
+            *name = Arc::new(old);
+        }
+    }
+
+    #[test]
+    fn a_name_is_looked_up_once_for_all_who_ask_and_again_when_it_is_old() {
+        run(async {
+            let count = Arc::new(AtomicUsize::new(0));
+            let counted = Arc::clone(&count);
+            let resolver = Resolver::with(move |name| {
+                assert_eq!(name, "client1");
+                let last = u8::try_from(counted.fetch_add(1, Ordering::Relaxed)).unwrap();
+                Ok(vec![IpAddr::from([10, 0, 0, last]); 2])
+            });
+            let (one, two) = tokio::join!(resolver.addresses("client1"), resolver.addresses("client1"));
+            assert_eq!(one, two);
+            assert_eq!(one.unwrap()[..], [IpAddr::from([10, 0, 0, 0])]);
+            assert_eq!(
+                resolver.addresses("client1").await.unwrap()[0],
+                IpAddr::from([10, 0, 0, 0])
+            );
+            assert_eq!(count.load(Ordering::Relaxed), 1);
+            age(&resolver);
+            assert_eq!(
+                resolver.addresses("client1").await.unwrap()[0],
+                IpAddr::from([10, 0, 0, 1])
+            );
+        });
+    }
+
+    #[test]
+    fn a_failure_is_remembered_and_what_was_known_serves_meanwhile() {
+        run(async {
+            let count = Arc::new(AtomicUsize::new(0));
+            let counted = Arc::clone(&count);
+            let resolver = Resolver::with(move |name| match (name, counted.fetch_add(1, Ordering::Relaxed)) {
+                ("known", 0) => Ok(vec![IpAddr::from([10, 0, 0, 1])]),
+                ("empty", _) => Ok(Vec::new()),
+                _ => Err("not found".to_owned()),
+            });
+            assert!(resolver.addresses("known").await.is_ok());
+            age(&resolver);
+            assert_eq!(
+                resolver.addresses("known").await.unwrap()[0],
+                IpAddr::from([10, 0, 0, 1])
+            );
+            assert_eq!(resolver.addresses("other").await, Err("not found".into()));
+            assert_eq!(resolver.addresses("other").await, Err("not found".into()));
+            assert_eq!(count.load(Ordering::Relaxed), 3);
+            assert_eq!(resolver.addresses("empty").await, Err("it has no address".into()));
+        });
+    }
+
+    #[test]
+    fn addresses_are_bounded_and_an_address_needs_no_look_up() {
+        run(async {
+            let resolver = Resolver::with(|_| Ok((0..100).map(|last| IpAddr::from([10, 0, 0, last])).collect()));
+            assert_eq!(resolver.addresses("many").await.unwrap().len(), ADDRESSES_MAX);
+            assert_eq!(
+                resolver.addresses("::1").await.unwrap()[..],
+                ["::1".parse::<IpAddr>().unwrap()]
+            );
+            assert_eq!(resolver.names.lock().unwrap().len(), 1);
+        });
+    }
+
+    #[test]
+    fn no_more_threads_wait_than_are_allowed() {
+        run(async {
+            let (release, gate) = mpsc::channel::<()>();
+            let gate = Mutex::new(gate);
+            let running = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
+            let seen = Arc::clone(&running);
+            let resolver = Resolver::with(move |_| {
+                let now = seen.0.fetch_add(1, Ordering::SeqCst) + 1;
+                seen.1.fetch_max(now, Ordering::SeqCst);
+                gate.lock().unwrap().recv().unwrap();
+                seen.0.fetch_sub(1, Ordering::SeqCst);
+                Ok(vec![IpAddr::from([10, 0, 0, 1])])
+            });
+            let mut tasks = tokio::task::JoinSet::new();
+            for number in 0..AT_ONCE + 10 {
+                let resolver = Arc::clone(&resolver);
+                tasks.spawn(async move { resolver.addresses(&format!("name{number}")).await.map(|_| ()) });
+            }
+            while running.0.load(Ordering::SeqCst) < AT_ONCE {
+                tokio::task::yield_now().await;
+            }
+            for _ in 0..AT_ONCE + 10 {
+                release.send(()).unwrap();
+            }
+            while let Some(done) = tasks.join_next().await {
+                done.unwrap().unwrap();
+            }
+            assert_eq!(running.1.load(Ordering::SeqCst), AT_ONCE);
+        });
+    }
+}

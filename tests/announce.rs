@@ -1,0 +1,652 @@
+//! btd and trackers: it is found through them and finds peers through them, says what it should when it should, and comes
+//! to no harm by those that lie.
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use support::btd::{Btd, Config};
+use support::client::Client;
+use support::payload::Payload;
+use support::private_net::{self, CLIENTS, SEED};
+use support::process::Process;
+use support::scratch::Scratch;
+use support::stub_tracker::{StubTracker, parameter, reply};
+use support::torrent::Torrent;
+use support::tracker::Tracker;
+use support::{installed, skip, wait_for, within};
+
+const ALLOW: &str = "[announce]\nallow-private = true\n";
+const PORT: u16 = 6_969;
+/// For one download, with a debug build, on a busy machine.
+const SECONDS: u64 = 120;
+
+/// A watch folder and a data folder with a payload.
+struct Home {
+    watch: PathBuf,
+    data: PathBuf,
+    payload: Payload,
+    /// Without a tracker, and not in the watch folder.
+    torrent: Torrent,
+}
+
+impl Home {
+    fn new(scratch: &Scratch, name: &str, len: u64) -> Self {
+        let (watch, data) = (
+            scratch.dir(&format!("{name}/watch")),
+            scratch.dir(&format!("{name}/data")),
+        );
+        let payload = Payload::make(&data, "payload.bin", len, &[("payload.bin".to_owned(), len)]);
+        let torrent = Torrent::create(
+            &payload.path(),
+            64 << 10,
+            scratch.path().join(format!("{name}.torrent")),
+        );
+        Self {
+            watch,
+            data,
+            payload,
+            torrent,
+        }
+    }
+
+    /// Puts its torrent with this tracker into the watch folder.
+    fn with_tracker(&self, url: &str) -> Torrent {
+        self.torrent.with_tracker(url, self.watch.join("t.torrent"))
+    }
+}
+
+fn config(homes: &[&Home], more: &str) -> Config {
+    Config {
+        shards: 1,
+        watch: homes
+            .iter()
+            .map(|home| (home.watch.clone(), home.data.clone()))
+            .collect(),
+        more: more.to_owned(),
+        ..Config::default()
+    }
+}
+
+/// A btd with an empty data folder and this torrent.
+fn leech(scratch: &Scratch, name: &str, torrent: &Torrent, config: Config) -> (Btd, PathBuf) {
+    let (watch, data) = (
+        scratch.dir(&format!("{name}/watch")),
+        scratch.dir(&format!("{name}/data")),
+    );
+    fs::copy(&torrent.path, watch.join("t.torrent")).expect("copy a torrent");
+    let config = Config {
+        shards: 1,
+        watch: vec![(watch, data.clone())],
+        ..config
+    };
+    (Btd::start(&scratch.dir(name), &config), data)
+}
+
+fn wait_complete(btd: &Btd) {
+    wait_for("btd has everything", within(SECONDS), || {
+        (btd.metric("btd_torrents{state=\"seeding\"}") >= 1.0).then_some(())
+    });
+}
+
+fn wait_announced(btd: &Btd) {
+    wait_for("btd has announced", within(30), || {
+        (btd.metric("btd_announces_total{result=\"ok\"}") >= 1.0).then_some(())
+    });
+}
+
+fn wait_asked(stub: &StubTracker, event: &str) -> String {
+    wait_for(&format!("a tracker hears {event}"), within(60), || {
+        stub.with_event(event).pop()
+    })
+}
+
+/// opentracker in the private network, btd seeding on another address, and what a client downloads by it alone.
+fn with_opentracker(name: &str, run: impl FnOnce(&Scratch, &Home, &Tracker)) {
+    private_net::run(name, || {
+        if !installed("opentracker") {
+            return skip("`opentracker` is not installed (hint: tests/run installs it)");
+        }
+        let scratch = Scratch::new(name);
+        let home = Home::new(&scratch, "seed", 3_000_001);
+        let tracker = Tracker::start(
+            &scratch.dir("tracker"),
+            SocketAddr::new(CLIENTS[0], PORT),
+            std::slice::from_ref(&home.torrent),
+        );
+        run(&scratch, &home, &tracker);
+    });
+}
+
+#[test]
+fn aria2_finds_btd_through_opentracker() {
+    with_opentracker("aria2_finds_btd_through_opentracker", |scratch, home, tracker| {
+        if !installed("aria2c") {
+            return skip("`aria2c` is not installed (hint: tests/run installs it)");
+        }
+        let torrent = home.with_tracker(&tracker.announce_url());
+        let seed = Btd::start(
+            &scratch.dir("btd"),
+            &Config {
+                listen: SEED,
+                ..config(&[home], ALLOW)
+            },
+        );
+        wait_announced(&seed);
+        let save = scratch.dir("save");
+        let mut command = Command::new("aria2c");
+        command
+            .arg(format!("--dir={}", save.display()))
+            .arg(&torrent.path)
+            .env("HOME", scratch.path());
+        command.arg(format!("--interface={}", CLIENTS[1]));
+        command.args([
+            "--no-conf",
+            "--listen-port=51413",
+            "--seed-time=0",
+            "--enable-dht=false",
+            "--bt-enable-lpd=false",
+            "--enable-peer-exchange=false",
+            "--file-allocation=none",
+        ]);
+        let mut aria2 = Process::spawn("aria2", &mut command, &scratch.path().join("aria2.log"));
+        aria2.wait_success(within(SECONDS));
+        home.payload.assert_same(&save, true);
+        seed.stop();
+    });
+}
+
+#[test]
+fn one_btd_finds_another_through_opentracker_by_datagrams() {
+    let name = "one_btd_finds_another_through_opentracker_by_datagrams";
+    with_opentracker(name, |scratch, home, tracker| {
+        let torrent = home.with_tracker(&tracker.udp_url());
+        let at = |listen| Config {
+            listen,
+            ..config(&[home], ALLOW)
+        };
+        let seed = Btd::start(&scratch.dir("btd"), &at(SEED));
+        // The white list is read some time after the tracker answers: it refuses until then.
+        wait_announced(&seed);
+        let (leech, data) = leech(scratch, "leech", &torrent, at(CLIENTS[1]));
+        wait_complete(&leech);
+        home.payload.assert_same(&data, true);
+        leech.stop();
+        seed.stop();
+    });
+}
+
+#[test]
+fn btd_downloads_from_libtorrent_that_a_tracker_has_told_of() {
+    let name = "btd_downloads_from_libtorrent_that_a_tracker_has_told_of";
+    with_opentracker(name, |scratch, home, tracker| {
+        if let Some(why) = Client::Libtorrent.missing() {
+            return skip(&why);
+        }
+        let (_seed, addr) = Client::Libtorrent.seed(scratch.path(), &home.torrent, &home.data);
+        tracker.announce_seed(&home.torrent, addr);
+        let torrent = home.with_tracker(&tracker.announce_url());
+        let more = Config {
+            listen: SEED,
+            more: ALLOW.to_owned(),
+            ..Config::default()
+        };
+        let (btd, data) = leech(scratch, "leech", &torrent, more);
+        wait_complete(&btd);
+        home.payload.assert_same(&data, true);
+        btd.stop();
+    });
+}
+
+#[test]
+fn a_seed_says_started_and_stopped_with_what_it_has_moved() {
+    let scratch = Scratch::new("announce-seed");
+    let home = Home::new(&scratch, "seed", 200_000);
+    let stub = StubTracker::saying("d8:intervali1800e5:peers0:e");
+    home.with_tracker(&format!("{}?passkey=0123456789", stub.url()));
+    let btd = Btd::start(
+        &scratch.dir("btd"),
+        &config(&[&home], &format!("{ALLOW}hostname = \"client1\"\n")),
+    );
+    let started = wait_asked(&stub, "started");
+    for (name, value) in [
+        ("passkey", "0123456789"),
+        ("left", "0"),
+        ("uploaded", "0"),
+        ("downloaded", "0"),
+        ("numwant", "0"),
+        ("hostname", "client1"),
+        ("port", &btd.peers.port().to_string()),
+    ] {
+        assert_eq!(parameter(&started, name), Some(value), "{started}");
+    }
+    assert!(parameter(&started, "peer_id").expect("a peer id").starts_with("-BT"));
+    let hash: String = home
+        .torrent
+        .info_hash
+        .iter()
+        .map(|byte| match byte {
+            byte if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) => char::from(*byte).to_string(),
+            byte => format!("%{byte:02x}"),
+        })
+        .collect();
+    assert_eq!(parameter(&started, "info_hash"), Some(&*hash));
+    // Somebody downloads it all.
+    let mut with_peer = config(&[], "[announce]\nenabled = false\n");
+    with_peer.peers = vec![btd.peers];
+    let (leech, data) = leech(&scratch, "leech", &home.torrent, with_peer);
+    wait_complete(&leech);
+    home.payload.assert_same(&data, true);
+    leech.stop();
+    // What the socket has taken is counted with the next turn.
+    wait_for("the upload is counted", within(10), || {
+        (btd.metric("btd_uploaded_bytes_total") >= 200_000.0).then_some(())
+    });
+    let log = scratch.path().join("btd/btd.log");
+    btd.stop();
+    assert_eq!(stub.requests().len(), 2, "{:?}", stub.requests());
+    let stopped = wait_asked(&stub, "stopped");
+    assert_eq!(parameter(&stopped, "uploaded"), Some("200000"));
+    assert_eq!(parameter(&stopped, "key"), parameter(&started, "key"));
+    assert_eq!(stub.connections(), 1, "the connection is kept");
+    let log = fs::read_to_string(log).expect("read a log");
+    assert!(
+        log.contains("to http://127.0.0.1") && !log.contains("0123456789"),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_download_finds_a_peer_by_name_and_says_completed_once_ever() {
+    let scratch = Scratch::new("announce-leech");
+    let home = Home::new(&scratch, "seed", 1_000_000);
+    fs::copy(&home.torrent.path, home.watch.join("t.torrent")).expect("copy a torrent");
+    let seed = Btd::start(&scratch.dir("btd"), &config(&[&home], ""));
+    seed.wait_seeding(1);
+    // An interval of 0, a negative one, and a warning in colours do no harm either.
+    let stub = StubTracker::saying(format!(
+        "d8:intervali0e12:min intervali-5e5:peersld2:ip9:localhost4:porti{}eee15:warning message14:\x1b[31mwatch oute",
+        seed.peers.port()
+    ));
+    let torrent = home
+        .torrent
+        .with_tracker(&stub.url(), scratch.path().join("with-tracker.torrent"));
+    let (btd, data) = leech(&scratch, "leech", &torrent, config(&[], ALLOW));
+    wait_complete(&btd);
+    home.payload.assert_same(&data, true);
+    let completed = wait_asked(&stub, "completed");
+    assert_eq!(
+        (parameter(&completed, "left"), parameter(&completed, "numwant")),
+        (Some("0"), Some("0"))
+    );
+    let started = stub.with_event("started");
+    assert_eq!((started.len(), parameter(&started[0], "left")), (1, Some("1000000")));
+    assert_ne!(parameter(&started[0], "numwant"), Some("0"));
+    let log = wait_for("the warning is told", within(10), || {
+        Some(btd.process.log()).filter(|log| log.contains("watch out"))
+    });
+    assert!(!log.contains("\x1b[31mwatch"), "{log}");
+    btd.stop();
+    assert_eq!(parameter(&wait_asked(&stub, "stopped"), "downloaded"), Some("1000000"));
+
+    let config = Config {
+        watch: vec![(scratch.path().join("leech/watch"), data)],
+        ..config(&[], ALLOW)
+    };
+    let btd = Btd::start(&scratch.dir("leech"), &config);
+    wait_for("it starts again", within(60), || {
+        (stub.with_event("started").len() == 2).then_some(())
+    });
+    btd.stop();
+    assert_eq!(stub.with_event("stopped").len(), 2);
+    assert_eq!(stub.with_event("completed").len(), 1);
+    seed.stop();
+}
+
+#[test]
+fn private_addresses_are_not_asked_unless_allowed_and_private_torrents_have_their_own_trackers_only() {
+    let scratch = Scratch::new("announce-private");
+    let (open, private) = (
+        Home::new(&scratch, "open", 100_000),
+        Home::new(&scratch, "private", 100_001),
+    );
+    let extra = StubTracker::saying("d8:intervali1800e5:peers0:e");
+    let own = StubTracker::saying("d8:intervali1800e5:peers0:e");
+    open.with_tracker(&own.url());
+    let status = Command::new(env!("CARGO_BIN_EXE_btd"))
+        .arg("create")
+        .arg(private.payload.path())
+        .args(["--private", "--tracker", &own.url(), "--output"])
+        .arg(private.watch.join("t.torrent"))
+        .output();
+    assert!(status.expect("run btd create").status.success());
+    let more = format!("trackers = [{:?}]\n", extra.url());
+    let homes = [&open, &private];
+
+    let btd = Btd::start(&scratch.dir("btd"), &config(&homes, &format!("[announce]\n{more}")));
+    wait_for("btd refuses to announce", within(30), || {
+        (btd.metric("btd_announces_total{result=\"forbidden\"}") >= 3.0).then_some(())
+    });
+    assert!(btd.process.log().contains("allow-private"));
+    btd.stop();
+    assert_eq!((own.connections(), extra.connections()), (0, 0));
+
+    let btd = Btd::start(&scratch.dir("btd2"), &config(&homes, &format!("{ALLOW}{more}")));
+    wait_for("all are announced", within(30), || {
+        (own.with_event("started").len() == 2 && !extra.requests().is_empty()).then_some(())
+    });
+    btd.stop();
+    let of_extra: Vec<String> = extra.requests();
+    assert_eq!(
+        (
+            extra.with_event("started").len(),
+            extra.with_event("stopped").len(),
+            of_extra.len()
+        ),
+        (1, 1, 2)
+    );
+    let hash = |requests: &[String]| parameter(&requests[0], "info_hash").map(str::to_owned);
+    let open_hash = hash(&of_extra);
+    assert!(
+        own.requests()
+            .iter()
+            .any(|request| parameter(request, "info_hash").map(str::to_owned) == open_hash)
+    );
+}
+
+#[test]
+fn due_times_are_kept_over_a_restart() {
+    let scratch = Scratch::new("announce-restart");
+    let homes: Vec<Home> = ["refused", "hangs", "plain"]
+        .iter()
+        .enumerate()
+        .map(|(index, name)| Home::new(&scratch, name, 50_000 + index as u64))
+        .collect();
+    // One asks to be left alone for an hour, one never hears that btd has stopped, and one is as it should be.
+    let refuses = StubTracker::saying("d14:failure reason3:bad8:retry ini60ee");
+    let hangs = StubTracker::start(|target, stream| match parameter(target, "event") {
+        Some("stopped") => {
+            std::thread::sleep(Duration::from_secs(60));
+            false
+        }
+        _ => reply(stream, b"d8:intervali1800e5:peers0:e"),
+    });
+    let plain = StubTracker::saying("d8:intervali1800e5:peers0:e");
+    for (home, stub) in homes.iter().zip([&refuses, &hangs, &plain]) {
+        home.with_tracker(&stub.url());
+    }
+    let homes: Vec<&Home> = homes.iter().collect();
+    for run in 1..=2 {
+        let btd = Btd::start(&scratch.dir("btd"), &config(&homes, ALLOW));
+        wait_for("the plain tracker is told", within(30), || {
+            (plain.with_event("started").len() == run).then_some(())
+        });
+        wait_for("the others are told once", within(30), || {
+            (refuses.requests().len() == 1 && !hangs.requests().is_empty()).then_some(())
+        });
+        wait_for("the answers have come", within(30), || {
+            (btd.metric("btd_announces_in_flight") == 0.0).then_some(())
+        });
+        let from = Instant::now();
+        btd.stop();
+        assert!(from.elapsed() < Duration::from_secs(5));
+        assert_eq!(plain.with_event("stopped").len(), run);
+    }
+    assert_eq!(refuses.requests().len(), 1, "{:?}", refuses.requests());
+    assert_eq!(
+        (hangs.with_event("started").len(), hangs.with_event("stopped").len()),
+        (1, 1)
+    );
+}
+
+/// Bytes that unpack to a thousand times as many.
+fn bomb() -> Vec<u8> {
+    let mut gzip = Command::new("sh")
+        .args(["-c", "head -c 100000000 /dev/zero | gzip -9"])
+        .output()
+        .expect("run gzip")
+        .stdout;
+    gzip.shrink_to_fit();
+    assert!(gzip.len() < 1 << 20 && gzip.starts_with(&[0x1f, 0x8b]));
+    gzip
+}
+
+fn head(stream: &mut TcpStream, headers: &str) -> bool {
+    stream
+        .write_all(format!("HTTP/1.1 200 OK\r\n{headers}\r\n\r\n").as_bytes())
+        .is_ok()
+}
+
+#[test]
+fn trackers_that_lie_cost_a_bounded_wait_and_the_others_nothing() {
+    let scratch = Scratch::new("announce-liars");
+    let packed = bomb();
+    let liars: Vec<(StubTracker, &str)> = vec![
+        (
+            StubTracker::start(move |_, stream| {
+                head(
+                    stream,
+                    &format!("Content-Encoding: gzip\r\nContent-Length: {}", packed.len()),
+                ) && stream.write_all(&packed).is_ok()
+            }),
+            "an answer of more than 4194304 bytes",
+        ),
+        (
+            StubTracker::start(|_, stream| {
+                let answer = b"HTTP/1.1 302 Found\r\nLocation: /announce?again\r\nContent-Length: 0\r\n\r\n";
+                stream.write_all(answer).is_ok()
+            }),
+            "redirected more than 5 times",
+        ),
+        (
+            StubTracker::saying("d8:intervali9223372036854775808e5:peers0:e"),
+            "an integer beyond 64 bits",
+        ),
+        (
+            StubTracker::saying("d8:intervali60e5:peers7:abcdefge"),
+            "7 bytes of peers, 6 for each expected",
+        ),
+        (
+            StubTracker::saying("d14:failure reason34:\x1b[2J\x1b[31m<b>not registered</b>\r\n\x07\x07e"),
+            "refused: <b>not registered</b>",
+        ),
+        (
+            StubTracker::start(|_, stream| {
+                // Without a length, until somebody has had enough.
+                let mut left = 10 << 20;
+                let begun = head(stream, "Connection: close");
+                while begun && left > 0 && stream.write_all(&[b'x'; 1 << 16]).is_ok() {
+                    left -= 1 << 16;
+                }
+                false
+            }),
+            "an answer of more than 1048576 bytes",
+        ),
+        (
+            StubTracker::start(|_, stream| {
+                head(stream, "Content-Length: 1000");
+                while stream.write_all(b"d").is_ok() {
+                    std::thread::sleep(Duration::from_secs(1));
+                }
+                false
+            }),
+            "no answer within 30 s",
+        ),
+        (StubTracker::start(|_, _| false), "no HTTP answer"),
+        (
+            StubTracker::saying("<html>404</html>"),
+            "no value begins with byte 0x3c",
+        ),
+        (
+            StubTracker::start(|_, stream| {
+                stream
+                    .write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+                    .is_ok()
+            }),
+            "HTTP status 404",
+        ),
+    ];
+    let homes: Vec<Home> = (0..=liars.len())
+        .map(|index| Home::new(&scratch, &format!("home{index}"), 30_000 + index as u64))
+        .collect();
+    let honest = StubTracker::saying("d8:intervali1800e5:peers0:e");
+    for (home, (stub, _)) in homes.iter().zip(&liars) {
+        home.with_tracker(&stub.url());
+    }
+    homes[liars.len()].with_tracker(&honest.url());
+    let homes: Vec<&Home> = homes.iter().collect();
+    let btd = Btd::start(&scratch.dir("btd"), &config(&homes, ALLOW));
+    let from = Instant::now();
+    wait_asked(&honest, "started");
+    assert!(
+        from.elapsed() < Duration::from_secs(20),
+        "the honest one is not held up"
+    );
+    for (_, why) in &liars {
+        wait_for(why, within(60), || btd.process.log().contains(why).then_some(()));
+    }
+    let log = btd.process.log();
+    assert!(!log.contains("\x1b[2J") && !log.contains('\x07'));
+    let status = fs::read_to_string(format!("/proc/{}/status", btd.process.pid())).expect("read btd's status");
+    println!(
+        "{}",
+        status
+            .lines()
+            .find(|line| line.starts_with("VmHWM"))
+            .unwrap_or_default()
+    );
+    btd.process.signal(Signal::TERM);
+    let mut process = btd.process;
+    process.wait_success(within(5));
+    assert_eq!(honest.with_event("stopped").len(), 1);
+}
+
+#[test]
+fn trackers_are_asked_in_the_order_of_their_tiers() {
+    let scratch = Scratch::new("announce-tiers");
+    let home = Home::new(&scratch, "seed", 40_000);
+    let gone = StubTracker::start(|_, _| false);
+    let there = StubTracker::saying("d8:intervali1800e5:peers0:e");
+    create(
+        &home.payload.path(),
+        &[&gone.url(), &there.url()],
+        &home.watch.join("t.torrent"),
+    );
+    let btd = Btd::start(&scratch.dir("btd"), &config(&[&home], ALLOW));
+    wait_asked(&there, "started");
+    assert!(!gone.requests().is_empty());
+    btd.stop();
+    assert_eq!((there.requests().len(), gone.with_event("stopped").len()), (2, 0));
+}
+
+/// `btd create` with a tier for each tracker.
+fn create(payload: &Path, trackers: &[&str], output: &Path) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_btd"));
+    command.arg("create").arg(payload).arg("--output").arg(output);
+    for tracker in trackers {
+        command.args(["--tracker", tracker]);
+    }
+    let output = command.output().expect("run btd create");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Answers announces over TLS: certificate, key, and the file that its port is written to.
+const TLS_TRACKER: &str = r#"
+import http.server, os, ssl, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        body = b"d8:intervali1800e5:peers0:e"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[1], sys.argv[2])
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+with open(sys.argv[3] + ".new", "w") as file:
+    file.write(str(server.server_address[1]))
+os.rename(sys.argv[3] + ".new", sys.argv[3])
+server.serve_forever()
+"#;
+
+#[test]
+fn a_tracker_over_tls_is_asked_only_if_its_certificate_is_right() {
+    for program in ["openssl", "python3"] {
+        if !installed(program) {
+            return skip(&format!("`{program}` is not installed"));
+        }
+    }
+    let scratch = Scratch::new("announce-tls");
+    let file = |name: &str| scratch.path().join(name);
+    let status = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args([
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-addext",
+            "basicConstraints=CA:FALSE",
+            "-keyout",
+        ])
+        .arg(file("key.pem"))
+        .arg("-out")
+        .arg(file("cert.pem"))
+        .output();
+    assert!(status.expect("run openssl").status.success());
+    let mut command = Command::new("python3");
+    command
+        .args(["-c", TLS_TRACKER])
+        .args([file("cert.pem"), file("key.pem"), file("port")]);
+    let _tracker = Process::spawn("tracker", &mut command, &file("tracker.log"));
+    let port: u16 = wait_for("the tracker listens", within(20), || {
+        fs::read_to_string(file("port")).ok()?.parse().ok()
+    });
+    let home = Home::new(&scratch, "seed", 40_000);
+    home.with_tracker(&format!("https://localhost:{port}/announce"));
+    let config = config(&[&home], ALLOW);
+    let start = |name: &str, trusted: Option<PathBuf>| {
+        let dir = scratch.dir(name);
+        fs::write(dir.join("btd.toml"), config.to_toml()).expect("write the configuration");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_btd"));
+        command
+            .args(["--config", "btd.toml", "--log-level", "info"])
+            .current_dir(&dir);
+        if let Some(trusted) = trusted {
+            command.env("SSL_CERT_FILE", trusted);
+        }
+        Btd::start_by(&mut command, &dir, &config)
+    };
+    let trusting = start("trusting", Some(file("cert.pem")));
+    wait_announced(&trusting);
+    trusting.stop();
+    let wary = start("wary", None);
+    wait_for("the certificate is refused", within(30), || {
+        (wary.metric("btd_announces_total{result=\"unreachable\"}") >= 1.0).then_some(())
+    });
+    assert!(
+        wary.process.log().contains("TLS: invalid peer certificate"),
+        "{}",
+        wary.process.log()
+    );
+    assert_eq!(wary.metric("btd_announces_total{result=\"ok\"}"), 0.0);
+    wary.stop();
+}
