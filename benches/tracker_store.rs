@@ -18,6 +18,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// How many addresses announce: peers differ by address and port.
 const SOURCES: u32 = 16;
 const NUMWANT: i32 = 50;
+/// More than anything here needs.
+const MEMORY_MAX: usize = 4 << 30;
 
 /// SplitMix64.
 struct Random(u64);
@@ -89,10 +91,10 @@ struct World {
 }
 
 impl World {
-    fn new(v6: bool) -> Self {
+    fn new(v6: bool, memory_max: usize) -> Self {
         let now = Instant::now();
         let settings = Settings {
-            memory_max: 4 << 30,
+            memory_max,
             ..Settings::default()
         };
         let tracker = Tracker::new(settings, [7; 32], now);
@@ -137,7 +139,8 @@ impl World {
         datagram[96..].copy_from_slice(&port.to_be_bytes());
         self.tracker
             .on_datagram(&mut self.worker, source, &datagram, self.now, &mut self.reply);
-        assert_eq!(self.reply[3], 1, "an announce was refused");
+        // Or refused, where there is a cap.
+        assert!(matches!(self.reply[3], 1 | 3), "an announce without an answer");
     }
 
     /// So many peers, one after another in whichever swarm chance has it. Returns how many each torrent has.
@@ -203,7 +206,7 @@ fn populations() -> [(&'static str, usize, Torrents, bool); 4] {
 /// Fills a tracker with one of the populations and says what it took.
 fn memory(at: usize) {
     let (name, peers, torrents, v6) = populations().into_iter().nth(at).expect("a population");
-    let mut world = World::new(v6);
+    let mut world = World::new(v6, MEMORY_MAX);
     let warm = vec![1_u32; torrents.count()];
     black_box(&warm);
     let before = resident();
@@ -232,11 +235,41 @@ fn memory(at: usize) {
     );
 }
 
+/// Ten million made-up torrents with one peer each, beside a real one, within the default cap.
+fn flood() {
+    let cap = Settings::default().memory_max;
+    let mut world = World::new(false, cap);
+    (0..1000).for_each(|peer| world.announce(usize::MAX, peer, 2, 0));
+    let before = resident();
+    let began = Instant::now();
+    let (mut most, mut refused) = (0, 0);
+    for torrent in 0..10_000_000 {
+        world.announce(torrent, 1, 2, NUMWANT);
+        refused += u32::from(world.reply[3] == 3);
+        if torrent % 100_000 == 0 {
+            most = most.max(world.tracker.totals().bytes);
+        }
+    }
+    let took = began.elapsed();
+    let totals = world.tracker.totals();
+    assert!(most <= cap, "{most} bytes of {cap}");
+    println!(
+        "10 M made-up torrents: at most {} MiB of {} in tables, the process grew by {} MiB; {} torrents kept, {} made way, \
+         {refused} refused, {} ns each",
+        most >> 20,
+        cap >> 20,
+        (resident() - before) >> 20,
+        totals.swarms,
+        totals.evicted,
+        took.as_nanos() / 10_000_000,
+    );
+}
+
 fn announces(c: &mut Criterion) {
     let mut group = c.benchmark_group("announce");
     group.sample_size(30).measurement_time(Duration::from_secs(3));
     for size in [50, 50_000] {
-        let mut world = World::new(false);
+        let mut world = World::new(false, MEMORY_MAX);
         // Among others, so that the caches hold neither whole.
         world.fill(&Torrents::zipf(1000), 100_000, 0);
         // All alike and fewer wanted than there are, so that replies are of one length.
@@ -254,7 +287,7 @@ fn announces(c: &mut Criterion) {
         });
     }
     for peers in [500_000, 5_000_000] {
-        let mut world = World::new(false);
+        let mut world = World::new(false, MEMORY_MAX);
         let torrents = Torrents::zipf(10_000);
         let counts = world.fill(&torrents, peers, 0);
         let mut random = Random(3);
@@ -273,7 +306,7 @@ fn announces(c: &mut Criterion) {
 }
 
 fn scrapes(c: &mut Criterion) {
-    let mut world = World::new(false);
+    let mut world = World::new(false, MEMORY_MAX);
     world.fill(&Torrents::zipf(10_000), 500_000, 0);
     let (source, id) = world.sources[0];
     let mut random = Random(4);
@@ -296,7 +329,7 @@ fn scrapes(c: &mut Criterion) {
 }
 
 fn http(c: &mut Criterion) {
-    let mut world = World::new(false);
+    let mut world = World::new(false, MEMORY_MAX);
     (0..1000).for_each(|peer| world.announce(1, peer, 2, 0));
     let hash: String = info_hash(1).iter().map(|byte| format!("%{byte:02x}")).collect();
     let request = format!(
@@ -330,10 +363,11 @@ fn main() {
             criterion.final_summary();
         }
         Some(at) => match args.get(at + 1).and_then(|number| number.parse().ok()) {
-            Some(number) => memory(number),
+            Some(number) if number < populations().len() => memory(number),
+            Some(_) => flood(),
             None => {
                 // Each in a process of its own: memory that was given back does not count for the next.
-                for number in 0..populations().len() {
+                for number in 0..=populations().len() {
                     let this = std::env::current_exe().expect("this program");
                     let status = Command::new(this).args(["memory", &number.to_string()]).status();
                     assert!(status.expect("a process").success());
