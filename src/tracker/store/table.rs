@@ -18,8 +18,9 @@ pub(super) type Table4 = Table<6, 7, { PAGE_LEN / 7 }>;
 /// IPv6 peers: 19 bytes each.
 pub(super) type Table6 = Table<18, 19, { PAGE_LEN / 19 }>;
 
-/// Tables of so many slots may be full to the last: a search through one is a cache line or two.
-const SMALL: usize = 16;
+/// Tables of so many slots may be full to the last: 7 slots are looked at on average to find a peer, all of them to find
+/// that there is none.
+const SMALL: usize = 128;
 /// Beyond that, 15 of 16 slots may be in use: 8 are looked at on average to find a peer, which is its cache line and perhaps
 /// the next, and 128 to find that there is none, which happens once in a peer's life.
 const LOAD: (usize, usize) = (15, 16);
