@@ -1,6 +1,7 @@
-"""Downloads torrents with libtorrent 2.1 from one given peer, and ends when every byte is in its file.
+"""Downloads torrents with libtorrent 2.1 from one given peer, or from those that a tracker names, and ends when every byte is
+in its file.
 
-    libtorrent_get.py --listen IP:PORT --peer IP:PORT TORRENT FOLDER [TORRENT FOLDER]...
+    libtorrent_get.py --listen IP:PORT (--peer IP:PORT | --tracker URL) TORRENT FOLDER [TORRENT FOLDER]...
 """
 
 import argparse
@@ -13,10 +14,10 @@ import libtorrent as lt
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--listen", required=True)
-    parser.add_argument("--peer", required=True)
+    parser.add_argument("--peer")
+    parser.add_argument("--tracker")
     parser.add_argument("pairs", nargs="+")
     args = parser.parse_args()
-    host, port = args.peer.rsplit(":", 1)
 
     session = lt.session({
         "listen_interfaces": args.listen,
@@ -35,12 +36,14 @@ def main():
         params = lt.add_torrent_params()
         params.ti = lt.torrent_info(torrent)
         params.save_path = folder
-        # The peer is given: neither trackers nor peer exchange are asked.
-        params.trackers = []
+        # The peer is given, or one tracker: no other and no peer exchange is asked.
+        params.trackers = [args.tracker] if args.tracker else []
         params.flags |= lt.torrent_flags.disable_pex
         params.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
         handle = session.add_torrent(params)
-        handle.connect_peer((host, int(port)))
+        if args.peer:
+            host, port = args.peer.rsplit(":", 1)
+            handle.connect_peer((host, int(port)))
         handles.append(handle)
 
     said = 0.0

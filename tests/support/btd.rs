@@ -71,6 +71,9 @@ pub struct Btd {
     pub peers: SocketAddr,
     /// Where `/metrics` and `/health` answer.
     pub metrics: SocketAddr,
+    /// Where the tracker answers, if it has one: at the address that peers connect to.
+    pub tracker_http: Option<SocketAddr>,
+    pub tracker_udp: Option<SocketAddr>,
 }
 
 impl Btd {
@@ -101,10 +104,14 @@ impl Btd {
         };
         let peers = SocketAddr::new(config.listen, port(&ports["peers"][0], "peers"));
         let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, port(&ports["metrics"], "metrics")));
+        let tracker =
+            |name: &str| (!ports[name].is_null()).then(|| SocketAddr::new(config.listen, port(&ports[name], name)));
         Self {
             process,
             peers,
             metrics,
+            tracker_http: tracker("tracker_http"),
+            tracker_udp: tracker("tracker_udp"),
         }
     }
 

@@ -32,11 +32,11 @@ pub fn seed(job: &Job) -> Process {
 pub fn download(job: &Job) {
     let mut command = Command::new(python());
     command.arg(tests_dir().join("clients/libtorrent_get.py"));
-    command
-        .arg("--listen")
-        .arg(format!("{}:{}", job.addr, job.port))
-        .arg("--peer")
-        .arg(job.seed.to_string());
+    command.arg("--listen").arg(format!("{}:{}", job.addr, job.port));
+    match &job.by_tracker {
+        Some(url) => command.arg("--tracker").arg(url),
+        None => command.arg("--peer").arg(job.seed.to_string()),
+    };
     for download in &job.downloads {
         command.arg(&download.torrent.path).arg(&download.save);
     }

@@ -44,6 +44,8 @@ struct Job {
     downloads: Vec<Download>,
     /// Where the seed listens.
     seed: SocketAddr,
+    /// The tracker that is to name the seed, where the client would otherwise be told who it is.
+    by_tracker: Option<String>,
     /// For everything that the client does on the network.
     addr: IpAddr,
     /// For peers.
@@ -86,18 +88,30 @@ impl Client {
     /// Seeds a payload: gives the process, which ends when it is dropped, and where its peers connect. It may check what is
     /// there first.
     pub fn seed(self, scratch: &Path, torrent: &Torrent, data_dir: &Path) -> (Process, SocketAddr) {
+        // rTorrent refuses torrents without a tracker; nobody is at this one.
+        let announce = format!("http://{}:1/announce", CLIENTS[self as usize]);
+        self.seed_announced_to(&announce, scratch, torrent, data_dir)
+    }
+
+    /// The same, and tells a tracker.
+    pub fn seed_announced_to(
+        self,
+        announce: &str,
+        scratch: &Path,
+        torrent: &Torrent,
+        data_dir: &Path,
+    ) -> (Process, SocketAddr) {
         let home = scratch.join(format!("{self:?}"));
         fs::create_dir_all(&home).expect("make a client's home");
         let addr = CLIENTS[self as usize];
-        // rTorrent refuses torrents without a tracker; nobody is at this one.
-        let announce = format!("http://{addr}:1/announce");
         let job = Job {
             downloads: vec![Download {
-                torrent: torrent.with_tracker(&announce, home.join("seed.torrent")),
+                torrent: torrent.with_tracker(announce, home.join("seed.torrent")),
                 save: data_dir.to_owned(),
             }],
             home,
             seed: SocketAddr::new(addr, 1),
+            by_tracker: None,
             addr,
             port: 51_413,
             control: SocketAddr::from(([127, 0, 0, 1], 9_090 + self as u16)),
@@ -135,19 +149,48 @@ impl Client {
             downloads: torrents.iter().enumerate().map(download).collect(),
             home,
             seed,
+            by_tracker: None,
             addr,
             port: 51_413,
             // qBittorrent trusts callers from 127.0.0.1 alone.
             control: SocketAddr::from(([127, 0, 0, 1], 9_090 + self as u16)),
             deadline,
         };
-        match self {
-            Self::Libtorrent => libtorrent::download(&job),
-            Self::Qbittorrent => qbittorrent::download(&job),
-            Self::Transmission => transmission::download(&job),
-            Self::Rtorrent => rtorrent::download(&job),
-            Self::Aria2 => aria2::download(&job),
-        }
+        self.run_download(&job);
         job.downloads.into_iter().map(|download| download.save).collect()
+    }
+
+    /// Downloads a torrent from whom a tracker names, and returns its folder. Has ended when it returns.
+    pub fn download_by_tracker(self, scratch: &Path, torrent: &Torrent, announce: &str, deadline: Instant) -> PathBuf {
+        let home = scratch.join(format!("{self:?}"));
+        let save = home.join("save");
+        fs::create_dir_all(&save).expect("make a download folder");
+        let addr = CLIENTS[self as usize];
+        let torrent = torrent.with_tracker(announce, home.join("tracked.torrent"));
+        let job = Job {
+            downloads: vec![Download {
+                torrent,
+                save: save.clone(),
+            }],
+            home,
+            seed: SocketAddr::new(addr, 1),
+            by_tracker: Some(announce.to_owned()),
+            addr,
+            port: 51_413,
+            control: SocketAddr::from(([127, 0, 0, 1], 9_090 + self as u16)),
+            deadline,
+        };
+        self.run_download(&job);
+        save
+    }
+
+    fn run_download(self, job: &Job) {
+        match self {
+            Self::Libtorrent => libtorrent::download(job),
+            Self::Qbittorrent => qbittorrent::download(job),
+            Self::Transmission => transmission::download(job),
+            Self::Rtorrent => rtorrent::download(job),
+            Self::Aria2 => aria2::download(job),
+        }
     }
 }
