@@ -332,7 +332,7 @@ mod tests {
             huge,
             refusal(
                 "",
-                Retry::After(Duration::from_secs(u64::MAX.min((i64::MAX as u64).saturating_mul(60))))
+                Retry::After(Duration::from_secs((i64::MAX as u64).saturating_mul(60)))
             )
         );
     }

@@ -520,8 +520,7 @@ proptest! {
             prop_assert_eq!(waiting, expected);
         }
         world.schedule.remove_all(world.now);
-        loop {
-            let Some(call) = calls.pop().or_else(|| world.next()) else { break };
+        while let Some(call) = calls.pop().or_else(|| world.next()) {
             world.ok(&call, &Answer::default());
         }
         prop_assert!(world.schedule.is_empty() && world.schedule.hosts.is_empty() && world.schedule.wakes.is_empty());

@@ -42,9 +42,9 @@ const PEERS_WANTED: u32 = 100;
 const KEEP_EVERY: Duration = Duration::from_secs(30);
 /// How often metrics are brought up to date.
 const TICK: Duration = Duration::from_secs(5);
-/// How often names of peers are looked up again while their torrent is downloaded: behind one that cannot be connected to
-/// there may be another address by then.
-const NAMES_EVERY: Duration = Duration::from_secs(60);
+/// How often names of peers are asked for again while their torrent is downloaded: behind one that cannot be connected to
+/// there may be another address by then. The resolver remembers for longer, so that most of these cost nothing.
+const NAMES_EVERY: Duration = Duration::from_secs(15);
 /// How long what a torrent has moved is known after it has left, for the last announce.
 const LEAVING_FOR: Duration = Duration::from_secs(300);
 
@@ -339,7 +339,7 @@ impl Task {
             // BEP 27: of a private torrent nobody hears but its own trackers.
             let more = self.plan.trackers.iter().filter(|_| !meta.private);
             let more: Vec<Arc<TrackerUrl>> = more.cloned().map(Arc::new).filter(|url| !known.contains(url)).collect();
-            let lists = [(OWN, own.as_slice()), (CONFIGURED, &[more.clone()])];
+            let lists = [(OWN, own.as_slice()), (CONFIGURED, std::slice::from_ref(&more))];
             for (list, tiers) in lists {
                 self.schedule
                     .add((info_hash, list), tiers, completed, (&kept, unix), now);
