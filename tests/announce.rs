@@ -459,10 +459,9 @@ fn trackers_that_lie_cost_a_bounded_wait_and_the_others_nothing() {
         (
             StubTracker::start(|_, stream| {
                 // Without a length, until somebody has had enough.
-                let mut left = 10 << 20;
-                let begun = head(stream, "Connection: close");
-                while begun && left > 0 && stream.write_all(&[b'x'; 1 << 16]).is_ok() {
-                    left -= 1 << 16;
+                let mut goes_on = head(stream, "Connection: close");
+                for _ in (0..10 << 20).step_by(1 << 16) {
+                    goes_on = goes_on && stream.write_all(&[b'x'; 1 << 16]).is_ok();
                 }
                 false
             }),
@@ -649,4 +648,56 @@ fn a_tracker_over_tls_is_asked_only_if_its_certificate_is_right() {
     );
     assert_eq!(wary.metric("btd_announces_total{result=\"ok\"}"), 0.0);
     wary.stop();
+}
+
+#[test]
+fn a_peer_that_comes_back_under_another_address_is_found_by_its_name() {
+    let name = "a_peer_that_comes_back_under_another_address_is_found_by_its_name";
+    private_net::run(name, || {
+        let scratch = Scratch::new("announce-names");
+        // The namespace has mounts of its own, and with them a file of names.
+        let hosts = scratch.path().join("hosts");
+        let name_is_at =
+            |addr| fs::write(&hosts, format!("127.0.0.1 localhost\n{addr} client1\n")).expect("write names");
+        name_is_at(CLIENTS[3]); // Nobody is there.
+        let status = Command::new("mount")
+            .arg("--bind")
+            .arg(&hosts)
+            .arg("/etc/hosts")
+            .status();
+        assert!(status.expect("run mount").success());
+
+        let home = Home::new(&scratch, "seed", 1_000_000);
+        fs::copy(&home.torrent.path, home.watch.join("t.torrent")).expect("copy a torrent");
+        let seed = Btd::start(
+            &scratch.dir("btd"),
+            &Config {
+                listen: SEED,
+                ..config(&[&home], "")
+            },
+        );
+        seed.wait_seeding(1);
+        let peers = format!(
+            "d8:intervali1800e5:peersld2:ip7:client14:porti{}eeee",
+            seed.peers.port()
+        );
+        let stub = StubTracker::saying(peers);
+        let torrent = home
+            .torrent
+            .with_tracker(&stub.url(), scratch.path().join("with-tracker.torrent"));
+        let (btd, data) = leech(&scratch, "leech", &torrent, config(&[], ALLOW));
+        wait_for("the name is looked up and tried", within(30), || {
+            (btd.metric("btd_connections_dialed_total") >= 1.0).then_some(())
+        });
+        name_is_at(SEED);
+        wait_for("the name is looked up again", within(100), || {
+            (btd.metric("btd_torrents{state=\"seeding\"}") >= 1.0).then_some(())
+        });
+        home.payload.assert_same(&data, true);
+        wait_asked(&stub, "completed");
+        // Nothing was asked for between.
+        assert_eq!(stub.requests().len(), 2, "{:?}", stub.requests());
+        btd.stop();
+        seed.stop();
+    });
 }

@@ -12,6 +12,8 @@
 
 mod host;
 mod job;
+mod kept;
+mod news;
 #[cfg(test)]
 mod tests;
 
@@ -28,11 +30,11 @@ use crate::proto::InfoHash;
 use host::Host;
 pub use job::Standing;
 use job::{Job, NONE, Place, shuffled};
+pub use kept::Kept;
+use kept::fingerprint;
+pub use news::News;
+use news::{put_off, take_in};
 
-/// What is due when a tracker does not say, and the bounds of what it may say, in seconds.
-const INTERVAL: i64 = 30 * 60;
-const INTERVAL_MIN: i64 = 60;
-const INTERVAL_MAX: i64 = 6 * 60 * 60;
 /// After the first failure, and the most, in milliseconds.
 const BACKOFF: u64 = 30 * 1000;
 const BACKOFF_MAX: u64 = 6 * 60 * 60 * 1000;
@@ -71,35 +73,6 @@ pub struct Call {
     pub event: Event,
     /// What this tracker asked to be told.
     pub tracker_id: Option<Box<[u8]>>,
-}
-
-/// What of a list is kept over a restart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kept {
-    /// Stands for the tracker that this is about.
-    pub tracker: u64,
-    /// When it is to be asked next, in seconds since 1970.
-    pub due: u64,
-    /// How many times in a row it has failed.
-    pub failures: u8,
-    /// Whether it has us in its list.
-    pub told: bool,
-}
-
-/// What has changed for a torrent, and is worth a line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
-    /// A tracker has answered, after none had.
-    Working {
-        /// Seeders and leechers, as it counts them.
-        swarm: (u32, u32),
-    },
-    /// It says something to its users.
-    Warning(Box<str>),
-    /// It has not answered, or refused.
-    Failing(Box<str>),
-    /// None of the trackers wants to be asked again; the last one's reason.
-    Dead(Box<str>),
 }
 
 /// What an answer means.
@@ -575,69 +548,6 @@ impl Schedule {
             }
         }
     }
-}
-
-/// A tracker has answered. Times are in milliseconds.
-fn take_in(job: &mut Job, answer: &Answer, event: Event, now: u64, random: u64) -> Option<News> {
-    job.promote();
-    let url = job.places[job.at].url;
-    if job.told != url {
-        job.tracker_id = None; // It was another's.
-    }
-    job.told = url;
-    if let Some(id) = &answer.tracker_id {
-        job.tracker_id = Some(id.clone());
-    }
-    job.swarm = (answer.complete.unwrap_or(0), answer.incomplete.unwrap_or(0));
-    let millis = |seconds: i64| u64::try_from(seconds).unwrap_or(0) * 1000;
-    let interval = millis(answer.interval.unwrap_or(INTERVAL).clamp(INTERVAL_MIN, INTERVAL_MAX));
-    let least = answer
-        .min_interval
-        .map_or(0, |least| millis(least.clamp(0, INTERVAL_MAX)));
-    job.min_until = now + least;
-    // Earlier by up to a tenth: those that began together part, and none is late.
-    job.due = (now + interval - random % (interval / 10))
-        .max(now + INTERVAL_MIN as u64 * 1000)
-        .max(job.min_until);
-    if event == Event::Completed {
-        job.completed = false;
-    }
-    if job.completed || job.leaving {
-        job.due = now; // There is more to tell.
-    }
-    let was = std::mem::replace(&mut job.standing, Standing::Working);
-    let said = std::mem::replace(&mut job.text, answer.warning.clone());
-    match &answer.warning {
-        Some(warning) if said.as_ref() != Some(warning) => Some(News::Warning(warning.clone())),
-        _ => (was != Standing::Working).then_some(News::Working { swarm: job.swarm }),
-    }
-}
-
-/// A tracker has not answered, or refused.
-fn put_off(job: &mut Job, failure: &Failure, now: u64, random: u64) -> Option<News> {
-    job.put_back(failure, now, random);
-    let text: Box<str> = failure.to_string().into();
-    let standing = match job.places.iter().all(|place| place.dead) {
-        true => Standing::Dead,
-        false => Standing::Failing,
-    };
-    let was = std::mem::replace(&mut job.standing, standing);
-    let said = job.text.replace(text.clone());
-    let is_news = was != standing || said.as_ref() != Some(&text);
-    is_news.then_some(match standing {
-        Standing::Dead => News::Dead(text),
-        _ => News::Failing(text),
-    })
-}
-
-/// What a tracker is known by over a restart: FNV-1a, which needs to tell the few trackers of one torrent from each
-/// other, and does not write their keys down.
-fn fingerprint(url: &TrackerUrl) -> u64 {
-    let text = [url.scheme().name(), &url.authority(), url.target()];
-    let bytes = text.iter().flat_map(|part| part.bytes());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 /// SplitMix64, by Steele, Lea and Flood: even enough for jitter.

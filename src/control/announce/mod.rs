@@ -42,9 +42,9 @@ const PEERS_WANTED: u32 = 100;
 const KEEP_EVERY: Duration = Duration::from_secs(30);
 /// How often metrics are brought up to date.
 const TICK: Duration = Duration::from_secs(5);
-/// How often names of peers are looked up again while their torrent is downloaded: behind one that cannot be connected to
-/// there may be another address by then.
-const NAMES_EVERY: Duration = Duration::from_secs(60);
+/// How often names of peers are asked for again while their torrent is downloaded: behind one that cannot be connected to
+/// there may be another address by then. The resolver remembers for longer, so that most of these cost nothing.
+const NAMES_EVERY: Duration = Duration::from_secs(15);
 /// How long what a torrent has moved is known after it has left, for the last announce.
 const LEAVING_FOR: Duration = Duration::from_secs(300);
 

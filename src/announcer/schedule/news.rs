@@ -1,0 +1,79 @@
+//! What an answer, or that there is none, means for the torrent it is about: when it is due again, and what is worth a line.
+
+use super::super::answer::{Answer, Failure};
+use super::super::request::Event;
+use super::job::{Job, Standing};
+
+/// What is due when a tracker does not say, and the bounds of what it may say, in seconds.
+const INTERVAL: i64 = 30 * 60;
+const INTERVAL_MIN: i64 = 60;
+const INTERVAL_MAX: i64 = 6 * 60 * 60;
+
+/// What has changed for a torrent, and is worth a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// A tracker has answered, after none had.
+    Working {
+        /// Seeders and leechers, as it counts them.
+        swarm: (u32, u32),
+    },
+    /// It says something to its users.
+    Warning(Box<str>),
+    /// It has not answered, or refused.
+    Failing(Box<str>),
+    /// None of the trackers wants to be asked again; the last one's reason.
+    Dead(Box<str>),
+}
+
+/// A tracker has answered. Times are in milliseconds.
+pub(super) fn take_in(job: &mut Job, answer: &Answer, event: Event, now: u64, random: u64) -> Option<News> {
+    job.promote();
+    let url = job.places[job.at].url;
+    if job.told != url {
+        job.tracker_id = None; // It was another's.
+    }
+    job.told = url;
+    if let Some(id) = &answer.tracker_id {
+        job.tracker_id = Some(id.clone());
+    }
+    job.swarm = (answer.complete.unwrap_or(0), answer.incomplete.unwrap_or(0));
+    let millis = |seconds: i64| u64::try_from(seconds).unwrap_or(0) * 1000;
+    let interval = millis(answer.interval.unwrap_or(INTERVAL).clamp(INTERVAL_MIN, INTERVAL_MAX));
+    let least = answer
+        .min_interval
+        .map_or(0, |least| millis(least.clamp(0, INTERVAL_MAX)));
+    job.min_until = now + least;
+    // Earlier by up to a tenth: those that began together part, and none is late.
+    job.due = (now + interval - random % (interval / 10))
+        .max(now + INTERVAL_MIN as u64 * 1000)
+        .max(job.min_until);
+    if event == Event::Completed {
+        job.completed = false;
+    }
+    if job.completed || job.leaving {
+        job.due = now; // There is more to tell.
+    }
+    let was = std::mem::replace(&mut job.standing, Standing::Working);
+    let said = std::mem::replace(&mut job.text, answer.warning.clone());
+    match &answer.warning {
+        Some(warning) if said.as_ref() != Some(warning) => Some(News::Warning(warning.clone())),
+        _ => (was != Standing::Working).then_some(News::Working { swarm: job.swarm }),
+    }
+}
+
+/// A tracker has not answered, or refused.
+pub(super) fn put_off(job: &mut Job, failure: &Failure, now: u64, random: u64) -> Option<News> {
+    job.put_back(failure, now, random);
+    let text: Box<str> = failure.to_string().into();
+    let standing = match job.places.iter().all(|place| place.dead) {
+        true => Standing::Dead,
+        false => Standing::Failing,
+    };
+    let was = std::mem::replace(&mut job.standing, standing);
+    let said = job.text.replace(text.clone());
+    match standing {
+        _ if was == standing && said.as_ref() == Some(&text) => None,
+        Standing::Dead => Some(News::Dead(text)),
+        _ => Some(News::Failing(text)),
+    }
+}
