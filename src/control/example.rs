@@ -14,8 +14,9 @@ use crate::proto::path::RelPath;
 
 const NAME: &str = "btd-example";
 const PIECE_LEN: u32 = 64 << 10;
-/// Until btd has a tracker of its own, one on this machine hands out the address.
+/// On this machine: btd's own, if it is told to have one there.
 const TRACKER: &str = "http://127.0.0.1:6969/announce";
+const TRACKER_PORT: u16 = 6969;
 const TEXT: &str = "\
 This folder is the example payload of btd, a BitTorrent daemon for Linux seedboxes.\n\
 \n\
@@ -116,17 +117,22 @@ fn torrent(numbers: &[u8]) -> Vec<u8> {
     })
 }
 
-/// Prints how to download the example from this machine, when it is what this folder holds.
-pub(super) fn tell_how_to_fetch(watch: &Watch, ports: &[u16]) {
+/// Prints how to download the example from this machine, when it is what this folder holds. `tracker` is the port that this
+/// btd's own tracker answers HTTP on.
+pub(super) fn tell_how_to_fetch(watch: &Watch, ports: &[u16], tracker: Option<u16>) {
     let file = watch.dir.join(format!("{NAME}.torrent"));
-    let (Some(port), Ok(meta)) = (ports.first(), super::torrent_file::read(&file)) else {
+    let Some(port) = ports.first().filter(|_| file.exists()) else {
         return;
     };
     let file = std::path::absolute(&file).unwrap_or(file);
     let file = file.display();
-    let hex = meta.info_hash;
-    // Every byte escaped: shorter forms save nothing here.
-    let info_hash: String = meta.info_hash.0.iter().map(|byte| format!("%{byte:02x}")).collect();
+    let first = match tracker {
+        Some(TRACKER_PORT) => "",
+        _ => {
+            "start btd with BTD_TRACKER__HTTP=127.0.0.1:6969 BTD_ANNOUNCE__ALLOW_PRIVATE=true before the command, so that it is \
+             the tracker of the example, then\n  "
+        }
+    };
     tracing::info!(
         "to fetch the example from this machine while btd runs, with libtorrent (apt install python3-libtorrent, or \
          pip install libtorrent for another python3):\n  \
@@ -134,13 +140,8 @@ pub(super) fn tell_how_to_fetch(watch: &Watch, ports: &[u16]) {
          p.ti = lt.torrent_info(\"{file}\"); p.save_path = \"/tmp/btd-fetched/libtorrent\"; h = s.add_torrent(p); \
          h.connect_peer((\"127.0.0.1\", {port})); \
          [time.sleep(0.1) for _ in iter(lambda: h.status().is_seeding, True)]; print(\"fetched to\", p.save_path)'\n\
-         or with aria2, to which a tracker hands out the address (apt install aria2 curl opentracker):\n  \
-         mkdir -p /tmp/btd-fetched && echo {hex} > /tmp/btd-fetched/torrents\n  \
-         opentracker -i 127.0.0.1 -p 6969 -w /tmp/btd-fetched/torrents > /dev/null 2>&1 & tracker=$!\n  \
-         curl -fsS --retry 5 --retry-connrefused -o /dev/null \
-         '{TRACKER}?info_hash={info_hash}&peer_id=-BT0100-seed-example&port={port}&left=0&event=started'\n  \
-         aria2c --enable-dht=false --seed-time=0 --allow-overwrite=true --dir=/tmp/btd-fetched/aria2 '{file}'\n  \
-         kill $tracker\n\
+         or with aria2, to which a tracker hands out the address (apt install aria2):\n  \
+         {first}aria2c --enable-dht=false --seed-time=0 --allow-overwrite=true --dir=/tmp/btd-fetched/aria2 '{file}'\n\
          Both leave what they fetched in /tmp/btd-fetched."
     );
 }

@@ -421,7 +421,7 @@ impl Supervisor<'_> {
                 .unwrap_or_default(),
         );
         for watch in self.config.watch.iter().filter(|watch| watch.example) {
-            example::tell_how_to_fetch(watch, &self.ports.peers);
+            example::tell_how_to_fetch(watch, &self.ports.peers, self.ports.tracker_http);
         }
     }
 
