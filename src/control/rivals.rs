@@ -19,16 +19,17 @@ pub(super) struct Rival {
 }
 
 /// Which of the others has a file that `torrent` is to write to. All files of a torrent lie below its name, or are it: the
-/// files of those of another name are not looked at.
+/// files of those of another name are not looked at, nor those of a data folder that lies in the other's.
 pub(super) fn rival_of<'a>(torrent: &Torrent, others: impl Iterator<Item = &'a Arc<Torrent>>) -> Option<Rival> {
     let top = |torrent: &Torrent| {
         let first = torrent.meta().files.first();
         first.map(|file| file.path.as_str().split('/').next().unwrap_or_default().to_owned())
     };
-    let (ours, folder) = (top(torrent), torrent.root().path());
+    let ours = top(torrent);
     let mut paths: Option<HashSet<&str>> = None;
     for other in others {
-        let is_near = other.info_hash() != torrent.info_hash() && other.root().path() == folder && top(other) == ours;
+        let is_near =
+            other.info_hash() != torrent.info_hash() && other.root().is_same(torrent.root()) && top(other) == ours;
         if !is_near {
             continue;
         }
@@ -95,6 +96,8 @@ mod tests {
             torrent(&elsewhere, "a", &["x", "y/z"], 4),
         ];
         assert_eq!(rival_of(&ours, harmless.iter()), None);
+        // The same folder by another path.
+        let root = Arc::new(Root::open(here.path().join(".")).unwrap());
         let rival = torrent(&root, "a", &["w", "y/z"], 5);
         let found = rival_of(&ours, harmless.iter().chain([&rival])).unwrap();
         assert_eq!((found.path.as_str(), found.info_hash), ("a/y/z", rival.info_hash()));

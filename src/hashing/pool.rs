@@ -375,28 +375,23 @@ impl Pool {
 
     /// Queues a job, waiting for room.
     pub fn submit(&self, job: Job) -> Result<(), Refused> {
-        let queue = lock(&self.shared.queue);
+        let mut queue = lock(&self.shared.queue);
+        queue.wanting_room += 1;
         let full = |queue: &mut Queue| queue.stopped.is_none() && queue.len() >= self.shared.queue_max;
-        let queue = self
-            .shared
-            .room
-            .wait_while(queue, full)
-            .unwrap_or_else(PoisonError::into_inner);
+        let waited = self.shared.room.wait_while(queue, full);
+        queue = waited.unwrap_or_else(PoisonError::into_inner);
+        queue.wanting_room -= 1;
         self.shared.push(queue, job)
     }
 
     /// Queues a job, waiting for room, but not longer than `timeout`.
     pub fn submit_timeout(&self, job: Job, timeout: Duration) -> Result<(), Refused> {
-        let deadline = Instant::now() + timeout;
         let mut queue = lock(&self.shared.queue);
-        while queue.stopped.is_none() && queue.len() >= self.shared.queue_max {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            let waited = self.shared.room.wait_timeout(queue, left);
-            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        queue.wanting_room += 1;
+        let full = |queue: &mut Queue| queue.stopped.is_none() && queue.len() >= self.shared.queue_max;
+        let waited = self.shared.room.wait_timeout_while(queue, timeout, full);
+        (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        queue.wanting_room -= 1;
         self.shared.push(queue, job)
     }
 
@@ -507,9 +502,9 @@ impl Shared {
     /// Wakes those who wait for room, once half of the queue is free: woken for each place, they would cost two switches a
     /// job where they share a processor with a worker (PERF.md).
     fn tell_of_room(&self, queue: MutexGuard<'_, Queue>) {
-        let low = queue.len() <= self.queue_max / 2;
+        let wake = queue.wanting_room > 0 && queue.len() <= self.queue_max / 2;
         drop(queue);
-        if low {
+        if wake {
             self.room.notify_all();
         }
     }

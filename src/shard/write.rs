@@ -1,8 +1,8 @@
 //! Writing pieces: one write for each file that a piece lies in, past the page cache where the filesystem allows and the
 //! piece is long enough; what of it does not fill whole pages at its ends goes through the page cache.
 //!
-//! A piece, or a run of its blocks, is handed on when all of it is written. What a disk does not take is kept and tried again by whoever hears of
-//! it; nothing is lost on the way. Syncing is not here, since it waits for the disk: the control plane does it.
+//! A piece, or a run of its blocks, is handed on when all of it is written. What a disk does not take is kept and tried again
+//! by whoever hears of it; nothing is lost on the way. Syncing is not here, since it waits for the disk: the control plane does it.
 
 use std::collections::VecDeque;
 use std::rc::Rc;

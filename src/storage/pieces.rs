@@ -315,7 +315,9 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
                     self.rest_until = now + self.means.throttle.rest(now - stretch.begun);
                     self.on_read(stretch, &gather.parts, gather.buf)?;
                 }
-                if self.held.len() >= self.held_max || !self.buffers.any_left() {
+                // Of long pieces no more comes than a part of each that is under way.
+                let all_long = !self.long.is_empty() && self.held.len() >= self.long.len();
+                if self.held.len() >= self.held_max || all_long || !self.buffers.any_left() {
                     self.send_held()?;
                 }
                 continue;

@@ -25,6 +25,8 @@ const ATTEMPTS_MAX: u32 = 64;
 pub struct Root {
     dir: OwnedFd,
     path: PathBuf,
+    /// Its device and inode numbers.
+    identity: (u64, u64),
 }
 
 /// Why a file of a torrent cannot be opened. Says nothing of its name, which the caller has.
@@ -97,7 +99,15 @@ impl Root {
         let path = path.into();
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(&path, flags, Mode::empty())?;
-        Ok(Self { dir, path })
+        let stat = rustix::fs::fstat(&dir)?;
+        let identity = (stat.st_dev, stat.st_ino);
+        Ok(Self { dir, path, identity })
+    }
+
+    /// Whether another is the same folder, however its path is spelt.
+    #[must_use]
+    pub fn is_same(&self, other: &Root) -> bool {
+        self.identity == other.identity
     }
 
     /// The path it was opened by, for messages.

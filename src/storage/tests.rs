@@ -523,7 +523,6 @@ fn files_that_are_in_no_cache_and_begin_anywhere_are_read_right() {
     }
 }
 
-/// Checks a torrent of one long file and stops in the middle of it, where `change` is made.
 #[test]
 fn pieces_that_come_from_the_disk_one_by_one_are_hashed_side_by_side() {
     // Each as long as what is read at once.
@@ -550,6 +549,7 @@ fn pieces_that_come_from_the_disk_one_by_one_are_hashed_side_by_side() {
     );
 }
 
+/// Checks a torrent of one long file and stops in the middle of it, where `change` is made.
 fn changed_in_the_middle(change: impl FnOnce(&Fixture, &Path)) -> CheckReport {
     let fixture = fixture(1 << 20, &[("a", 16 << 20, false), ("b", 1000, false)]);
     let (progress, throttle) = (Progress::default(), Throttle::new(Some(1), None));

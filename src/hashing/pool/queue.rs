@@ -31,6 +31,8 @@ pub(super) struct Queue {
     in_parts: usize,
     /// Workers that wait to be woken: a bell nobody hears is a system call saved.
     pub(super) idle: usize,
+    /// Those who wait for room, likewise.
+    pub(super) wanting_room: usize,
     pub(super) stopped: Option<Waiting>,
 }
 

@@ -219,9 +219,15 @@ fn who_waits_for_room_in_a_long_queue_gets_it() {
         pool.submit(job(tag, b"abc", Then::Finish, &reply)).unwrap();
     }
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| pool.submit_timeout(job(32, b"abc", Then::Finish, &reply), DEADLINE));
+        let waiting = scope.spawn(|| {
+            let begun = Instant::now();
+            pool.submit_timeout(job(32, b"abc", Then::Finish, &reply), DEADLINE)
+                .unwrap();
+            begun.elapsed()
+        });
+        wait_until("it waits", || lock(&pool.shared.queue).wanting_room > 0);
         drop(closed);
-        waiting.join().unwrap().expect("there is room");
+        assert!(waiting.join().unwrap() < DEADLINE, "nobody told it");
     });
     let tags: Vec<u64> = (0..33).map(|_| next(&replies).tag).collect();
     assert!(tags.iter().copied().eq(0..33));

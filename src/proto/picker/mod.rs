@@ -3,7 +3,7 @@
 //! A peer is asked for pieces of its own as long as there is room for them: who sends a whole piece can be held to it, and
 //! one that lies spoils nobody else's. What it has begun is finished first, or what somebody has begun who has left, so that
 //! there is soon something to verify and to share. Then comes a piece that the peer itself suggested, then the rarest; where
-//! none can be begun, it helps with those of others. the first few are taken at random, since a rare piece comes slowly from the
+//! none can be begun, it helps with those of others. The first few are taken at random, since a rare piece comes slowly from the
 //! few that have it. Nothing is asked for twice as long as those who were asked send it. But a peer that has been without work
 //! for a while is asked for what others have not sent: at the end (the *endgame*, when every missing block has been asked for),
 //! or when a few slow ones have begun all pieces that there is memory for. Whoever is slower is sent a cancel.
