@@ -130,6 +130,24 @@ fn wrong_types_and_values_are_refused_with_line_key_and_what_was_expected() {
 }
 
 #[test]
+fn one_tcp_address_has_one_purpose() {
+    refused(
+        "[peers]\nlisten = \"0.0.0.0:6881\"\n[tracker]\nhttp = [\"127.0.0.1:6881\", \"[::]:6881\"]\n",
+        &[],
+        &[
+            "btd.toml: tracker.http: 127.0.0.1:6881 would take connections of peers.listen, 0.0.0.0:6881 (hint: another port)",
+        ],
+    );
+    refused(
+        "[tracker]\nhttp = \"127.0.0.1:9000\"\nudp = \"127.0.0.1:9000\"\n[metrics]\nlisten = \"127.0.0.1:9000\"\n",
+        &[],
+        &[
+            "btd.toml: metrics.listen: 127.0.0.1:9000 would take connections of tracker.http, 127.0.0.1:9000 (hint: another port)",
+        ],
+    );
+}
+
+#[test]
 fn a_tracker_needs_an_address_and_sound_values() {
     refused(
         "[tracker]\nprivate = true\n",

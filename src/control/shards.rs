@@ -108,7 +108,8 @@ impl Shards {
                 cores.len()
             );
         }
-        let of_tracker = config.tracker.as_ref().map_or(0, |tracker| tracker.max_connections);
+        let by_http = config.tracker.as_ref().filter(|tracker| !tracker.http.is_empty());
+        let of_tracker = by_http.map_or(0, |tracker| tracker.max_connections); // Datagrams need none.
         let wanted = config.peers.max_connections + of_tracker;
         let descriptors = open_files::raise(wanted, count);
         // What there is of them is shared out as they were asked for.

@@ -562,6 +562,8 @@ impl Supervisor<'_> {
             self.totals.follow(torrent);
             self.shards.add(torrent);
             self.tell_peers(torrent);
+            // Before it announces itself, perhaps to this very tracker.
+            self.tell_held();
             self.announcer.serve(torrent);
         } else {
             self.announcer.remove(*info_hash);

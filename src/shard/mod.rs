@@ -480,6 +480,7 @@ impl<D: Driver> Shard<D> {
             .into_iter()
             .chain(self.accept_again)
             .chain(later)
+            .chain(self.tracker_wakes_at())
             .min();
         let at_most = next.map_or(SLEEP_MAX, |tick| {
             let due = self.epoch + TICK * u32::try_from(tick).unwrap_or(u32::MAX);

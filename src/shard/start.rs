@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom, SystemRandom};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use super::mailbox::{Inbox, Mailbox};
 use super::{Command, Full, Settings, Shard, tracker};
@@ -155,12 +155,36 @@ fn listen(addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), StartError> {
     Ok((socket.into(), bound))
 }
 
+/// The shortest datagram that asks for something: a `connect` (BEP 15).
+const DATAGRAM_LEN_MIN: u32 = 16;
+
+/// A filter in the kernel's classic language: what is too short to ask for anything is dropped before it is queued. An empty
+/// datagram would do worse than fill the queue: it ends a multishot receive. The length that the kernel compares is that of
+/// the datagram with its UDP header.
+const WHOLE_REQUESTS: [SockFilter; 4] = {
+    const UDP_HEADER_LEN: u32 = 8;
+    [
+        SockFilter::new((libc::BPF_LD | libc::BPF_W | libc::BPF_LEN) as u16, 0, 0, 0),
+        SockFilter::new(
+            (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16,
+            0,
+            1,
+            UDP_HEADER_LEN + DATAGRAM_LEN_MIN,
+        ),
+        SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, u32::MAX),
+        SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0),
+    ]
+};
+
 /// Opens a socket for datagrams, likewise.
 ///
 /// # Errors
 /// When the address cannot be had.
 fn receive(addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), StartError> {
     let (socket, bound) = bind(addr, Type::DGRAM, Protocol::UDP)?;
+    socket
+        .attach_filter(&WHOLE_REQUESTS)
+        .map_err(|source| StartError::Listen { addr, source })?;
     // As much as the system allows.
     let _ = socket.set_recv_buffer_size(DATAGRAM_QUEUE_LEN);
     let _ = socket.set_send_buffer_size(DATAGRAM_QUEUE_LEN);
@@ -272,7 +296,6 @@ fn ready(
         files: config.descriptors_max,
         features: config.features,
     })?;
-    notices.extend_from_slice(driver.notices());
     let features = driver.features();
     let Opened { listeners, udp, http } = opened;
     let listeners = listeners.into_iter().map(|fd| driver.adopt_listener(fd)).collect();
@@ -287,5 +310,34 @@ fn ready(
     let now = Instant::now();
     let mut shard = Shard::new(driver, config.settings, listeners, inbox.receiver, bell, seed, now);
     shard.open_tracker(sockets);
+    notices.extend_from_slice(shard.driver.notices());
     Ok((shard, features, notices))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn datagrams_that_are_too_short_to_ask_for_anything_do_not_reach_the_queue() {
+        for addr in ["127.0.0.1:0", "[::1]:0"] {
+            let (fd, addr) = receive(addr.parse().unwrap()).unwrap();
+            let near = std::net::UdpSocket::from(fd);
+            near.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            let far = std::net::UdpSocket::bind((addr.ip(), 0)).unwrap();
+            for round in 0..200_u8 {
+                for len in [0, 1, 0, 15, 0] {
+                    far.send_to(&vec![round; len], addr).unwrap();
+                }
+                far.send_to(&[round; 16], addr).unwrap();
+                far.send_to(&[round; 1400], addr).unwrap();
+                // Loopback keeps the order: what was dropped would have come first.
+                for len in [16, 1400] {
+                    let mut bytes = [0; 2048];
+                    assert_eq!(near.recv(&mut bytes).unwrap(), len, "{addr}, round {round}");
+                    assert!(bytes[..len].iter().all(|byte| *byte == round));
+                }
+            }
+        }
+    }
 }

@@ -46,6 +46,8 @@ pub const SCRAPE_MAX: usize = 100;
 
 /// How many peers a reply has when the peer does not say how many it wants.
 const NUMWANT_DEFAULT: usize = 50;
+/// For how long `/stats` tells the same: counting takes every lock of the store, and requests are free.
+const RECOUNT: Duration = Duration::from_secs(1);
 /// When a peer that was refused for want of memory may come again, in minutes (BEP 31).
 const RETRY_IN_MIN: u64 = 5;
 
@@ -97,6 +99,8 @@ pub struct Worker {
     access: Arc<Access>,
     access_version: u64,
     scratch: http::Scratch,
+    /// What `/stats` told last, and when that was counted.
+    counted: Option<(Instant, Totals)>,
 }
 
 /// What became of the bytes of an HTTP connection.
@@ -169,6 +173,7 @@ impl Tracker {
             access: Arc::default(),
             access_version: 0,
             scratch: http::Scratch::default(),
+            counted: None,
         };
         self.refresh_access(&mut worker);
         worker
@@ -240,6 +245,18 @@ impl Tracker {
             bytes,
             swept,
             evicted,
+        }
+    }
+
+    /// What the tracker knows, or knew within the last second.
+    fn totals_of_late(&self, worker: &mut Worker, now: Instant) -> Totals {
+        match worker.counted {
+            Some((at, totals)) if now.saturating_duration_since(at) < RECOUNT => totals,
+            Some(_) | None => {
+                let totals = self.totals();
+                worker.counted = Some((now, totals));
+                totals
+            }
         }
     }
 

@@ -213,7 +213,7 @@ impl Default for Tracker {
             allow: None,
             deny: None,
             max_connections: 10_000,
-            max_connections_per_ip: 8_000,
+            max_connections_per_ip: 200,
             settings: tracker::Settings::default(),
         }
     }
@@ -443,6 +443,20 @@ fn read(context: &Context<'_>, root: Table) -> Config {
     };
     section.finish();
 
+    let list = |key, addresses: &[SocketAddr]| -> Vec<_> { addresses.iter().map(|address| (key, *address)).collect() };
+    let http = tracker.as_ref().map_or(&[][..], |tracker| tracker.http.as_slice());
+    let tcp = [
+        list("peers.listen", &peers.listen),
+        list("tracker.http", http),
+        list(
+            "metrics.listen",
+            metrics
+                .as_ref()
+                .map_or(&[][..], |metrics| std::slice::from_ref(&metrics.listen)),
+        ),
+    ];
+    report_shared_ports(context, &tcp.concat());
+
     let count = count_of(shards.count);
     if let Some(len) = storage.cache_size
         && len / (count as u64) < CACHE_LEN_MIN
@@ -468,6 +482,26 @@ fn read(context: &Context<'_>, root: Table) -> Config {
         announce,
         metrics,
         shards,
+    }
+}
+
+/// Reports addresses of different keys that one TCP connection could be meant for. The kernel refuses none: sockets that share
+/// a port among shards share it with anybody, and each would be given some of the other's connections.
+fn report_shared_ports(context: &Context<'_>, addresses: &[(&str, SocketAddr)]) {
+    for (index, (key, address)) in addresses.iter().enumerate() {
+        let shares = |(_, other): &&(&str, SocketAddr)| {
+            let (a, b) = (address.ip(), other.ip());
+            // IPv4 has sockets of its own, so that a wildcard is one of its family only.
+            let overlap = a == b || a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified());
+            address.port() != 0 && address.port() == other.port() && overlap
+        };
+        let mut others = addresses[..index].iter().filter(|(other_key, _)| other_key != key);
+        if let Some((other_key, other)) = others.find(shares) {
+            context.report(
+                At::File,
+                format!("{key}: {address} would take connections of {other_key}, {other} (hint: another port)"),
+            );
+        }
     }
 }
 

@@ -105,6 +105,8 @@ pub struct Uring {
     bulk_tried: bool,
     /// Made with the first receive of datagrams.
     datagram_ring: ManuallyDrop<Option<Rc<RecvRing>>>,
+    /// It could not be made, and is not tried again.
+    datagram_ring_failed: bool,
     sender: datagrams::Sender,
     files: Files,
     features: Features,
@@ -157,6 +159,7 @@ impl Uring {
             bulk_ring: ManuallyDrop::new(None),
             bulk_tried: false,
             datagram_ring: ManuallyDrop::new(None),
+            datagram_ring_failed: false,
             sender: datagrams::Sender::default(),
             files,
             features,
@@ -277,19 +280,28 @@ impl Uring {
     /// The buffers that datagrams are received into; they are made by asking. A ring that cannot have them has none, and the
     /// receive ends with `ENOBUFS`.
     fn make_datagram_ring(&mut self) {
-        if self.datagram_ring.is_some() {
+        if self.datagram_ring.is_some() || self.datagram_ring_failed {
             return;
         }
-        let Ok(ring) = RecvRing::new(datagrams::BUFS, datagrams::BUF_LEN) else {
-            return;
-        };
+        if let Err(error) = self.try_datagram_ring() {
+            self.datagram_ring_failed = true;
+            self.notices.push(format!(
+                "datagrams cannot be received, there are no buffers for them: {error} (hint: a higher limit of locked memory)"
+            ));
+        }
+    }
+
+    fn try_datagram_ring(&mut self) -> std::io::Result<()> {
+        let ring = RecvRing::new(datagrams::BUFS, datagrams::BUF_LEN)?;
         // SAFETY: address and length are those of the mapping, which the driver keeps until the ring is closed.
         let registered = unsafe {
             self.ring
                 .submitter()
                 .register_buf_ring_with_flags(ring.addr(), ring.count(), DATAGRAM_GROUP, 0)
         };
-        *self.datagram_ring = registered.is_ok().then_some(ring);
+        registered?;
+        *self.datagram_ring = Some(ring);
+        Ok(())
     }
 
     fn push(&mut self, entry: squeue::Entry) {

@@ -253,7 +253,7 @@ fn who_reads_slowly_is_answered_as_he_reads_and_holds_a_bounded_amount() {
     site.fixture.pass(0.1);
     assert!(site.announces() < 50, "{} answered, {in_time} before", site.announces());
     let mut heard = String::new();
-    for room in (1..).map(|i| i * 37 % 900) {
+    for room in (1..20_000).map(|i| i * 37 % 900) {
         site.fixture.world.set_room(id, Some(room));
         site.fixture.turn();
         heard += &site.hear(id);
@@ -261,7 +261,27 @@ fn who_reads_slowly_is_answered_as_he_reads_and_holds_a_bounded_amount() {
             break;
         }
     }
-    assert_eq!(site.ended(id), None);
+    assert_eq!(heard.matches("HTTP/1.1 200 OK").count(), asked);
+    site.fixture.pass(0.2);
+    assert_eq!((site.ended(id), site.announces()), (None, 1 + asked as u64));
+}
+
+#[test]
+fn who_takes_a_reply_byte_by_byte_has_a_minute_for_it() {
+    let mut site = site();
+    let id = site.connect(1);
+    site.fixture.world.set_room(id, Some(0));
+    site.say(id, &announce(1000, "HTTP/1.1", ""));
+    for second in 0..59 {
+        site.fixture.world.set_room(id, Some(1));
+        site.fixture.pass(1.0);
+        assert_eq!(site.ended(id), None, "after {second} s");
+    }
+    site.fixture.world.set_room(id, Some(1));
+    site.fixture.pass(1.5);
+    assert_eq!(site.ended(id), Some(Ending::Reset));
+    site.fixture.pass(0.2);
+    assert_eq!(site.connections(), 0);
 }
 
 #[test]
@@ -281,14 +301,21 @@ fn who_takes_nothing_is_given_up_and_so_is_who_floods() {
     site.say(id, &announce(1000, "HTTP/1.1", ""));
     // All in one turn, before the receive can end.
     site.say(id, &"x".repeat(300_000));
-    // What is received is bounded by then; the rest waits in the socket.
+    assert_eq!(site.ended(id), Some(Ending::Reset));
+    // What waits for a reply to be taken is bounded, and the rest stays in the socket.
+    let id = site.connect(1);
+    site.fixture.world.set_room(id, Some(0));
+    site.say(id, &announce(1000, "HTTP/1.1", ""));
+    for _ in 0..20 {
+        site.say(id, &"x".repeat(2000));
+    }
     site.fixture.pass(0.2);
-    assert!(site.connections() <= 1);
+    assert_eq!((site.ended(id), site.connections()), (None, 1));
     let id = site.connect(1);
     site.say(id, &announce(1, "HTTP/1.1", ""));
     site.fixture.world.set_room(id, Some(0));
     site.say(id, &announce(1, "HTTP/1.1", ""));
-    site.say(id, &"x".repeat(300_000));
+    site.say(id, &"x".repeat(40_000));
     assert_eq!(site.ended(id), Some(Ending::Reset));
 }
 
@@ -419,6 +446,25 @@ fn receive_of_datagrams_goes_on_after_whatever_ended_it_and_too_long_ones_are_co
     site.fixture.pass(0.1);
     assert!(site.fixture.world.datagrams().is_empty());
     assert_eq!(site.fixture.shard.counters.tracker_datagrams_too_long, 1);
+}
+
+#[test]
+fn shard_does_not_sleep_past_the_tick_at_which_it_receives_again() {
+    let mut site = site();
+    let mut connect = [0; 16];
+    connect[..8].copy_from_slice(&0x0417_2710_1980_u64.to_be_bytes());
+    for _ in 0..2 {
+        site.fixture.world.fail_next(OpKind::RecvFrom, Errno::NOBUFS);
+    }
+    let from = SocketAddr::from(([10, 0, 0, 1], 1000));
+    site.fixture.world.send_to(&site.udp, from, &connect);
+    site.fixture.settle();
+    assert!(site.fixture.world.datagrams().is_empty());
+    let sleep = site.fixture.shard.wait().at_most;
+    let tick = Duration::from_millis(100);
+    assert!(!sleep.is_zero() && sleep <= tick, "{sleep:?}");
+    site.fixture.pass(0.1);
+    assert_eq!(site.fixture.world.datagrams().len(), 1);
 }
 
 #[test]

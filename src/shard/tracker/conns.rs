@@ -2,7 +2,7 @@
 //!
 //! A connection has memory of its own only while a request is torn or replies are taken slowly. Each phase has its time:
 //! a request must be whole five seconds after its first byte, however its bytes trickle in; between requests a connection may
-//! rest for a minute; replies that nobody takes are given up.
+//! rest for a minute; replies that nobody takes are given up, and so are those that take a minute.
 
 use std::net::SocketAddr;
 
@@ -20,6 +20,9 @@ pub(super) const IDLE_TICKS: u64 = ticks(60);
 /// For which a peer may take nothing of a reply.
 pub(super) const STALLED_TICKS: u64 = ticks(30);
 
+/// For which replies that were sent together may be under way, however steadily they trickle.
+pub(super) const SENDING_TICKS: u64 = ticks(60);
+
 /// For which a peer may go on talking after its last reply.
 pub(super) const LINGER_TICKS: u64 = ticks(2);
 
@@ -27,7 +30,7 @@ pub(super) const LINGER_TICKS: u64 = ticks(2);
 pub(super) const HELD_LEN_MAX: usize = 16 * 1024;
 
 /// Bytes that can still come before a receive has ended: more is a flood.
-pub(super) const HELD_FLOOD_LEN: usize = 256 * 1024;
+pub(super) const HELD_FLOOD_LEN: usize = 32 * 1024;
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +74,8 @@ pub(super) struct HttpConn {
     /// What was received and is not answered: a torn request, or some that wait until a reply is taken.
     pub(super) held: Vec<u8>,
     pub(super) phase: Phase,
+    /// The tick at which the phase began.
+    began: u64,
     /// The tick at which the phase began, or last moved.
     pub(super) since: u64,
     /// When the wheel wakes it.
@@ -83,7 +88,17 @@ impl HttpConn {
     /// Enters a phase, whose time begins.
     pub(super) fn enter(&mut self, phase: Phase, tick: u64) {
         self.phase = phase;
+        self.began = tick;
         self.since = tick;
+    }
+
+    /// The tick at which the time of its phase is over.
+    fn deadline(&self) -> u64 {
+        let still = self.since + self.phase.ticks();
+        match self.phase {
+            Phase::Sending { .. } => still.min(self.began + SENDING_TICKS),
+            Phase::Reading | Phase::Idle | Phase::Lingering { .. } => still,
+        }
     }
 
     /// Whether more is to be received.
@@ -150,6 +165,7 @@ impl Serving {
             send: None,
             held: Vec::new(),
             phase: Phase::Reading,
+            began: around.tick,
             since: around.tick,
             wake_at: u64::MAX,
             eof: false,
@@ -180,7 +196,7 @@ impl Serving {
     /// Sees to it that the connection's clock is looked at when the time of its phase is over.
     pub(super) fn wake_at<D: Driver>(&mut self, around: &mut Around<'_, D>, owner: Owner) {
         if let Some(conn) = self.conns.get_mut(owner) {
-            let at = conn.since + conn.phase.ticks();
+            let at = conn.deadline();
             if at < conn.wake_at {
                 conn.wake_at = around.wheel.insert(at, owner);
             }
@@ -196,7 +212,7 @@ impl Serving {
             return; // Woken for an earlier appointment that has been replaced.
         }
         conn.wake_at = u64::MAX;
-        if around.tick < conn.since + conn.phase.ticks() {
+        if around.tick < conn.deadline() {
             return self.wake_at(around, owner);
         }
         let ending = match conn.phase {

@@ -218,6 +218,12 @@ impl<D: Driver> Shard<D> {
         }
     }
 
+    /// The tick at which a receive that has ended may be armed again, if there is one.
+    pub(super) fn tracker_wakes_at(&self) -> Option<u64> {
+        let sockets = self.tracker.as_ref().filter(|_| self.stopping.is_none())?.udp.iter();
+        sockets.filter_map(Datagram::arms_at).min()
+    }
+
     /// A tick has passed.
     pub(super) fn on_tracker_tick(&mut self) {
         let Some((serving, around)) = self.tracker() else {

@@ -33,6 +33,11 @@ impl Datagram {
         }
     }
 
+    /// When it is to be received from again, if that has ended.
+    pub(super) fn arms_at(&self) -> Option<u64> {
+        self.receive.is_none().then_some(self.arm_at)
+    }
+
     pub(super) fn stop<D: Driver>(&mut self, driver: &mut D) {
         if let Some(token) = self.receive.take() {
             driver.cancel(token);

@@ -144,7 +144,7 @@ impl Tracker {
 
     /// A page for people: what the tracker knows.
     fn http_stats(&self, worker: &mut Worker, now: Instant) {
-        let totals = self.totals();
+        let totals = self.totals_of_late(worker, now);
         let text = format!(
             "btd tracker, up for {} s, interval {} s\n\
              {} torrents\n\

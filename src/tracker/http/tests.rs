@@ -525,6 +525,21 @@ fn there_is_a_page_for_people() {
 }
 
 #[test]
+fn the_page_is_counted_once_a_second_however_often_it_is_asked_for() {
+    let mut world = World::new(Settings::default());
+    let torrents = |world: &mut World| {
+        let page = world.get("10.0.0.1:1", "/stats").text().to_string();
+        page.lines().nth(1).map(str::to_owned)
+    };
+    assert_eq!(torrents(&mut world).as_deref(), Some("0 torrents"));
+    world.announce("10.0.0.1:1", "port=1&left=0");
+    world.now += Duration::from_millis(999);
+    assert_eq!(torrents(&mut world).as_deref(), Some("0 torrents"));
+    world.now += Duration::from_millis(1);
+    assert_eq!(torrents(&mut world).as_deref(), Some("1 torrents"));
+}
+
+#[test]
 fn one_response_is_appended_to_what_is_there() {
     let mut world = World::new(Settings::default());
     let mut reply = b"before".to_vec();

@@ -1,13 +1,37 @@
 //! How much memory the store may take, and what lengths allocations have.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// The bytes in use, shared by all stripes, and their cap. It is touched when something grows or shrinks, not by an
-/// announce that finds its peer.
+/// The bytes in use, shared by all stripes, and a cap. It is touched when something grows or shrinks, not by an announce
+/// that finds its peer.
 #[derive(Debug)]
 pub(super) struct Budget {
-    used: AtomicUsize,
+    used: Arc<AtomicUsize>,
     cap: usize,
+}
+
+/// One count of bytes with a cap for each purpose, so that what is cheap to make up never takes what swarms need that have
+/// shown that they are real.
+#[derive(Debug)]
+pub(super) struct Budgets {
+    /// For torrents to be known at all: five eighths. Theirs is not given back when one makes way for another.
+    pub(super) torrents: Budget,
+    /// For the tables of a swarm's first peers, and for names and peer ids: three quarters.
+    pub(super) first: Budget,
+    /// For swarms that have more peers than that: all.
+    pub(super) all: Budget,
+}
+
+impl Budgets {
+    pub(super) fn new(cap: usize) -> Self {
+        let all = Budget::new(cap);
+        Self {
+            torrents: all.with_cap(cap / 8 * 5),
+            first: all.with_cap(cap / 4 * 3),
+            all,
+        }
+    }
 }
 
 /// There is no memory left for more.
@@ -15,9 +39,17 @@ pub(super) struct Budget {
 pub(in crate::tracker) struct Full;
 
 impl Budget {
-    pub(super) const fn new(cap: usize) -> Self {
+    pub(super) fn new(cap: usize) -> Self {
         Self {
-            used: AtomicUsize::new(0),
+            used: Arc::default(),
+            cap,
+        }
+    }
+
+    /// The same bytes under another cap.
+    fn with_cap(&self, cap: usize) -> Self {
+        Self {
+            used: Arc::clone(&self.used),
             cap,
         }
     }
@@ -75,6 +107,19 @@ mod tests {
         assert_eq!((budget.take(usize::MAX), budget.used()), (Err(Full), 40));
         budget.take_anyway(1000);
         assert_eq!(budget.used(), 1040);
+    }
+
+    #[test]
+    fn what_is_for_torrents_and_first_peers_leaves_a_rest_for_others() {
+        let budgets = Budgets::new(800);
+        assert_eq!(
+            (budgets.torrents.take(500), budgets.torrents.take(1)),
+            (Ok(()), Err(Full))
+        );
+        assert_eq!((budgets.first.take(100), budgets.first.take(1)), (Ok(()), Err(Full)));
+        assert_eq!((budgets.all.take(200), budgets.all.take(1)), (Ok(()), Err(Full)));
+        budgets.first.give(800);
+        assert_eq!(budgets.all.used(), 0);
     }
 
     #[test]

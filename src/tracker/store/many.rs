@@ -15,7 +15,10 @@ use crate::tracker::address::Address;
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     pub(super) key: AddressKey,
+    /// For addresses.
     pub(super) budget: &'a Budget,
+    /// For what peers are beside them.
+    pub(super) extras: &'a Budget,
     pub(super) now: Stamp,
 }
 
@@ -59,7 +62,7 @@ impl<const ADDRESS: usize, const SLOT: usize, const PER_PAGE: usize> Pair<ADDRES
     /// new. If it would change sides and there is no memory for that, it stays on its side until there is.
     #[inline]
     fn note(&mut self, address: &[u8; ADDRESS], seeder: Option<bool>, context: Context<'_>) -> Result<Noted, Full> {
-        let Context { key, budget, now } = context;
+        let Context { key, budget, now, .. } = context;
         let hash = key.hash(address);
         let is = seeder.unwrap_or(false);
         let (side, other) = if is {
@@ -187,11 +190,11 @@ impl Many {
     }
 
     fn note_extra(&mut self, address: &Address, name: Option<&[u8]>, peer_id: Option<&[u8; 20]>, context: Context<'_>) {
-        if self.extras.is_none() && context.budget.take(EXTRAS_LEN).is_err() {
+        if self.extras.is_none() && context.extras.take(EXTRAS_LEN).is_err() {
             return;
         }
         let extras = self.extras.get_or_insert_default();
-        let moved_from = extras.set(*address, name, peer_id, context.budget);
+        let moved_from = extras.set(*address, name, peer_id, context.extras);
         match moved_from {
             Some(old) => {
                 self.remove(&old, context);
@@ -232,6 +235,14 @@ impl Many {
 
     pub(super) fn len(&self) -> usize {
         self.v4.len() + self.v6.as_ref().map_or(0, |v6| v6.len())
+    }
+
+    /// When each of its peers was heard of.
+    pub(super) fn stamps(&self) -> impl Iterator<Item = u8> {
+        let v4 = [&self.v4.leechers, &self.v4.seeders];
+        let v4 = v4.into_iter().flat_map(|table| table.peers().map(|(_, stamp)| stamp));
+        let v6 = self.v6.iter().flat_map(|v6| [&v6.leechers, &v6.seeders]);
+        v4.chain(v6.flat_map(|table| table.peers().map(|(_, stamp)| stamp)))
     }
 
     /// Gives all memory back, its own as well: it is dropped next.

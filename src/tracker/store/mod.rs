@@ -4,8 +4,9 @@
 //! thread it arrives at, and two rarely want the same stripe. A stripe is a [`map`] of torrents; a swarm of up to three IPv4
 //! peers lies in the map itself ([`few`]), a larger one in tables ([`table`]) which are at the same time the lists that
 //! replies are cut from. Who has not been heard of for two intervals is forgotten by a sweep in slices ([`sweep`]). Memory
-//! is bounded ([`budget`]): when all is taken, new peers are refused, and new torrents take the place of the least recent of
-//! those with a single peer, of which a flood of made-up hashes consists.
+//! is bounded ([`budget`]): a part of it is for torrents and their first peers, who take the place of the least recent of
+//! those with one or two peers when that part is taken, since a flood of made-up hashes consists of such. The rest is for
+//! swarms that have more, and when all is taken, new peers are refused.
 //!
 //! A torrent that nobody has completed is forgotten with its last peer. One with completions is kept for two intervals
 //! longer, so that the count does not vanish while a seeder restarts; then its count is forgotten as well.
@@ -36,10 +37,10 @@ use super::address::Address;
 use super::random::Random;
 use super::siphash::Key;
 use crate::proto::InfoHash;
-use budget::Budget;
-use many::Context;
+use budget::Budgets;
+use many::{Context, Noted};
 use map::Map;
-use swarm::{Asker, Tally};
+use swarm::{Asker, FLEETING_MAX, Tally};
 use sweep::Sweeper;
 use table::AddressKey;
 
@@ -53,13 +54,17 @@ pub(super) use swarm::{Families, Joining, Sink};
 const STRIPES: usize = 1024;
 /// How many slots are looked at for a torrent that can make way for a new one.
 const VICTIM_SAMPLE: usize = 16;
+/// How many for one that has tables, of which there may be few among many that have none.
+const VICTIM_SAMPLE_TABLES: usize = 128;
+/// How many torrents make way for one peer at most.
+const VICTIMS_MAX: usize = 4;
 
 /// All swarms.
 pub(super) struct Store {
     stripes: Box<[Stripe]>,
     hash_key: Key,
     address_key: AddressKey,
-    budget: Budget,
+    budgets: Budgets,
     clock: Clock,
     sweeper: Mutex<Sweeper>,
     swept: AtomicU64,
@@ -118,7 +123,7 @@ impl Store {
             stripes: std::iter::repeat_with(Stripe::default).take(STRIPES).collect(),
             hash_key,
             address_key: AddressKey::new(address_key.0, address_key.1),
-            budget: Budget::new(memory_max.saturating_sub(fixed)),
+            budgets: Budgets::new(memory_max.saturating_sub(fixed)),
             clock: Clock::new(now, lifetime),
             sweeper: Mutex::new(Sweeper::new(now)),
             swept: AtomicU64::new(0),
@@ -138,10 +143,15 @@ impl Store {
         lock(&self.stripes[hash as usize % STRIPES].0)
     }
 
-    fn context(&self, now: Stamp) -> Context<'_> {
+    /// What a swarm of so many peers may take.
+    fn context(&self, peers: usize, now: Stamp) -> Context<'_> {
         Context {
             key: self.address_key,
-            budget: &self.budget,
+            budget: match peers {
+                ..=FLEETING_MAX => &self.budgets.first,
+                _ => &self.budgets.all,
+            },
+            extras: &self.budgets.first,
             now,
         }
     }
@@ -157,16 +167,20 @@ impl Store {
         sink: &mut S,
     ) -> Result<SwarmCounts, Full> {
         let hash = self.hash_key.hash_1_3(&info_hash.0);
-        let context = self.context(now);
         let mut shelf = self.shelf(hash);
         let Shelf { map, tally } = &mut *shelf;
-        let at = match map.find(info_hash, hash) {
+        let mut at = match map.find(info_hash, hash) {
             Some(at) => at,
-            None => self.add(map, tally, info_hash, hash, random, context)?,
+            None => self.add(map, tally, info_hash, hash, random, now)?,
         };
         let entry = map.at(at).expect("a torrent that was found or added");
         let before = entry.swarm.tally();
-        let noted = entry.swarm.note(peer, context);
+        let context = self.context(before.peers(), now);
+        let mut noted = entry.swarm.note(peer, context);
+        if noted.is_err() {
+            (at, noted) = self.note_instead(map, tally, (info_hash, hash), peer, random, context);
+        }
+        let entry = map.at(at).expect("a torrent that does not make way for itself");
         let after = entry.swarm.tally();
         tally.replace(&before, &after);
         let noted = match noted {
@@ -207,33 +221,63 @@ impl Store {
         info_hash: &InfoHash,
         hash: u64,
         random: &mut Random,
-        context: Context<'_>,
+        now: Stamp,
     ) -> Result<usize, Full> {
-        let now = context.now;
-        let insert = |map: &mut Map| map.insert(*info_hash, hash, now, self.hash_key, &self.budget);
+        let insert = |map: &mut Map| map.insert(*info_hash, hash, now, self.hash_key, &self.budgets.torrents);
         insert(map).or_else(|full| {
-            self.evict(map, tally, random, context).ok_or(full)?;
+            let from = random.below(map.capacity());
+            let candidates = map.sample(from, VICTIM_SAMPLE).filter_map(|(at, entry)| {
+                let empty = entry.swarm.empty_since().map(|since| (true, now.age(since)));
+                let fleeting = || Some((false, entry.swarm.fleeting_for(now)?));
+                Some((empty.or_else(fleeting)?, at))
+            });
+            let (_, at) = candidates.max().ok_or(full)?;
+            self.evict(map, tally, at, now);
             insert(map)
         })
     }
 
-    /// Drops a torrent without peers, or the least recent with a single one, of a few looked at. Torrents that more than one
-    /// peer is in are never dropped: made-up hashes have one.
-    fn evict(&self, map: &mut Map, tally: &mut Tally, random: &mut Random, context: Context<'_>) -> Option<()> {
-        let from = random.below(map.capacity());
-        let candidates = map.sample(from, VICTIM_SAMPLE).filter_map(|(at, entry)| {
-            let empty = entry.swarm.empty_since().map(|since| (true, context.now.age(since)));
-            let single = || entry.swarm.only_peer().map(|stamp| (false, context.now.age(stamp)));
-            Some((empty.or_else(single)?, at))
-        });
-        let (_, at) = candidates.max()?;
+    /// Notes a peer for whose swarm there was no memory, in the place of torrents that have tables. Says where its torrent
+    /// is by then.
+    #[cold]
+    fn note_instead(
+        &self,
+        map: &mut Map,
+        tally: &mut Tally,
+        (info_hash, hash): (&InfoHash, u64),
+        peer: &Joining<'_>,
+        random: &mut Random,
+        context: Context<'_>,
+    ) -> (usize, Result<Noted, Full>) {
+        let mut noted = Err(Full);
+        for _ in 0..VICTIMS_MAX {
+            let from = random.below(map.capacity());
+            let with_tables = map
+                .sample(from, VICTIM_SAMPLE_TABLES)
+                .filter(|(_, entry)| entry.swarm.has_tables() && entry.info_hash != *info_hash);
+            let candidates = with_tables.filter_map(|(at, entry)| Some((entry.swarm.fleeting_for(context.now)?, at)));
+            let Some((_, victim)) = candidates.max() else {
+                break;
+            };
+            self.evict(map, tally, victim, context.now);
+            let at = map.find(info_hash, hash).expect("a torrent that did not make way");
+            noted = map.at(at).expect("a torrent that was found").swarm.note(peer, context);
+            if noted.is_ok() {
+                break;
+            }
+        }
+        let at = map.find(info_hash, hash).expect("a torrent that did not make way");
+        (at, noted)
+    }
+
+    /// Drops a torrent that makes way for others. Those with more than a few peers never do: made-up hashes have not so many.
+    fn evict(&self, map: &mut Map, tally: &mut Tally, at: usize, now: Stamp) {
         let entry = map.at(at).expect("a torrent that was looked at");
         let before = entry.swarm.tally();
-        entry.swarm.release(context);
+        entry.swarm.release(self.context(before.peers(), now));
         tally.replace(&before, &Tally::default());
         map.remove(at, self.hash_key);
         self.evicted.fetch_add(1, Relaxed);
-        Some(())
     }
 
     /// Takes a peer out of its swarm.
@@ -246,7 +290,7 @@ impl Store {
         };
         let entry = map.at(at).expect("a torrent that was found");
         let before = entry.swarm.tally();
-        entry.swarm.remove(address, self.context(now));
+        entry.swarm.remove(address, self.context(before.peers(), now));
         let after = entry.swarm.tally();
         tally.replace(&before, &after);
         let counts = SwarmCounts {
@@ -256,7 +300,7 @@ impl Store {
         };
         if after.peers() == 0 && entry.downloaded == 0 {
             map.remove(at, self.hash_key);
-            map.shrink(self.hash_key, &self.budget);
+            map.shrink(self.hash_key, &self.budgets.all);
         }
         counts
     }
@@ -281,7 +325,7 @@ impl Store {
     /// What is in the store. It looks into every stripe, not into swarms: some 20 us.
     pub(super) fn totals(&self) -> StoreTotals {
         let mut totals = StoreTotals {
-            bytes: self.budget.used() + STRIPES * size_of::<Stripe>(),
+            bytes: self.budgets.all.used() + STRIPES * size_of::<Stripe>(),
             swept: self.swept.load(Relaxed),
             evicted: self.evicted.load(Relaxed),
             ..StoreTotals::default()

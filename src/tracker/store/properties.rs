@@ -15,6 +15,7 @@ struct Known {
     seeder: bool,
     heard: Instant,
     name: Option<String>,
+    peer_id: Option<[u8; 20]>,
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +54,7 @@ enum Step {
         want: usize,
         families: Families,
         name: Option<u8>,
+        peer_id: Option<u8>,
     },
     Leave {
         torrent: u8,
@@ -71,9 +73,10 @@ fn step() -> impl Strategy<Value = Step> {
         0_usize..80,
         families,
         prop::option::weighted(0.1, 0_u8..6),
+        prop::option::weighted(0.2, any::<u8>()),
     );
     prop_oneof![
-        12 => announce.prop_map(|(torrent, peer, seeder, completed, want, families, name)| Step::Announce {
+        12 => announce.prop_map(|(torrent, peer, seeder, completed, want, families, name, peer_id)| Step::Announce {
             torrent,
             peer,
             seeder: if completed { Some(true) } else { seeder },
@@ -81,6 +84,7 @@ fn step() -> impl Strategy<Value = Step> {
             want,
             families,
             name,
+            peer_id,
         }),
         4 => (0_u8..3, any::<u8>()).prop_map(|(torrent, peer)| Step::Leave { torrent, peer }),
         // Less than what the sweep may be late by.
@@ -108,11 +112,14 @@ fn is_v4(address: &Address) -> bool {
     matches!(address, Address::V4(_))
 }
 
-/// Goes through the steps with both, comparing after each.
-fn play(steps: Vec<Step>, seed: u64) -> Result<(), TestCaseError> {
+/// Goes through the steps with both, comparing after each. With so many bytes of memory at most new peers may be refused,
+/// members may stay on the side where they are, and peer ids be forgotten; nothing else is any different. Nobody has a name
+/// then.
+fn play(steps: Vec<Step>, seed: u64, room: Option<usize>) -> Result<(), TestCaseError> {
     let mut now = Instant::now();
     let unit = LIFETIME / 192;
-    let store = Store::new([7; 32], LIFETIME, usize::MAX / 2, now);
+    let memory_max = room.map_or(usize::MAX / 2, |room| STRIPES * size_of::<Stripe>() + room);
+    let store = Store::new([7; 32], LIFETIME, memory_max, now);
     let empty = store.totals().bytes;
     let mut random = Random::new(seed);
     let mut models: [Model; 3] = Default::default();
@@ -127,15 +134,17 @@ fn play(steps: Vec<Step>, seed: u64) -> Result<(), TestCaseError> {
                 want,
                 families,
                 name,
+                peer_id,
             } => {
                 let model = &mut models[usize::from(torrent)];
                 let address = address(torrent, peer);
-                let name = name.map(|n| format!("client{n}"));
+                let name = name.filter(|_| room.is_none()).map(|n| format!("client{n}"));
+                let peer_id = peer_id.map(|n| [n; 20]);
                 let joining = Joining {
                     address,
                     seeder,
                     name: name.as_deref().map(str::as_bytes),
-                    peer_id: None,
+                    peer_id: peer_id.as_ref(),
                 };
                 let wish = Wish {
                     want,
@@ -143,9 +152,13 @@ fn play(steps: Vec<Step>, seed: u64) -> Result<(), TestCaseError> {
                     completed,
                 };
                 let mut reply = Reply::default();
-                let counts = store
-                    .announce(&info_hash(torrent), &joining, &wish, stamp, &mut random, &mut reply)
-                    .expect("room for all");
+                let announced = store.announce(&info_hash(torrent), &joining, &wish, stamp, &mut random, &mut reply);
+                let Ok(counts) = announced else {
+                    prop_assert!(room.is_some(), "refused, with room for all");
+                    prop_assert!(!model.peers.contains_key(&address), "a member was refused");
+                    prop_assert!(reply.peers.is_empty(), "who was refused was told of peers");
+                    continue;
+                };
                 // The model.
                 let was = model.peers.get(&address).map(|known| known.seeder);
                 let port = |address: &Address| *address.bytes().last_chunk::<2>().expect("a port");
@@ -154,7 +167,7 @@ fn play(steps: Vec<Step>, seed: u64) -> Result<(), TestCaseError> {
                     **other != address && port(other) == port(&address) && name.is_some() && known.name == name
                 });
                 let moved = moved.map(|(_, known)| known.seeder);
-                let is = seeder.or(moved).or(was).unwrap_or(false);
+                let mut is = seeder.or(moved).or(was).unwrap_or(false);
                 if let Some(name) = &name {
                     model.peers.retain(|other, known| {
                         *other == address || port(other) != port(&address) || known.name.as_ref() != Some(name)
@@ -166,11 +179,19 @@ fn play(steps: Vec<Step>, seed: u64) -> Result<(), TestCaseError> {
                         seeder: is,
                         heard: now,
                         name,
+                        peer_id,
                     },
                 );
                 model.downloaded += u32::from(completed && was != Some(true));
                 model.empty_since = None;
-                let complete = model.peers.values().filter(|known| known.seeder).count();
+                let mut complete = model.peers.values().filter(|known| known.seeder).count();
+                if let (Some(_), Some(was)) = (room, was)
+                    && counts.complete != complete
+                {
+                    is = was;
+                    model.peers.get_mut(&address).expect("noted").seeder = was;
+                    complete = model.peers.values().filter(|known| known.seeder).count();
+                }
                 prop_assert_eq!(
                     counts,
                     SwarmCounts {
@@ -194,6 +215,9 @@ fn play(steps: Vec<Step>, seed: u64) -> Result<(), TestCaseError> {
                     );
                     let name = extra.as_ref().and_then(|extra| extra.name.as_deref());
                     prop_assert_eq!(name, known.name.as_deref().map(str::as_bytes));
+                    let peer_id = extra.as_ref().and_then(|extra| extra.peer_id);
+                    let is_forgotten = room.is_some() && peer_id.is_none();
+                    prop_assert!(is_forgotten || peer_id == known.peer_id, "{:?} of {:?}", peer_id, known);
                     let wanted = match families {
                         Families::V4 => is_v4(other),
                         Families::V6 => !is_v4(other),
@@ -271,6 +295,7 @@ fn play(steps: Vec<Step>, seed: u64) -> Result<(), TestCaseError> {
             .iter()
             .filter(|model| !model.peers.is_empty() || model.downloaded > 0);
         prop_assert_eq!(totals.swarms, known.count());
+        prop_assert!(totals.bytes <= memory_max, "{:?} of {}", totals, memory_max);
     }
     // Everybody leaves, and after two more lifetimes nothing is left of anything.
     for _ in 0..12 {
@@ -290,6 +315,15 @@ proptest! {
         steps in prop::collection::vec(step(), 0..300),
         seed in any::<u64>(),
     ) {
-        play(steps, seed)?;
+        play(steps, seed, None)?;
+    }
+
+    #[test]
+    fn a_full_store_refuses_and_forgets_nobody(
+        steps in prop::collection::vec(step(), 0..300),
+        seed in any::<u64>(),
+        room in 0_usize..6000,
+    ) {
+        play(steps, seed, Some(room))?;
     }
 }

@@ -12,6 +12,10 @@ use crate::tracker::random::Random;
 /// and goes does not move it each time.
 const BACK_TO_FEW: usize = FEW - 1;
 
+/// A swarm of up to so many peers may be somebody's invention: one host with a family or a port more. It may have to make
+/// way for others, and its peers do not take the last of the memory.
+pub(super) const FLEETING_MAX: usize = 2;
+
 /// The peers of a torrent.
 #[derive(Debug)]
 pub(super) enum Swarm {
@@ -110,16 +114,25 @@ impl Swarm {
         match self {
             Self::Many(many) => many.note(&peer.address, peer.seeder, peer.name, peer.peer_id, context),
             Self::Few(few) => {
-                let mut many = Many::from_few(few, context)?;
-                match many.note(&peer.address, peer.seeder, peer.name, peer.peer_id, context) {
-                    Ok(noted) => {
+                let joined = Many::from_few(few, context).and_then(|mut many| {
+                    match many.note(&peer.address, peer.seeder, peer.name, peer.peer_id, context) {
+                        Ok(noted) => Ok((many, noted)),
+                        Err(full) => {
+                            many.release(context.budget);
+                            Err(full)
+                        }
+                    }
+                });
+                match (joined, &peer.address) {
+                    (Ok((many, noted)), _) => {
                         *self = Self::Many(many);
                         Ok(noted)
                     }
-                    Err(full) => {
-                        many.release(context.budget);
-                        Err(full)
+                    // There may be room for its address alone.
+                    (Err(full), Address::V4(address)) => {
+                        note_among_few(few, address, peer.seeder, context.now).ok_or(full)
                     }
+                    (Err(full), Address::V6(_)) => Err(full),
                 }
             }
         }
@@ -186,12 +199,18 @@ impl Swarm {
         }
     }
 
-    /// Its only peer's stamp, if it has one only and is nothing more.
-    pub(super) fn only_peer(&self) -> Option<u8> {
+    /// How long ago its latest peer was heard of, if it has no more than [`FLEETING_MAX`], whatever they are.
+    pub(super) fn fleeting_for(&self, now: Stamp) -> Option<u8> {
         match self {
-            Self::Few(few) if few.len() == 1 => few.peers().next().map(|(_, _, stamp)| stamp),
+            Self::Few(few) if few.len() <= FLEETING_MAX => few.peers().map(|(_, _, stamp)| now.age(stamp)).min(),
+            Self::Many(many) if many.len() <= FLEETING_MAX => many.stamps().map(|stamp| now.age(stamp)).min(),
             Self::Few(_) | Self::Many(_) => None,
         }
+    }
+
+    /// Whether it has memory beside its entry in the map.
+    pub(super) const fn has_tables(&self) -> bool {
+        matches!(self, Self::Many(_))
     }
 
     /// Forgets who has outlived its time; see [`Many::sweep`].

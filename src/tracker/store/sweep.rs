@@ -8,7 +8,7 @@ use std::sync::TryLockError;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use super::many::{Context, Place};
+use super::many::Place;
 use super::{STRIPES, Shelf, Stamp, Store, lock};
 
 /// The longest a stripe is locked for, in slots: some ten microseconds.
@@ -79,11 +79,8 @@ impl Store {
 
     /// Goes on with a stripe for so many slots. Whether it is through with it.
     fn sweep_stripe(&self, sweeper: &mut Sweeper, slots_left: &mut usize, now: Stamp) -> bool {
-        let context = Context {
-            key: self.address_key,
-            budget: &self.budget,
-            now,
-        };
+        // Whatever the swarms' sizes: a sweep takes nothing.
+        let context = self.context(0, now);
         let mut shelf = lock(&self.stripes[sweeper.stripe].0);
         let Shelf { map, tally } = &mut *shelf;
         *slots_left -= 1; // A stripe without torrents is not free.
@@ -119,7 +116,7 @@ impl Store {
                 sweeper.entry += 1;
             }
         }
-        map.shrink(self.hash_key, &self.budget);
+        map.shrink(self.hash_key, &self.budgets.all);
         sweeper.entry = 0;
         true
     }

