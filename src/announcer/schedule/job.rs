@@ -63,6 +63,8 @@ pub(super) struct Job {
     /// Which of the trackers is asked next, or being asked.
     pub(super) at: usize,
     pub(super) in_flight: bool,
+    /// What is in flight is to a host that had not answered when it was sent.
+    pub(super) is_trial: bool,
     /// The tracker that has us in its list.
     pub(super) told: u32,
     /// A tracker is to be told that nothing is missing any more.

@@ -27,7 +27,7 @@ use super::answer::{Answer, Failure};
 use super::request::Event;
 use super::url::{Scheme, TrackerUrl};
 use crate::proto::InfoHash;
-use host::Host;
+use host::{Host, Wake};
 pub use job::Standing;
 use job::{Job, NONE, Place, shuffled};
 pub use kept::Kept;
@@ -40,6 +40,9 @@ const BACKOFF: u64 = 30 * 1000;
 const BACKOFF_MAX: u64 = 6 * 60 * 60 * 1000;
 /// Requests under way in all: each may be a socket.
 pub const IN_FLIGHT_MAX: usize = 192;
+/// Of these, to hosts that have not answered yet, or were given up: a dead one holds each of its own for minutes, and
+/// however many are dead, those that answer have the rest.
+pub const TRIALS_MAX: usize = IN_FLIGHT_MAX / 2;
 /// What is due longer than this is overdue.
 const OVERDUE: u64 = 60 * 1000;
 /// Trackers of one list. The rest would hardly ever be asked.
@@ -54,7 +57,7 @@ fn backoff(failures: u32, random: u64) -> u64 {
 }
 
 /// Which request an answer is to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CallId {
     job: u32,
     serial: u32,
@@ -124,9 +127,12 @@ pub struct Schedule {
     host_of: HashMap<(Scheme, Box<str>, u16), u32>,
     jobs: Slab<Job>,
     job_of: HashMap<(InfoHash, u8), u32>,
-    /// Hosts of which something can be asked, and when.
+    /// Hosts of which something can be asked, and when: those that have answered, and those that have not.
     wakes: BTreeSet<(u64, u32)>,
+    trial_wakes: BTreeSet<(u64, u32)>,
     in_flight: usize,
+    /// Of these, to hosts that had not answered.
+    trials: usize,
     serial: u32,
     /// Torrents of which what is kept over a restart has changed.
     changed: HashSet<InfoHash>,
@@ -146,7 +152,9 @@ impl Schedule {
             jobs: Slab::new(),
             job_of: HashMap::new(),
             wakes: BTreeSet::new(),
+            trial_wakes: BTreeSet::new(),
             in_flight: 0,
+            trials: 0,
             serial: 0,
             changed: HashSet::new(),
         }
@@ -186,6 +194,7 @@ impl Schedule {
             waits: None,
             at: 0,
             in_flight: false,
+            is_trial: false,
             told: NONE,
             completed,
             leaving: false,
@@ -251,10 +260,32 @@ impl Schedule {
 
     /// No torrent is announced any more, once its trackers are told. What was kept stays as it is, and is to be taken
     /// before.
-    pub fn remove_all(&mut self, now: Instant) {
+    ///
+    /// Calls to hosts where no torrent is known are given up, so that those that are have their turn: nobody waits any
+    /// more for the answers to the calls that are returned.
+    pub fn remove_all(&mut self, now: Instant) -> Vec<CallId> {
         let now = self.millis(now);
         let keys: Vec<u32> = self.job_of.values().copied().collect();
         keys.into_iter().for_each(|key| self.leave(key, now));
+        let told = self.jobs.iter().filter(|(_, job)| job.told != NONE);
+        let told: HashSet<u32> = told.map(|(_, job)| self.trackers[job.told as usize].host).collect();
+        let in_vain = |job: &Job| job.in_flight && !told.contains(&job.places[job.at].host);
+        let jobs = self.jobs.iter().filter(|(_, job)| in_vain(job));
+        let given_up: Vec<CallId> = jobs
+            .map(|(key, job)| CallId {
+                job: u32::try_from(key).expect("keys are 32 bits"),
+                serial: job.serial,
+            })
+            .collect();
+        for call in &given_up {
+            let number = self.land(call.job);
+            match self.jobs[call.job as usize].told {
+                NONE => self.forget(call.job),
+                _ => self.file(call.job, now),
+            }
+            self.wake(number);
+        }
+        given_up
     }
 
     /// How many lists are announced, also those whose trackers are told that it is the last time.
@@ -307,15 +338,15 @@ impl Schedule {
     /// When [`Schedule::poll`] will have something, if nothing happens before.
     #[must_use]
     pub fn next_at(&self) -> Option<Instant> {
-        let (at, _) = self.wakes.first().filter(|_| self.in_flight < IN_FLIGHT_MAX)?;
-        Some(self.epoch + Duration::from_millis(*at))
+        let (at, _) = self.first_wake()?;
+        Some(self.epoch + Duration::from_millis(at))
     }
 
     /// The next announce to be sent, if one may be sent now.
     pub fn poll(&mut self, now: Instant) -> Option<Call> {
         let now = self.millis(now);
-        while self.in_flight < IN_FLIGHT_MAX {
-            let (_, number) = *self.wakes.first().filter(|(at, _)| *at <= now)?;
+        loop {
+            let (_, number) = self.first_wake().filter(|(at, _)| *at <= now)?;
             let host = &mut self.hosts[number as usize];
             let (_, key) = *host.queue.first().expect("a host that wakes has something to do");
             let job = &mut self.jobs[key as usize];
@@ -326,11 +357,13 @@ impl Schedule {
             }
             host.queue.pop_first();
             host.take(now);
+            let is_trial = !host.is_proven();
             self.wake(number);
             self.in_flight += 1;
+            self.trials += usize::from(is_trial);
             self.serial = self.serial.wrapping_add(1);
             let job = &mut self.jobs[key as usize];
-            (job.waits, job.in_flight, job.serial) = (None, true, self.serial);
+            (job.waits, job.in_flight, job.is_trial, job.serial) = (None, true, is_trial, self.serial);
             return Some(Call {
                 id: CallId {
                     job: key,
@@ -343,22 +376,37 @@ impl Schedule {
                 tracker_id: job.tracker_id.clone().filter(|_| job.places[job.at].url == job.told),
             });
         }
-        None
+    }
+
+    /// The host that wakes first of those that may be asked now, and when that is.
+    fn first_wake(&self) -> Option<(u64, u32)> {
+        let proven = self.wakes.first().filter(|_| self.in_flight < IN_FLIGHT_MAX);
+        let trial = self.trial_wakes.first();
+        let trial = trial.filter(|_| self.in_flight < IN_FLIGHT_MAX && self.trials < TRIALS_MAX);
+        proven.into_iter().chain(trial).min().copied()
+    }
+
+    /// A job's call has come to its end. The host that it was to.
+    fn land(&mut self, key: u32) -> u32 {
+        let job = &mut self.jobs[key as usize];
+        job.in_flight = false;
+        self.in_flight -= 1;
+        self.trials -= usize::from(job.is_trial);
+        let number = job.places[job.at].host;
+        self.hosts[number as usize].in_flight -= 1;
+        number
     }
 
     /// What came of a call. `event` is as it was sent. `None` if nobody waits for it any more.
     pub fn on_answer(&mut self, call: &Call, result: Result<&Answer, &Failure>, now: Instant) -> Option<Outcome> {
         let (time, random) = (self.millis(now), next_random(&mut self.random));
         let key = call.id.job;
-        let job = self.jobs.get_mut(key as usize)?;
+        let job = self.jobs.get(key as usize)?;
         if !job.in_flight || job.serial != call.id.serial {
             return None;
         }
-        job.in_flight = false;
-        self.in_flight -= 1;
-        let number = job.places[job.at].host;
-        let host = &mut self.hosts[number as usize];
-        host.in_flight -= 1;
+        let number = self.land(key);
+        let (job, host) = (&mut self.jobs[key as usize], &mut self.hosts[number as usize]);
         match result {
             Err(failure) if failure.is_of_host() => host.on_failure(time, random),
             Ok(_) | Err(_) => host.on_answer(),
@@ -497,16 +545,23 @@ impl Schedule {
         let Some(host) = self.hosts.get_mut(number as usize) else {
             return; // Its last tracker has left.
         };
-        let next = host.next_at();
-        if next == host.wakes_at {
+        let next = host.next();
+        let before = std::mem::replace(&mut host.wakes_at, next);
+        if next == before {
             return;
         }
-        if let Some(at) = host.wakes_at {
-            self.wakes.remove(&(at, number));
+        if let Some(wake) = before {
+            self.wakes_of(wake).remove(&(wake.at, number));
         }
-        host.wakes_at = next;
-        if let Some(at) = next {
-            self.wakes.insert((at, number));
+        if let Some(wake) = next {
+            self.wakes_of(wake).insert((wake.at, number));
+        }
+    }
+
+    fn wakes_of(&mut self, wake: Wake) -> &mut BTreeSet<(u64, u32)> {
+        match wake.proven {
+            true => &mut self.wakes,
+            false => &mut self.trial_wakes,
         }
     }
 
@@ -541,8 +596,8 @@ impl Schedule {
             host.urls -= 1;
             if host.urls == 0 {
                 let host = self.hosts.remove(tracker.host as usize);
-                if let Some(at) = host.wakes_at {
-                    self.wakes.remove(&(at, tracker.host));
+                if let Some(wake) = host.wakes_at {
+                    self.wakes_of(wake).remove(&(wake.at, tracker.host));
                 }
                 self.host_of.remove(&host.name);
             }

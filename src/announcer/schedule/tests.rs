@@ -445,6 +445,61 @@ fn all_are_stopped_at_the_end_as_fast_as_the_rate_allows() {
 }
 
 #[test]
+fn however_many_hosts_are_dead_those_that_answer_are_asked_and_told_at_the_end() {
+    let mut world = World::new();
+    for number in 0..100 {
+        world.add(number, &[&["http://alive/"]]);
+    }
+    for number in 100..600 {
+        let dead = format!("udp://dead{}:1/", number % 200);
+        world.add(number, &[&[&dead]]);
+    }
+    // The dead ones hold what is sent to them for longer than this test takes.
+    let (mut hanging, mut told) = (Vec::new(), 0);
+    while told < 100 {
+        let call = world.next().expect("those that answer are asked");
+        match call.url.host() {
+            "alive" => {
+                world.ok(&call, &answer(21_600, None));
+                told += 1;
+            }
+            _ => hanging.push(call),
+        }
+    }
+    assert!(world.now - world.start < Duration::from_secs(4));
+    assert_eq!(hanging.len(), TRIALS_MAX);
+    assert!(world.schedule.poll(world.now).is_none());
+
+    let given_up: HashSet<CallId> = world.schedule.remove_all(world.now).into_iter().collect();
+    assert_eq!(given_up, hanging.iter().map(|call| call.id).collect());
+    assert_eq!((world.schedule.in_flight(), world.schedule.len()), (0, 100));
+    let from = world.now;
+    while let Some(call) = world.next() {
+        assert_eq!((call.event, call.url.host()), (Event::Stopped, "alive"));
+        world.ok(&call, &answer(1800, None));
+    }
+    assert!(world.schedule.is_empty() && world.now - from < Duration::from_secs(3));
+    for call in &hanging {
+        assert!(world.schedule.on_answer(call, Err(&unreachable()), world.now).is_none());
+    }
+}
+
+#[test]
+fn a_torrent_that_asks_a_dead_tracker_at_the_end_is_taken_back_from_the_one_that_has_it() {
+    let mut world = World::new();
+    world.add(1, &[&["http://a/"], &["udp://b:1/"]]);
+    let call = world.next().unwrap();
+    world.ok(&call, &answer(60, None));
+    let call = world.next().unwrap();
+    world.fail(&call, &unreachable());
+    let call = world.next().unwrap();
+    assert_eq!(call.url.host(), "b");
+    assert_eq!(world.schedule.remove_all(world.now), [call.id]);
+    let (after, call) = world.wait();
+    assert_eq!((after, call.event, call.url.host()), (0, Event::Stopped, "a"));
+}
+
+#[test]
 fn what_cannot_be_asked_for_too_long_is_overdue() {
     let mut world = World::new();
     world.add(1, ONE);
@@ -514,15 +569,19 @@ proptest! {
                 _ => {}
             }
             prop_assert_eq!(world.schedule.in_flight(), calls.len());
+            prop_assert_eq!(world.schedule.trials, world.schedule.jobs.iter().filter(|(_, job)| job.in_flight && job.is_trial).count());
             let waiting: usize = world.schedule.hosts.iter().map(|(_, host)| host.queue.len()).sum();
             let jobs = world.schedule.jobs.iter();
             let expected = jobs.filter(|(_, job)| !job.in_flight && (job.leaving || job.places.iter().any(|place| !place.dead))).count();
             prop_assert_eq!(waiting, expected);
         }
-        world.schedule.remove_all(world.now);
+        let given_up = world.schedule.remove_all(world.now);
+        calls.retain(|call| !given_up.contains(&call.id));
+        prop_assert_eq!(world.schedule.in_flight(), calls.len());
         while let Some(call) = calls.pop().or_else(|| world.next()) {
             world.ok(&call, &Answer::default());
         }
         prop_assert!(world.schedule.is_empty() && world.schedule.hosts.is_empty() && world.schedule.wakes.is_empty());
+        prop_assert!(world.schedule.trial_wakes.is_empty() && world.schedule.trials == 0);
     }
 }
