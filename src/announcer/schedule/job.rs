@@ -71,6 +71,8 @@ pub(super) struct Job {
     pub(super) completed: bool,
     /// It ends when the tracker is told.
     pub(super) leaving: bool,
+    /// It waits for one of the same torrent that is leaving the same tracker.
+    pub(super) held: bool,
     pub(super) standing: Standing,
     /// What the tracker said last that a user should know.
     pub(super) text: Option<Box<str>>,

@@ -127,6 +127,8 @@ pub struct Schedule {
     host_of: HashMap<(Scheme, Box<str>, u16), u32>,
     jobs: Slab<Job>,
     job_of: HashMap<(InfoHash, u8), u32>,
+    /// Those that are leaving.
+    leaving_of: HashMap<InfoHash, Vec<u32>>,
     /// Hosts of which something can be asked, and when: those that have answered, and those that have not.
     wakes: BTreeSet<(u64, u32)>,
     trial_wakes: BTreeSet<(u64, u32)>,
@@ -151,6 +153,7 @@ impl Schedule {
             host_of: HashMap::new(),
             jobs: Slab::new(),
             job_of: HashMap::new(),
+            leaving_of: HashMap::new(),
             wakes: BTreeSet::new(),
             trial_wakes: BTreeSet::new(),
             in_flight: 0,
@@ -198,6 +201,7 @@ impl Schedule {
             told: NONE,
             completed,
             leaving: false,
+            held: false,
             standing: Standing::New,
             text: None,
             tracker_id: None,
@@ -235,7 +239,47 @@ impl Schedule {
         }
         let key = u32::try_from(self.jobs.insert(job)).expect("fewer torrents than 2^32");
         self.job_of.insert((info_hash, list), key);
+        self.inherit(key);
+        self.jobs[key as usize].held = self.meets_leaving(key);
         self.file(key, time);
+    }
+
+    /// A torrent that comes again before its tracker was told that it leaves has never left.
+    fn inherit(&mut self, key: u32) {
+        let job = &self.jobs[key as usize];
+        let leaving = self.leaving_of.get(&job.info_hash).into_iter().flatten().copied();
+        let found = leaving
+            .filter(|old| !self.jobs[*old as usize].in_flight)
+            .find_map(|old| {
+                let told = self.jobs[old as usize].told;
+                let at = job.places.iter().position(|place| place.url == told)?;
+                Some((old, at))
+            });
+        let Some((old, at)) = found else { return };
+        let old_job = &mut self.jobs[old as usize];
+        let (told, min_until, id) = (old_job.told, old_job.min_until, old_job.tracker_id.take());
+        let job = &mut self.jobs[key as usize];
+        (job.told, job.min_until, job.tracker_id) = (told, min_until, id);
+        job.due = job.due.max(min_until);
+        job.at = at;
+        job.promote(); // It has answered before.
+        self.forget(old);
+    }
+
+    /// Whether one that is leaving still has to do with a tracker of this job: what a tracker is told last must be what
+    /// holds.
+    fn meets_leaving(&self, key: u32) -> bool {
+        let job = &self.jobs[key as usize];
+        let meets = |old: &u32| {
+            let old = &self.jobs[*old as usize];
+            let asked = old.in_flight.then(|| old.places[old.at].url);
+            job.places
+                .iter()
+                .any(|place| place.url == old.told || Some(place.url) == asked)
+        };
+        self.leaving_of
+            .get(&job.info_hash)
+            .is_some_and(|old| old.iter().any(meets))
     }
 
     /// Nothing is missing of a torrent any more: its trackers are told.
@@ -526,7 +570,7 @@ impl Schedule {
             self.wake(host);
         }
         let job = &mut self.jobs[key as usize];
-        if job.in_flight {
+        if job.in_flight || job.held {
             return;
         }
         let hosts = &self.hosts;
@@ -570,6 +614,8 @@ impl Schedule {
         let job = &mut self.jobs[key as usize];
         self.job_of.remove(&(job.info_hash, job.list));
         job.leaving = true;
+        job.held = false;
+        self.leaving_of.entry(job.info_hash).or_default().push(key);
         job.due = job.due.min(now);
         if job.told == NONE && !job.in_flight {
             self.forget(key);
@@ -583,6 +629,20 @@ impl Schedule {
         if let Some((host, at)) = job.waits {
             self.hosts[host as usize].queue.remove(&(at, key));
             self.wake(host);
+        }
+        if let Some(leaving) = self.leaving_of.get_mut(&job.info_hash) {
+            leaving.retain(|other| *other != key);
+            if leaving.is_empty() {
+                self.leaving_of.remove(&job.info_hash);
+            }
+        }
+        // Those that waited for it.
+        for key in self.keys_of(job.info_hash) {
+            if self.jobs[key as usize].held && !self.meets_leaving(key) {
+                self.jobs[key as usize].held = false;
+                let now = self.jobs[key as usize].due;
+                self.file(key, now);
+            }
         }
         for place in &job.places {
             let tracker = &mut self.trackers[place.url as usize];

@@ -428,6 +428,47 @@ fn a_torrent_that_comes_again_goes_on_and_with_other_trackers_begins_anew() {
 }
 
 #[test]
+fn a_torrent_that_comes_again_before_its_tracker_hears_that_it_leaves_has_never_left() {
+    let mut world = World::new();
+    let list: &[&[&str]] = &[&["http://a/", "http://b/", "http://c/"]];
+    world.add(1, list);
+    let call = world.next().unwrap();
+    world.ok(&call, &answer(1800, Some(60)));
+    world.schedule.remove(hash(1), world.now);
+    world.add(1, list);
+    assert_eq!(world.schedule.len(), 1);
+    let (after, again) = world.wait();
+    assert_eq!((after, again.event, &again.url), (60, Event::Regular, &call.url));
+}
+
+#[test]
+fn a_torrent_that_comes_again_waits_until_its_tracker_has_heard_that_it_left() {
+    let mut world = World::new();
+    world.add(1, ONE);
+    let call = world.next().unwrap();
+    world.ok(&call, &answer(1800, None));
+    world.schedule.remove(hash(1), world.now);
+    let stopped = world.next().unwrap();
+    assert_eq!(stopped.event, Event::Stopped);
+    world.add(1, ONE);
+    assert!(world.next().is_none());
+    // Whether or not that is heard.
+    world.fail(&stopped, &unreachable());
+    let (after, call) = world.wait();
+    assert_eq!((after, call.event), (0, Event::Started));
+    // The same while the first announce is under way.
+    world.schedule.remove(hash(1), world.now);
+    world.add(1, ONE);
+    assert!(world.next().is_none());
+    world.ok(&call, &answer(1800, None));
+    let stopped = world.next().unwrap();
+    assert!(stopped.event == Event::Stopped && world.next().is_none());
+    world.ok(&stopped, &answer(1800, None));
+    assert_eq!(world.next().unwrap().event, Event::Started);
+    assert!(world.next().is_none());
+}
+
+#[test]
 fn all_are_stopped_at_the_end_as_fast_as_the_rate_allows() {
     let mut world = World::new();
     for number in 0..100 {
@@ -570,9 +611,15 @@ proptest! {
             }
             prop_assert_eq!(world.schedule.in_flight(), calls.len());
             prop_assert_eq!(world.schedule.trials, world.schedule.jobs.iter().filter(|(_, job)| job.in_flight && job.is_trial).count());
+            // A tracker never hears of a torrent from two at once.
+            let mut asked = HashSet::new();
+            let under_way = world.schedule.jobs.iter().filter(|(_, job)| job.in_flight);
+            for (_, job) in under_way {
+                prop_assert!(asked.insert((job.info_hash, job.places[job.at].url)));
+            }
             let waiting: usize = world.schedule.hosts.iter().map(|(_, host)| host.queue.len()).sum();
             let jobs = world.schedule.jobs.iter();
-            let expected = jobs.filter(|(_, job)| !job.in_flight && (job.leaving || job.places.iter().any(|place| !place.dead))).count();
+            let expected = jobs.filter(|(_, job)| !job.in_flight && !job.held && (job.leaving || job.places.iter().any(|place| !place.dead))).count();
             prop_assert_eq!(waiting, expected);
         }
         let given_up = world.schedule.remove_all(world.now);
@@ -582,6 +629,7 @@ proptest! {
             world.ok(&call, &Answer::default());
         }
         prop_assert!(world.schedule.is_empty() && world.schedule.hosts.is_empty() && world.schedule.wakes.is_empty());
+        prop_assert!(world.schedule.leaving_of.is_empty());
         prop_assert!(world.schedule.trial_wakes.is_empty() && world.schedule.trials == 0);
     }
 }

@@ -408,7 +408,8 @@ impl Task {
             return;
         };
         let info_hash = outcome.info_hash;
-        if outcome.stopped_told {
+        // One that has come again meanwhile is kept as it is now.
+        if outcome.stopped_told && !self.torrents.contains_key(&info_hash) {
             self.session.put_announced(info_hash, &[]);
         }
         if outcome.completed_told {
