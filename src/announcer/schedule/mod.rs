@@ -42,7 +42,7 @@ const BACKOFF_MAX: u64 = 6 * 60 * 60 * 1000;
 pub const IN_FLIGHT_MAX: usize = 192;
 /// Of these, to hosts that have not answered yet, or were given up: a dead one holds each of its own for minutes, and
 /// however many are dead, those that answer have the rest.
-pub const TRIALS_MAX: usize = IN_FLIGHT_MAX / 2;
+pub const TRIALS_MAX: usize = IN_FLIGHT_MAX / 3;
 /// What is due longer than this is overdue.
 const OVERDUE: u64 = 60 * 1000;
 /// Trackers of one list. The rest would hardly ever be asked.
@@ -452,6 +452,7 @@ impl Schedule {
         let number = self.land(key);
         let (job, host) = (&mut self.jobs[key as usize], &mut self.hosts[number as usize]);
         match result {
+            Err(Failure::Busy) => {}
             Err(failure) if failure.is_of_host() => host.on_failure(time, random),
             Ok(_) | Err(_) => host.on_answer(),
         }

@@ -243,6 +243,20 @@ fn failures_put_a_tracker_off_longer_and_longer_up_to_six_hours() {
 }
 
 #[test]
+fn what_could_not_be_sent_is_no_failure_of_the_tracker() {
+    let mut world = World::new();
+    world.add(1, ONE);
+    for _ in 0..20 {
+        let call = world.next().unwrap();
+        assert_eq!(world.fail(&call, &Failure::Busy).news, None);
+        let (after, call) = world.wait();
+        assert!((9..=13).contains(&after), "{after}");
+        world.fail(&call, &Failure::Busy);
+    }
+    assert!(world.schedule.hosts.iter().all(|(_, host)| !host.is_proven()));
+}
+
+#[test]
 fn a_refusal_rests_as_long_as_the_tracker_says() {
     for (retry, from, to) in [
         (Retry::Unsaid, 300, 375),

@@ -29,6 +29,9 @@ use crate::control::resolver::Resolver;
 /// For one address of a tracker.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(8);
 
+/// For one of the connections that there may be: less than is left of an announce when its name is known.
+const PERMIT_PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 10_000 });
+
 /// Connects to trackers.
 #[derive(Clone)]
 pub(super) struct Connector {
@@ -42,8 +45,9 @@ pub(super) struct Connector {
 impl Connector {
     async fn connect(self, host: String, port: u16) -> Result<TokioIo<Stream>, Failure> {
         let addresses = permitted(&self.resolver, self.rule, &self.sources, &host).await?;
-        let permit = self.sockets.acquire_owned().await;
-        let permit = permit.map_err(|_| Failure::Unreachable("btd is stopping".into()))?;
+        // Waiting for one of our own is not the tracker's fault, and ends before the announce's own time does.
+        let permit = tokio::time::timeout(PERMIT_PATIENCE, self.sockets.acquire_owned()).await;
+        let permit = permit.ok().and_then(Result::ok).ok_or(Failure::Busy)?;
         let mut failure = Failure::Unreachable("cannot connect".into());
         for ip in addresses {
             let connecting = tokio::time::timeout(CONNECT_PATIENCE, connect_to(ip, port, &self.sources));
@@ -219,5 +223,20 @@ mod tests {
         let why = choose(&[ip("10.0.0.1")], strict, is_own).unwrap_err().to_string();
         assert!(why.starts_with("10.0.0.1 is a private or special address"), "{why}");
         assert_eq!(choose(&[own], Rule { allow_private: true }, is_own), Ok(vec![own]));
+    }
+
+    #[test]
+    fn a_connector_without_a_socket_to_spare_does_not_blame_the_tracker() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let connector = Connector {
+                resolver: Resolver::new(),
+                rule: Rule { allow_private: true },
+                sources: Sources::new(&[]),
+                sockets: Arc::new(Semaphore::new(0)),
+            };
+            let failure = connector.connect("127.0.0.1".to_owned(), 1).await.err();
+            assert_eq!(failure, Some(Failure::Busy));
+        });
     }
 }
