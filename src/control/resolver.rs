@@ -6,6 +6,8 @@
 //! is also how a peer is found that has another address now. A look-up that fails is not repeated for half a minute, and
 //! what was known before serves meanwhile.
 //!
+//! Trackers and peers have a resolver each: names of peers, which trackers may make up, hold up no tracker.
+//!
 //! Which addresses may be connected to is not decided here.
 
 use std::collections::HashMap;
@@ -17,8 +19,8 @@ use tokio::sync::{OnceCell, Semaphore};
 
 use super::blocking;
 
-/// Threads that wait for the system's resolver, at most.
-const AT_ONCE: usize = 32;
+/// Threads that wait for the system's resolver, at most: of each resolver, of which there are two.
+const AT_ONCE: usize = 16;
 /// Addresses of one name that are used.
 const ADDRESSES_MAX: usize = 8;
 /// How long an answer holds.

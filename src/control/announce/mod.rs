@@ -105,7 +105,7 @@ pub(super) struct Announcer {
 }
 
 impl Announcer {
-    /// Starts the task. Peers are told to `found`. `port` is where they connect to us, if the plan has no other.
+    /// Starts the task. Peers are told to `found`, their names looked up by `resolver`. `port` is where they connect to us, if the plan has no other.
     pub(super) fn start(
         plan: &Announce,
         (peer_id, port, sources): (PeerId, u16, Sources),
@@ -120,9 +120,11 @@ impl Announcer {
                 allow_private: plan.allow_private,
             };
             let now = Instant::now();
+            // Not that of peers, whose names are strangers'.
+            let of_trackers = Resolver::new();
             let task = Task {
-                http: Http::new(resolver, rule, &sources),
-                udp: Udp::new(resolver, rule, &sources),
+                http: Http::new(&of_trackers, rule, &sources),
+                udp: Udp::new(&of_trackers, rule, &sources),
                 resolver: Arc::clone(resolver),
                 session: Arc::clone(session),
                 schedule: Schedule::new(random(), now),
