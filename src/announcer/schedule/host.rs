@@ -62,6 +62,11 @@ impl Host {
         self.until
     }
 
+    /// It is tried now and then, by one request.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.failures >= FAILURES_MAX
+    }
+
     /// It has answered, and not been given up since.
     pub(super) fn is_proven(&self) -> bool {
         self.proven
@@ -71,7 +76,7 @@ impl Host {
     pub(super) fn next(&self) -> Option<Wake> {
         let max = match self.proven {
             // One that was given up is tried with one request before the others follow.
-            _ if self.failures >= FAILURES_MAX => 1,
+            _ if self.is_given_up() => 1,
             false => UNPROVEN_MAX,
             true => IN_FLIGHT_MAX,
         };

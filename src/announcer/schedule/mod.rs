@@ -356,12 +356,14 @@ impl Schedule {
         self.in_flight
     }
 
-    /// How many announces were due a minute ago and have not come about since.
+    /// How many announces could have been sent a minute ago and wait for their turn. What rests after a failure does not,
+    /// nor what waits for a host that was given up.
     #[must_use]
     pub fn overdue(&self, now: Instant) -> usize {
         let now = self.millis(now);
-        let is_overdue = |job: &Job| job.due + OVERDUE < now && job.standing != Standing::Dead;
-        self.jobs.iter().filter(|(_, job)| is_overdue(job)).count()
+        let hosts = self.hosts.iter().filter(|(_, host)| !host.is_given_up());
+        let overdue = |host: &Host| host.queue.iter().take_while(|(at, _)| at + OVERDUE < now).count();
+        hosts.map(|(_, host)| overdue(host)).sum()
     }
 
     /// How a torrent does with its trackers.

@@ -567,6 +567,19 @@ fn what_cannot_be_asked_for_too_long_is_overdue() {
 }
 
 #[test]
+fn what_rests_after_failures_is_not_overdue() {
+    let mut world = World::new();
+    world.add(1, ONE);
+    for _ in 0..8 {
+        let call = world.next().unwrap();
+        world.fail(&call, &unreachable());
+    }
+    world.pass(120);
+    assert!(world.schedule.poll(world.now).is_none());
+    assert_eq!(world.schedule.overdue(world.now), 0);
+}
+
+#[test]
 fn a_tracker_id_is_sent_to_the_tracker_that_gave_it() {
     let mut world = World::new();
     world.add(1, &[&["http://a/"], &["http://b/"]]);
