@@ -29,7 +29,7 @@ use super::url::{Scheme, TrackerUrl};
 use crate::proto::InfoHash;
 use host::{Host, Wake};
 pub use job::Standing;
-use job::{Job, NONE, Place, shuffled};
+use job::{Job, NONE, Place, listed, shuffle};
 pub use kept::Kept;
 use kept::fingerprint;
 pub use news::News;
@@ -182,8 +182,8 @@ impl Schedule {
             }
             self.leave(key, time);
         }
-        let mut flat = shuffled(tiers, || next_random(&mut self.random));
-        flat.truncate(TRACKERS_MAX);
+        let mut flat = listed(tiers);
+        shuffle(&mut flat, || next_random(&mut self.random));
         if flat.is_empty() {
             return;
         }
@@ -533,7 +533,7 @@ impl Schedule {
 
     fn has_same_trackers(&self, key: u32, tiers: &[Vec<Arc<TrackerUrl>>]) -> bool {
         let places = &self.jobs[key as usize].places;
-        let wanted: HashSet<&Arc<TrackerUrl>> = tiers.iter().flatten().take(TRACKERS_MAX).collect();
+        let wanted: HashSet<Arc<TrackerUrl>> = listed(tiers).into_iter().map(|(_, url)| url).collect();
         let has = |place: &Place| wanted.contains(&self.trackers[place.url as usize].url);
         wanted.len() == places.len() && places.iter().all(has)
     }

@@ -483,6 +483,25 @@ fn a_torrent_that_comes_again_waits_until_its_tracker_has_heard_that_it_left() {
 }
 
 #[test]
+fn a_torrent_with_many_trackers_some_of_them_twice_goes_on_as_it_is() {
+    let mut world = World::new();
+    let urls: Vec<String> = (0..100)
+        .map(|number| format!("http://a{}/", number / 2 * 2 % 90))
+        .chain((0..60).map(|number| format!("http://b{number}/")))
+        .collect();
+    let list: Vec<Vec<Arc<TrackerUrl>>> = vec![urls.iter().map(|text| url(text)).collect()];
+    for _ in 0..2 {
+        world.schedule.add((hash(1), 0), &list, false, (&[], UNIX), world.now);
+    }
+    // Nobody leaves.
+    assert_eq!(world.schedule.jobs[0].places.len(), TRACKERS_MAX);
+    let call = world.next().unwrap();
+    world.schedule.add((hash(1), 0), &list, false, (&[], UNIX), world.now);
+    assert!(world.ok(&call, &answer(1800, None)).stays);
+    assert_eq!(world.schedule.len(), 1);
+}
+
+#[test]
 fn all_are_stopped_at_the_end_as_fast_as_the_rate_allows() {
     let mut world = World::new();
     for number in 0..100 {
