@@ -223,7 +223,8 @@ impl Schedule {
                 let due = time + u64::try_from(left.as_millis()).unwrap_or(u64::MAX).min(BACKOFF_MAX * 5);
                 if kept.told && kept.failures == 0 {
                     // It has us in its list, where we stay as long as we come back in time.
-                    job.due = job.due.max(due);
+                    // No tracker asks for longer: more is a clock that was set back.
+                    job.due = job.due.max(due.min(time + BACKOFF_MAX));
                     known = Some(at);
                 } else if kept.failures > 0 {
                     (place.until, place.failures) = (due, kept.failures);

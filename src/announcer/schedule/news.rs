@@ -2,6 +2,7 @@
 
 use super::super::answer::{Answer, Failure};
 use super::super::request::Event;
+use super::super::text::clean;
 use super::job::{Job, Standing};
 
 /// What is due when a tracker does not say, and the bounds of what it may say, in seconds.
@@ -72,7 +73,8 @@ pub(super) fn put_off(job: &mut Job, failure: &Failure, now: u64, random: u64) -
         return None;
     }
     job.put_back(failure, now, random);
-    let text: Box<str> = failure.to_string().into();
+    // Some of it is a stranger's, by way of libraries that quote what they cannot read.
+    let text: Box<str> = clean(failure.to_string().as_bytes()).into();
     let standing = match job.places.iter().all(|place| place.dead) {
         true => Standing::Dead,
         false => Standing::Failing,

@@ -401,6 +401,30 @@ fn due_times_and_failures_are_kept_over_a_restart() {
 }
 
 #[test]
+fn a_clock_that_was_set_back_puts_nothing_off_longer_than_a_tracker_could() {
+    let mut world = World::new();
+    world.add(1, ONE);
+    let call = world.next().unwrap();
+    world.ok(&call, &answer(1800, None));
+    let kept = world.schedule.take_changed(world.now, UNIX + 1_000_000)[0].1.clone();
+    let mut world = World::new();
+    world
+        .schedule
+        .add((hash(1), 0), &tiers(ONE), false, (&kept, UNIX), world.now);
+    assert_eq!(world.wait().0, 6 * 60 * 60);
+}
+
+#[test]
+fn what_libraries_quote_of_a_tracker_is_clean() {
+    let mut world = World::new();
+    world.add(1, ONE);
+    let call = world.next().unwrap();
+    let outcome = world.fail(&call, &Failure::Unreachable("TLS: \x1b[31mred\x07".into()));
+    assert_eq!(outcome.news, Some(News::Failing("TLS: red".into())));
+    assert_eq!(world.schedule.status(hash(1))[0].text.as_deref(), Some("TLS: red"));
+}
+
+#[test]
 fn a_torrent_that_no_tracker_knows_of_leaves_without_a_word() {
     let mut world = World::new();
     world.add(1, ONE);
