@@ -87,7 +87,7 @@ pub struct Outcome {
     pub url: Arc<TrackerUrl>,
     /// What has changed by it.
     pub news: Option<News>,
-    /// The tracker has heard that nothing is missing any more.
+    /// The trackers of all its lists have heard that nothing is missing any more, but for those that are dead.
     pub completed_told: bool,
     /// The torrent is still to be announced, and peers of it are welcome.
     pub stays: bool,
@@ -474,11 +474,12 @@ impl Schedule {
         }
         match result {
             Ok(answer) => {
-                outcome.completed_told = call.event == Event::Completed;
                 outcome.news = take_in(job, answer, call.event, time, random);
+                outcome.completed_told = call.event == Event::Completed && self.all_told(call.info_hash);
             }
             Err(failure) => outcome.news = put_off(job, failure, time, random),
         }
+        let job = &self.jobs[key as usize];
         if job.leaving && job.told == NONE {
             self.forget(key);
         } else {
@@ -520,6 +521,12 @@ impl Schedule {
             }
         }
         kept
+    }
+
+    /// No list of a torrent has yet to tell that it is complete.
+    fn all_told(&self, info_hash: InfoHash) -> bool {
+        let mut jobs = self.keys_of(info_hash).map(|key| &self.jobs[key as usize]);
+        jobs.all(|job| !job.completed || job.standing == Standing::Dead)
     }
 
     fn millis(&self, at: Instant) -> u64 {

@@ -172,6 +172,24 @@ fn completed_is_told_at_once_and_once_and_after_started() {
 }
 
 #[test]
+fn completed_is_told_when_both_lists_have_heard() {
+    let mut world = World::new();
+    for (list, of) in [(0, "http://a/"), (1, "http://b/")] {
+        world
+            .schedule
+            .add((hash(1), list), &tiers(&[&[of]]), true, (&[], UNIX), world.now);
+    }
+    let mut told = Vec::new();
+    for _ in 0..4 {
+        let call = world.next().unwrap();
+        let outcome = world.ok(&call, &answer(1800, None));
+        told.push((call.event, outcome.completed_told));
+    }
+    told.retain(|(event, _)| *event == Event::Completed);
+    assert_eq!(told, [(Event::Completed, false), (Event::Completed, true)]);
+}
+
+#[test]
 fn tiers_are_tried_in_order_and_the_tracker_that_answers_is_the_first_of_its_own() {
     let mut world = World::new();
     world.add(1, &[&["http://a/", "http://b/", "http://c/"], &["http://d/"]]);
