@@ -94,6 +94,9 @@ pub enum Failure {
     /// Nobody is there, or it does not answer in time.
     #[error("{0}")]
     Unreachable(Box<str>),
+    /// It was not asked: btd had no connection to spare.
+    #[error("btd has no connection to spare")]
+    Busy,
 }
 
 impl Failure {
@@ -108,6 +111,7 @@ impl Failure {
             Self::Redirects(_) => "redirects",
             Self::Name(_) => "name",
             Self::Unreachable(_) => "unreachable",
+            Self::Busy => "busy",
         }
     }
 
@@ -117,7 +121,7 @@ impl Failure {
         match self {
             Self::Name(_) | Self::Unreachable(_) | Self::Redirects(_) | Self::TooLong(_) => true,
             Self::Status { code, .. } => *code >= 500 || *code == 429,
-            Self::Refused { .. } | Self::Malformed(_) | Self::Forbidden(_) => false,
+            Self::Refused { .. } | Self::Malformed(_) | Self::Forbidden(_) | Self::Busy => false,
         }
     }
 }

@@ -68,11 +68,7 @@ impl Request {
     pub fn target(&self, target: &str) -> String {
         let mut query = String::with_capacity(target.len() + 320);
         query.push_str(target);
-        query.push_str(match target {
-            _ if target.ends_with(['?', '&']) => "",
-            _ if target.contains('?') => "&",
-            _ => "?",
-        });
+        query.push_str(query_joint(target));
         query.push_str("info_hash=");
         escape(&mut query, &self.info_hash.0);
         query.push_str("&peer_id=");
@@ -107,7 +103,16 @@ impl Request {
     }
 }
 
-fn escape(text: &mut String, bytes: &[u8]) {
+/// What stands between path and query of a tracker's address and what is added to it.
+pub(super) fn query_joint(target: &str) -> &'static str {
+    match target {
+        _ if target.ends_with(['?', '&']) => "",
+        _ if target.contains('?') => "&",
+        _ => "?",
+    }
+}
+
+pub(super) fn escape(text: &mut String, bytes: &[u8]) {
     for &byte in bytes {
         // Unreserved (RFC 3986).
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {

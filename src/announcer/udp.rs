@@ -5,7 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::answer::{Answer, Failure, Retry, read_compact_v4, read_compact_v6};
-use super::request::{Event, Request};
+use super::request::{Event, Request, escape, query_joint};
 use super::text::clean;
 
 /// What the first datagram begins with.
@@ -28,7 +28,7 @@ pub fn connect(transaction: u32) -> [u8; 16] {
     datagram
 }
 
-/// An announce. `target` is path and query of the tracker's address.
+/// An announce. `target` is path and query of the tracker's address; our name goes behind it, as there is no field for it.
 #[must_use]
 pub fn announce(connection: u64, transaction: u32, request: &Request, target: &str) -> Vec<u8> {
     let mut datagram = Vec::with_capacity(100 + target.len() + target.len() / 128);
@@ -56,8 +56,14 @@ pub fn announce(connection: u64, transaction: u32, request: &Request, target: &s
     datagram.extend(request.key.to_be_bytes());
     datagram.extend(i32::try_from(request.numwant).unwrap_or(i32::MAX).to_be_bytes());
     datagram.extend(request.port.to_be_bytes());
-    if target != "/" {
-        for part in target.as_bytes().chunks(255) {
+    let mut url = target.to_owned();
+    if let Some(name) = &request.hostname {
+        url.push_str(query_joint(target));
+        url.push_str("hostname=");
+        escape(&mut url, name.as_bytes());
+    }
+    if url != "/" {
+        for part in url.as_bytes().chunks(255) {
             datagram.extend([OPTION_URL, u8::try_from(part.len()).expect("at most 255")]);
             datagram.extend(part);
         }
@@ -168,6 +174,25 @@ mod tests {
             (vec![2, 255], vec![2, 45])
         );
         assert_eq!(datagram.len(), 98 + 300 + 4);
+    }
+
+    #[test]
+    fn a_name_goes_behind_the_path() {
+        let request = Request {
+            hostname: Some("client2".into()),
+            ..example()
+        };
+        for (target, expected) in [
+            ("/", "/?hostname=client2"),
+            ("/announce", "/announce?hostname=client2"),
+            ("/announce?key=1", "/announce?key=1&hostname=client2"),
+        ] {
+            let datagram = announce(7, 9, &request, target);
+            assert_eq!(
+                datagram[98..],
+                [&[2, expected.len() as u8], expected.as_bytes()].concat()
+            );
+        }
     }
 
     #[test]

@@ -6,6 +6,8 @@
 //! is also how a peer is found that has another address now. A look-up that fails is not repeated for half a minute, and
 //! what was known before serves meanwhile.
 //!
+//! Trackers and peers have a resolver each: names of peers, which trackers may make up, hold up no tracker.
+//!
 //! Which addresses may be connected to is not decided here.
 
 use std::collections::HashMap;
@@ -17,14 +19,16 @@ use tokio::sync::{OnceCell, Semaphore};
 
 use super::blocking;
 
-/// Threads that wait for the system's resolver, at most.
-const AT_ONCE: usize = 32;
+/// Threads that wait for the system's resolver, at most: of each resolver, of which there are two.
+const AT_ONCE: usize = 16;
 /// Addresses of one name that are used.
 const ADDRESSES_MAX: usize = 8;
 /// How long an answer holds.
 const FRESH_FOR: Duration = Duration::from_secs(60);
 /// How long after a failure there is no other try.
 const FAILED_FOR: Duration = Duration::from_secs(30);
+/// For how long what was known serves, when the name cannot be looked up any more.
+const KNOWN_FOR: Duration = Duration::from_secs(600);
 /// How long an answer is waited for. The thread may wait longer, and counts as one until it ends.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Names that are remembered.
@@ -44,14 +48,16 @@ pub(super) struct Resolver {
 #[derive(Default)]
 struct Name {
     found: OnceCell<Found>,
-    /// Of the look-up before.
-    known: Arc<[IpAddr]>,
+    /// Of the last look-up that found something, and when that was.
+    known: Option<(Arc<[IpAddr]>, Instant)>,
 }
 
 #[derive(Clone)]
 struct Found {
     result: Result<Arc<[IpAddr]>, Arc<str>>,
     until: Instant,
+    /// When the addresses were found.
+    since: Instant,
 }
 
 impl Resolver {
@@ -80,7 +86,7 @@ impl Resolver {
             return Ok(Arc::new([ip]));
         }
         let name = self.name(host, Instant::now());
-        let found = name.found.get_or_init(|| self.look_up(host, &name.known)).await;
+        let found = name.found.get_or_init(|| self.look_up(host, name.known.as_ref())).await;
         found.result.clone()
     }
 
@@ -94,10 +100,13 @@ impl Resolver {
         if names.len() >= NAMES_MAX {
             names.retain(|_, name| !is_old(name));
         }
-        let known = names.remove(host).and_then(|old| old.found.get()?.result.clone().ok());
+        let known = names.remove(host).and_then(|old| {
+            let found = old.found.get()?;
+            Some((found.result.clone().ok()?, found.since))
+        });
         let name = Arc::new(Name {
             found: OnceCell::new(),
-            known: known.unwrap_or_default(),
+            known,
         });
         // Beyond that it is looked up all the same, and not remembered.
         if names.len() < NAMES_MAX {
@@ -106,16 +115,21 @@ impl Resolver {
         name
     }
 
-    async fn look_up(&self, host: &str, known: &Arc<[IpAddr]>) -> Found {
+    async fn look_up(&self, host: &str, known: Option<&(Arc<[IpAddr]>, Instant)>) -> Found {
         let found = tokio::time::timeout(PATIENCE, self.on_thread(host)).await;
-        let (result, fresh_for) = match found.unwrap_or_else(|_| Err("no answer in time".into())) {
-            Ok(found) => (Ok(found), FRESH_FOR),
-            Err(_) if !known.is_empty() => (Ok(Arc::clone(known)), FAILED_FOR),
-            Err(error) => (Err(error), FAILED_FOR),
+        let now = Instant::now();
+        let known = known.filter(|(_, since)| now < *since + KNOWN_FOR);
+        let (result, fresh_for, since) = match found.unwrap_or_else(|_| Err("no answer in time".into())) {
+            Ok(found) => (Ok(found), FRESH_FOR, now),
+            Err(error) => match known {
+                Some((addresses, since)) => (Ok(Arc::clone(addresses)), FAILED_FOR, *since),
+                None => (Err(error), FAILED_FOR, now),
+            },
         };
         Found {
             result,
-            until: Instant::now() + fresh_for,
+            until: now + fresh_for,
+            since,
         }
     }
 
@@ -157,15 +171,19 @@ mod tests {
         runtime.expect("a runtime").block_on(future);
     }
 
-    /// Makes everything that is remembered too old.
-    fn age(resolver: &Resolver) {
+    /// Makes everything that is remembered too old, as if it had been found so long before.
+    fn age(resolver: &Resolver, by: Duration) {
         let mut names = resolver.names.lock().unwrap();
         for name in names.values_mut() {
             let found = name.found.get().expect("nothing is under way").clone();
             let until = Instant::now();
             let old = Name {
-                found: OnceCell::from(Found { until, ..found }),
-                known: Arc::default(),
+                found: OnceCell::from(Found {
+                    until,
+                    since: found.since.checked_sub(by).expect("the machine is up for longer"),
+                    ..found
+                }),
+                known: None,
             };
             *name = Arc::new(old);
         }
@@ -189,7 +207,7 @@ mod tests {
                 IpAddr::from([10, 0, 0, 0])
             );
             assert_eq!(count.load(Ordering::Relaxed), 1);
-            age(&resolver);
+            age(&resolver, Duration::ZERO);
             assert_eq!(
                 resolver.addresses("client1").await.unwrap()[0],
                 IpAddr::from([10, 0, 0, 1])
@@ -208,14 +226,19 @@ mod tests {
                 _ => Err("not found".to_owned()),
             });
             assert!(resolver.addresses("known").await.is_ok());
-            age(&resolver);
+            age(&resolver, Duration::ZERO);
             assert_eq!(
                 resolver.addresses("known").await.unwrap()[0],
                 IpAddr::from([10, 0, 0, 1])
             );
+            // Not for ever, though it is asked for all the time.
+            age(&resolver, KNOWN_FOR / 2);
+            assert!(resolver.addresses("known").await.is_ok());
+            age(&resolver, KNOWN_FOR / 2);
+            assert_eq!(resolver.addresses("known").await, Err("not found".into()));
             assert_eq!(resolver.addresses("other").await, Err("not found".into()));
             assert_eq!(resolver.addresses("other").await, Err("not found".into()));
-            assert_eq!(count.load(Ordering::Relaxed), 3);
+            assert_eq!(count.load(Ordering::Relaxed), 5);
             assert_eq!(resolver.addresses("empty").await, Err("it has no address".into()));
         });
     }

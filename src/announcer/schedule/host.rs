@@ -16,6 +16,13 @@ const FAILURES_MAX: u32 = 3;
 /// Where a job waits: when it may be sent, and which it is.
 pub(super) type Turn = (u64, u32);
 
+/// When the next of a host's queue may be sent, and whether the host has answered before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wake {
+    pub(super) at: u64,
+    pub(super) proven: bool,
+}
+
 /// A tracker host: its protocol, name and port. Times are in milliseconds.
 #[derive(Debug)]
 pub(super) struct Host {
@@ -26,7 +33,7 @@ pub(super) struct Host {
     pub(super) queue: BTreeSet<Turn>,
     pub(super) in_flight: usize,
     /// When the next of the queue is to be looked at, as the schedule has it in its own order.
-    pub(super) wakes_at: Option<u64>,
+    pub(super) wakes_at: Option<Wake>,
     bucket: Bucket,
     failures: u32,
     /// It has answered.
@@ -55,16 +62,29 @@ impl Host {
         self.until
     }
 
+    /// It is tried now and then, by one request.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.failures >= FAILURES_MAX
+    }
+
+    /// It has answered, and not been given up since.
+    pub(super) fn is_proven(&self) -> bool {
+        self.proven
+    }
+
     /// When something can be asked of it, if anything waits.
-    pub(super) fn next_at(&self) -> Option<u64> {
+    pub(super) fn next(&self) -> Option<Wake> {
         let max = match self.proven {
             // One that was given up is tried with one request before the others follow.
-            _ if self.failures >= FAILURES_MAX => 1,
+            _ if self.is_given_up() => 1,
             false => UNPROVEN_MAX,
             true => IN_FLIGHT_MAX,
         };
         let (at, _) = self.queue.first().filter(|_| self.in_flight < max)?;
-        Some(self.bucket.ready_at().max(*at))
+        Some(Wake {
+            at: self.bucket.ready_at().max(*at),
+            proven: self.proven,
+        })
     }
 
     /// A request is sent.

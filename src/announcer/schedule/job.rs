@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::answer::{Failure, Retry};
 use super::super::request::Event;
 use super::super::url::TrackerUrl;
-use super::backoff;
+use super::{TRACKERS_MAX, backoff};
 use crate::proto::InfoHash;
 
 /// No tracker has this number.
@@ -63,12 +63,16 @@ pub(super) struct Job {
     /// Which of the trackers is asked next, or being asked.
     pub(super) at: usize,
     pub(super) in_flight: bool,
+    /// What is in flight is to a host that had not answered when it was sent.
+    pub(super) is_trial: bool,
     /// The tracker that has us in its list.
     pub(super) told: u32,
     /// A tracker is to be told that nothing is missing any more.
     pub(super) completed: bool,
     /// It ends when the tracker is told.
     pub(super) leaving: bool,
+    /// It waits for one of the same torrent that is leaving the same tracker.
+    pub(super) held: bool,
     pub(super) standing: Standing,
     /// What the tracker said last that a user should know.
     pub(super) text: Option<Box<str>>,
@@ -139,21 +143,26 @@ impl Job {
     }
 }
 
-/// The tiers of a list as they are tried: each in an order of its own (BEP 12), each tracker once.
-pub(super) fn shuffled(tiers: &[Vec<Arc<TrackerUrl>>], mut random: impl FnMut() -> u64) -> Vec<(u8, Arc<TrackerUrl>)> {
+/// The trackers of a list that are used: each once, with its tier, and the first of those that are too many.
+pub(super) fn listed(tiers: &[Vec<Arc<TrackerUrl>>]) -> Vec<(u8, Arc<TrackerUrl>)> {
     let mut flat: Vec<(u8, Arc<TrackerUrl>)> = Vec::new();
     for (tier, urls) in (0..=u8::MAX).zip(tiers) {
-        let from = flat.len();
         for url in urls {
-            if !flat.iter().any(|(_, other)| other == url) {
+            if flat.len() < TRACKERS_MAX && !flat.iter().any(|(_, other)| other == url) {
                 flat.push((tier, Arc::clone(url)));
             }
         }
-        // Fisher and Yates.
-        for end in (from + 1..flat.len()).rev() {
-            let other = from + (random() % (end - from + 1) as u64) as usize;
-            flat.swap(end, other);
-        }
     }
     flat
+}
+
+/// Trackers as they are tried: each tier in an order of its own (BEP 12).
+pub(super) fn shuffle(flat: &mut [(u8, Arc<TrackerUrl>)], mut random: impl FnMut() -> u64) {
+    for tier in flat.chunk_by_mut(|(one, _), (other, _)| one == other) {
+        // Fisher and Yates.
+        for end in (1..tier.len()).rev() {
+            let other = (random() % (end + 1) as u64) as usize;
+            tier.swap(end, other);
+        }
+    }
 }

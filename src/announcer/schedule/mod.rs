@@ -27,9 +27,9 @@ use super::answer::{Answer, Failure};
 use super::request::Event;
 use super::url::{Scheme, TrackerUrl};
 use crate::proto::InfoHash;
-use host::Host;
+use host::{Host, Wake};
 pub use job::Standing;
-use job::{Job, NONE, Place, shuffled};
+use job::{Job, NONE, Place, listed, shuffle};
 pub use kept::Kept;
 use kept::fingerprint;
 pub use news::News;
@@ -40,6 +40,9 @@ const BACKOFF: u64 = 30 * 1000;
 const BACKOFF_MAX: u64 = 6 * 60 * 60 * 1000;
 /// Requests under way in all: each may be a socket.
 pub const IN_FLIGHT_MAX: usize = 192;
+/// Of these, to hosts that have not answered yet, or were given up: a dead one holds each of its own for minutes, and
+/// however many are dead, those that answer have the rest.
+pub const TRIALS_MAX: usize = IN_FLIGHT_MAX / 3;
 /// What is due longer than this is overdue.
 const OVERDUE: u64 = 60 * 1000;
 /// Trackers of one list. The rest would hardly ever be asked.
@@ -54,7 +57,7 @@ fn backoff(failures: u32, random: u64) -> u64 {
 }
 
 /// Which request an answer is to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CallId {
     job: u32,
     serial: u32,
@@ -84,7 +87,7 @@ pub struct Outcome {
     pub url: Arc<TrackerUrl>,
     /// What has changed by it.
     pub news: Option<News>,
-    /// The tracker has heard that nothing is missing any more.
+    /// The trackers of all its lists have heard that nothing is missing any more, but for those that are dead.
     pub completed_told: bool,
     /// The torrent is still to be announced, and peers of it are welcome.
     pub stays: bool,
@@ -124,9 +127,14 @@ pub struct Schedule {
     host_of: HashMap<(Scheme, Box<str>, u16), u32>,
     jobs: Slab<Job>,
     job_of: HashMap<(InfoHash, u8), u32>,
-    /// Hosts of which something can be asked, and when.
+    /// Those that are leaving.
+    leaving_of: HashMap<InfoHash, Vec<u32>>,
+    /// Hosts of which something can be asked, and when: those that have answered, and those that have not.
     wakes: BTreeSet<(u64, u32)>,
+    trial_wakes: BTreeSet<(u64, u32)>,
     in_flight: usize,
+    /// Of these, to hosts that had not answered.
+    trials: usize,
     serial: u32,
     /// Torrents of which what is kept over a restart has changed.
     changed: HashSet<InfoHash>,
@@ -145,8 +153,11 @@ impl Schedule {
             host_of: HashMap::new(),
             jobs: Slab::new(),
             job_of: HashMap::new(),
+            leaving_of: HashMap::new(),
             wakes: BTreeSet::new(),
+            trial_wakes: BTreeSet::new(),
             in_flight: 0,
+            trials: 0,
             serial: 0,
             changed: HashSet::new(),
         }
@@ -171,8 +182,8 @@ impl Schedule {
             }
             self.leave(key, time);
         }
-        let mut flat = shuffled(tiers, || next_random(&mut self.random));
-        flat.truncate(TRACKERS_MAX);
+        let mut flat = listed(tiers);
+        shuffle(&mut flat, || next_random(&mut self.random));
         if flat.is_empty() {
             return;
         }
@@ -186,9 +197,11 @@ impl Schedule {
             waits: None,
             at: 0,
             in_flight: false,
+            is_trial: false,
             told: NONE,
             completed,
             leaving: false,
+            held: false,
             standing: Standing::New,
             text: None,
             tracker_id: None,
@@ -210,7 +223,8 @@ impl Schedule {
                 let due = time + u64::try_from(left.as_millis()).unwrap_or(u64::MAX).min(BACKOFF_MAX * 5);
                 if kept.told && kept.failures == 0 {
                     // It has us in its list, where we stay as long as we come back in time.
-                    job.due = job.due.max(due);
+                    // No tracker asks for longer: more is a clock that was set back.
+                    job.due = job.due.max(due.min(time + BACKOFF_MAX));
                     known = Some(at);
                 } else if kept.failures > 0 {
                     (place.until, place.failures) = (due, kept.failures);
@@ -226,7 +240,47 @@ impl Schedule {
         }
         let key = u32::try_from(self.jobs.insert(job)).expect("fewer torrents than 2^32");
         self.job_of.insert((info_hash, list), key);
+        self.inherit(key);
+        self.jobs[key as usize].held = self.meets_leaving(key);
         self.file(key, time);
+    }
+
+    /// A torrent that comes again before its tracker was told that it leaves has never left.
+    fn inherit(&mut self, key: u32) {
+        let job = &self.jobs[key as usize];
+        let leaving = self.leaving_of.get(&job.info_hash).into_iter().flatten().copied();
+        let found = leaving
+            .filter(|old| !self.jobs[*old as usize].in_flight)
+            .find_map(|old| {
+                let told = self.jobs[old as usize].told;
+                let at = job.places.iter().position(|place| place.url == told)?;
+                Some((old, at))
+            });
+        let Some((old, at)) = found else { return };
+        let old_job = &mut self.jobs[old as usize];
+        let (told, min_until, id) = (old_job.told, old_job.min_until, old_job.tracker_id.take());
+        let job = &mut self.jobs[key as usize];
+        (job.told, job.min_until, job.tracker_id) = (told, min_until, id);
+        job.due = job.due.max(min_until);
+        job.at = at;
+        job.promote(); // It has answered before.
+        self.forget(old);
+    }
+
+    /// Whether one that is leaving still has to do with a tracker of this job: what a tracker is told last must be what
+    /// holds.
+    fn meets_leaving(&self, key: u32) -> bool {
+        let job = &self.jobs[key as usize];
+        let meets = |old: &u32| {
+            let old = &self.jobs[*old as usize];
+            let asked = old.in_flight.then(|| old.places[old.at].url);
+            job.places
+                .iter()
+                .any(|place| place.url == old.told || Some(place.url) == asked)
+        };
+        self.leaving_of
+            .get(&job.info_hash)
+            .is_some_and(|old| old.iter().any(meets))
     }
 
     /// Nothing is missing of a torrent any more: its trackers are told.
@@ -251,10 +305,32 @@ impl Schedule {
 
     /// No torrent is announced any more, once its trackers are told. What was kept stays as it is, and is to be taken
     /// before.
-    pub fn remove_all(&mut self, now: Instant) {
+    ///
+    /// Calls to hosts where no torrent is known are given up, so that those that are have their turn: nobody waits any
+    /// more for the answers to the calls that are returned.
+    pub fn remove_all(&mut self, now: Instant) -> Vec<CallId> {
         let now = self.millis(now);
         let keys: Vec<u32> = self.job_of.values().copied().collect();
         keys.into_iter().for_each(|key| self.leave(key, now));
+        let told = self.jobs.iter().filter(|(_, job)| job.told != NONE);
+        let told: HashSet<u32> = told.map(|(_, job)| self.trackers[job.told as usize].host).collect();
+        let in_vain = |job: &Job| job.in_flight && !told.contains(&job.places[job.at].host);
+        let jobs = self.jobs.iter().filter(|(_, job)| in_vain(job));
+        let given_up: Vec<CallId> = jobs
+            .map(|(key, job)| CallId {
+                job: u32::try_from(key).expect("keys are 32 bits"),
+                serial: job.serial,
+            })
+            .collect();
+        for call in &given_up {
+            let number = self.land(call.job);
+            match self.jobs[call.job as usize].told {
+                NONE => self.forget(call.job),
+                _ => self.file(call.job, now),
+            }
+            self.wake(number);
+        }
+        given_up
     }
 
     /// How many lists are announced, also those whose trackers are told that it is the last time.
@@ -281,12 +357,14 @@ impl Schedule {
         self.in_flight
     }
 
-    /// How many announces were due a minute ago and have not come about since.
+    /// How many announces could have been sent a minute ago and wait for their turn. What rests after a failure does not,
+    /// nor what waits for a host that was given up.
     #[must_use]
     pub fn overdue(&self, now: Instant) -> usize {
         let now = self.millis(now);
-        let is_overdue = |job: &Job| job.due + OVERDUE < now && job.standing != Standing::Dead;
-        self.jobs.iter().filter(|(_, job)| is_overdue(job)).count()
+        let hosts = self.hosts.iter().filter(|(_, host)| !host.is_given_up());
+        let overdue = |host: &Host| host.queue.iter().take_while(|(at, _)| at + OVERDUE < now).count();
+        hosts.map(|(_, host)| overdue(host)).sum()
     }
 
     /// How a torrent does with its trackers.
@@ -307,15 +385,15 @@ impl Schedule {
     /// When [`Schedule::poll`] will have something, if nothing happens before.
     #[must_use]
     pub fn next_at(&self) -> Option<Instant> {
-        let (at, _) = self.wakes.first().filter(|_| self.in_flight < IN_FLIGHT_MAX)?;
-        Some(self.epoch + Duration::from_millis(*at))
+        let (at, _) = self.first_wake()?;
+        Some(self.epoch + Duration::from_millis(at))
     }
 
     /// The next announce to be sent, if one may be sent now.
     pub fn poll(&mut self, now: Instant) -> Option<Call> {
         let now = self.millis(now);
-        while self.in_flight < IN_FLIGHT_MAX {
-            let (_, number) = *self.wakes.first().filter(|(at, _)| *at <= now)?;
+        loop {
+            let (_, number) = self.first_wake().filter(|(at, _)| *at <= now)?;
             let host = &mut self.hosts[number as usize];
             let (_, key) = *host.queue.first().expect("a host that wakes has something to do");
             let job = &mut self.jobs[key as usize];
@@ -326,11 +404,13 @@ impl Schedule {
             }
             host.queue.pop_first();
             host.take(now);
+            let is_trial = !host.is_proven();
             self.wake(number);
             self.in_flight += 1;
+            self.trials += usize::from(is_trial);
             self.serial = self.serial.wrapping_add(1);
             let job = &mut self.jobs[key as usize];
-            (job.waits, job.in_flight, job.serial) = (None, true, self.serial);
+            (job.waits, job.in_flight, job.is_trial, job.serial) = (None, true, is_trial, self.serial);
             return Some(Call {
                 id: CallId {
                     job: key,
@@ -343,23 +423,39 @@ impl Schedule {
                 tracker_id: job.tracker_id.clone().filter(|_| job.places[job.at].url == job.told),
             });
         }
-        None
+    }
+
+    /// The host that wakes first of those that may be asked now, and when that is.
+    fn first_wake(&self) -> Option<(u64, u32)> {
+        let proven = self.wakes.first().filter(|_| self.in_flight < IN_FLIGHT_MAX);
+        let trial = self.trial_wakes.first();
+        let trial = trial.filter(|_| self.in_flight < IN_FLIGHT_MAX && self.trials < TRIALS_MAX);
+        proven.into_iter().chain(trial).min().copied()
+    }
+
+    /// A job's call has come to its end. The host that it was to.
+    fn land(&mut self, key: u32) -> u32 {
+        let job = &mut self.jobs[key as usize];
+        job.in_flight = false;
+        self.in_flight -= 1;
+        self.trials -= usize::from(job.is_trial);
+        let number = job.places[job.at].host;
+        self.hosts[number as usize].in_flight -= 1;
+        number
     }
 
     /// What came of a call. `event` is as it was sent. `None` if nobody waits for it any more.
     pub fn on_answer(&mut self, call: &Call, result: Result<&Answer, &Failure>, now: Instant) -> Option<Outcome> {
         let (time, random) = (self.millis(now), next_random(&mut self.random));
         let key = call.id.job;
-        let job = self.jobs.get_mut(key as usize)?;
+        let job = self.jobs.get(key as usize)?;
         if !job.in_flight || job.serial != call.id.serial {
             return None;
         }
-        job.in_flight = false;
-        self.in_flight -= 1;
-        let number = job.places[job.at].host;
-        let host = &mut self.hosts[number as usize];
-        host.in_flight -= 1;
+        let number = self.land(key);
+        let (job, host) = (&mut self.jobs[key as usize], &mut self.hosts[number as usize]);
         match result {
+            Err(Failure::Busy) => {}
             Err(failure) if failure.is_of_host() => host.on_failure(time, random),
             Ok(_) | Err(_) => host.on_answer(),
         }
@@ -378,11 +474,12 @@ impl Schedule {
         }
         match result {
             Ok(answer) => {
-                outcome.completed_told = call.event == Event::Completed;
                 outcome.news = take_in(job, answer, call.event, time, random);
+                outcome.completed_told = call.event == Event::Completed && self.all_told(call.info_hash);
             }
             Err(failure) => outcome.news = put_off(job, failure, time, random),
         }
+        let job = &self.jobs[key as usize];
         if job.leaving && job.told == NONE {
             self.forget(key);
         } else {
@@ -426,6 +523,12 @@ impl Schedule {
         kept
     }
 
+    /// No list of a torrent has yet to tell that it is complete.
+    fn all_told(&self, info_hash: InfoHash) -> bool {
+        let mut jobs = self.keys_of(info_hash).map(|key| &self.jobs[key as usize]);
+        jobs.all(|job| !job.completed || job.standing == Standing::Dead)
+    }
+
     fn millis(&self, at: Instant) -> u64 {
         let since = at.saturating_duration_since(self.epoch);
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
@@ -438,7 +541,7 @@ impl Schedule {
 
     fn has_same_trackers(&self, key: u32, tiers: &[Vec<Arc<TrackerUrl>>]) -> bool {
         let places = &self.jobs[key as usize].places;
-        let wanted: HashSet<&Arc<TrackerUrl>> = tiers.iter().flatten().take(TRACKERS_MAX).collect();
+        let wanted: HashSet<Arc<TrackerUrl>> = listed(tiers).into_iter().map(|(_, url)| url).collect();
         let has = |place: &Place| wanted.contains(&self.trackers[place.url as usize].url);
         wanted.len() == places.len() && places.iter().all(has)
     }
@@ -478,7 +581,7 @@ impl Schedule {
             self.wake(host);
         }
         let job = &mut self.jobs[key as usize];
-        if job.in_flight {
+        if job.in_flight || job.held {
             return;
         }
         let hosts = &self.hosts;
@@ -497,16 +600,23 @@ impl Schedule {
         let Some(host) = self.hosts.get_mut(number as usize) else {
             return; // Its last tracker has left.
         };
-        let next = host.next_at();
-        if next == host.wakes_at {
+        let next = host.next();
+        let before = std::mem::replace(&mut host.wakes_at, next);
+        if next == before {
             return;
         }
-        if let Some(at) = host.wakes_at {
-            self.wakes.remove(&(at, number));
+        if let Some(wake) = before {
+            self.wakes_of(wake).remove(&(wake.at, number));
         }
-        host.wakes_at = next;
-        if let Some(at) = next {
-            self.wakes.insert((at, number));
+        if let Some(wake) = next {
+            self.wakes_of(wake).insert((wake.at, number));
+        }
+    }
+
+    fn wakes_of(&mut self, wake: Wake) -> &mut BTreeSet<(u64, u32)> {
+        match wake.proven {
+            true => &mut self.wakes,
+            false => &mut self.trial_wakes,
         }
     }
 
@@ -515,6 +625,8 @@ impl Schedule {
         let job = &mut self.jobs[key as usize];
         self.job_of.remove(&(job.info_hash, job.list));
         job.leaving = true;
+        job.held = false;
+        self.leaving_of.entry(job.info_hash).or_default().push(key);
         job.due = job.due.min(now);
         if job.told == NONE && !job.in_flight {
             self.forget(key);
@@ -529,6 +641,20 @@ impl Schedule {
             self.hosts[host as usize].queue.remove(&(at, key));
             self.wake(host);
         }
+        if let Some(leaving) = self.leaving_of.get_mut(&job.info_hash) {
+            leaving.retain(|other| *other != key);
+            if leaving.is_empty() {
+                self.leaving_of.remove(&job.info_hash);
+            }
+        }
+        // Those that waited for it.
+        for key in self.keys_of(job.info_hash) {
+            if self.jobs[key as usize].held && !self.meets_leaving(key) {
+                self.jobs[key as usize].held = false;
+                let now = self.jobs[key as usize].due;
+                self.file(key, now);
+            }
+        }
         for place in &job.places {
             let tracker = &mut self.trackers[place.url as usize];
             tracker.places -= 1;
@@ -541,8 +667,8 @@ impl Schedule {
             host.urls -= 1;
             if host.urls == 0 {
                 let host = self.hosts.remove(tracker.host as usize);
-                if let Some(at) = host.wakes_at {
-                    self.wakes.remove(&(at, tracker.host));
+                if let Some(wake) = host.wakes_at {
+                    self.wakes_of(wake).remove(&(wake.at, tracker.host));
                 }
                 self.host_of.remove(&host.name);
             }

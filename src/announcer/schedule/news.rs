@@ -2,12 +2,16 @@
 
 use super::super::answer::{Answer, Failure};
 use super::super::request::Event;
+use super::super::text::clean;
 use super::job::{Job, Standing};
 
 /// What is due when a tracker does not say, and the bounds of what it may say, in seconds.
 const INTERVAL: i64 = 30 * 60;
 const INTERVAL_MIN: i64 = 60;
 const INTERVAL_MAX: i64 = 6 * 60 * 60;
+
+/// When what could not be sent is due again, in milliseconds.
+const BUSY: u64 = 10 * 1000;
 
 /// What has changed for a torrent, and is worth a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,8 +67,14 @@ pub(super) fn take_in(job: &mut Job, answer: &Answer, event: Event, now: u64, ra
 
 /// A tracker has not answered, or refused.
 pub(super) fn put_off(job: &mut Job, failure: &Failure, now: u64, random: u64) -> Option<News> {
+    if *failure == Failure::Busy {
+        // It says nothing of the tracker.
+        job.due = now + BUSY + random % (BUSY / 4);
+        return None;
+    }
     job.put_back(failure, now, random);
-    let text: Box<str> = failure.to_string().into();
+    // Some of it is a stranger's, by way of libraries that quote what they cannot read.
+    let text: Box<str> = clean(failure.to_string().as_bytes()).into();
     let standing = match job.places.iter().all(|place| place.dead) {
         true => Standing::Dead,
         false => Standing::Failing,

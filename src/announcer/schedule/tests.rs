@@ -172,6 +172,24 @@ fn completed_is_told_at_once_and_once_and_after_started() {
 }
 
 #[test]
+fn completed_is_told_when_both_lists_have_heard() {
+    let mut world = World::new();
+    for (list, of) in [(0, "http://a/"), (1, "http://b/")] {
+        world
+            .schedule
+            .add((hash(1), list), &tiers(&[&[of]]), true, (&[], UNIX), world.now);
+    }
+    let mut told = Vec::new();
+    for _ in 0..4 {
+        let call = world.next().unwrap();
+        let outcome = world.ok(&call, &answer(1800, None));
+        told.push((call.event, outcome.completed_told));
+    }
+    told.retain(|(event, _)| *event == Event::Completed);
+    assert_eq!(told, [(Event::Completed, false), (Event::Completed, true)]);
+}
+
+#[test]
 fn tiers_are_tried_in_order_and_the_tracker_that_answers_is_the_first_of_its_own() {
     let mut world = World::new();
     world.add(1, &[&["http://a/", "http://b/", "http://c/"], &["http://d/"]]);
@@ -240,6 +258,20 @@ fn failures_put_a_tracker_off_longer_and_longer_up_to_six_hours() {
     world.fail(&call, &unreachable());
     let (after, _) = world.wait();
     assert!((26..=34).contains(&after), "it begins anew: {after}");
+}
+
+#[test]
+fn what_could_not_be_sent_is_no_failure_of_the_tracker() {
+    let mut world = World::new();
+    world.add(1, ONE);
+    for _ in 0..20 {
+        let call = world.next().unwrap();
+        assert_eq!(world.fail(&call, &Failure::Busy).news, None);
+        let (after, call) = world.wait();
+        assert!((9..=13).contains(&after), "{after}");
+        world.fail(&call, &Failure::Busy);
+    }
+    assert!(world.schedule.hosts.iter().all(|(_, host)| !host.is_proven()));
 }
 
 #[test]
@@ -387,6 +419,30 @@ fn due_times_and_failures_are_kept_over_a_restart() {
 }
 
 #[test]
+fn a_clock_that_was_set_back_puts_nothing_off_longer_than_a_tracker_could() {
+    let mut world = World::new();
+    world.add(1, ONE);
+    let call = world.next().unwrap();
+    world.ok(&call, &answer(1800, None));
+    let kept = world.schedule.take_changed(world.now, UNIX + 1_000_000)[0].1.clone();
+    let mut world = World::new();
+    world
+        .schedule
+        .add((hash(1), 0), &tiers(ONE), false, (&kept, UNIX), world.now);
+    assert_eq!(world.wait().0, 6 * 60 * 60);
+}
+
+#[test]
+fn what_libraries_quote_of_a_tracker_is_clean() {
+    let mut world = World::new();
+    world.add(1, ONE);
+    let call = world.next().unwrap();
+    let outcome = world.fail(&call, &Failure::Unreachable("TLS: \x1b[31mred\x07".into()));
+    assert_eq!(outcome.news, Some(News::Failing("TLS: red".into())));
+    assert_eq!(world.schedule.status(hash(1))[0].text.as_deref(), Some("TLS: red"));
+}
+
+#[test]
 fn a_torrent_that_no_tracker_knows_of_leaves_without_a_word() {
     let mut world = World::new();
     world.add(1, ONE);
@@ -428,6 +484,66 @@ fn a_torrent_that_comes_again_goes_on_and_with_other_trackers_begins_anew() {
 }
 
 #[test]
+fn a_torrent_that_comes_again_before_its_tracker_hears_that_it_leaves_has_never_left() {
+    let mut world = World::new();
+    let list: &[&[&str]] = &[&["http://a/", "http://b/", "http://c/"]];
+    world.add(1, list);
+    let call = world.next().unwrap();
+    world.ok(&call, &answer(1800, Some(60)));
+    world.schedule.remove(hash(1), world.now);
+    world.add(1, list);
+    assert_eq!(world.schedule.len(), 1);
+    let (after, again) = world.wait();
+    assert_eq!((after, again.event, &again.url), (60, Event::Regular, &call.url));
+}
+
+#[test]
+fn a_torrent_that_comes_again_waits_until_its_tracker_has_heard_that_it_left() {
+    let mut world = World::new();
+    world.add(1, ONE);
+    let call = world.next().unwrap();
+    world.ok(&call, &answer(1800, None));
+    world.schedule.remove(hash(1), world.now);
+    let stopped = world.next().unwrap();
+    assert_eq!(stopped.event, Event::Stopped);
+    world.add(1, ONE);
+    assert!(world.next().is_none());
+    // Whether or not that is heard.
+    world.fail(&stopped, &unreachable());
+    let (after, call) = world.wait();
+    assert_eq!((after, call.event), (0, Event::Started));
+    // The same while the first announce is under way.
+    world.schedule.remove(hash(1), world.now);
+    world.add(1, ONE);
+    assert!(world.next().is_none());
+    world.ok(&call, &answer(1800, None));
+    let stopped = world.next().unwrap();
+    assert!(stopped.event == Event::Stopped && world.next().is_none());
+    world.ok(&stopped, &answer(1800, None));
+    assert_eq!(world.next().unwrap().event, Event::Started);
+    assert!(world.next().is_none());
+}
+
+#[test]
+fn a_torrent_with_many_trackers_some_of_them_twice_goes_on_as_it_is() {
+    let mut world = World::new();
+    let urls: Vec<String> = (0..100)
+        .map(|number| format!("http://a{}/", number / 2 * 2 % 90))
+        .chain((0..60).map(|number| format!("http://b{number}/")))
+        .collect();
+    let list: Vec<Vec<Arc<TrackerUrl>>> = vec![urls.iter().map(|text| url(text)).collect()];
+    for _ in 0..2 {
+        world.schedule.add((hash(1), 0), &list, false, (&[], UNIX), world.now);
+    }
+    // Nobody leaves.
+    assert_eq!(world.schedule.jobs[0].places.len(), TRACKERS_MAX);
+    let call = world.next().unwrap();
+    world.schedule.add((hash(1), 0), &list, false, (&[], UNIX), world.now);
+    assert!(world.ok(&call, &answer(1800, None)).stays);
+    assert_eq!(world.schedule.len(), 1);
+}
+
+#[test]
 fn all_are_stopped_at_the_end_as_fast_as_the_rate_allows() {
     let mut world = World::new();
     for number in 0..100 {
@@ -445,6 +561,61 @@ fn all_are_stopped_at_the_end_as_fast_as_the_rate_allows() {
 }
 
 #[test]
+fn however_many_hosts_are_dead_those_that_answer_are_asked_and_told_at_the_end() {
+    let mut world = World::new();
+    for number in 0..100 {
+        world.add(number, &[&["http://alive/"]]);
+    }
+    for number in 100..600 {
+        let dead = format!("udp://dead{}:1/", number % 200);
+        world.add(number, &[&[&dead]]);
+    }
+    // The dead ones hold what is sent to them for longer than this test takes.
+    let (mut hanging, mut told) = (Vec::new(), 0);
+    while told < 100 {
+        let call = world.next().expect("those that answer are asked");
+        match call.url.host() {
+            "alive" => {
+                world.ok(&call, &answer(21_600, None));
+                told += 1;
+            }
+            _ => hanging.push(call),
+        }
+    }
+    assert!(world.now - world.start < Duration::from_secs(4));
+    assert_eq!(hanging.len(), TRIALS_MAX);
+    assert!(world.schedule.poll(world.now).is_none());
+
+    let given_up: HashSet<CallId> = world.schedule.remove_all(world.now).into_iter().collect();
+    assert_eq!(given_up, hanging.iter().map(|call| call.id).collect());
+    assert_eq!((world.schedule.in_flight(), world.schedule.len()), (0, 100));
+    let from = world.now;
+    while let Some(call) = world.next() {
+        assert_eq!((call.event, call.url.host()), (Event::Stopped, "alive"));
+        world.ok(&call, &answer(1800, None));
+    }
+    assert!(world.schedule.is_empty() && world.now - from < Duration::from_secs(3));
+    for call in &hanging {
+        assert!(world.schedule.on_answer(call, Err(&unreachable()), world.now).is_none());
+    }
+}
+
+#[test]
+fn a_torrent_that_asks_a_dead_tracker_at_the_end_is_taken_back_from_the_one_that_has_it() {
+    let mut world = World::new();
+    world.add(1, &[&["http://a/"], &["udp://b:1/"]]);
+    let call = world.next().unwrap();
+    world.ok(&call, &answer(60, None));
+    let call = world.next().unwrap();
+    world.fail(&call, &unreachable());
+    let call = world.next().unwrap();
+    assert_eq!(call.url.host(), "b");
+    assert_eq!(world.schedule.remove_all(world.now), [call.id]);
+    let (after, call) = world.wait();
+    assert_eq!((after, call.event, call.url.host()), (0, Event::Stopped, "a"));
+}
+
+#[test]
 fn what_cannot_be_asked_for_too_long_is_overdue() {
     let mut world = World::new();
     world.add(1, ONE);
@@ -453,6 +624,19 @@ fn what_cannot_be_asked_for_too_long_is_overdue() {
     assert_eq!(world.schedule.overdue(world.now), 1);
     let call = world.next().unwrap();
     world.ok(&call, &answer(1800, None));
+    assert_eq!(world.schedule.overdue(world.now), 0);
+}
+
+#[test]
+fn what_rests_after_failures_is_not_overdue() {
+    let mut world = World::new();
+    world.add(1, ONE);
+    for _ in 0..8 {
+        let call = world.next().unwrap();
+        world.fail(&call, &unreachable());
+    }
+    world.pass(120);
+    assert!(world.schedule.poll(world.now).is_none());
     assert_eq!(world.schedule.overdue(world.now), 0);
 }
 
@@ -514,15 +698,26 @@ proptest! {
                 _ => {}
             }
             prop_assert_eq!(world.schedule.in_flight(), calls.len());
+            prop_assert_eq!(world.schedule.trials, world.schedule.jobs.iter().filter(|(_, job)| job.in_flight && job.is_trial).count());
+            // A tracker never hears of a torrent from two at once.
+            let mut asked = HashSet::new();
+            let under_way = world.schedule.jobs.iter().filter(|(_, job)| job.in_flight);
+            for (_, job) in under_way {
+                prop_assert!(asked.insert((job.info_hash, job.places[job.at].url)));
+            }
             let waiting: usize = world.schedule.hosts.iter().map(|(_, host)| host.queue.len()).sum();
             let jobs = world.schedule.jobs.iter();
-            let expected = jobs.filter(|(_, job)| !job.in_flight && (job.leaving || job.places.iter().any(|place| !place.dead))).count();
+            let expected = jobs.filter(|(_, job)| !job.in_flight && !job.held && (job.leaving || job.places.iter().any(|place| !place.dead))).count();
             prop_assert_eq!(waiting, expected);
         }
-        world.schedule.remove_all(world.now);
+        let given_up = world.schedule.remove_all(world.now);
+        calls.retain(|call| !given_up.contains(&call.id));
+        prop_assert_eq!(world.schedule.in_flight(), calls.len());
         while let Some(call) = calls.pop().or_else(|| world.next()) {
             world.ok(&call, &Answer::default());
         }
         prop_assert!(world.schedule.is_empty() && world.schedule.hosts.is_empty() && world.schedule.wakes.is_empty());
+        prop_assert!(world.schedule.leaving_of.is_empty());
+        prop_assert!(world.schedule.trial_wakes.is_empty() && world.schedule.trials == 0);
     }
 }

@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 
 use super::Sources;
 use super::connect::Connector;
+use crate::announcer::schedule::TRIALS_MAX;
 use crate::announcer::url::Scheme;
 use crate::announcer::{Answer, Failure, Request, Retry, Rule, TrackerUrl, answer};
 use crate::control::resolver::Resolver;
@@ -35,9 +36,11 @@ const UNPACKED_LEN_MAX: usize = 4 << 20;
 const HEADERS_LEN_MAX: usize = 32 << 10;
 /// Connections in all; each is a file descriptor.
 pub(in crate::control) const SOCKETS_MAX: usize = 96;
+// Dead hosts leave some to those that answer.
+const _: () = assert!(SOCKETS_MAX >= TRIALS_MAX + 32);
 /// How long a connection is kept that nobody uses, and how many of one host.
 const IDLE_FOR: Duration = Duration::from_secs(20);
-const IDLE_MAX: usize = 8;
+const IDLE_MAX: usize = 2;
 
 /// Asks trackers over HTTP.
 #[derive(Clone)]

@@ -19,12 +19,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::blocking;
 use super::config::Announce;
 use super::history::note_announced;
 use super::resolver::Resolver;
+use crate::announcer::schedule::CallId;
 use crate::announcer::url::Scheme;
 use crate::announcer::{Answer, Call, Event, Failure, Kept, Request, Rule, Schedule, TrackerUrl};
 use crate::proto::metainfo::Metainfo;
@@ -104,7 +105,7 @@ pub(super) struct Announcer {
 }
 
 impl Announcer {
-    /// Starts the task. Peers are told to `found`. `port` is where they connect to us, if the plan has no other.
+    /// Starts the task. Peers are told to `found`, their names looked up by `resolver`. `port` is where they connect to us, if the plan has no other.
     pub(super) fn start(
         plan: &Announce,
         (peer_id, port, sources): (PeerId, u16, Sources),
@@ -119,15 +120,18 @@ impl Announcer {
                 allow_private: plan.allow_private,
             };
             let now = Instant::now();
+            // Not that of peers, whose names are strangers'.
+            let of_trackers = Resolver::new();
             let task = Task {
-                http: Http::new(resolver, rule, &sources),
-                udp: Udp::new(resolver, rule, &sources),
+                http: Http::new(&of_trackers, rule, &sources),
+                udp: Udp::new(&of_trackers, rule, &sources),
                 resolver: Arc::clone(resolver),
                 session: Arc::clone(session),
                 schedule: Schedule::new(random(), now),
                 torrents: HashMap::new(),
                 leaving: HashMap::new(),
                 calls: JoinSet::new(),
+                handles: HashMap::new(),
                 fresh: HashSet::new(),
                 loads: JoinSet::new(),
                 lookups: JoinSet::new(),
@@ -212,6 +216,8 @@ struct Task {
     resolver: Arc<Resolver>,
     session: Arc<Store>,
     calls: JoinSet<(Call, Result<Answer, Failure>)>,
+    /// Ends a call before its time.
+    handles: HashMap<CallId, AbortHandle>,
     /// Torrents of which nothing was loaded yet.
     fresh: HashSet<InfoHash>,
     loads: JoinSet<Loaded>,
@@ -353,13 +359,15 @@ impl Task {
             let request = self.request(&call);
             let (http, udp) = (self.http.clone(), self.udp.clone());
             tracing::debug!("announcing {} to {}: {:?}", call.info_hash, call.url, call.event);
-            self.calls.spawn(async move {
+            let id = call.id;
+            let handle = self.calls.spawn(async move {
                 let result = match call.url.scheme() {
                     Scheme::Http | Scheme::Https => http.announce(&call.url, &request).await,
                     Scheme::Udp => udp.announce(&call.url, &request).await,
                 };
                 (call, result)
             });
+            self.handles.insert(id, handle);
         }
         ::metrics::gauge!("btd_announces_in_flight").set(self.schedule.in_flight() as f64);
     }
@@ -395,13 +403,15 @@ impl Task {
     }
 
     fn on_done(&mut self, call: &Call, result: Result<Answer, Failure>) {
+        self.handles.remove(&call.id);
         let kind = result.as_ref().map_or_else(Failure::kind, |_| "ok");
         ::metrics::counter!("btd_announces_total", "result" => kind).increment(1);
         let Some(outcome) = self.schedule.on_answer(call, result.as_ref(), Instant::now()) else {
             return;
         };
         let info_hash = outcome.info_hash;
-        if outcome.stopped_told {
+        // One that has come again meanwhile is kept as it is now.
+        if outcome.stopped_told && !self.torrents.contains_key(&info_hash) {
             self.session.put_announced(info_hash, &[]);
         }
         if outcome.completed_told {
@@ -488,7 +498,11 @@ impl Task {
     async fn stop(&mut self, deadline: Instant) {
         let now = Instant::now();
         self.keep();
-        self.schedule.remove_all(now);
+        for call in self.schedule.remove_all(now) {
+            if let Some(handle) = self.handles.remove(&call) {
+                handle.abort();
+            }
+        }
         self.leaving.extend(
             self.torrents
                 .drain()
@@ -501,7 +515,10 @@ impl Task {
             }
             let next = self.schedule.next_at().unwrap_or(deadline).min(deadline);
             tokio::select! {
-                Some(Ok((call, result))) = self.calls.join_next() => self.on_done(&call, result),
+                // One that was given up is none that is done.
+                Some(done) = self.calls.join_next() => if let Ok((call, result)) = done {
+                    self.on_done(&call, result);
+                },
                 () = tokio::time::sleep_until(next.into()) => if Instant::now() >= deadline {
                     tracing::info!(
                         "{} torrents could not be taken back from their trackers in time: they forget btd by themselves, or hear of it again at the next start",

@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const TRIES: u32 = 3;
 /// How long a connection id may be used.
 const CONNECTION_FOR: Duration = Duration::from_secs(60);
+/// After an error of a socket.
+const ERROR_PAUSE: Duration = Duration::from_millis(100);
 /// Connection ids that are kept.
 const CONNECTIONS_MAX: usize = 1024;
 
@@ -192,7 +194,8 @@ async fn receive(socket: Arc<UdpSocket>, waiting: Arc<Mutex<Waiting>>) {
             // What the network says of a datagram that was sent: its sender finds out by waiting.
             Err(error) => {
                 tracing::debug!("a tracker's socket: {error}");
-                tokio::task::yield_now().await;
+                // One that comes again and again leaves the thread to others.
+                tokio::time::sleep(ERROR_PAUSE).await;
                 continue;
             }
         };
