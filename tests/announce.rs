@@ -361,6 +361,38 @@ fn private_addresses_are_not_asked_unless_allowed_and_private_torrents_have_thei
 }
 
 #[test]
+fn a_tracker_that_knows_no_names_is_asked_for_them_once_and_then_for_what_it_has() {
+    let scratch = Scratch::new("announce-nameless");
+    let home = Home::new(&scratch, "seed", 100_000);
+    // As opentracker does.
+    let stub = StubTracker::start(|target, stream| match parameter(target, "compact") {
+        Some("0") => {
+            let refusal = b"HTTP/1.1 400 Invalid Request\r\nContent-Length: 0\r\n\r\n";
+            stream.write_all(refusal).is_ok()
+        }
+        _ => reply(stream, b"d8:intervali1800e5:peers0:e"),
+    });
+    home.with_tracker(&stub.url());
+    let btd = Btd::start(
+        &scratch.dir("btd"),
+        &config(&[&home], &format!("{ALLOW}hostname = \"client1\"\n")),
+    );
+    wait_announced(&btd);
+    btd.stop();
+    let requests = stub.requests();
+    let asked: Vec<_> = requests
+        .iter()
+        .map(|request| (parameter(request, "event"), parameter(request, "compact")))
+        .collect();
+    let expected = [
+        (Some("started"), Some("0")),
+        (Some("started"), None),
+        (Some("stopped"), None),
+    ];
+    assert_eq!(asked, expected, "{requests:?}");
+}
+
+#[test]
 fn due_times_are_kept_over_a_restart() {
     let scratch = Scratch::new("announce-restart");
     let homes: Vec<Home> = ["refused", "hangs", "plain"]

@@ -79,8 +79,8 @@ impl Request {
             "&port={}&uploaded={}&downloaded={}&left={}&numwant={}&key={:08x}&no_peer_id=1",
             self.port, self.uploaded, self.downloaded, self.left, self.numwant, self.key
         );
-        // Where names are used, peers are wanted in the form that has room for them. `compact=0` would say so more
-        // plainly, but there are trackers that refuse it, whereas it is theirs to choose where nothing is said.
+        // Where names are used, peers are wanted in the form that has room for them: see `target_for_names`. There are
+        // trackers that refuse to be asked for it, and to those nothing is said.
         match &self.hostname {
             None => query.push_str("&compact=1"),
             Some(name) => {
@@ -100,6 +100,13 @@ impl Request {
             escape(&mut query, id);
         }
         query
+    }
+
+    /// The same, and asks for peers in the only form that has room for names. Who asks for nothing is mostly given the
+    /// compact form, in which a peer with a name is but an address.
+    #[must_use]
+    pub fn target_for_names(&self, target: &str) -> String {
+        self.target(target) + "&compact=0"
     }
 }
 
@@ -176,5 +183,6 @@ mod tests {
             "{target}"
         );
         assert!(!target.contains("event=") && !target.contains("compact="));
+        assert_eq!(request.target_for_names("/announce"), format!("{target}&compact=0"));
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! The system's resolver and not one of our own, because it goes by what the machine is set up for: `/etc/hosts`,
 //! `nsswitch.conf`, search domains, the resolver that Docker puts into a container, and all of that as it is now. It does
-//! not tell for how long an answer holds, so that a name is looked up again a minute after it was, if anybody asks; that
-//! is also how a peer is found that has another address now. A look-up that fails is not repeated for half a minute, and
-//! what was known before serves meanwhile.
+//! not tell for how long an answer holds, so that a name is looked up again a minute after it was, if anybody asks, and
+//! sooner for who has found nobody there: that is how a peer is found that has another address now. A look-up that fails is
+//! not repeated for half a minute, and what was known before serves meanwhile.
 //!
 //! Trackers and peers have a resolver each: names of peers, which trackers may make up, hold up no tracker.
 //!
@@ -55,6 +55,8 @@ struct Name {
 #[derive(Clone)]
 struct Found {
     result: Result<Arc<[IpAddr]>, Arc<str>>,
+    /// When it was answered; nothing if it was not.
+    answered: Option<Instant>,
     until: Instant,
     /// When the addresses were found.
     since: Instant,
@@ -82,19 +84,32 @@ impl Resolver {
     /// # Errors
     /// Why they cannot be had, in the words of the system.
     pub(super) async fn addresses(&self, host: &str) -> Result<Arc<[IpAddr]>, Arc<str>> {
+        self.addresses_since(host, FRESH_FOR).await
+    }
+
+    /// The same by an answer that is younger than `age`, for who has found nobody where an older one has led. After a
+    /// failure that makes no difference.
+    ///
+    /// # Errors
+    /// As for [`Self::addresses`].
+    pub(super) async fn addresses_since(&self, host: &str, age: Duration) -> Result<Arc<[IpAddr]>, Arc<str>> {
         if let Ok(ip) = host.parse::<IpAddr>() {
             return Ok(Arc::new([ip]));
         }
-        let name = self.name(host, Instant::now());
+        let name = self.name(host, age, Instant::now());
         let found = name.found.get_or_init(|| self.look_up(host, name.known.as_ref())).await;
         found.result.clone()
     }
 
     /// The look-up of a name that counts now.
-    fn name(&self, host: &str, now: Instant) -> Arc<Name> {
+    fn name(&self, host: &str, age: Duration, now: Instant) -> Arc<Name> {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let is_old = |name: &Name| name.found.get().is_some_and(|found| found.until <= now);
-        if let Some(name) = names.get(host).filter(|name| !is_old(name)) {
+        let is_too_old = |name: &Name| {
+            let answered = name.found.get().and_then(|found| found.answered);
+            answered.is_some_and(|answered| now.saturating_duration_since(answered) >= age)
+        };
+        if let Some(name) = names.get(host).filter(|name| !is_old(name) && !is_too_old(name)) {
             return Arc::clone(name);
         }
         if names.len() >= NAMES_MAX {
@@ -118,6 +133,7 @@ impl Resolver {
     async fn look_up(&self, host: &str, known: Option<&(Arc<[IpAddr]>, Instant)>) -> Found {
         let found = tokio::time::timeout(PATIENCE, self.on_thread(host)).await;
         let now = Instant::now();
+        let answered = matches!(found, Ok(Ok(_))).then_some(now);
         let known = known.filter(|(_, since)| now < *since + KNOWN_FOR);
         let (result, fresh_for, since) = match found.unwrap_or_else(|_| Err("no answer in time".into())) {
             Ok(found) => (Ok(found), FRESH_FOR, now),
@@ -128,6 +144,7 @@ impl Resolver {
         };
         Found {
             result,
+            answered,
             until: now + fresh_for,
             since,
         }
@@ -207,11 +224,38 @@ mod tests {
                 IpAddr::from([10, 0, 0, 0])
             );
             assert_eq!(count.load(Ordering::Relaxed), 1);
+            let hour = Duration::from_secs(3600);
+            resolver.addresses_since("client1", hour).await.unwrap();
+            assert_eq!(count.load(Ordering::Relaxed), 1);
             age(&resolver, Duration::ZERO);
             assert_eq!(
                 resolver.addresses("client1").await.unwrap()[0],
                 IpAddr::from([10, 0, 0, 1])
             );
+        });
+    }
+
+    #[test]
+    fn a_name_is_looked_up_sooner_for_who_has_found_nobody_there_but_not_sooner_after_a_failure() {
+        run(async {
+            let count = Arc::new(AtomicUsize::new(0));
+            let counted = Arc::clone(&count);
+            let resolver = Resolver::with(move |_| match counted.fetch_add(1, Ordering::Relaxed) {
+                0 => Ok(vec![IpAddr::from([10, 0, 0, 0])]),
+                1 => Ok(vec![IpAddr::from([10, 0, 0, 1])]),
+                _ => Err("no server".to_owned()),
+            });
+            let now = Duration::ZERO;
+            for last in 0..2 {
+                let found = resolver.addresses_since("client1", now).await.unwrap();
+                assert_eq!(found[..], [IpAddr::from([10, 0, 0, last])]);
+            }
+            // What was known serves on, for as long as after any failure.
+            for _ in 0..3 {
+                let found = resolver.addresses_since("client1", now).await.unwrap();
+                assert_eq!(found[..], [IpAddr::from([10, 0, 0, 1])]);
+            }
+            assert_eq!(count.load(Ordering::Relaxed), 3);
         });
     }
 

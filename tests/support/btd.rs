@@ -18,6 +18,10 @@ const STOP_SECONDS: u64 = 5;
 /// What differs between the tests. `Default` is a seed on a free port of 127.0.0.1 with two shards.
 pub struct Config {
     pub listen: IpAddr,
+    /// For peers; 0 takes a free one.
+    pub port: u16,
+    /// Where the metrics are, on a free port.
+    pub metrics: IpAddr,
     pub shards: u32,
     /// Watch folder and data folder, each pair a `[[watch]]`.
     pub watch: Vec<(PathBuf, PathBuf)>,
@@ -34,6 +38,8 @@ impl Default for Config {
         let listen = IpAddr::V4(Ipv4Addr::LOCALHOST);
         Self {
             listen,
+            port: 0,
+            metrics: listen,
             shards: 2,
             watch: Vec::new(),
             peers: Vec::new(),
@@ -45,14 +51,15 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The file. Port 0 throughout: the ports taken are in `ports.json`.
+    /// The file. Port 0 where no other is asked for: the ports taken are in `ports.json`.
     pub fn to_toml(&self) -> String {
         let mut toml = format!(
             "state-dir = \"state\"\n\n[peers]\nlisten = [\"{}\"]\nzero-copy = {}\n\n[shards]\ncount = {}\npin = false\n\n\
-             [metrics]\nlisten = \"127.0.0.1:0\"\n",
-            SocketAddr::new(self.listen, 0),
+             [metrics]\nlisten = \"{}\"\n",
+            SocketAddr::new(self.listen, self.port),
             self.zero_copy,
-            self.shards
+            self.shards,
+            SocketAddr::new(self.metrics, 0)
         );
         for (watch, data) in &self.watch {
             let peers: Vec<String> = self.peers.iter().map(SocketAddr::to_string).collect();
@@ -79,9 +86,13 @@ pub struct Btd {
 impl Btd {
     /// Starts btd with its configuration, state and log in `home`, and waits until it says that it is ready.
     pub fn start(home: &Path, config: &Config) -> Self {
+        Self::start_within(Command::new(env!("CARGO_BIN_EXE_btd")), home, config)
+    }
+
+    /// The same by a command that ends with btd's path: one that goes elsewhere first.
+    pub fn start_within(mut command: Command, home: &Path, config: &Config) -> Self {
         let file = home.join("btd.toml");
         fs::write(&file, config.to_toml()).expect("write the configuration");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_btd"));
         command
             .arg("--config")
             .arg(&file)
@@ -103,7 +114,7 @@ impl Btd {
             port.unwrap_or_else(|| panic!("ports.json has no port for {name}: {ports}"))
         };
         let peers = SocketAddr::new(config.listen, port(&ports["peers"][0], "peers"));
-        let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, port(&ports["metrics"], "metrics")));
+        let metrics = SocketAddr::new(config.metrics, port(&ports["metrics"], "metrics"));
         let tracker =
             |name: &str| (!ports[name].is_null()).then(|| SocketAddr::new(config.listen, port(&ports[name], name)));
         Self {

@@ -2,9 +2,10 @@
 //!
 //! Connections are kept for the next announce. TLS is always verified, against the certificates of the system.
 
+use std::collections::HashSet;
 use std::error::Error as _;
 use std::io::Read as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
@@ -41,11 +42,15 @@ const _: () = assert!(SOCKETS_MAX >= TRIALS_MAX + 32);
 /// How long a connection is kept that nobody uses, and how many of one host.
 const IDLE_FOR: Duration = Duration::from_secs(20);
 const IDLE_MAX: usize = 2;
+/// Trackers that are remembered as telling of no names.
+const NAMELESS_MAX: usize = 4096;
 
 /// Asks trackers over HTTP.
 #[derive(Clone)]
 pub(super) struct Http {
     client: Client<HttpsConnector<Connector>, Empty<Bytes>>,
+    /// Host and port of trackers that refuse to be asked for the form of peers that has room for names.
+    nameless: Arc<Mutex<HashSet<Box<str>>>>,
 }
 
 impl Http {
@@ -64,18 +69,41 @@ impl Http {
             .http1_max_buf_size(HEADERS_LEN_MAX)
             .http1_max_headers(64)
             .build(connector);
-        Self { client }
+        Self {
+            client,
+            nameless: Arc::default(),
+        }
     }
 
     /// Announces to a tracker.
     pub(super) async fn announce(&self, url: &TrackerUrl, request: &Request) -> Result<Answer, Failure> {
-        let announced = tokio::time::timeout(PATIENCE, self.follow(url, request));
+        let announced = tokio::time::timeout(PATIENCE, self.ask(url, request));
         let in_vain = || Failure::Unreachable(format!("no answer within {} s", PATIENCE.as_secs()).into());
         announced.await.unwrap_or_else(|_| Err(in_vain()))
     }
 
-    async fn follow(&self, url: &TrackerUrl, request: &Request) -> Result<Answer, Failure> {
-        let mut target = request.target(url.target());
+    /// Where names are used, asks for them first; of a tracker that takes offence at it, what it has.
+    async fn ask(&self, url: &TrackerUrl, request: &Request) -> Result<Answer, Failure> {
+        let authority = url.authority();
+        let nameless = || self.nameless.lock().unwrap_or_else(PoisonError::into_inner);
+        let tries_names = request.hostname.is_some() && !nameless().contains(authority.as_str());
+        if tries_names {
+            let answer = self.follow(url, request.target_for_names(url.target())).await;
+            if !answer.as_ref().is_err_and(may_be_for_the_form) {
+                return answer;
+            }
+        }
+        let answer = self.follow(url, request.target(url.target())).await;
+        if tries_names && answer.is_ok() {
+            let mut nameless = nameless();
+            if nameless.len() < NAMELESS_MAX {
+                nameless.insert(authority.into());
+            }
+        }
+        answer
+    }
+
+    async fn follow(&self, url: &TrackerUrl, mut target: String) -> Result<Answer, Failure> {
         let mut at = url.clone();
         for _ in 0..=REDIRECTS_MAX {
             let response = self.get(&at, &target).await?;
@@ -163,6 +191,16 @@ fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rus
         let inner = error.downcast_ref::<std::io::Error>()?.get_ref()?;
         tls_error(inner)
     })
+}
+
+/// Whether a tracker may have refused the form that peers were asked for in, and not the announce. opentracker does so by
+/// status 400; others say why.
+fn may_be_for_the_form(failure: &Failure) -> bool {
+    match failure {
+        Failure::Status { code, .. } => *code == 400,
+        Failure::Refused { reason, .. } => reason.to_ascii_lowercase().contains("compact"),
+        _ => false,
+    }
 }
 
 fn is_redirect(status: StatusCode) -> bool {

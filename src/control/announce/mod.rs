@@ -45,7 +45,9 @@ const KEEP_EVERY: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_secs(5);
 /// How often names of peers are asked for again while their torrent is downloaded: behind one that cannot be connected to
 /// there may be another address by then. The resolver remembers for longer, so that most of these cost nothing.
-const NAMES_EVERY: Duration = Duration::from_secs(15);
+const NAMES_EVERY: Duration = Duration::from_secs(10);
+/// The age from which an answer is asked for anew when nothing has come since the last time.
+const IDLE_AGE: Duration = Duration::from_secs(5);
 /// How long what a torrent has moved is known after it has left, for the last announce.
 const LEAVING_FOR: Duration = Duration::from_secs(300);
 
@@ -196,6 +198,27 @@ struct Entry {
     /// Peers by name and port, as a tracker gave them last.
     names: Vec<(Box<str>, u16)>,
     is_looking: bool,
+    idle: Idle,
+}
+
+/// For how long nothing has come of a torrent, counted in the times that its names were asked for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Idle {
+    downloaded: u64,
+    times: u32,
+}
+
+impl Idle {
+    /// Whether addresses may be wrong and it is time to ask anew: the first, second, fourth, eighth.. time that nothing has
+    /// come. What has no peers for hours should not ask for them every few seconds.
+    fn asks_anew(&mut self, downloaded: u64) -> bool {
+        self.times = match downloaded == self.downloaded {
+            true => self.times.saturating_add(1),
+            false => 0,
+        };
+        self.downloaded = downloaded;
+        self.times.is_power_of_two()
+    }
 }
 
 /// What a thread has found out about torrents: what was kept, and whether `completed` is to be told.
@@ -280,6 +303,7 @@ impl Task {
             downloaded: 0,
             names: Vec::new(),
             is_looking: false,
+            idle: Idle::default(),
         };
         if let Some(before) = self.torrents.remove(&info_hash) {
             // To trackers it is the same one.
@@ -441,19 +465,21 @@ impl Task {
         }
         if !answer.names.is_empty() {
             entry.names = answer.names;
-            self.look_up(info_hash);
+            self.look_up(info_hash, false);
         }
     }
 
     fn look_up_names(&mut self) {
         let is_due = |entry: &Entry| !entry.names.is_empty() && entry.torrent.home().is_some();
-        let due = self.torrents.iter().filter(|(_, entry)| is_due(entry));
-        let due: Vec<InfoHash> = due.map(|(info_hash, _)| *info_hash).collect();
-        due.into_iter().for_each(|info_hash| self.look_up(info_hash));
+        let due = self.torrents.iter_mut().filter(|(_, entry)| is_due(entry));
+        let due = due.map(|(info_hash, entry)| (*info_hash, entry.idle.asks_anew(entry.torrent.downloaded())));
+        let due: Vec<(InfoHash, bool)> = due.collect();
+        due.into_iter()
+            .for_each(|(info_hash, anew)| self.look_up(info_hash, anew));
     }
 
-    /// Looks the names of a torrent's peers up.
-    fn look_up(&mut self, info_hash: InfoHash) {
+    /// Looks the names of a torrent's peers up, `anew` where what is remembered has led to nobody.
+    fn look_up(&mut self, info_hash: InfoHash, anew: bool) {
         let Some(entry) = self.torrents.get_mut(&info_hash).filter(|entry| !entry.is_looking) else {
             return;
         };
@@ -462,7 +488,11 @@ impl Task {
         let found = self.found.clone();
         self.lookups.spawn(async move {
             for (name, port) in names {
-                let ips = match resolver.addresses(&name).await {
+                let looked_up = match anew {
+                    true => resolver.addresses_since(&name, IDLE_AGE).await,
+                    false => resolver.addresses(&name).await,
+                };
+                let ips = match looked_up {
                     Ok(ips) => ips,
                     Err(error) => {
                         tracing::debug!("cannot look up the peer {name:?}: {error}");
@@ -616,6 +646,15 @@ mod tests {
             (one.choose(&both), one.of(both[1]), one.of(both[0])),
             (both.to_vec(), Some(ip("10.0.0.1")), None)
         );
+    }
+
+    #[test]
+    fn names_are_asked_for_anew_when_nothing_comes_and_ever_less_often() {
+        let mut idle = Idle::default();
+        assert!(!idle.asks_anew(5) && !idle.asks_anew(6), "something comes");
+        let anew: Vec<u32> = (1..=20).filter(|_| idle.asks_anew(6)).collect();
+        assert_eq!(anew, [1, 2, 4, 8, 16]);
+        assert!(!idle.asks_anew(7) && idle.asks_anew(7), "from the beginning");
     }
 
     #[test]

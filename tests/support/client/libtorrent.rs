@@ -3,7 +3,9 @@
 use super::Job;
 use crate::support::process::Process;
 use crate::support::tests_dir;
-use std::path::PathBuf;
+use crate::support::torrent::Torrent;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The Python of the venv that tests/run makes.
@@ -27,6 +29,18 @@ pub fn seed(job: &Job) -> Process {
         command.arg(&download.torrent.path).arg(&download.save);
     }
     Process::spawn("libtorrent", &mut command, &job.home.join("log"))
+}
+
+/// One peer of a swarm, driven by signals: see `tests/clients/libtorrent_peer.py`.
+pub fn peer(listen: SocketAddr, announce: &str, holds: bool, torrent: &Torrent, save: &Path, log: &Path) -> Process {
+    let mut command = Command::new(python());
+    command.arg(tests_dir().join("clients/libtorrent_peer.py"));
+    command.args(["--listen", &listen.to_string(), "--tracker", announce]);
+    if holds {
+        command.arg("--hold");
+    }
+    command.arg(&torrent.path).arg(save);
+    Process::spawn("libtorrent", &mut command, log)
 }
 
 pub fn download(job: &Job) {

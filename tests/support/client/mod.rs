@@ -6,7 +6,7 @@
 //! encrypted connections and fall back to plain ones, which is all that btd speaks.
 
 mod aria2;
-mod libtorrent;
+pub mod libtorrent;
 mod qbittorrent;
 mod rtorrent;
 mod transmission;
