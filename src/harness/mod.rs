@@ -1,15 +1,16 @@
 //! The measuring harness: a swarm of leechers that drives a BitTorrent server of any make and a bare server to compare it
-//! with, and a swarm of seeders that feeds a client of any make.
+//! with, a swarm of seeders that feeds a client of any make, and a load for trackers.
 //!
 //! - [`load`]: one run of the swarm, and its [`report`].
 //! - [`floor`]: an epoll and sendfile loop that answers the same protocol and does nothing else. It is the yardstick:
 //!   absolute figures drift by tens of per cent between machines and hours, ratios in one run do not.
 //! - [`feed`]: one run of the seeders.
+//! - [`tracker`]: announces and scrapes for a tracker of any make, and a floor of its own.
 //! - `leecher` (one peer, without sockets), `swarm` (their sockets), `frame` (the stream, payload walked past),
 //!   [`procfs`] (what the server spends), [`histogram`], `random`.
 //!
 //! It stands on `proto` and `hashing` alone and shares nothing with the daemon's data path, so that neither can hide
-//! the other's mistakes. It speaks plain TCP: no encryption, no uTP, no trackers.
+//! the other's mistakes. To peers it speaks plain TCP: no encryption, no uTP.
 #![forbid(unsafe_code)]
 
 pub mod feed;
@@ -23,5 +24,6 @@ mod random;
 pub mod report;
 mod swarm;
 mod target;
+pub mod tracker;
 
 pub use target::Target;

@@ -1,5 +1,6 @@
 //! `btd bench`: the measuring harness on the command line. What the figures mean is told in PERF.md.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -7,17 +8,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::harness::Target;
 use crate::harness::feed::{self, Feed, Way};
 use crate::harness::floor::{self, Floor};
 use crate::harness::load::{self, Load, Order, Until};
+use crate::harness::tracker;
 use crate::proto::metainfo::{self, Metainfo};
 
 use super::super::config::units;
 
-/// Measure a BitTorrent client of any make, seeding or downloading.
+/// Measure a BitTorrent client of any make, seeding or downloading, or a tracker.
 #[derive(Debug, Args)]
 pub struct Bench {
     #[command(subcommand)]
@@ -41,6 +43,15 @@ enum What {
     Leech(Leech),
     /// Serve one torrent with the least work there is (epoll and sendfile): the yardstick for `seed`.
     FloorServer(FloorServer),
+    /// Announce to a tracker, or scrape it, and tell what it costs.
+    ///
+    /// First the whole population announces itself: so many peers, over the torrents by Zipf's law, from addresses of their own.
+    /// Then the clock starts, and peers announce by chance, 2 % each started, completed and stopped. Every reply must have
+    /// its request's transaction and be what the protocol says; with --verify its peers are looked up as well. The exit code
+    /// is 0 if every request had a good reply and no malformed one was answered with more than it was, else 1.
+    Tracker(Tracker),
+    /// Answer announces and scrapes with bytes that are ready: the yardstick for `tracker`.
+    TrackerFloor(TrackerFloor),
 }
 
 #[derive(Debug, Args)]
@@ -196,6 +207,99 @@ struct FloorServer {
     port_file: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+struct Tracker {
+    /// Where the tracker listens for what --kind says.
+    #[arg(long, value_name = "IP:PORT")]
+    connect: SocketAddrV4,
+    /// What it is asked.
+    #[arg(long, value_enum, default_value_t = Kind::Udp)]
+    kind: Kind,
+    /// The tracker's process: its CPU time and memory are measured, with those of its threads and descendants.
+    #[arg(long)]
+    pid: Option<u32>,
+    /// Peers of the population, at most 60,000 for each of --sources.
+    #[arg(long, value_name = "N", default_value_t = 500_000)]
+    peers: u32,
+    /// Torrents of the population.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    torrents: u32,
+    /// Addresses of the population.
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    sources: u32,
+    /// The first of the addresses; the others count up from it. They must be this machine's, as 127.x.y.z are.
+    #[arg(long, value_name = "IP", default_value = "127.16.0.1")]
+    source: Ipv4Addr,
+    /// Where the population announces itself by UDP [default: as the load does].
+    #[arg(long, value_name = "IP:PORT")]
+    fill: Option<SocketAddrV4>,
+    /// Requests without a reply at a time. Over HTTP each is a connection.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    in_flight: u32,
+    /// End after so many requests; 0 is a fill alone [default: --seconds 10].
+    #[arg(long, value_name = "N", conflicts_with = "seconds")]
+    requests: Option<u64>,
+    /// End after so many seconds.
+    #[arg(long, value_name = "S")]
+    seconds: Option<f64>,
+    /// Peers wanted in a reply.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    numwant: u32,
+    /// Torrents of a scrape, at most 74.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    scrape: u32,
+    /// Send so many malformed requests before each honest one. The latency is that of the honest ones.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    junk: u32,
+    /// The share of replies, 0 to 1, whose peers must be those of the torrent. It costs the load generator time.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    verify: f64,
+    /// Decides who is in which torrent, and who announces when.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Write the info-hashes to this file, one a line, and end: for a tracker that is to be told of them.
+    #[arg(long, value_name = "FILE")]
+    write_hashes: Option<PathBuf>,
+    /// Print the report as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a tracker is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// Announces over UDP.
+    Udp,
+    /// Scrapes over UDP, of --scrape torrents each.
+    UdpScrape,
+    /// Announces over HTTP, on connections that are kept.
+    Http,
+    /// Announces over HTTP, a connection for each.
+    HttpClose,
+}
+
+#[derive(Debug, Args)]
+struct TrackerFloor {
+    /// Answer UDP (recvfrom and sendto), or HTTP (epoll).
+    #[arg(long, value_enum)]
+    protocol: Protocol,
+    /// Where to listen; port 0 takes any.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// Write the port that was taken to this file.
+    #[arg(long, value_name = "FILE")]
+    port_file: Option<PathBuf>,
+}
+
+/// What a floor speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Protocol {
+    /// Datagrams.
+    Udp,
+    /// Connections, kept and not.
+    Http,
+}
+
 /// Why a measurement did not come about.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -224,6 +328,12 @@ pub enum Error {
     /// The floor server could not serve.
     #[error(transparent)]
     Floor(#[from] floor::Error),
+    /// The load on a tracker could not be run.
+    #[error(transparent)]
+    Tracker(#[from] tracker::Error),
+    /// The tracker's floor could not serve.
+    #[error("cannot serve: {0}")]
+    TrackerFloor(io::Error),
     /// The report could not be written.
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
@@ -233,17 +343,22 @@ pub enum Error {
     /// The run came to its end before the client had everything.
     #[error("the client did not get everything in time (see the report)")]
     NotFed,
+    /// The run came to its end, but some requests had no good reply.
+    #[error("not clean: requests were lost, refused or answered wrongly (see the report)")]
+    NotAnswered,
 }
 
 /// Runs `btd bench`.
 ///
 /// # Errors
-/// [`Error::NotClean`] and [`Error::NotFed`] after the report was written; any other before.
+/// [`Error::NotClean`], [`Error::NotFed`] and [`Error::NotAnswered`] after the report was written; any other before.
 pub fn run(bench: &Bench) -> Result<(), Error> {
     match &bench.what {
         What::Seed(args) => seed(args),
         What::Leech(args) => leech(args),
         What::FloorServer(args) => floor_server(args),
+        What::Tracker(args) => bench_tracker(args),
+        What::TrackerFloor(args) => tracker_floor(args),
     }
 }
 
@@ -359,15 +474,88 @@ fn floor_server(args: &FloorServer) -> Result<(), Error> {
         metainfo.name,
         std::process::id()
     );
-    if let Some(path) = &args.port_file {
-        fs::write(path, format!("{}\n", address.port())).map_err(|error| Error::File {
-            path: path.clone(),
-            error,
-        })?;
-    }
+    write_port(args.port_file.as_deref(), address)?;
     // Until a signal ends the process: there is nothing to be tidied up.
     floor.run(&AtomicBool::new(false))?;
     Ok(())
+}
+
+fn bench_tracker(args: &Tracker) -> Result<(), Error> {
+    let kind = match args.kind {
+        Kind::Udp => tracker::Kind::Udp,
+        Kind::UdpScrape => tracker::Kind::UdpScrape(args.scrape),
+        Kind::Http => tracker::Kind::Http,
+        Kind::HttpClose => tracker::Kind::HttpClose,
+    };
+    let load = tracker::Load {
+        pid: args.pid,
+        peers: args.peers,
+        torrents: args.torrents,
+        sources: args.sources,
+        source: args.source,
+        fill: args.fill,
+        in_flight: args.in_flight,
+        until: match args.requests {
+            Some(count) => tracker::Until::Requests(count),
+            None => {
+                let time = Duration::try_from_secs_f64(args.seconds.unwrap_or(10.0));
+                tracker::Until::Elapsed(time.unwrap_or_default())
+            }
+        },
+        numwant: args.numwant,
+        junk: args.junk,
+        verify: args.verify,
+        seed: args.seed,
+        ..tracker::Load::new(args.connect, kind)
+    };
+    if let Some(path) = &args.write_hashes {
+        let mut text = String::new();
+        for hash in load.info_hashes()? {
+            hash.0
+                .iter()
+                .for_each(|byte| write!(text, "{byte:02x}").expect("text takes everything"));
+            text.push('\n');
+        }
+        return fs::write(path, text).map_err(|error| Error::File {
+            path: path.clone(),
+            error,
+        });
+    }
+    let report = load.run()?;
+    let mut out = io::stdout().lock();
+    let written = if args.json {
+        serde_json::to_writer(&mut out, &report)
+            .map_err(io::Error::from)
+            .and_then(|()| io::Write::write_all(&mut out, b"\n"))
+    } else {
+        io::Write::write_fmt(&mut out, format_args!("{report}"))
+    };
+    written.map_err(Error::Output)?;
+    match report.is_clean() {
+        true => Ok(()),
+        false => Err(Error::NotAnswered),
+    }
+}
+
+fn tracker_floor(args: &TrackerFloor) -> Result<(), Error> {
+    let floor = match args.protocol {
+        Protocol::Udp => tracker::floor::Floor::udp(args.listen),
+        Protocol::Http => tracker::floor::Floor::http(args.listen),
+    };
+    let floor = floor.map_err(Error::TrackerFloor)?;
+    let address = floor.local_addr().map_err(Error::TrackerFloor)?;
+    println!("tracker floor on {address}, process {}", std::process::id());
+    write_port(args.port_file.as_deref(), address)?;
+    // Until a signal ends the process: there is nothing to be tidied up.
+    floor.run(&AtomicBool::new(false)).map_err(Error::TrackerFloor)
+}
+
+fn write_port(path: Option<&Path>, address: SocketAddr) -> Result<(), Error> {
+    let Some(path) = path else { return Ok(()) };
+    fs::write(path, format!("{}\n", address.port())).map_err(|error| Error::File {
+        path: path.to_owned(),
+        error,
+    })
 }
 
 fn read_torrent(path: &Path) -> Result<Metainfo, Error> {
@@ -429,6 +617,20 @@ mod tests {
         assert_eq!((leech.slow_rate, leech.watch_file.len()), (100_000, 2));
         assert!(parse("bench leech --torrent t --data d --pid 1 --pid-file p").is_err());
         assert!(parse("bench leech --torrent t").is_err());
+    }
+
+    #[test]
+    fn a_line_that_asks_a_tracker_is_understood() {
+        let line = "bench tracker --connect 127.0.0.1:1 --kind udp-scrape --peers 1000 --junk 3 --requests 0";
+        let What::Tracker(tracker) = parse(line).unwrap() else {
+            panic!("not tracker")
+        };
+        assert_eq!((tracker.kind, tracker.scrape), (Kind::UdpScrape, 50));
+        assert_eq!((tracker.peers, tracker.junk, tracker.requests), (1_000, 3, Some(0)));
+        assert!(parse("bench tracker --connect 127.0.0.1:1 --requests 1 --seconds 1").is_err());
+        assert!(parse("bench tracker --connect [::1]:1").is_err());
+        assert!(parse("bench tracker-floor --protocol http").is_ok());
+        assert!(parse("bench tracker-floor").is_err());
     }
 
     #[test]
