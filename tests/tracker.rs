@@ -186,7 +186,7 @@ fn peers_that_announce_by_http_are_told_of_each_other_and_counted_at_each_step()
 #[test]
 fn requests_may_be_torn_and_pipelined_and_the_connection_is_closed_when_that_is_asked_for() {
     let scratch = Scratch::new("tracker-torn");
-    let btd = start(&scratch, "");
+    let btd = start(&scratch, "max-connections-per-ip = 1000\n");
     let mut kept = Kept::connect(btd.tracker_http.expect("HTTP"));
     kept.stream.set_nodelay(true).expect("set");
     let request = get(&announce(&HASH, 1000, "&left=1"));
@@ -305,7 +305,7 @@ fn peers_that_announce_by_udp_are_told_of_each_other_and_counted_by_every_shard(
 #[test]
 fn request_without_an_end_has_five_seconds_beside_honest_ones() {
     let scratch = Scratch::new("tracker-slow");
-    let btd = start(&scratch, "");
+    let btd = start(&scratch, "max-connections-per-ip = 1000\n");
     let to = btd.tracker_http.expect("HTTP");
     let mut slow: Vec<Kept> = (0..200).map(|_| Kept::connect(to)).collect();
     let started = Instant::now();
