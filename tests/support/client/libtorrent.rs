@@ -21,7 +21,7 @@ pub fn missing() -> Option<String> {
     (!there).then(|| format!("{} has no libtorrent (hint: tests/run makes it)", python().display()))
 }
 
-pub fn seed(job: &Job) -> Process {
+pub(super) fn seed(job: &Job) -> Process {
     let mut command = Command::new(python());
     command.arg(tests_dir().join("clients/libtorrent_seed.py"));
     command.arg("--listen").arg(format!("{}:{}", job.addr, job.port));
@@ -43,7 +43,7 @@ pub fn peer(listen: SocketAddr, announce: &str, holds: bool, torrent: &Torrent, 
     Process::spawn("libtorrent", &mut command, log)
 }
 
-pub fn download(job: &Job) {
+pub(super) fn download(job: &Job) {
     let mut command = Command::new(python());
     command.arg(tests_dir().join("clients/libtorrent_get.py"));
     command.arg("--listen").arg(format!("{}:{}", job.addr, job.port));
