@@ -1,0 +1,62 @@
+//! What can go wrong with pieces that are written as they come: liars, disks that take or give nothing for a while, and
+//! memory that somebody else has.
+
+use super::fixture::FAST;
+use super::leeching::{Giver, Leeching};
+use super::*;
+use crate::proto::bitfield::Bitfield;
+use crate::storage::PART_SUFFIX;
+
+const LONG: u32 = 2 << 20;
+const BUFFER: u64 = 1 << 20;
+const LEN: usize = 3 * LONG as usize + 100_001;
+
+/// What lies in the files of a torrent of many, one after the other; zeros for pad files.
+fn contents(leeching: &Leeching) -> Vec<u8> {
+    let files = &leeching.fixture.torrent.meta().files;
+    let read = |path: &str| leeching.fixture.world.contents(&format!("{path}{PART_SUFFIX}"));
+    let bytes = files.iter().map(|file| match file.pad {
+        true => vec![0; file.len as usize],
+        false => read(file.path.as_str()).expect("the file"),
+    });
+    bytes.collect::<Vec<_>>().concat()
+}
+
+fn heard(leeching: &Leeching, what: &str) -> usize {
+    leeching.told().iter().filter(|told| told.starts_with(what)).count()
+}
+
+/// Lets a peer answer until everything is there, for a few seconds.
+fn give_the_rest(leeching: &mut Leeching, giver: &mut Giver) {
+    leeching.say(giver, &Message::Unchoke);
+    leeching.settle();
+    for _ in 0..60 {
+        while leeching.give(giver, usize::MAX) > 0 {}
+        if leeching.is_complete() {
+            return;
+        }
+        leeching.pass(1);
+    }
+    panic!("not complete: {:?}", leeching.told());
+}
+
+/// Blocks over many small files are gathered and kept each by itself: they must not outlive what they were read of.
+#[test]
+fn what_a_liar_gave_for_many_small_files_is_not_held_against_an_honest_peer() {
+    let small = |at: u64| (format!("small/{at}"), bytes(1024, at + 2), false);
+    let mut files: Vec<_> = (0..200).map(small).collect();
+    files.push(("rest".to_owned(), bytes(LONG as usize - 200 * 1024, 1), false));
+    // All that is read back of the piece stays in memory.
+    let mut leeching = Leeching::with_buffers(files, LONG, BUFFER, 64);
+    let mut liar = leeching.giver(2000, FAST);
+    liar.lies = true;
+    leeching.give_all(&mut liar);
+    for _ in 0..200 {
+        leeching.settle();
+    }
+    assert_eq!(heard(&leeching, "Banned"), 1);
+    let mut honest = leeching.giver(2001, FAST);
+    give_the_rest(&mut leeching, &mut honest);
+    assert_eq!(heard(&leeching, "Banned"), 1, "{:?}", leeching.told());
+    assert!(contents(&leeching) == leeching.fixture.payload);
+}
