@@ -183,7 +183,11 @@ impl<D: Driver> Shard<D> {
                         retry_at,
                         asks_anew: false,
                     };
-                    let is_news = download.stall.replace(stall).is_none();
+                    let is_news = download.stall.is_none();
+                    // Who waits to ask anew waits on: it is tried again then, or when something else is written.
+                    if download.stall.is_none_or(|stall| !stall.asks_anew) {
+                        download.stall = Some(stall);
+                    }
                     let info_hash = download.served.torrent.info_hash();
                     match refusal {
                         // Whatever was wrong before: it is not the file any more.
@@ -232,14 +236,15 @@ impl<D: Driver> Shard<D> {
 
     /// A disk has taken what it was given: what it did not take before is tried again, and there is memory again.
     fn on_disk_takes(&mut self, number: u32) {
-        if let Some(download) = self.downloads.get_mut(&number)
-            && download.stall.take().is_some()
-        {
+        if let Some(download) = self.downloads.get_mut(&number) {
             for span in std::mem::take(&mut download.stuck) {
                 self.writes.again(&mut self.driver, &mut self.counters, span);
             }
-            let info_hash = download.served.torrent.info_hash();
-            self.settings.events.tell(Event::Resumed(info_hash));
+            // That it takes something says nothing of what it did not give.
+            if download.stall.take_if(|stall| !stall.asks_anew).is_some() {
+                let info_hash = download.served.torrent.info_hash();
+                self.settings.events.tell(Event::Resumed(info_hash));
+            }
         }
         self.feed_hungry();
     }
@@ -274,6 +279,9 @@ impl<D: Driver> Shard<D> {
                 .is_some_and(|stall| stall.retry_at <= tick && stall.asks_anew)
             {
                 download.stall = None;
+                for span in std::mem::take(&mut download.stuck) {
+                    self.writes.again(&mut self.driver, &mut self.counters, span);
+                }
                 let info_hash = download.served.torrent.info_hash();
                 self.settings.events.tell(Event::Resumed(info_hash));
                 let owners: Vec<_> = download.peers.values().copied().collect();

@@ -11,6 +11,10 @@ const LONG: u32 = 2 << 20;
 const BUFFER: u64 = 1 << 20;
 const LEN: usize = 3 * LONG as usize + 100_001;
 
+fn leeching() -> Leeching {
+    Leeching::of_pieces(LEN, LONG, BUFFER)
+}
+
 /// What lies in the files of a torrent of many, one after the other; zeros for pad files.
 fn contents(leeching: &Leeching) -> Vec<u8> {
     let files = &leeching.fixture.torrent.meta().files;
@@ -59,4 +63,64 @@ fn what_a_liar_gave_for_many_small_files_is_not_held_against_an_honest_peer() {
     give_the_rest(&mut leeching, &mut honest);
     assert_eq!(heard(&leeching, "Banned"), 1, "{:?}", leeching.told());
     assert!(contents(&leeching) == leeching.fixture.payload);
+}
+
+/// A run is refused, and before the disk takes it another piece turns out to be unreadable.
+#[test]
+fn write_that_was_refused_is_tried_again_though_a_piece_could_not_be_read_meanwhile() {
+    let mut leeching = leeching();
+    let world = leeching.fixture.world.clone();
+    let mut giver = leeching.giver(2000, FAST);
+    leeching.say(&giver, &Message::Unchoke);
+    leeching.settle();
+    world.hold(OpKind::Read);
+    while !leeching.fixture.shard.assembly.early.is_reading() {
+        assert!(leeching.give(&mut giver, 1) > 0);
+    }
+    world.fail_next(OpKind::Write, Errno::IO);
+    while heard(&leeching, "Stalled") == 0 {
+        assert!(leeching.give(&mut giver, 1) > 0);
+    }
+    world.fail_next(OpKind::Read, Errno::IO);
+    world.fail_next(OpKind::Read, Errno::IO);
+    world.release(OpKind::Read);
+    leeching.settle();
+    assert!(!leeching.fixture.shard.assembly.early.is_reading());
+    leeching.pass(65);
+    give_the_rest(&mut leeching, &mut giver);
+    assert!(leeching.file() == leeching.fixture.payload);
+}
+
+/// The disk takes what it is given, and does not give one piece back: that is asked for once a minute, whatever else comes.
+#[test]
+fn piece_that_cannot_be_read_back_is_not_asked_for_at_once_though_another_is_written() {
+    let mut leeching = leeching();
+    let world = leeching.fixture.world.clone();
+    let mut giver = leeching.giver(2000, FAST);
+    leeching.say(&giver, &Message::Unchoke);
+    leeching.settle();
+    world.hold(OpKind::Read);
+    while !leeching.fixture.shard.assembly.early.is_reading() {
+        assert!(leeching.give(&mut giver, 1) > 0);
+    }
+    world.hold(OpKind::Write);
+    while leeching.fixture.shard.writing() == 0 {
+        assert!(leeching.give(&mut giver, 1) > 0);
+    }
+    world.fail_next(OpKind::Read, Errno::IO);
+    world.fail_next(OpKind::Read, Errno::IO);
+    world.release(OpKind::Read);
+    leeching.settle();
+    assert_eq!(heard(&leeching, "Stalled"), 1);
+    world.release(OpKind::Write);
+    leeching.settle();
+    leeching.hear(&mut giver);
+    let asks = giver.asks;
+    leeching.pass(50);
+    leeching.hear(&mut giver);
+    assert_eq!((heard(&leeching, "Resumed"), giver.asks), (0, asks));
+    leeching.pass(15);
+    assert_eq!(heard(&leeching, "Resumed"), 1);
+    give_the_rest(&mut leeching, &mut giver);
+    assert!(leeching.file() == leeching.fixture.payload);
 }
