@@ -320,10 +320,15 @@ impl<D: Driver> Shard<D> {
         let (mut any, mut given_up) = (false, Vec::new());
         let goes_on = |download: &Download| download.stall.is_none() && !download.peers.is_empty();
         let others_go_on = self.downloads.values().any(goes_on);
+        let (_, blocks) = self.assembly.room_early();
         for (&number, download) in &mut self.downloads {
-            for piece in download.picker.forget_stale(STALE_LOOKS) {
-                self.assembly.forget(number, piece);
-                any = true;
+            // Nobody could be asked for any of it: the disk has the memory, and gives it back when it can.
+            let waits_for_disk = blocks == 0 || (download.stall.is_some() && !others_go_on);
+            if !(download.early && waits_for_disk) {
+                for piece in download.picker.forget_stale(STALE_LOOKS) {
+                    self.assembly.forget(number, piece);
+                    any = true;
+                }
             }
             if download.stall.is_some() && others_go_on && download.early {
                 // What waits behind one run may be as much as there is: none is kept, and what is lacking asked for later.

@@ -91,6 +91,77 @@ fn write_that_was_refused_is_tried_again_though_a_piece_could_not_be_read_meanwh
     assert!(leeching.file() == leeching.fixture.payload);
 }
 
+/// Downloads another torrent of long pieces too; peers ask for that from now on.
+fn add_long(leeching: &mut Leeching, name: &str) -> (Arc<Torrent>, Vec<u8>) {
+    let other = Fixture::new(vec![(name.to_owned(), bytes(LEN, 77), false)], LONG, 1);
+    let meta = other.torrent.meta().clone();
+    let none = Bitfield::new(meta.geometry.piece_count());
+    let root = leeching.fixture.torrent.root().clone();
+    let torrent = Torrent::to_download(meta, root, &none, &[true], 0);
+    let world = &leeching.fixture.world;
+    world.file(&format!("{name}{PART_SUFFIX}"), &vec![0; LEN]);
+    leeching.fixture.shard.add(torrent.clone());
+    (
+        std::mem::replace(&mut leeching.fixture.torrent, torrent),
+        std::mem::replace(&mut leeching.fixture.payload, other.payload),
+    )
+}
+
+#[test]
+fn torrent_whose_disk_is_dead_makes_way_for_another_of_long_pieces() {
+    let mut leeching = leeching();
+    let part = format!("payload{PART_SUFFIX}");
+    leeching.fixture.world.remove_file(&part);
+    let mut givers: Vec<Giver> = (0..3).map(|at| leeching.giver(2000 + at, FAST)).collect();
+    givers.iter().for_each(|giver| leeching.say(giver, &Message::Unchoke));
+    leeching.settle();
+    while givers.iter_mut().map(|giver| leeching.give(giver, 5)).sum::<usize>() > 0 {}
+    assert!(heard(&leeching, "Gone") > 0, "{:?}", leeching.told());
+    let room = leeching.fixture.shard.assembly.room_early();
+    assert_eq!(room.0, 0, "the dead one has the memory");
+    let _dead = add_long(&mut leeching, "other");
+    let mut giver = leeching.giver(3000, FAST);
+    leeching.say(&giver, &Message::Unchoke);
+    for _ in 0..40 {
+        leeching.pass(1);
+        while leeching.give(&mut giver, usize::MAX) > 0 {}
+    }
+    assert!(leeching.is_complete(), "{:?}", leeching.told());
+}
+
+#[test]
+fn pieces_begun_for_peers_that_left_make_way_for_others() {
+    let mut leeching = leeching();
+    for port in [2000, 2001] {
+        let mut giver = giver_of_the_unbegun(&mut leeching, port);
+        leeching.give(&mut giver, 1);
+        leeching.fixture.world.close(giver.id);
+        leeching.settle();
+    }
+    assert_eq!(leeching.fixture.shard.assembly.room_early().0, 0);
+    let mut giver = giver_of_the_unbegun(&mut leeching, 3000);
+    for _ in 0..40 {
+        while leeching.give(&mut giver, usize::MAX) > 0 {}
+        leeching.pass(1);
+    }
+    assert_eq!(leeching.fixture.torrent.have_count(), 2, "asked {} times", giver.asks);
+}
+
+/// A peer that has the pieces which nobody has begun.
+fn giver_of_the_unbegun(leeching: &mut Leeching, port: u16) -> Giver {
+    let geometry = *leeching.fixture.torrent.geometry();
+    let mut has = Bitfield::new(geometry.piece_count());
+    let picker = &leeching.fixture.shard.downloads.values().next().unwrap().picker;
+    for piece in geometry.pieces().filter(|piece| !picker.is_begun(*piece)) {
+        has.set(piece);
+    }
+    let id = leeching.fixture.world.connect(SocketAddr::from(([127, 0, 0, 1], port)));
+    let giver = leeching.greet_with(id, port, FAST, &has);
+    leeching.say(&giver, &Message::Unchoke);
+    leeching.settle();
+    giver
+}
+
 /// The disk takes what it is given, and does not give one piece back: that is asked for once a minute, whatever else comes.
 #[test]
 fn piece_that_cannot_be_read_back_is_not_asked_for_at_once_though_another_is_written() {
