@@ -522,6 +522,7 @@ impl<D: Driver> Shard<D> {
         download.picker.set_partials_max(begun + room);
         let asking = Asking {
             begun_max: download.begun_max(leech.key),
+            open_max: blocks_max,
             only,
             suggested: &leech.suggested,
             refused: &leech.refused,
@@ -542,8 +543,7 @@ impl<D: Driver> Shard<D> {
         }
         let picked = &mut self.picked;
         picked.clear();
-        let count = wanted.min(blocks_max);
-        download.picker.pick(leech.key, peer.pieces(), asking, count, picked);
+        download.picker.pick(leech.key, peer.pieces(), asking, wanted, picked);
         // Idle until it has work of its own: what it takes over from others may be all that it gets.
         leech.idle_since = match picked.is_empty() && under_way == 0 {
             true => leech.idle_since.or(Some(now)),
