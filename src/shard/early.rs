@@ -190,6 +190,12 @@ impl Early {
         !self.read_back().is_empty()
     }
 
+    /// Whether this run of a piece is on its way.
+    fn is_writing(&self, key: Key, run: Owner) -> bool {
+        let writing = self.pieces.get(&key).and_then(|written| written.writing);
+        writing.is_some_and(|(owner, _)| owner == run)
+    }
+
     /// The run on its way is not any more. False if it is of none of these.
     fn end_write(&mut self, key: Key, run: Owner) -> bool {
         let Some(written) = self.pieces.get_mut(&key) else {
@@ -271,7 +277,7 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// A run is written. False if it is none.
+    /// A run is written, or was given up and is not under way any more. False if it is none.
     pub(super) fn on_run_written(&mut self, number: u32, piece: PieceIndex, run: Owner) -> bool {
         if !self.assembly.early.end_write((number, piece), run) {
             return false;
@@ -287,9 +293,10 @@ impl<D: Driver> Shard<D> {
         true
     }
 
-    /// A run is not to be written any more: its piece is had anew. False if it is none.
+    /// A run is not to be written any more: its piece is had anew. False if it is none. Some of it may be under way still,
+    /// and nothing of the piece is written before that has ended.
     pub(super) fn on_run_given_up(&mut self, number: u32, piece: PieceIndex, run: Owner) -> bool {
-        let is_run = self.assembly.early.end_write((number, piece), run);
+        let is_run = self.assembly.early.is_writing((number, piece), run);
         if is_run {
             self.assembly.early.forget(number, piece);
             if let Some(download) = self.downloads.get_mut(&number) {

@@ -168,6 +168,9 @@ impl<D: Driver> Shard<D> {
                     }
                     false => self.on_piece_written(number, piece, bytes),
                 },
+                Ended::GivenUp { number, piece, run } => {
+                    self.on_run_written(number, piece, run);
+                }
                 Ended::Refused { number, span, refusal } => {
                     let Some(download) = self.downloads.get_mut(&number) else {
                         self.writes.give_up(span);
@@ -354,6 +357,7 @@ impl<D: Driver> Shard<D> {
                 any |= self.on_run_given_up(number, piece, run);
             }
         }
+        self.on_writes();
         if any {
             self.feed_hungry();
         }

@@ -195,3 +195,49 @@ fn piece_that_cannot_be_read_back_is_not_asked_for_at_once_though_another_is_wri
     give_the_rest(&mut leeching, &mut giver);
     assert!(leeching.file() == leeching.fixture.payload);
 }
+
+/// A run lies in two files. One stretch of it is refused and the run given up, while the other is still on its way.
+#[test]
+fn piece_that_was_given_up_is_not_written_anew_before_what_was_under_way_has_ended() {
+    const SMALL: usize = 1000;
+    let files = vec![
+        ("small".to_owned(), bytes(SMALL, 2), false),
+        ("rest".to_owned(), bytes(LONG as usize - SMALL, 3), false),
+    ];
+    let mut leeching = Leeching::of_files(files, LONG, BUFFER);
+    let world = leeching.fixture.world.clone();
+    let small = format!("{}{PART_SUFFIX}", leeching.fixture.torrent.meta().files[0].path);
+    world.remove_file(&small);
+    world.hold(OpKind::Write);
+    let mut old = leeching.giver(2000, FAST);
+    leeching.say(&old, &Message::Unchoke);
+    leeching.settle();
+    let stuck = |leeching: &Leeching| leeching.fixture.shard.downloads.values().next().unwrap().stuck.clone();
+    while stuck(&leeching).is_empty() {
+        assert!(leeching.give(&mut old, 1) > 0);
+    }
+    let writes = leeching.fixture.shard.counters.disk_writes;
+    assert!(writes > 0, "one stretch is under way");
+    // As if memory were short.
+    let shard = &mut leeching.fixture.shard;
+    let number = *shard.downloads.keys().next().unwrap();
+    for span in std::mem::take(&mut shard.downloads.get_mut(&number).unwrap().stuck) {
+        if let Some((piece, run)) = shard.writes.give_up(span) {
+            assert!(shard.on_run_given_up(number, piece, run));
+        }
+    }
+    shard.on_writes();
+    world.close(old.id);
+    world.file(&small, &[0; SMALL]);
+    leeching.pass(65);
+    let mut giver = leeching.giver(2001, FAST);
+    leeching.say(&giver, &Message::Unchoke);
+    leeching.settle();
+    while leeching.give(&mut giver, usize::MAX) > 0 {}
+    assert!(giver.asks >= 16, "the piece comes anew");
+    assert_eq!(leeching.fixture.shard.counters.disk_writes, writes, "nothing overtakes");
+    world.release(OpKind::Write);
+    leeching.settle();
+    give_the_rest(&mut leeching, &mut giver);
+    assert!(contents(&leeching) == leeching.fixture.payload);
+}
