@@ -464,6 +464,7 @@ impl<D: Driver> Shard<D> {
         let Some(back) = &mut written.back else {
             // It was given up meanwhile, and may have come once more.
             self.go_on_early(number, piece, false);
+            self.on_writes();
             return true;
         };
         match std::mem::replace(outcome, Outcome::Dropped) {

@@ -42,7 +42,9 @@ impl<D: Driver> Shard<D> {
             return;
         };
         if download.early {
-            return self.go_on_early(number, piece, true);
+            self.go_on_early(number, piece, true);
+            // A run of padding alone has ended at once.
+            return self.on_writes();
         }
         let Some(bytes) = self.assembly.take(number, piece) else {
             return;

@@ -241,3 +241,21 @@ fn piece_that_was_given_up_is_not_written_anew_before_what_was_under_way_has_end
     give_the_rest(&mut leeching, &mut giver);
     assert!(contents(&leeching) == leeching.fixture.payload);
 }
+
+/// A run over padding is written as soon as it is begun: nothing but what came tells that the piece is whole.
+#[test]
+fn piece_that_ends_in_padding_alone_waits_for_no_tick() {
+    const PAD: usize = 256 * 1024;
+    let files = vec![
+        ("payload".to_owned(), bytes(LONG as usize - PAD, 3), false),
+        (".pad/0".to_owned(), vec![0; PAD], true),
+    ];
+    let mut leeching = Leeching::of_files(files, LONG, BUFFER);
+    let mut giver = leeching.giver(2000, FAST);
+    leeching.say(&giver, &Message::Unchoke);
+    leeching.settle();
+    while leeching.give(&mut giver, 1) > 0 {}
+    leeching.settle();
+    assert!(leeching.is_complete());
+    assert!(contents(&leeching) == leeching.fixture.payload);
+}
