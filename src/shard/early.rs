@@ -184,6 +184,12 @@ impl Early {
         self.bytes.remove(&torrent);
     }
 
+    /// Pieces that something is here of.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.pieces.len()
+    }
+
     /// Whether pieces are being read back.
     #[cfg(test)]
     pub(super) fn is_reading(&self) -> bool {

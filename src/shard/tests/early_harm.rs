@@ -259,3 +259,30 @@ fn piece_that_ends_in_padding_alone_waits_for_no_tick() {
     assert!(leeching.is_complete());
     assert!(contents(&leeching) == leeching.fixture.payload);
 }
+
+/// All that has come of a piece was a liar's, and who was asked for the rest leaves.
+#[test]
+fn piece_of_which_nothing_is_left_but_a_liars_blocks_takes_no_memory() {
+    let mut leeching = Leeching::of_pieces(LONG as usize, LONG, BUFFER);
+    let mut liar = leeching.giver(2000, FAST);
+    leeching.say(&liar, &Message::Unchoke);
+    leeching.settle();
+    leeching.give(&mut liar, 2);
+    let mut other = leeching.giver(2001, FAST);
+    leeching.say(&other, &Message::Unchoke);
+    leeching.settle();
+    leeching.hear(&mut other);
+    assert!(!other.asked.is_empty());
+    let number = *leeching.fixture.shard.downloads.keys().next().unwrap();
+    leeching.fixture.shard.ban(number, 0);
+    leeching.settle();
+    assert_eq!(
+        leeching.fixture.shard.assembly.early.count(),
+        1,
+        "the other is to send some"
+    );
+    leeching.fixture.world.close(other.id);
+    leeching.settle();
+    let assembly = &leeching.fixture.shard.assembly;
+    assert_eq!((assembly.early.count(), assembly.reserved()), (0, 0));
+}
