@@ -202,6 +202,25 @@ impl Early {
         writing.is_some_and(|(owner, _)| owner == run)
     }
 
+    /// Pieces being read back for which no buffer was free.
+    fn starved(&self) -> Vec<Key> {
+        let is_starved = |written: &Written| {
+            let unstaged = |back: &ReadBack| back.staged.is_none();
+            !written.is_hashed && written.back.as_ref().is_some_and(unstaged)
+        };
+        self.pieces
+            .iter()
+            .filter(|(_, written)| is_starved(written))
+            .map(|(key, _)| *key)
+            .collect()
+    }
+
+    /// Whether a piece that is read back is to be looked at again when a tick has passed.
+    pub(super) fn waits_for_tick(&self) -> bool {
+        let is_read = |written: &Written| written.back.is_some() && !written.is_hashed;
+        self.pieces.values().any(is_read)
+    }
+
     /// The run on its way is not any more. False if it is of none of these.
     fn end_write(&mut self, key: Key, run: Owner) -> bool {
         let Some(written) = self.pieces.get_mut(&key) else {
@@ -361,7 +380,14 @@ impl<D: Driver> Shard<D> {
         true
     }
 
-    /// A tick has passed: who found no free buffer looks again.
+    /// Buffers may have come free, and those who waited in line have had theirs.
+    pub(super) fn feed_early(&mut self) {
+        for (number, piece) in self.assembly.early.starved() {
+            self.read_on(number, piece);
+        }
+    }
+
+    /// A tick has passed: what could not be read for want of something else is looked at again.
     pub(super) fn tend_early(&mut self) {
         for (number, piece) in self.assembly.early.read_back() {
             self.read_on(number, piece);
@@ -399,7 +425,7 @@ impl<D: Driver> Shard<D> {
                     let (driver, disk) = (&mut self.driver, &mut self.disk);
                     match stage_for(driver, disk, &mut self.counters, reader, &served, &block, self.now) {
                         Some(staged) => staged,
-                        None => return, // No buffer is free: the next tick looks again.
+                        None => return, // No buffer is free: it waits for the next turn.
                     }
                 }
             };

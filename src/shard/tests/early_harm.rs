@@ -286,3 +286,20 @@ fn piece_of_which_nothing_is_left_but_a_liars_blocks_takes_no_memory() {
     let assembly = &leeching.fixture.shard.assembly;
     assert_eq!((assembly.early.count(), assembly.reserved()), (0, 0));
 }
+
+#[test]
+fn piece_is_read_back_as_soon_as_buffers_come_free() {
+    let mut leeching = Leeching::of_pieces(LONG as usize, LONG, BUFFER);
+    let mut giver = leeching.giver(2000, FAST);
+    let pool = leeching.fixture.shard.driver.pool().clone();
+    let held: Vec<_> = std::iter::from_fn(|| pool.take()).collect();
+    leeching.give_all(&mut giver);
+    assert!(leeching.fixture.shard.assembly.early.is_reading() && !held.is_empty());
+    let wait = leeching.fixture.shard.wait().at_most;
+    assert!(wait <= TICK, "{wait:?}");
+    drop(held);
+    // No time passes.
+    leeching.settle();
+    assert!(leeching.is_complete());
+    assert!(leeching.file() == leeching.fixture.payload);
+}
