@@ -303,3 +303,37 @@ fn piece_is_read_back_as_soon_as_buffers_come_free() {
     assert!(leeching.is_complete());
     assert!(leeching.file() == leeching.fixture.payload);
 }
+
+/// The pool had no room, and what made some rang another shard's bell.
+#[test]
+fn piece_that_the_pool_had_no_room_for_is_hashed_without_a_ring() {
+    let mut leeching = Leeching::new(20_000);
+    let mut giver = leeching.giver(2000, FAST);
+    leeching.say(&giver, &Message::Unchoke);
+    leeching.settle();
+    leeching.hear(&mut giver);
+    let full = super::fixture::pool();
+    full.stop(crate::hashing::pool::Waiting::Drop);
+    let pool = std::mem::replace(&mut leeching.fixture.shard.verifier.pool, full);
+    for (piece, begin, length) in giver.asked.drain(..).collect::<Vec<_>>() {
+        let data = leeching.fixture.payload[begin as usize..][..length as usize].to_vec();
+        leeching.say(
+            &giver,
+            &Message::Piece {
+                piece,
+                begin,
+                data: &data,
+            },
+        );
+    }
+    leeching.fixture.settle();
+    leeching.fixture.shard.verifier.pool = pool;
+    assert_eq!(leeching.fixture.shard.verifier.waiting.len(), 1);
+    leeching.fixture.pass(0.2);
+    assert!(leeching.fixture.shard.verifier.waiting.is_empty());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !leeching.is_complete() {
+        assert!(Instant::now() < deadline);
+        leeching.fixture.pass(0.1);
+    }
+}
