@@ -49,7 +49,7 @@ impl Assembly {
             reserved: 0,
             reserved_early: 0,
             max,
-            early: Early::default(),
+            early: Early::new(max),
         }
     }
 

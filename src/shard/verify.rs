@@ -164,8 +164,7 @@ impl<D: Driver> Shard<D> {
                     bytes,
                 } => match self.on_run_written(number, piece, run) {
                     true => {
-                        // Not kept for the next: what is reserved does not count it.
-                        drop(bytes);
+                        self.assembly.early.recycle(bytes);
                         self.on_disk_takes(number);
                     }
                     false => self.on_piece_written(number, piece, bytes),
