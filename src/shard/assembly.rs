@@ -49,7 +49,7 @@ impl Assembly {
             reserved: 0,
             reserved_early: 0,
             max,
-            early: Early::default(),
+            early: Early::new(max),
         }
     }
 
@@ -77,9 +77,10 @@ impl Assembly {
         (pieces as usize, blocks as usize)
     }
 
-    /// Whether there is little room left: what nobody goes on with is to make way.
+    /// Whether there is little room left: what nobody goes on with is to make way. Pieces that are written early never come
+    /// to seven eighths by themselves: of them there is little when no other can be begun.
     pub(super) fn is_tight(&self) -> bool {
-        self.reserved >= self.max / 8 * 7
+        self.reserved >= self.max / 8 * 7 || (self.reserved_early > 0 && self.room_early().0 == 0)
     }
 
     /// A piece is not put together any more.

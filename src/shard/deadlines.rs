@@ -63,6 +63,8 @@ impl<D: Driver> Shard<D> {
         if !self.starved.is_empty() {
             self.reclaim();
         }
+        // What the pool had no room for: the verdict that makes room may be another shard's, and ring no bell here.
+        self.on_verdicts();
         if !self.downloads.is_empty() {
             self.writes.on_time(self.now.saturating_duration_since(self.epoch));
             self.tend_downloads();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::conn::Served;
 use super::slots::Slots;
 use crate::io::{Buf, Driver, Errno, Op, Opened, Owner};
-use crate::proto::geometry::PieceIndex;
+use crate::proto::geometry::{BLOCK_LEN, PieceIndex};
 use crate::stats::Counters;
 use crate::storage::device;
 use crate::storage::extents::{Acquired, EXTENT_LEN, ExtentId, ExtentKey, Extents};
@@ -527,9 +527,18 @@ impl Disk {
     pub(super) fn written(&mut self, served: &Served, piece: PieceIndex) {
         let torrent = &served.torrent;
         let geometry = torrent.geometry();
-        let spans = torrent
-            .layout()
-            .spans(geometry.piece_offset(piece), geometry.piece_len(piece).into());
+        let (start, piece_len) = (geometry.piece_offset(piece), geometry.piece_len(piece));
+        // Blocks that were gathered each by itself, over many files or past a place that could not be read. Only our own
+        // reads come before a piece is there, and they are of these.
+        for begin in (0..piece_len).step_by(BLOCK_LEN as usize) {
+            let key = ExtentKey::Block {
+                torrent: served.number,
+                offset: start + u64::from(begin),
+                len: BLOCK_LEN.min(piece_len - begin),
+            };
+            self.woken.append(&mut self.extents.forget_one(&key));
+        }
+        let spans = torrent.layout().spans(start, piece_len.into());
         for span in spans.filter(|span| !span.pad) {
             let Some(file) = self.numbers.find(FileKey {
                 torrent: served.number,

@@ -17,7 +17,7 @@ use crate::io::Owner;
 use crate::proto::PeerId;
 use crate::proto::blame::{Blame, Given};
 use crate::proto::depth::DEPTH_MIN;
-use crate::proto::geometry::{BLOCK_LEN, PieceIndex};
+use crate::proto::geometry::{BLOCK_LEN, BlockRequest, PieceIndex};
 use crate::proto::picker::{PeerKey, Picker};
 
 /// Peers that are remembered after they have left: each takes some 60 bytes.
@@ -183,6 +183,16 @@ impl Download {
     /// Whether a peer is to prove itself.
     pub(super) fn is_on_parole(&self, key: PeerKey) -> bool {
         self.blame.is_on_parole(&key)
+    }
+
+    /// A peer will not send a block that it was asked for. Whether it had been.
+    pub(super) fn give_back(&mut self, assembly: &mut Assembly, key: PeerKey, block: &BlockRequest) -> bool {
+        let was_asked = self.picker.give_back(key, block);
+        // All that came of the piece was a liar's: no memory is reserved for it any more.
+        if self.early && !self.picker.is_begun(block.piece()) {
+            assembly.early.forget(self.served.number, block.piece());
+        }
+        was_asked
     }
 
     /// Sees to it that the memory of what was begun is reserved, and no other. True when some came free.

@@ -14,7 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use bytes::{Bytes, BytesMut};
 
 use super::Shard;
-use super::assembly::skewed;
+use super::assembly::{ALIGNMENT, skewed};
 use super::deadlines::ticks;
 use super::disk::{Failed, Waiter};
 use super::download::Stall;
@@ -27,6 +27,9 @@ use crate::proto::geometry::{BLOCK_LEN, BlockRequest, PieceIndex};
 
 /// What is written at once, at most, and what a piece that was begun takes of memory beside what is under way of it.
 pub(super) const RUN_LEN: u32 = 256 * 1024;
+
+/// Memory of runs that is kept for the next ones, at most, as a part of the write buffer: it is in no account.
+const SPARE_PART: u64 = 16;
 
 /// How long after a piece could not be read back, or made way while its disk took nothing, it is asked for again.
 const AGAIN_TICKS: u64 = ticks(60);
@@ -98,9 +101,27 @@ pub(super) struct Early {
     readers: u32,
     /// Bytes of runs that are full, of each torrent.
     bytes: HashMap<u32, u64>,
+    /// Memory of runs that were written: fresh memory costs a page fault for each 4 KiB.
+    spares: Vec<BytesMut>,
+    spares_max: usize,
 }
 
 impl Early {
+    /// With a write buffer of so many bytes.
+    pub(super) fn new(max: u64) -> Early {
+        Early {
+            spares_max: usize::try_from(max / SPARE_PART / u64::from(RUN_LEN)).unwrap_or(usize::MAX),
+            ..Early::default()
+        }
+    }
+
+    /// Takes the memory of a run back that nobody needs any more.
+    pub(super) fn recycle(&mut self, bytes: Bytes) {
+        if let Ok(spare) = bytes.try_into_mut() {
+            keep(&mut self.spares, self.spares_max, spare);
+        }
+    }
+
     /// Keeps a block of a piece until it is written. `skew`: see [`super::assembly::Assembly::put`].
     pub(super) fn put(
         &mut self,
@@ -110,7 +131,7 @@ impl Early {
         block: &BlockRequest,
         data: &[u8],
     ) {
-        let readers = &mut self.readers;
+        let (readers, spares, spares_max) = (&mut self.readers, &mut self.spares, self.spares_max);
         let written = self.pieces.entry((torrent, block.piece())).or_insert_with(|| {
             *readers = readers.wrapping_add(1);
             Written {
@@ -129,22 +150,25 @@ impl Early {
             .as_ref()
             .is_some_and(|run| run.begin + run.len != block.begin())
         {
-            *bytes += written.end_run();
+            *bytes += written.end_run(|spare| keep(spares, spares_max, spare));
         }
         let run = written.run.get_or_insert_with(|| {
             let begin = block.begin();
             // Runs end where extents do, if pieces begin so.
-            let room = (RUN_LEN - begin % RUN_LEN).min(len - begin);
+            let room = (RUN_LEN - begin % RUN_LEN).min(len - begin) as usize;
+            let skew = skew() % ALIGNMENT;
+            let fits = |spare: &BytesMut| spare.len() == room && spare.as_ptr().addr() % ALIGNMENT == skew;
+            let spare = spares.iter().rposition(fits).map(|at| spares.swap_remove(at));
             Run {
                 begin,
-                bytes: skewed(room as usize, skew()),
+                bytes: spare.unwrap_or_else(|| skewed(room, skew)),
                 len: 0,
             }
         });
         run.bytes[run.len as usize..][..data.len()].copy_from_slice(data);
         run.len += block.length();
         if run.len as usize == run.bytes.len() {
-            *bytes += written.end_run();
+            *bytes += written.end_run(|spare| keep(spares, spares_max, spare));
         }
     }
 
@@ -182,12 +206,46 @@ impl Early {
     pub(super) fn forget_all(&mut self, torrent: u32) {
         self.pieces.retain(|(of, _), _| *of != torrent);
         self.bytes.remove(&torrent);
+        if self.pieces.is_empty() {
+            self.spares = Vec::new();
+        }
+    }
+
+    /// Pieces that something is here of.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.pieces.len()
     }
 
     /// Whether pieces are being read back.
     #[cfg(test)]
     pub(super) fn is_reading(&self) -> bool {
         !self.read_back().is_empty()
+    }
+
+    /// Whether this run of a piece is on its way.
+    fn is_writing(&self, key: Key, run: Owner) -> bool {
+        let writing = self.pieces.get(&key).and_then(|written| written.writing);
+        writing.is_some_and(|(owner, _)| owner == run)
+    }
+
+    /// Pieces being read back for which no buffer was free.
+    fn starved(&self) -> Vec<Key> {
+        let is_starved = |written: &Written| {
+            let unstaged = |back: &ReadBack| back.staged.is_none();
+            !written.is_hashed && written.back.as_ref().is_some_and(unstaged)
+        };
+        self.pieces
+            .iter()
+            .filter(|(_, written)| is_starved(written))
+            .map(|(key, _)| *key)
+            .collect()
+    }
+
+    /// Whether a piece that is read back is to be looked at again when a tick has passed.
+    pub(super) fn waits_for_tick(&self) -> bool {
+        let is_read = |written: &Written| written.back.is_some() && !written.is_hashed;
+        self.pieces.values().any(is_read)
     }
 
     /// The run on its way is not any more. False if it is of none of these.
@@ -224,14 +282,25 @@ impl Early {
     }
 }
 
+/// Keeps the memory of a run of full length, if there is not enough of it.
+fn keep(spares: &mut Vec<BytesMut>, spares_max: usize, spare: BytesMut) {
+    if spare.len() == RUN_LEN as usize && spares.len() < spares_max {
+        spares.push(spare);
+    }
+}
+
 impl Written {
-    /// Nothing is added to the run any more. Gives its length.
-    fn end_run(&mut self) -> u64 {
+    /// Nothing is added to the run any more. Gives its length, and to `keep` the memory that it does not need.
+    fn end_run(&mut self, keep: impl FnOnce(BytesMut)) -> u64 {
         let Some(run) = self.run.take() else { return 0 };
         let bytes = match run.len as usize == run.bytes.len() {
             true => run.bytes.freeze(),
             // A short one must not keep the memory of a long one.
-            false => Bytes::copy_from_slice(&run.bytes[..run.len as usize]),
+            false => {
+                let short = Bytes::copy_from_slice(&run.bytes[..run.len as usize]);
+                keep(run.bytes);
+                short
+            }
         };
         self.waiting.push_back((run.begin, bytes));
         u64::from(run.len)
@@ -252,7 +321,8 @@ impl<D: Driver> Shard<D> {
         };
         written.whole |= whole;
         if whole {
-            *early.bytes.entry(number).or_default() += written.end_run();
+            let (spares, spares_max) = (&mut early.spares, early.spares_max);
+            *early.bytes.entry(number).or_default() += written.end_run(|spare| keep(spares, spares_max, spare));
         }
         if written.writing.is_some() || written.back.is_some() || written.is_hashed {
             return;
@@ -271,7 +341,7 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// A run is written. False if it is none.
+    /// A run is written, or was given up and is not under way any more. False if it is none.
     pub(super) fn on_run_written(&mut self, number: u32, piece: PieceIndex, run: Owner) -> bool {
         if !self.assembly.early.end_write((number, piece), run) {
             return false;
@@ -287,9 +357,10 @@ impl<D: Driver> Shard<D> {
         true
     }
 
-    /// A run is not to be written any more: its piece is had anew. False if it is none.
+    /// A run is not to be written any more: its piece is had anew. False if it is none. Some of it may be under way still,
+    /// and nothing of the piece is written before that has ended.
     pub(super) fn on_run_given_up(&mut self, number: u32, piece: PieceIndex, run: Owner) -> bool {
-        let is_run = self.assembly.early.end_write((number, piece), run);
+        let is_run = self.assembly.early.is_writing((number, piece), run);
         if is_run {
             self.assembly.early.forget(number, piece);
             if let Some(download) = self.downloads.get_mut(&number) {
@@ -348,7 +419,14 @@ impl<D: Driver> Shard<D> {
         true
     }
 
-    /// A tick has passed: who found no free buffer looks again.
+    /// Buffers may have come free, and those who waited in line have had theirs.
+    pub(super) fn feed_early(&mut self) {
+        for (number, piece) in self.assembly.early.starved() {
+            self.read_on(number, piece);
+        }
+    }
+
+    /// A tick has passed: what could not be read for want of something else is looked at again.
     pub(super) fn tend_early(&mut self) {
         for (number, piece) in self.assembly.early.read_back() {
             self.read_on(number, piece);
@@ -386,7 +464,7 @@ impl<D: Driver> Shard<D> {
                     let (driver, disk) = (&mut self.driver, &mut self.disk);
                     match stage_for(driver, disk, &mut self.counters, reader, &served, &block, self.now) {
                         Some(staged) => staged,
-                        None => return, // No buffer is free: the next tick looks again.
+                        None => return, // No buffer is free: it waits for the next turn.
                     }
                 }
             };
@@ -457,6 +535,7 @@ impl<D: Driver> Shard<D> {
         let Some(back) = &mut written.back else {
             // It was given up meanwhile, and may have come once more.
             self.go_on_early(number, piece, false);
+            self.on_writes();
             return true;
         };
         match std::mem::replace(outcome, Outcome::Dropped) {
@@ -511,6 +590,38 @@ impl<D: Driver> Shard<D> {
 mod tests {
     use super::*;
     use crate::proto::geometry::Geometry;
+
+    /// A piece comes in order, and another after it: the memory of the first's runs is used for the second's.
+    #[test]
+    fn few_runs_that_were_written_lend_their_memory_to_the_next() {
+        const LEN: u32 = 4 * RUN_LEN;
+        let geometry = Geometry::new(LEN, 2 * u64::from(LEN)).unwrap();
+        let mut early = Early::new(2 * SPARE_PART * u64::from(RUN_LEN));
+        let put = |early: &mut Early, piece: u32, byte: u8| {
+            for begin in (0..LEN).step_by(BLOCK_LEN as usize) {
+                let block = geometry.check(piece, begin, BLOCK_LEN).unwrap();
+                early.put(7, LEN, || 100, &block, &[byte; BLOCK_LEN as usize]);
+            }
+            let key = (7, geometry.piece_index(piece).unwrap());
+            let runs = early.pieces.remove(&key).unwrap().waiting;
+            runs.into_iter().map(|(_, run)| run).collect::<Vec<Bytes>>()
+        };
+        let first = put(&mut early, 0, 1);
+        let places: Vec<_> = first.iter().map(|run| run.as_ptr()).collect();
+        first.into_iter().for_each(|run| early.recycle(run));
+        assert_eq!(early.spares.len(), 2, "no more than a part of the buffer");
+        let second = put(&mut early, 1, 2);
+        assert_eq!((second.len(), early.spares.len()), (4, 0));
+        assert!(
+            places[..2]
+                .iter()
+                .all(|place| second.iter().any(|run| run.as_ptr() == *place))
+        );
+        for run in &second {
+            assert!(run.iter().all(|byte| *byte == 2) && run.len() == RUN_LEN as usize);
+            assert_eq!(run.as_ptr().addr() % ALIGNMENT, 100);
+        }
+    }
 
     /// Two peers take turns at far ends of a piece: each block is a run of its own.
     #[test]

@@ -249,10 +249,10 @@ impl Leech {
     }
 
     /// Takes back all that it was asked for.
-    fn give_back_all(&mut self, download: &mut Download) -> bool {
+    fn give_back_all(&mut self, download: &mut Download, assembly: &mut Assembly) -> bool {
         let any = !self.asked.is_empty();
         for (block, _) in std::mem::take(&mut self.asked) {
-            download.picker.give_back(self.key, &block);
+            download.give_back(assembly, self.key, &block);
             self.take_back(block);
         }
         any
@@ -313,7 +313,7 @@ impl<D: Driver> Shard<D> {
         let Some(download) = self.downloads.get_mut(&peer.served.number) else {
             return;
         };
-        let any = leech.give_back_all(download);
+        let any = leech.give_back_all(download, &mut self.assembly);
         download.picker.let_go(leech.key);
         download.picker.on_pieces_gone(peer.peer.pieces());
         download.peers.remove(&leech.key);
@@ -372,7 +372,7 @@ impl<D: Driver> Shard<D> {
         let fast = peer.peer.fast();
         if let Some(leech) = &mut peer.leech {
             // With the fast extension each request is answered, if only by a reject.
-            let any = !fast && leech.give_back_all(download);
+            let any = !fast && leech.give_back_all(download, &mut self.assembly);
             download.account(&mut self.assembly);
             if any {
                 self.feed_hungry();
@@ -404,7 +404,7 @@ impl<D: Driver> Shard<D> {
         leech.allowed.retain(|piece| *piece != block.piece());
         if let Some(at) = leech.asked.iter().position(|(asked, _)| asked == block) {
             leech.asked.remove(at);
-            download.picker.give_back(leech.key, block);
+            download.give_back(&mut self.assembly, leech.key, block);
             if !peer.peer.peer_choking() {
                 leech.on_refused(block.piece(), now);
             }
@@ -522,6 +522,7 @@ impl<D: Driver> Shard<D> {
         download.picker.set_partials_max(begun + room);
         let asking = Asking {
             begun_max: download.begun_max(leech.key),
+            open_max: blocks_max,
             only,
             suggested: &leech.suggested,
             refused: &leech.refused,
@@ -542,8 +543,7 @@ impl<D: Driver> Shard<D> {
         }
         let picked = &mut self.picked;
         picked.clear();
-        let count = wanted.min(blocks_max);
-        download.picker.pick(leech.key, peer.pieces(), asking, count, picked);
+        download.picker.pick(leech.key, peer.pieces(), asking, wanted, picked);
         // Idle until it has work of its own: what it takes over from others may be all that it gets.
         leech.idle_since = match picked.is_empty() && under_way == 0 {
             true => leech.idle_since.or(Some(now)),
@@ -632,7 +632,7 @@ impl<D: Driver> Shard<D> {
             // One that sends nothing at all keeps the first, so that it can prove itself, but nobody waits for it.
             let kept = usize::from(is_snubbed && waiting).min(leech.asked.len());
             if let Some((block, _)) = leech.asked.front().filter(|_| kept > 0) {
-                any |= download.picker.give_back(leech.key, block);
+                any |= download.give_back(&mut self.assembly, leech.key, block);
             }
             let is_lost = |(_, since): &(BlockRequest, Instant)| is_snubbed || is_old(*since);
             let lost: Vec<BlockRequest> = leech
@@ -647,7 +647,7 @@ impl<D: Driver> Shard<D> {
                 if !is_snubbed {
                     leech.on_refused(block.piece(), now);
                 }
-                download.picker.give_back(leech.key, block);
+                download.give_back(&mut self.assembly, leech.key, block);
                 wire::encode(&Message::cancel(block), out);
             }
             any |= !lost.is_empty();

@@ -445,6 +445,7 @@ impl<D: Driver> Shard<D> {
         // Behind those whose extents have just come: these are theirs only once they have been pumped, and would be the
         // first to be taken from them.
         self.feed_starved();
+        self.feed_early();
         // Pumping may have failed a fill at once (a path the kernel cannot take); whom that touched goes next turn.
         touched.append(&mut self.touched);
         self.touched = touched;
@@ -473,7 +474,8 @@ impl<D: Driver> Shard<D> {
             return Wait::POLL;
         }
         // At the next tick those who are slow give buffers back to those who wait.
-        let later = (!self.later.is_empty() || !self.starved.is_empty()).then_some(self.tick + 1);
+        let is_awaited = !self.later.is_empty() || !self.starved.is_empty() || self.assembly.early.waits_for_tick();
+        let later = is_awaited.then_some(self.tick + 1);
         let next = self
             .wheel
             .next()

@@ -2,6 +2,7 @@
 
 mod downloading;
 mod early;
+mod early_harm;
 mod files;
 mod fixture;
 mod leeching;

@@ -42,7 +42,9 @@ impl<D: Driver> Shard<D> {
             return;
         };
         if download.early {
-            return self.go_on_early(number, piece, true);
+            self.go_on_early(number, piece, true);
+            // A run of padding alone has ended at once.
+            return self.on_writes();
         }
         let Some(bytes) = self.assembly.take(number, piece) else {
             return;
@@ -162,12 +164,14 @@ impl<D: Driver> Shard<D> {
                     bytes,
                 } => match self.on_run_written(number, piece, run) {
                     true => {
-                        // Not kept for the next: what is reserved does not count it.
-                        drop(bytes);
+                        self.assembly.early.recycle(bytes);
                         self.on_disk_takes(number);
                     }
                     false => self.on_piece_written(number, piece, bytes),
                 },
+                Ended::GivenUp { number, piece, run } => {
+                    self.on_run_written(number, piece, run);
+                }
                 Ended::Refused { number, span, refusal } => {
                     let Some(download) = self.downloads.get_mut(&number) else {
                         self.writes.give_up(span);
@@ -183,7 +187,11 @@ impl<D: Driver> Shard<D> {
                         retry_at,
                         asks_anew: false,
                     };
-                    let is_news = download.stall.replace(stall).is_none();
+                    let is_news = download.stall.is_none();
+                    // Who waits to ask anew waits on: it is tried again then, or when something else is written.
+                    if download.stall.is_none_or(|stall| !stall.asks_anew) {
+                        download.stall = Some(stall);
+                    }
                     let info_hash = download.served.torrent.info_hash();
                     match refusal {
                         // Whatever was wrong before: it is not the file any more.
@@ -232,14 +240,15 @@ impl<D: Driver> Shard<D> {
 
     /// A disk has taken what it was given: what it did not take before is tried again, and there is memory again.
     fn on_disk_takes(&mut self, number: u32) {
-        if let Some(download) = self.downloads.get_mut(&number)
-            && download.stall.take().is_some()
-        {
+        if let Some(download) = self.downloads.get_mut(&number) {
             for span in std::mem::take(&mut download.stuck) {
                 self.writes.again(&mut self.driver, &mut self.counters, span);
             }
-            let info_hash = download.served.torrent.info_hash();
-            self.settings.events.tell(Event::Resumed(info_hash));
+            // That it takes something says nothing of what it did not give.
+            if download.stall.take_if(|stall| !stall.asks_anew).is_some() {
+                let info_hash = download.served.torrent.info_hash();
+                self.settings.events.tell(Event::Resumed(info_hash));
+            }
         }
         self.feed_hungry();
     }
@@ -274,6 +283,9 @@ impl<D: Driver> Shard<D> {
                 .is_some_and(|stall| stall.retry_at <= tick && stall.asks_anew)
             {
                 download.stall = None;
+                for span in std::mem::take(&mut download.stuck) {
+                    self.writes.again(&mut self.driver, &mut self.counters, span);
+                }
                 let info_hash = download.served.torrent.info_hash();
                 self.settings.events.tell(Event::Resumed(info_hash));
                 let owners: Vec<_> = download.peers.values().copied().collect();
@@ -312,10 +324,15 @@ impl<D: Driver> Shard<D> {
         let (mut any, mut given_up) = (false, Vec::new());
         let goes_on = |download: &Download| download.stall.is_none() && !download.peers.is_empty();
         let others_go_on = self.downloads.values().any(goes_on);
+        let (_, blocks) = self.assembly.room_early();
         for (&number, download) in &mut self.downloads {
-            for piece in download.picker.forget_stale(STALE_LOOKS) {
-                self.assembly.forget(number, piece);
-                any = true;
+            // Nobody could be asked for any of it: the disk has the memory, and gives it back when it can.
+            let waits_for_disk = blocks == 0 || (download.stall.is_some() && !others_go_on);
+            if !(download.early && waits_for_disk) {
+                for piece in download.picker.forget_stale(STALE_LOOKS) {
+                    self.assembly.forget(number, piece);
+                    any = true;
+                }
             }
             if download.stall.is_some() && others_go_on && download.early {
                 // What waits behind one run may be as much as there is: none is kept, and what is lacking asked for later.
@@ -341,6 +358,7 @@ impl<D: Driver> Shard<D> {
                 any |= self.on_run_given_up(number, piece, run);
             }
         }
+        self.on_writes();
         if any {
             self.feed_hungry();
         }

@@ -40,6 +40,13 @@ pub(super) enum Ended {
     },
     /// A part of it was refused, and waits for [`Writes::again`] or [`Writes::give_up`].
     Refused { number: u32, span: Owner, refusal: Refusal },
+    /// It was given up, and nothing of it is under way any more.
+    GivenUp {
+        number: u32,
+        piece: PieceIndex,
+        /// What [`Writes::begin`] gave.
+        run: Owner,
+    },
 }
 
 /// Why a write was refused.
@@ -60,6 +67,9 @@ struct Piece {
     piece: PieceIndex,
     bytes: Bytes,
     spans_left: usize,
+    /// Of them, those that were refused: nothing of these is under way.
+    refused: usize,
+    given_up: bool,
     /// Those that have not begun.
     waiting: Vec<Owner>,
 }
@@ -74,6 +84,8 @@ struct Span {
     bytes: Bytes,
     /// Whether it goes past the page cache.
     direct: bool,
+    /// It waits for [`Writes::again`] or [`Writes::give_up`].
+    refused: bool,
     tries: u8,
 }
 
@@ -143,6 +155,8 @@ impl Writes {
             piece,
             bytes: bytes.clone(),
             spans_left: 0,
+            refused: 0,
+            given_up: false,
             waiting: Vec::new(),
         });
         let (mut begun, mut at) = (Vec::new(), 0);
@@ -156,6 +170,7 @@ impl Writes {
                         offset: span.offset + part.start as u64,
                         bytes: bytes.slice(at + part.start..at + part.end),
                         direct,
+                        refused: false,
                         tries: 0,
                     }));
                 }
@@ -179,6 +194,11 @@ impl Writes {
     pub(super) fn again<D: Driver>(&mut self, driver: &mut D, counters: &mut Counters, span: Owner) {
         if let Some(span) = self.spans.get_mut(span) {
             span.tries = 0;
+            if std::mem::take(&mut span.refused)
+                && let Some(piece) = self.pieces.get_mut(span.piece)
+            {
+                piece.refused -= 1;
+            }
         }
         self.go_on(driver, counters, span);
     }
@@ -189,14 +209,31 @@ impl Writes {
     }
 
     /// Nobody wants a stretch any more that was refused, nor its piece. Gives which that is, and what
-    /// [`Writes::begin`] gave for it, the first time.
+    /// [`Writes::begin`] gave for it, the first time. Other stretches may be under way, and overwrite what is written in
+    /// their place meanwhile: when none is any more, [`Ended::GivenUp`] tells it.
     pub(super) fn give_up(&mut self, span: Owner) -> Option<(PieceIndex, Owner)> {
         let span = self.spans.remove(span)?;
-        let piece = self.pieces.remove(span.piece)?;
-        for waiting in piece.waiting {
+        let piece = self.pieces.get_mut(span.piece)?;
+        piece.refused -= usize::from(span.refused);
+        piece.spans_left -= 1 + piece.waiting.len();
+        for waiting in std::mem::take(&mut piece.waiting) {
             self.spans.remove(waiting);
         }
-        Some((piece.piece, span.piece))
+        let is_news = !std::mem::replace(&mut piece.given_up, true);
+        let index = piece.piece;
+        self.end_given_up(span.piece);
+        is_news.then_some((index, span.piece))
+    }
+
+    /// Forgets a piece that was given up, if nothing of it is under way.
+    fn end_given_up(&mut self, run: Owner) {
+        let is_over = |piece: &Piece| piece.given_up && piece.spans_left == piece.refused;
+        if self.pieces.get(run).is_some_and(is_over)
+            && let Some(Piece { served, piece, .. }) = self.pieces.remove(run)
+        {
+            let number = served.number;
+            self.ended.push_back(Ended::GivenUp { number, piece, run });
+        }
     }
 
     /// A torrent has left: its files are closed.
@@ -214,6 +251,10 @@ impl Writes {
             self.spans.remove(owner); // Its torrent left.
             return;
         };
+        if piece.given_up {
+            let _ = self.give_up(owner);
+            return;
+        }
         let key = FileKey {
             torrent: piece.served.number,
             file: span.file,
@@ -338,7 +379,9 @@ impl Writes {
                     return;
                 };
                 piece.spans_left -= 1;
-                if let Some(next) = piece.waiting.pop() {
+                if piece.given_up {
+                    self.end_given_up(of);
+                } else if let Some(next) = piece.waiting.pop() {
                     self.go_on(driver, counters, next);
                 } else if piece.spans_left == 0 {
                     self.end_piece(of);
@@ -366,11 +409,17 @@ impl Writes {
     }
 
     fn refuse(&mut self, owner: Owner, errno: Errno) {
-        let Some(span) = self.spans.get(owner) else { return };
-        let Some(piece) = self.pieces.get(span.piece) else {
+        let Some(span) = self.spans.get_mut(owner) else { return };
+        let Some(piece) = self.pieces.get_mut(span.piece) else {
             self.spans.remove(owner);
             return;
         };
+        if piece.given_up {
+            let _ = self.give_up(owner);
+            return;
+        }
+        span.refused = true;
+        piece.refused += 1;
         let (number, file) = (piece.served.number, span.file);
         let path = &piece.served.torrent.meta().files[file as usize].path;
         let refusal = match errno {

@@ -41,6 +41,8 @@ const RANDOM_FIRST: u32 = 4;
 pub struct Asking<'a> {
     /// So many pieces of its own it may have that are not verified.
     pub begun_max: usize,
+    /// So many blocks may be picked that nobody was asked for: each takes memory. What is under way from others has its own.
+    pub open_max: usize,
     /// Only these pieces: it chokes us, and allows them all the same (BEP 6).
     pub only: Option<&'a [PieceIndex]>,
     /// Pieces that it would like to be asked for (BEP 6).
@@ -57,6 +59,7 @@ impl Default for Asking<'_> {
     fn default() -> Self {
         Asking {
             begun_max: usize::MAX,
+            open_max: usize::MAX,
             only: None,
             suggested: &[],
             refused: &[],
@@ -227,12 +230,13 @@ impl Picker {
 
     /// Picks up to `count` blocks to ask a peer for, which has `has`, and appends them to `out`. They count as asked for.
     pub fn pick(&mut self, peer: PeerKey, has: &Pieces, asking: Asking<'_>, count: usize, out: &mut Vec<BlockRequest>) {
-        let end = out.len() + count;
+        let last = out.len() + count;
+        let end = out.len() + count.min(asking.open_max);
         self.pick_begun(peer, has, asking, end, out, books::of(Some(peer)));
         if out.len() < end {
             self.pick_begun(peer, has, asking, end, out, books::of(None));
         }
-        if out.len() == end {
+        if out.len() == last {
             return;
         }
         let mut begun = self.books.begun(peer);
@@ -255,8 +259,8 @@ impl Picker {
         if out.len() < end && begun < asking.begun_max {
             self.pick_begun(peer, has, asking, end, out, books::of_anybody());
         }
-        if out.len() < end && asking.idle && !asking.alone {
-            self.pick_again(peer, has, asking, end, out);
+        if out.len() < last && asking.idle && !asking.alone {
+            self.pick_again(peer, has, asking, last, out);
         }
     }
 

@@ -445,3 +445,22 @@ proptest! {
         prop_assert_eq!(picker.partial_count(), 0);
     }
 }
+
+#[test]
+fn peer_for_whose_blocks_there_is_no_memory_is_asked_for_those_of_others_alone() {
+    let mut picker = picker(2);
+    let others = pick(&mut picker, 1, &Pieces::HaveAll, 2);
+    let asking = Asking {
+        idle: true,
+        open_max: 0,
+        ..Asking::default()
+    };
+    let mut out = Vec::new();
+    picker.pick(2, &Pieces::HaveAll, asking, 100, &mut out);
+    assert_eq!(out, others);
+    assert_eq!((picker.asked_blocks(), picker.partial_count()), (2, 1));
+    out.clear();
+    let asking = Asking { open_max: 1, ..asking };
+    picker.pick(3, &Pieces::HaveAll, asking, 1, &mut out);
+    assert_eq!((out.len(), picker.asked_blocks()), (1, 3));
+}

@@ -51,7 +51,17 @@ impl Leeching {
 
     /// Files by path, contents, and whether they are pad files.
     pub(super) fn of_files(files: Vec<(String, Vec<u8>, bool)>, piece_len: u32, write_buffer: u64) -> Leeching {
-        let mut fixture = Fixture::new(files, piece_len, 16);
+        Leeching::with_buffers(files, piece_len, write_buffer, 16)
+    }
+
+    /// The same with so many buffers to read with.
+    pub(super) fn with_buffers(
+        files: Vec<(String, Vec<u8>, bool)>,
+        piece_len: u32,
+        write_buffer: u64,
+        buffers: u32,
+    ) -> Leeching {
+        let mut fixture = Fixture::new(files, piece_len, buffers);
         let meta = fixture.torrent.meta().clone();
         let events = Arc::new(Mutex::new(Vec::new()));
         let told = events.clone();
@@ -145,6 +155,12 @@ impl Leeching {
     }
 
     pub(super) fn greet(&mut self, id: u64, port: u16, reserved: Reserved) -> Giver {
+        let full = Bitfield::full(self.fixture.torrent.geometry().piece_count());
+        self.greet_with(id, port, reserved, &full)
+    }
+
+    /// The same of a peer that has only these pieces.
+    pub(super) fn greet_with(&mut self, id: u64, port: u16, reserved: Reserved, has: &Bitfield) -> Giver {
         self.fixture.world.write(id, &self.handshake(port, reserved));
         let giver = Giver {
             id,
@@ -157,8 +173,7 @@ impl Leeching {
             asks: 0,
             lies: false,
         };
-        let full = Bitfield::full(self.fixture.torrent.geometry().piece_count());
-        self.say(&giver, &Message::Bitfield(full.as_bytes()));
+        self.say(&giver, &Message::Bitfield(has.as_bytes()));
         self.settle();
         giver
     }
