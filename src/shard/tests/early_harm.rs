@@ -162,6 +162,33 @@ fn giver_of_the_unbegun(leeching: &mut Leeching, port: u16) -> Giver {
     giver
 }
 
+/// Who has had nothing to do for a while helps with what others were asked for, and does not take up more memory.
+#[test]
+fn idle_peers_take_no_more_memory_than_there_is_while_a_disk_is_slow() {
+    let mut leeching = Leeching::of_pieces(LONG as usize, LONG, BUFFER);
+    let world = leeching.fixture.world.clone();
+    let mut givers: Vec<Giver> = (0..20).map(|at| leeching.giver(2000 + at, FAST)).collect();
+    world.hold(OpKind::Write);
+    givers.iter().for_each(|giver| leeching.say(giver, &Message::Unchoke));
+    for _ in 0..10 {
+        for giver in &mut givers {
+            while leeching.give(giver, usize::MAX) > 0 {}
+        }
+        leeching.pass(1);
+        let reserved = leeching.fixture.shard.assembly.reserved();
+        assert!(reserved <= BUFFER, "{reserved} of {BUFFER}");
+    }
+    world.release(OpKind::Write);
+    for _ in 0..20 {
+        for giver in &mut givers {
+            while leeching.give(giver, usize::MAX) > 0 {}
+        }
+        leeching.pass(1);
+    }
+    assert!(leeching.is_complete(), "{:?}", leeching.told());
+    assert!(leeching.file() == leeching.fixture.payload);
+}
+
 /// The disk takes what it is given, and does not give one piece back: that is asked for once a minute, whatever else comes.
 #[test]
 fn piece_that_cannot_be_read_back_is_not_asked_for_at_once_though_another_is_written() {
