@@ -228,7 +228,6 @@ fn a_private_torrent_is_had_from_the_tracker_that_seeds_it_and_nobody_else_is_to
 }
 
 #[test]
-#[ignore = "known to fail: the tracker learns what btd holds a tick later than btd announces it, and refuses"]
 fn a_tracker_of_held_torrents_alone_takes_the_announce_of_the_btd_that_holds_them() {
     let swarm = Swarm::new("counts-held");
     let (tracker, to) = swarm.tracker("private = true\n");
