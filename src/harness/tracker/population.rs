@@ -138,7 +138,7 @@ impl Population {
     /// Whether the peer begins with everything.
     pub(super) fn is_seeder(peer: u32) -> bool {
         // Not a power of two: the sources are, mostly, and seeders are to be at all of them.
-        peer % 3 == 0
+        peer.is_multiple_of(3)
     }
 }
 
