@@ -96,5 +96,9 @@ fn a_tracker_that_is_not_there_is_an_error() {
         .output()
         .expect("run btd bench tracker");
     assert!(!output.status.success());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("tracker"));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        error.contains(&format!("the tracker at {to} gives no connection ids")),
+        "{error}"
+    );
 }

@@ -370,7 +370,10 @@ fn ready(
         if clock() - begun >= READY_WAIT {
             return Err(Error::Silent(server));
         }
-        wire.turn(work, clock)?;
+        wire.turn(work, clock).map_err(|error| match error.kind() {
+            io::ErrorKind::ConnectionRefused => Error::Silent(server),
+            _ => Error::Load(error),
+        })?;
     }
     Ok(())
 }
