@@ -42,6 +42,8 @@ pub(super) struct Place {
     pub(super) failures: u8,
     /// It does not want to be asked again.
     pub(super) dead: bool,
+    /// It was not asked, for a reason that lies here: another start may find another.
+    pub(super) is_ours: bool,
 }
 
 /// A list of trackers and when to ask which. Times are in milliseconds.
@@ -123,6 +125,7 @@ impl Job {
     pub(super) fn put_back(&mut self, failure: &Failure, now: u64, random: u64) {
         let place = &mut self.places[self.at];
         place.failures = place.failures.saturating_add(1);
+        place.is_ours = matches!(failure, Failure::Forbidden(_) | Failure::Busy);
         let mut after = backoff(u32::from(place.failures), random);
         if !failure.is_of_host() {
             after = after.max(REFUSED_MIN + random % (REFUSED_MIN / 4));

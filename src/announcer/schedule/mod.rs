@@ -216,6 +216,7 @@ impl Schedule {
                 tier,
                 failures: 0,
                 dead: false,
+                is_ours: false,
             };
             if let Some(kept) = kept.iter().find(|kept| kept.tracker == fingerprint(&url)) {
                 let left = Duration::from_secs(kept.due.saturating_sub(unix));
@@ -510,7 +511,7 @@ impl Schedule {
             for place in &job.places {
                 let told = place.url == job.told;
                 let due = if place.failures > 0 { place.until } else { job.due };
-                if told || place.failures > 0 {
+                if told || place.failures > 0 && !place.is_ours {
                     kept.push(Kept {
                         tracker: fingerprint(&self.trackers[place.url as usize].url),
                         due: unix + due.saturating_sub(now) / 1000,

@@ -377,6 +377,16 @@ fn twenty_thousand_torrents_on_three_hosts_are_each_announced_within_their_inter
 }
 
 #[test]
+fn what_was_not_asked_for_a_reason_of_our_own_is_asked_at_the_next_start() {
+    let mut world = World::new();
+    world.add(1, &[&["http://a/"]]);
+    let call = world.next().unwrap();
+    world.fail(&call, &Failure::Forbidden("a private address".into()));
+    let kept = world.schedule.take_changed(world.now, UNIX);
+    assert!(kept.iter().all(|(_, kept)| kept.is_empty()), "{kept:?}");
+}
+
+#[test]
 fn due_times_and_failures_are_kept_over_a_restart() {
     let mut world = World::new();
     let list: &[&[&str]] = &[&["http://a/", "http://b/", "http://c/"]];

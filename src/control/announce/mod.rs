@@ -132,6 +132,7 @@ impl Announcer {
                 schedule: Schedule::new(random(), now),
                 torrents: HashMap::new(),
                 leaving: HashMap::new(),
+                is_stopping: false,
                 calls: JoinSet::new(),
                 handles: HashMap::new(),
                 fresh: HashSet::new(),
@@ -234,6 +235,8 @@ struct Task {
     torrents: HashMap<InfoHash, Entry>,
     /// Those that have left, and when.
     leaving: HashMap<InfoHash, (Entry, Instant)>,
+    /// All are to leave.
+    is_stopping: bool,
     http: Http,
     udp: Udp,
     resolver: Arc<Resolver>,
@@ -383,6 +386,10 @@ impl Task {
             let request = self.request(&call);
             let (http, udp) = (self.http.clone(), self.udp.clone());
             tracing::debug!("announcing {} to {}: {:?}", call.info_hash, call.url, call.event);
+            if self.is_stopping && call.event == Event::Stopped {
+                // Answered or not (its own tracker ends with this btd): the next start does not take it that we are known.
+                self.session.put_announced(call.info_hash, &[]);
+            }
             let id = call.id;
             let handle = self.calls.spawn(async move {
                 let result = match call.url.scheme() {
@@ -528,6 +535,7 @@ impl Task {
     async fn stop(&mut self, deadline: Instant) {
         let now = Instant::now();
         self.keep();
+        self.is_stopping = true;
         for call in self.schedule.remove_all(now) {
             if let Some(handle) = self.handles.remove(&call) {
                 handle.abort();

@@ -315,7 +315,7 @@ fn who_takes_nothing_is_given_up_and_so_is_who_floods() {
     site.say(id, &announce(1, "HTTP/1.1", ""));
     site.fixture.world.set_room(id, Some(0));
     site.say(id, &announce(1, "HTTP/1.1", ""));
-    site.say(id, &"x".repeat(40_000));
+    site.say(id, &"x".repeat(140_000));
     assert_eq!(site.ended(id), Some(Ending::Reset));
 }
 

@@ -30,7 +30,7 @@ pub(super) const LINGER_TICKS: u64 = ticks(2);
 pub(super) const HELD_LEN_MAX: usize = 16 * 1024;
 
 /// Bytes that can still come before a receive has ended: more is a flood.
-pub(super) const HELD_FLOOD_LEN: usize = 32 * 1024;
+pub(super) const HELD_FLOOD_LEN: usize = 128 * 1024;
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
