@@ -108,7 +108,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--btd", type=path, default=Path("target/release/btd").resolve())
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--cases", default="L1,L8,D1,D2", help=", ".join(CASES))
     parser.add_argument("--clients", help=", ".join(START))
     parser.add_argument("--python", default=sys.executable, help="a Python that can import libtorrent")
     parser.add_argument("--size", type=float, default=1, help="GiB of payload")
