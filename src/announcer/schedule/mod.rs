@@ -305,17 +305,20 @@ impl Schedule {
     }
 
     /// No torrent is announced any more, once its trackers are told. What was kept stays as it is, and is to be taken
-    /// before.
-    ///
-    /// Calls to hosts where no torrent is known are given up, so that those that are have their turn: nobody waits any
-    /// more for the answers to the calls that are returned.
-    pub fn remove_all(&mut self, now: Instant) -> Vec<CallId> {
+    /// before. What is under way may have reached its tracker: once it is answered that is taken back as well.
+    pub fn remove_all(&mut self, now: Instant) {
         let now = self.millis(now);
         let keys: Vec<u32> = self.job_of.values().copied().collect();
         keys.into_iter().for_each(|key| self.leave(key, now));
+    }
+
+    /// Gives up the calls of torrents that are leaving to hosts where none is known, so that hosts that do answer have
+    /// their turn. Nobody waits any more for the answers to the calls that are returned.
+    pub fn give_up(&mut self, now: Instant) -> Vec<CallId> {
+        let now = self.millis(now);
         let told = self.jobs.iter().filter(|(_, job)| job.told != NONE);
         let told: HashSet<u32> = told.map(|(_, job)| self.trackers[job.told as usize].host).collect();
-        let in_vain = |job: &Job| job.in_flight && !told.contains(&job.places[job.at].host);
+        let in_vain = |job: &Job| job.leaving && job.in_flight && !told.contains(&job.places[job.at].host);
         let jobs = self.jobs.iter().filter(|(_, job)| in_vain(job));
         let given_up: Vec<CallId> = jobs
             .map(|(key, job)| CallId {
@@ -346,10 +349,11 @@ impl Schedule {
         self.jobs.is_empty()
     }
 
-    /// How many lists have a tracker that has us in its own, and is told otherwise when they are removed.
+    /// How many lists have a tracker that has us in its own, or may have: those that are leaving are over when it knows.
     #[must_use]
     pub fn untold(&self) -> usize {
-        self.jobs.iter().filter(|(_, job)| job.told != NONE).count()
+        let is_known = |job: &Job| job.told != NONE || job.in_flight;
+        self.jobs.iter().filter(|(_, job)| is_known(job)).count()
     }
 
     /// Requests under way.

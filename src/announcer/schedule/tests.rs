@@ -596,7 +596,10 @@ fn however_many_hosts_are_dead_those_that_answer_are_asked_and_told_at_the_end()
     assert_eq!(hanging.len(), TRIALS_MAX);
     assert!(world.schedule.poll(world.now).is_none());
 
-    let given_up: HashSet<CallId> = world.schedule.remove_all(world.now).into_iter().collect();
+    let given_up: HashSet<CallId> = {
+        world.schedule.remove_all(world.now);
+        world.schedule.give_up(world.now).into_iter().collect()
+    };
     assert_eq!(given_up, hanging.iter().map(|call| call.id).collect());
     assert_eq!((world.schedule.in_flight(), world.schedule.len()), (0, 100));
     let from = world.now;
@@ -620,9 +623,25 @@ fn a_torrent_that_asks_a_dead_tracker_at_the_end_is_taken_back_from_the_one_that
     world.fail(&call, &unreachable());
     let call = world.next().unwrap();
     assert_eq!(call.url.host(), "b");
-    assert_eq!(world.schedule.remove_all(world.now), [call.id]);
+    world.schedule.remove_all(world.now);
+    assert!(world.schedule.poll(world.now).is_none(), "it may still be answered");
+    assert_eq!(world.schedule.give_up(world.now), [call.id]);
     let (after, call) = world.wait();
     assert_eq!((after, call.event, call.url.host()), (0, Event::Stopped, "a"));
+}
+
+#[test]
+fn a_torrent_whose_first_announce_is_under_way_at_the_end_is_taken_back() {
+    let mut world = World::new();
+    world.add(1, ONE);
+    let call = world.next().unwrap();
+    world.schedule.remove_all(world.now);
+    assert_eq!((world.schedule.len(), world.schedule.untold()), (1, 1));
+    world.ok(&call, &answer(1800, None));
+    let call = world.next().unwrap();
+    assert_eq!(call.event, Event::Stopped);
+    world.ok(&call, &answer(1800, None));
+    assert!(world.schedule.is_empty() && world.schedule.untold() == 0);
 }
 
 #[test]
@@ -720,7 +739,8 @@ proptest! {
             let expected = jobs.filter(|(_, job)| !job.in_flight && !job.held && (job.leaving || job.places.iter().any(|place| !place.dead))).count();
             prop_assert_eq!(waiting, expected);
         }
-        let given_up = world.schedule.remove_all(world.now);
+        world.schedule.remove_all(world.now);
+        let given_up = world.schedule.give_up(world.now);
         calls.retain(|call| !given_up.contains(&call.id));
         prop_assert_eq!(world.schedule.in_flight(), calls.len());
         while let Some(call) = calls.pop().or_else(|| world.next()) {

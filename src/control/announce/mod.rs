@@ -48,6 +48,8 @@ const TICK: Duration = Duration::from_secs(5);
 const NAMES_EVERY: Duration = Duration::from_secs(10);
 /// The age from which an answer is asked for anew when nothing has come since the last time.
 const IDLE_AGE: Duration = Duration::from_secs(5);
+/// How long after the stop a tracker of which nothing has been heard may still answer: it may have us in its list.
+const GRACE: Duration = Duration::from_secs(1);
 /// How long what a torrent has moved is known after it has left, for the last announce.
 const LEAVING_FOR: Duration = Duration::from_secs(300);
 
@@ -536,11 +538,8 @@ impl Task {
         let now = Instant::now();
         self.keep();
         self.is_stopping = true;
-        for call in self.schedule.remove_all(now) {
-            if let Some(handle) = self.handles.remove(&call) {
-                handle.abort();
-            }
-        }
+        self.schedule.remove_all(now);
+        let mut give_up_at = Some(now + GRACE);
         self.leaving.extend(
             self.torrents
                 .drain()
@@ -551,7 +550,17 @@ impl Task {
             if self.schedule.untold() == 0 {
                 return;
             }
-            let next = self.schedule.next_at().unwrap_or(deadline).min(deadline);
+            if give_up_at.is_some_and(|at| at <= Instant::now()) {
+                give_up_at = None;
+                for call in self.schedule.give_up(Instant::now()) {
+                    if let Some(handle) = self.handles.remove(&call) {
+                        handle.abort();
+                    }
+                }
+                continue;
+            }
+            let wakes = [self.schedule.next_at(), give_up_at, Some(deadline)];
+            let next = wakes.into_iter().flatten().min().unwrap_or(deadline);
             tokio::select! {
                 // One that was given up is none that is done.
                 Some(done) = self.calls.join_next() => if let Ok((call, result)) = done {
