@@ -16,54 +16,67 @@ use support::payload::Payload;
 use support::torrent::Torrent;
 use support::{skip, wait_for, within};
 
-/// The most memory a process has had, in bytes. What files are mapped is not counted.
-fn peak_anonymous(btd: &Btd) -> u64 {
+/// The memory that a process has now, and the most that it has had, in bytes. What files are mapped is not counted.
+fn anonymous(btd: &Btd) -> (u64, u64) {
     let status = fs::read_to_string(format!("/proc/{}/status", btd.process.pid())).expect("read a status");
-    let kib = |name: &str| -> u64 {
+    let bytes = |name: &str| -> u64 {
         let line = status
             .lines()
             .find_map(|line| line.strip_prefix(name))
             .expect("a line of the status");
-        line.trim().trim_end_matches(" kB").parse().expect("a number")
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kib << 10
     };
-    (kib("VmHWM:") - kib("RssFile:")) << 10
+    let (now, mapped) = (bytes("RssAnon:"), bytes("RssFile:"));
+    (now, bytes("VmHWM:") - mapped)
 }
 
-/// Pieces of 16 and of 64 MiB with the least write buffer that there is: what is asked for, waits to be written or is read
-/// back stays within it, and the process takes nowhere near a piece more than with pieces that fit (what the allocator keeps
-/// differs from run to run by as much as the buffer).
+/// Pieces that fit the least write buffer there is, that just do, and that are far too long: what is asked for, waits to be
+/// written or is read back stays within the buffer, and the process grows by no more than it and a tenth, and 4 MiB for
+/// whatever else is used the first time. The allocator takes whole huge pages and keeps what it was given back for a second,
+/// which may be as much again as such a small buffer: not here, since that is not what is counted.
 #[test]
-fn long_pieces_are_downloaded_with_the_least_write_buffer() {
+fn pieces_of_any_length_are_downloaded_with_the_least_write_buffer() {
     const BUFFER: u64 = 16 << 20;
     let files = [
         ("folder/a.bin".to_owned(), 150_000_000),
         ("folder/b.bin".to_owned(), 40_000_001),
     ];
-    let mut peaks = Vec::new();
-    for piece_len in [1 << 20, 16 << 20, 64 << 20] {
+    for piece_len in [1 << 20, 4 << 20, 16 << 20, 64 << 20] {
         let source = Source::start(&format!("long-{piece_len}"), &files, piece_len);
+        let (home, data, watch) = (
+            source.scratch.dir("leech"),
+            source.scratch.dir("leech/data"),
+            source.scratch.dir("leech/watch"),
+        );
         let config = Config {
             shards: 1,
+            watch: vec![(watch.clone(), data.clone())],
             peers: vec![source.btd.peers],
             more: "[storage]\ncache-size = \"16 MiB\"\nwrite-buffer = \"16 MiB\"\n".to_owned(),
             ..Config::default()
         };
-        let leech = Leech::start(&source.scratch, "leech", &source.torrent, config);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_btd"));
+        command.env("MIMALLOC_ALLOW_THP", "0").env("MIMALLOC_PURGE_DELAY", "0");
+        let btd = Btd::start_within(command, &home, &config);
+        let (idle, _) = anonymous(&btd);
+        fs::copy(&source.torrent.path, watch.join("t.torrent")).expect("copy a torrent");
         let mut most = 0.0_f64;
         wait_for("btd has everything", within(SECONDS), || {
-            most = most.max(leech.btd.metric("btd_write_buffer_bytes"));
-            (leech.btd.metric("btd_torrents{state=\"seeding\"}") >= 1.0).then_some(())
+            most = most.max(btd.metric("btd_write_buffer_bytes"));
+            (btd.metric("btd_torrents{state=\"seeding\"}") >= 1.0).then_some(())
         });
-        source.payload.assert_same(&leech.data, true);
+        source.payload.assert_same(&data, true);
         assert!(most <= BUFFER as f64, "{most} bytes in pieces of {piece_len}");
-        assert_eq!(leech.btd.metric("btd_wasted_bytes_total"), 0.0);
-        peaks.push(peak_anonymous(&leech.btd));
-        leech.btd.stop();
+        assert_eq!(btd.metric("btd_wasted_bytes_total"), 0.0);
+        let (_, peak) = anonymous(&btd);
+        println!("pieces of {piece_len}: {idle} bytes, {peak} at most");
+        assert!(
+            peak <= idle + BUFFER / 10 * 11 + (4 << 20),
+            "from {idle} to {peak} bytes with pieces of {piece_len}"
+        );
+        btd.stop();
         source.btd.stop();
-    }
-    println!("peaks: {peaks:?}");
-    for peak in &peaks[1..] {
-        assert!(*peak <= peaks[0] + 2 * BUFFER, "{peaks:?}");
     }
 }
 

@@ -1,21 +1,18 @@
 //! Pieces in memory: being put together, hashed or written.
 //!
 //! All downloads of a shard share one budget. A piece takes its whole length of it from the first request to the last byte
-//! written, so that what has been asked for has room when it comes. Buffers are used again: fresh memory costs a page fault
-//! for each 4 KiB, several times what filling it does.
+//! written, so that what has been asked for has room when it comes. Buffers are used again ([`super::spares`]).
 //!
 //! A buffer lies in memory as its piece lies in its file, modulo a page, so that it can be written past the page cache
 //! without being copied.
 
 use std::collections::HashMap;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
 use super::early::{Early, RUN_LEN};
+use super::spares::Spares;
 use crate::proto::geometry::{BLOCK_LEN, BlockRequest, PieceIndex};
-
-/// What offsets, lengths and addresses of a write past the page cache are multiples of.
-pub(super) const ALIGNMENT: usize = 4096;
 
 /// Pieces of a torrent that go into the buffer at least: with fewer, one slow peer would stop all downloads of the shard.
 /// Longer ones are written before they are whole.
@@ -29,8 +26,7 @@ pub(super) const BUFFER_MIN: u64 = 4 * RUN_LEN as u64;
 pub(super) struct Assembly {
     /// By the shard's number for the torrent, and piece.
     pieces: HashMap<(u32, PieceIndex), BytesMut>,
-    spares: Vec<BytesMut>,
-    spare_len: u64,
+    pub(super) spares: Spares,
     /// Bytes of all pieces that were begun.
     reserved: u64,
     /// Of them, those of pieces that are written early.
@@ -44,12 +40,11 @@ impl Assembly {
     pub(super) fn new(max: u64) -> Assembly {
         Assembly {
             pieces: HashMap::new(),
-            spares: Vec::new(),
-            spare_len: 0,
+            spares: Spares::new(max),
             reserved: 0,
             reserved_early: 0,
             max,
-            early: Early::new(max),
+            early: Early::default(),
         }
     }
 
@@ -116,28 +111,25 @@ impl Assembly {
         block: &BlockRequest,
         data: &[u8],
     ) {
-        let (spares, spare_len) = (&mut self.spares, &mut self.spare_len);
-        let (reserved, max) = (self.reserved, self.max);
-        let piece = self.pieces.entry((torrent, block.piece())).or_insert_with(|| {
-            let (len, skew) = (len as usize, skew() % ALIGNMENT);
-            let fits = |spare: &BytesMut| spare.len() == len && spare.as_ptr().addr() % ALIGNMENT == skew;
-            match spares.iter().rposition(fits) {
-                Some(at) => {
-                    *spare_len -= len as u64;
-                    spares.swap_remove(at)
-                }
-                None => {
-                    // Only now: most of what is reserved has not come yet, and needs the spares when it does.
-                    while reserved + *spare_len > max
-                        && let Some(spare) = spares.pop()
-                    {
-                        *spare_len -= spare.len() as u64;
-                    }
-                    skewed(len, skew)
-                }
-            }
-        });
+        let (spares, reserved) = (&mut self.spares, self.reserved);
+        let piece = self
+            .pieces
+            .entry((torrent, block.piece()))
+            .or_insert_with(|| spares.take(len as usize, skew(), reserved));
         piece[block.begin() as usize..][..data.len()].copy_from_slice(data);
+    }
+
+    /// The same of a piece that is written early.
+    pub(super) fn put_early(
+        &mut self,
+        torrent: u32,
+        len: u32,
+        skew: impl FnOnce() -> usize,
+        block: &BlockRequest,
+        data: &[u8],
+    ) {
+        let memory = (&mut self.spares, self.reserved);
+        self.early.put(memory, (torrent, len), skew, block, data);
     }
 
     /// Takes a piece of which all blocks were put.
@@ -145,35 +137,26 @@ impl Assembly {
         Some(self.pieces.remove(&(torrent, piece))?.freeze())
     }
 
-    /// Takes the buffer of a piece back that nobody needs any more. Spares and buffers in use are no more than the budget
-    /// together, since a new one is made only when there is room for it beside them.
-    pub(super) fn recycle(&mut self, bytes: Bytes) {
-        if let Ok(spare) = bytes.try_into_mut()
-            && self.spare_len + spare.len() as u64 <= self.max
-        {
-            self.spare_len += spare.len() as u64;
-            self.spares.push(spare);
+    /// Takes the memory of a run back that was written. A short one fits no other.
+    pub(super) fn recycle_run(&mut self, bytes: Bytes) {
+        if bytes.len() == RUN_LEN as usize {
+            self.spares.keep(bytes);
         }
+    }
+
+    /// Takes the buffer of a piece back that nobody needs any more.
+    pub(super) fn recycle(&mut self, bytes: Bytes) {
+        self.spares.keep(bytes);
     }
 
     /// A torrent has left.
     pub(super) fn forget_all(&mut self, torrent: u32) {
         self.early.forget_all(torrent);
         self.pieces.retain(|(of, _), _| *of != torrent);
-        if self.pieces.is_empty() {
-            self.spares = Vec::new();
-            self.spare_len = 0;
+        if self.pieces.is_empty() && self.early.is_empty() {
+            self.spares.clear();
         }
     }
-}
-
-/// A buffer that begins so many bytes behind an aligned address.
-pub(super) fn skewed(len: usize, skew: usize) -> BytesMut {
-    let mut buffer = BytesMut::zeroed(len + 2 * ALIGNMENT);
-    let lead = (skew + ALIGNMENT - buffer.as_ptr().addr() % ALIGNMENT) % ALIGNMENT;
-    buffer.advance(lead);
-    buffer.truncate(len);
-    buffer
 }
 
 #[cfg(test)]
@@ -204,8 +187,7 @@ mod tests {
             );
             assembly.reserve(-i64::from(PIECE));
             assembly.recycle(bytes);
-            assert_eq!(assembly.spares.len(), 1, "the buffer is used again");
-            assert_eq!(assembly.spares[0].as_ptr().addr() % ALIGNMENT, 100);
+            assert_eq!(assembly.spares.count(), 1, "the buffer is used again");
         }
     }
 
@@ -214,20 +196,20 @@ mod tests {
         let mut assembly = Assembly::new(6 * u64::from(PIECE));
         assert_eq!(assembly.room(PIECE.into()), 6);
         assert!(!assembly.is_too_short_for(PIECE.into()) && assembly.is_too_short_for(1 << 20));
-        let bytes: Vec<Bytes> = (0..7).map(|_| BytesMut::zeroed(PIECE as usize).freeze()).collect();
+        let bytes: Vec<Bytes> = (0..7).map(|_| BytesMut::zeroed(PIECE as usize - 1).freeze()).collect();
         bytes.into_iter().for_each(|bytes| assembly.recycle(bytes));
-        assert_eq!((assembly.spares.len(), assembly.spare_len), (6, 6 * u64::from(PIECE)));
+        assert_eq!(assembly.spares.count(), 6, "of pieces a byte shorter");
         // A spare is kept for what is reserved and has not come yet, unless it does not fit what comes.
         assembly.reserve(PIECE.into());
-        assert_eq!((assembly.spares.len(), assembly.room(PIECE.into())), (6, 5));
+        assert_eq!((assembly.spares.count(), assembly.room(PIECE.into())), (6, 5));
         for piece in 0..2 {
             assembly.reserve(PIECE.into());
             assembly.put(7, PIECE, || 100, &block(piece, 0), &[1; 16384]);
         }
-        assert_eq!((assembly.spares.len(), assembly.room(PIECE.into())), (3, 3));
+        assert_eq!((assembly.spares.count(), assembly.room(PIECE.into())), (3, 3));
         let bytes = assembly.take(7, block(0, 0).piece()).unwrap();
         let _held = bytes.clone();
         assembly.recycle(bytes);
-        assert_eq!(assembly.spares.len(), 3, "somebody reads it still");
+        assert_eq!(assembly.spares.count(), 3, "somebody reads it still");
     }
 }

@@ -14,11 +14,11 @@ use std::collections::{HashMap, VecDeque};
 use bytes::{Bytes, BytesMut};
 
 use super::Shard;
-use super::assembly::{ALIGNMENT, skewed};
 use super::deadlines::ticks;
 use super::disk::{Failed, Waiter};
 use super::download::Stall;
 use super::events::Event;
+use super::spares::Spares;
 use super::stage::{Readiness, Staged, look, stage_for};
 use super::verify::tag;
 use crate::hashing::{Hasher, Job, Outcome, Then};
@@ -28,8 +28,8 @@ use crate::proto::geometry::{BLOCK_LEN, BlockRequest, PieceIndex};
 /// What is written at once, at most, and what a piece that was begun takes of memory beside what is under way of it.
 pub(super) const RUN_LEN: u32 = 256 * 1024;
 
-/// Memory of runs that is kept for the next ones, at most, as a part of the write buffer: it is in no account.
-const SPARE_PART: u64 = 16;
+/// What is read back is hashed when it is as long as a run, and grows by a block at a time.
+const STRETCH_MAX: usize = (RUN_LEN + BLOCK_LEN) as usize;
 
 /// How long after a piece could not be read back, or made way while its disk took nothing, it is asked for again.
 const AGAIN_TICKS: u64 = ticks(60);
@@ -88,7 +88,7 @@ impl ReadBack {
             at: 0,
             hasher: Some(Hasher::new()),
             blocks,
-            stretch: Vec::new(),
+            stretch: Vec::with_capacity(STRETCH_MAX),
             staged: None,
         }
     }
@@ -101,37 +101,20 @@ pub(super) struct Early {
     readers: u32,
     /// Bytes of runs that are full, of each torrent.
     bytes: HashMap<u32, u64>,
-    /// Memory of runs that were written: fresh memory costs a page fault for each 4 KiB.
-    spares: Vec<BytesMut>,
-    spares_max: usize,
 }
 
 impl Early {
-    /// With a write buffer of so many bytes.
-    pub(super) fn new(max: u64) -> Early {
-        Early {
-            spares_max: usize::try_from(max / SPARE_PART / u64::from(RUN_LEN)).unwrap_or(usize::MAX),
-            ..Early::default()
-        }
-    }
-
-    /// Takes the memory of a run back that nobody needs any more.
-    pub(super) fn recycle(&mut self, bytes: Bytes) {
-        if let Ok(spare) = bytes.try_into_mut() {
-            keep(&mut self.spares, self.spares_max, spare);
-        }
-    }
-
-    /// Keeps a block of a piece until it is written. `skew`: see [`super::assembly::Assembly::put`].
+    /// Keeps a block of a torrent's piece of `len` bytes until it is written, in memory of these spares beside so many bytes
+    /// that are reserved. `skew`: see [`super::assembly::Assembly::put`].
     pub(super) fn put(
         &mut self,
-        torrent: u32,
-        len: u32,
+        (spares, reserved): (&mut Spares, u64),
+        (torrent, len): (u32, u32),
         skew: impl FnOnce() -> usize,
         block: &BlockRequest,
         data: &[u8],
     ) {
-        let (readers, spares, spares_max) = (&mut self.readers, &mut self.spares, self.spares_max);
+        let readers = &mut self.readers;
         let written = self.pieces.entry((torrent, block.piece())).or_insert_with(|| {
             *readers = readers.wrapping_add(1);
             Written {
@@ -150,25 +133,22 @@ impl Early {
             .as_ref()
             .is_some_and(|run| run.begin + run.len != block.begin())
         {
-            *bytes += written.end_run(|spare| keep(spares, spares_max, spare));
+            *bytes += written.end_run(spares);
         }
         let run = written.run.get_or_insert_with(|| {
             let begin = block.begin();
             // Runs end where extents do, if pieces begin so.
             let room = (RUN_LEN - begin % RUN_LEN).min(len - begin) as usize;
-            let skew = skew() % ALIGNMENT;
-            let fits = |spare: &BytesMut| spare.len() == room && spare.as_ptr().addr() % ALIGNMENT == skew;
-            let spare = spares.iter().rposition(fits).map(|at| spares.swap_remove(at));
             Run {
                 begin,
-                bytes: spare.unwrap_or_else(|| skewed(room, skew)),
+                bytes: spares.take(room, skew(), reserved),
                 len: 0,
             }
         });
         run.bytes[run.len as usize..][..data.len()].copy_from_slice(data);
         run.len += block.length();
         if run.len as usize == run.bytes.len() {
-            *bytes += written.end_run(|spare| keep(spares, spares_max, spare));
+            *bytes += written.end_run(spares);
         }
     }
 
@@ -206,9 +186,11 @@ impl Early {
     pub(super) fn forget_all(&mut self, torrent: u32) {
         self.pieces.retain(|(of, _), _| *of != torrent);
         self.bytes.remove(&torrent);
-        if self.pieces.is_empty() {
-            self.spares = Vec::new();
-        }
+    }
+
+    /// Whether nothing is here of any piece.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
     }
 
     /// Pieces that something is here of.
@@ -282,23 +264,16 @@ impl Early {
     }
 }
 
-/// Keeps the memory of a run of full length, if there is not enough of it.
-fn keep(spares: &mut Vec<BytesMut>, spares_max: usize, spare: BytesMut) {
-    if spare.len() == RUN_LEN as usize && spares.len() < spares_max {
-        spares.push(spare);
-    }
-}
-
 impl Written {
-    /// Nothing is added to the run any more. Gives its length, and to `keep` the memory that it does not need.
-    fn end_run(&mut self, keep: impl FnOnce(BytesMut)) -> u64 {
+    /// Nothing is added to the run any more. Gives its length, and to `spares` the memory that it does not need.
+    fn end_run(&mut self, spares: &mut Spares) -> u64 {
         let Some(run) = self.run.take() else { return 0 };
         let bytes = match run.len as usize == run.bytes.len() {
             true => run.bytes.freeze(),
             // A short one must not keep the memory of a long one.
             false => {
                 let short = Bytes::copy_from_slice(&run.bytes[..run.len as usize]);
-                keep(run.bytes);
+                spares.keep(run.bytes.freeze());
                 short
             }
         };
@@ -321,8 +296,8 @@ impl<D: Driver> Shard<D> {
         };
         written.whole |= whole;
         if whole {
-            let (spares, spares_max) = (&mut early.spares, early.spares_max);
-            *early.bytes.entry(number).or_default() += written.end_run(|spare| keep(spares, spares_max, spare));
+            let spares = &mut self.assembly.spares;
+            *early.bytes.entry(number).or_default() += written.end_run(spares);
         }
         if written.writing.is_some() || written.back.is_some() || written.is_hashed {
             return;
@@ -509,11 +484,16 @@ impl<D: Driver> Shard<D> {
         let Some(hasher) = back.hasher.take() else {
             return self.on_early_bad(number, piece);
         };
+        let next = if is_last {
+            Vec::new()
+        } else {
+            Vec::with_capacity(STRETCH_MAX)
+        };
         written.is_hashed = true;
         let job = Job {
             tag: tag(number, piece),
             hasher,
-            buffers: vec![Bytes::from(std::mem::take(&mut back.stretch))],
+            buffers: vec![Bytes::from(std::mem::replace(&mut back.stretch, next))],
             source: None,
             then: match is_last {
                 true => Then::Verify(*download.served.torrent.meta().piece_hashes.get(piece)),
@@ -588,6 +568,9 @@ impl<D: Driver> Shard<D> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use super::super::spares::ALIGNMENT;
     use super::*;
     use crate::proto::geometry::Geometry;
 
@@ -596,27 +579,23 @@ mod tests {
     fn few_runs_that_were_written_lend_their_memory_to_the_next() {
         const LEN: u32 = 4 * RUN_LEN;
         let geometry = Geometry::new(LEN, 2 * u64::from(LEN)).unwrap();
-        let mut early = Early::new(2 * SPARE_PART * u64::from(RUN_LEN));
-        let put = |early: &mut Early, piece: u32, byte: u8| {
+        let (mut early, mut spares) = (Early::default(), Spares::new(LEN.into()));
+        let put = |early: &mut Early, spares: &mut Spares, piece: u32, byte: u8| {
             for begin in (0..LEN).step_by(BLOCK_LEN as usize) {
                 let block = geometry.check(piece, begin, BLOCK_LEN).unwrap();
-                early.put(7, LEN, || 100, &block, &[byte; BLOCK_LEN as usize]);
+                let data = [byte; BLOCK_LEN as usize];
+                early.put((spares, LEN.into()), (7, LEN), || 100, &block, &data);
             }
             let key = (7, geometry.piece_index(piece).unwrap());
             let runs = early.pieces.remove(&key).unwrap().waiting;
             runs.into_iter().map(|(_, run)| run).collect::<Vec<Bytes>>()
         };
-        let first = put(&mut early, 0, 1);
-        let places: Vec<_> = first.iter().map(|run| run.as_ptr()).collect();
-        first.into_iter().for_each(|run| early.recycle(run));
-        assert_eq!(early.spares.len(), 2, "no more than a part of the buffer");
-        let second = put(&mut early, 1, 2);
-        assert_eq!((second.len(), early.spares.len()), (4, 0));
-        assert!(
-            places[..2]
-                .iter()
-                .all(|place| second.iter().any(|run| run.as_ptr() == *place))
-        );
+        let first = put(&mut early, &mut spares, 0, 1);
+        let places: HashSet<_> = first.iter().map(|run| run.as_ptr()).collect();
+        first.into_iter().for_each(|run| spares.keep(run));
+        let second = put(&mut early, &mut spares, 1, 2);
+        assert_eq!((second.len(), spares.count()), (4, 0));
+        assert_eq!(second.iter().map(|run| run.as_ptr()).collect::<HashSet<_>>(), places);
         for run in &second {
             assert!(run.iter().all(|byte| *byte == 2) && run.len() == RUN_LEN as usize);
             assert_eq!(run.as_ptr().addr() % ALIGNMENT, 100);
@@ -629,11 +608,12 @@ mod tests {
         const LEN: u32 = 4 * RUN_LEN;
         let geometry = Geometry::new(LEN, LEN.into()).unwrap();
         let piece = geometry.piece_index(0).unwrap();
-        let mut early = Early::default();
+        let (mut early, mut spares) = (Early::default(), Spares::new(LEN.into()));
         for number in 0..8 {
             let begin = (number / 2 + number % 2 * 32) * BLOCK_LEN;
             let block = geometry.check(0, begin, BLOCK_LEN).unwrap();
-            early.put(7, LEN, || 0, &block, &[number as u8; BLOCK_LEN as usize]);
+            let data = [number as u8; BLOCK_LEN as usize];
+            early.put((&mut spares, LEN.into()), (7, LEN), || 0, &block, &data);
         }
         assert_eq!(early.bytes(7), 7 * u64::from(BLOCK_LEN), "the last may become more");
         for (_, run) in early.pieces.remove(&(7, piece)).unwrap().waiting {

@@ -150,7 +150,7 @@ impl Leech {
                 let piece_len = served.torrent.geometry().piece_len(block.piece());
                 let skew = || skew_of(&served.torrent, block.piece());
                 match download.early {
-                    true => assembly.early.put(served.number, piece_len, skew, &block, data),
+                    true => assembly.put_early(served.number, piece_len, skew, &block, data),
                     false => assembly.put(served.number, piece_len, skew, &block, data),
                 }
                 Some(Took { block, cancel, whole })

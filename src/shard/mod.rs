@@ -47,6 +47,7 @@ mod pace;
 mod peers;
 mod reclaim;
 mod slots;
+mod spares;
 mod stage;
 mod start;
 #[cfg(test)]

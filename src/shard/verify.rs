@@ -164,7 +164,7 @@ impl<D: Driver> Shard<D> {
                     bytes,
                 } => match self.on_run_written(number, piece, run) {
                     true => {
-                        self.assembly.early.recycle(bytes);
+                        self.assembly.recycle_run(bytes);
                         self.on_disk_takes(number);
                     }
                     false => self.on_piece_written(number, piece, bytes),

@@ -10,9 +10,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::Torrent;
-use super::assembly::ALIGNMENT;
 use super::conn::Served;
 use super::slots::Slots;
+use super::spares::ALIGNMENT;
 use crate::io::{Driver, Errno, Op, Opened, Owner};
 use crate::proto::geometry::PieceIndex;
 use crate::stats::Counters;
