@@ -11,6 +11,8 @@
 use super::Block;
 use super::lane::Lane;
 use super::plan::{Kernel, Plan};
+#[cfg(target_arch = "x86_64")]
+use super::spread::spread;
 use super::state::{DIGEST_LEN, State};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512, shani};
@@ -93,14 +95,20 @@ pub fn run<S: AsRef<[u8]>, T>(
         }
         match plan.kernel(lanes.len()) {
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512 => step(avx512::compress, &mut lanes, &mut work),
+            Kernel::Avx512 => {
+                spread(&mut lanes, &mut work);
+                step(avx512::compress, &mut lanes, &mut work);
+            }
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2 => step(avx2::compress, &mut lanes, &mut work),
             #[cfg(target_arch = "x86_64")]
             Kernel::ShaNi => step(shani::compress::<{ shani::WIDTH }>, &mut lanes, &mut work),
             #[cfg(target_arch = "x86_64")]
             Kernel::ShaNiPair => step(shani::compress::<{ shani::PAIR }>, &mut lanes, &mut work),
-            Kernel::Single => step_single(&mut lanes[0], &mut work),
+            Kernel::Single => {
+                let count = lanes[0].block_count();
+                step_single(&mut lanes[0], count, &mut work);
+            }
         }
     }
 }
@@ -129,8 +137,8 @@ fn step<const N: usize, S: AsRef<[u8]>, T>(
     work.lane_slots += (N * count) as u64;
 }
 
-fn step_single<S: AsRef<[u8]>, T>(lane: &mut Lane<S, T>, work: &mut Work) {
-    let count = lane.block_count();
+/// Advances one lane by so many of the blocks that it has contiguous.
+pub(super) fn step_single<S: AsRef<[u8]>, T>(lane: &mut Lane<S, T>, count: usize, work: &mut Work) {
     let mut h = lane.message.state.h;
     sha1::block_api::compress(&mut h, lane.blocks(count));
     lane.advance(count, h);

@@ -32,6 +32,8 @@ mod plan;
 mod rounds;
 #[cfg(target_arch = "x86_64")]
 mod shani;
+#[cfg(target_arch = "x86_64")]
+mod spread;
 mod state;
 #[cfg(test)]
 mod tests;
