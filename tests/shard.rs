@@ -40,6 +40,7 @@ fn start(features: Features, read_mode: ReadMode, listen: SocketAddr) -> Handle 
             mailboxes: Arc::from([mailbox.clone()]),
             pool: Arc::new(Pool::start(pool).expect("a thread")),
             write_buffer: 1 << 20,
+            gather_wait: std::time::Duration::from_micros(500),
             events: Events::new(|_| {}),
             peer_id: PeerId(*b"-BD0001-tests-tests-"),
             limits: Arc::new(Limits::new(Caps {

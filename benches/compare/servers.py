@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,6 +19,9 @@ from compare.measure import place
 START_SECONDS = 300
 # More connections and upload slots than any case has.
 PEERS = 20000
+
+# btd with another gather-wait.
+BTD_GATHERS = re.compile(r"btd-\d+[um]s")
 
 LIBTORRENT = """
 import sys, time
@@ -155,8 +159,8 @@ def refuse_missing(names, options):
         elif name == "libtorrent":
             if subprocess.run([options.python, "-c", "import libtorrent"], stderr=subprocess.DEVNULL).returncode:
                 sys.exit(f"{options.python} cannot import libtorrent (apt install python3-libtorrent, or pip install libtorrent)")
-        elif name not in ("floor", "btd", "btd-buffered", "btd-direct"):
-            sys.exit(f"{name}: no such server (floor, btd, btd-buffered, btd-direct, libtorrent, {', '.join(PROGRAMS)})")
+        elif name not in ("floor", "memory-floor", "btd", "btd-buffered", "btd-direct") and not BTD_GATHERS.fullmatch(name):
+            sys.exit(f"{name}: no such server (floor, memory-floor, btd, btd-buffered, btd-direct, btd-500us, libtorrent, {', '.join(PROGRAMS)})")
 
 
 def free_port():
@@ -178,7 +182,8 @@ def start(name, options, home, torrent, data, running):
 
 def start_floor(server, options, torrent, data):
     port = server.folder / "port"
-    server.run(options.btd, "bench", "floor-server", "--torrent", torrent, "--data", data, "--port-file", port)
+    more = ["--in-memory"] if server.name == "memory-floor" else []
+    server.run(options.btd, "bench", "floor-server", "--torrent", torrent, "--data", data, "--port-file", port, *more)
     server.port = server.wait("its port", lambda: int(port.read_text()))
 
 
@@ -189,15 +194,16 @@ def start_libtorrent(server, options, torrent, data):
 
 
 def start_btd(server, options, torrent, data):
-    """btd, or btd with other settings: "btd", "btd-buffered", "btd-direct"."""
+    """btd, or btd with other settings: "btd-buffered" or "btd-direct" (read-mode), "btd-200us" (gather-wait)."""
     watch = server.folder / "watch"
     watch.mkdir()
     shutil.copy(torrent, watch)
-    mode = server.name.partition("-")[2] or "auto"
+    setting = server.name.partition("-")[2]
+    mode, gather = ("auto", setting) if BTD_GATHERS.fullmatch(server.name) else (setting or "auto", "500us")
     (server.folder / "btd.toml").write_text(
         f'state-dir = "state"\n[peers]\nlisten = ["127.0.0.1:0"]\n'
         f"max-connections = {PEERS}\nmax-connections-per-torrent = {PEERS}\n"
-        f'[shards]\ncount = 1\npin = false\n[storage]\nread-mode = "{mode}"\ncache-size = "{options.cache_size}"\n'
+        f'[shards]\ncount = 1\npin = false\ngather-wait = "{gather}"\n[storage]\nread-mode = "{mode}"\ncache-size = "{options.cache_size}"\n'
         f'[metrics]\nlisten = "127.0.0.1:0"\n[[watch]]\ndir = "watch"\ndata-dir = {json.dumps(str(data))}\n'
     )
     ports = server.folder / "state" / "ports.json"
@@ -244,6 +250,7 @@ def start_rqbit(server, options, torrent, data):
 START = {
     "rqbit": start_rqbit,
     "floor": start_floor,
+    "memory-floor": start_floor,
     "libtorrent": start_libtorrent,
     "rtorrent": start_rtorrent,
     "transmission": start_transmission,

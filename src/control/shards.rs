@@ -180,6 +180,7 @@ impl Shards {
                     mailboxes: Arc::clone(&mailboxes),
                     pool: Arc::clone(pool),
                     write_buffer: config.storage.write_buffer / count as u64,
+                    gather_wait: config.shards.gather_wait,
                     events: events.clone(),
                     peer_id,
                     limits: Arc::clone(&limits),

@@ -1,13 +1,17 @@
 //! The floor server: the least that can answer the protocol. One thread, one epoll, a header by `send` with `MSG_MORE`
 //! and the block by `sendfile`, for one torrent whose payload is taken to be whole.
 //!
+//! Or, with the payload read into memory at the start, all that a peer waits for in one vectored send: the least that
+//! anybody pays who sends what he has in memory, which the kernel then copies.
+//!
 //! It is the yardstick of the harness and no daemon: no checking of payload, no choking (interest is answered by an
 //! unchoke), no time limits, no fairness, no defence against a peer that means harm beyond not being confused by it.
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +36,8 @@ const READ_LEN: usize = 64 * 1024;
 const EVENTS_MAX: usize = 512;
 /// What the listening socket's events carry; no slab grows this far.
 const LISTENER: u64 = u64::MAX;
+/// Blocks of one vectored send, at most.
+const BLOCKS_MAX: usize = 64;
 /// How late a request to stop may be noticed.
 const STOP_WAIT: Timespec = Timespec {
     tv_sec: 0,
@@ -66,9 +72,11 @@ pub struct Floor {
 
 impl Floor {
     /// Opens the payload of `metainfo` under `data` and listens.
-    pub fn bind(metainfo: &Metainfo, data: &Path, listen: SocketAddr) -> Result<Floor, Error> {
+    ///
+    /// With `in_memory` the payload is read now, and sent out of memory.
+    pub fn bind(metainfo: &Metainfo, data: &Path, listen: SocketAddr, in_memory: bool) -> Result<Floor, Error> {
         raise_open_files();
-        let torrent = Torrent::open(metainfo, data)?;
+        let torrent = Torrent::open(metainfo, data, in_memory)?;
         let listener = TcpListener::bind(listen)?;
         // The standard library asks for a backlog of 128, too short for thousands of leechers at once.
         rustix::net::listen(&listener, 4096).map_err(io::Error::from)?;
@@ -118,7 +126,10 @@ impl Floor {
                 } else {
                     Ok(())
                 }
-                .and_then(|()| peer.pump(&self.torrent))
+                .and_then(|()| match self.torrent.in_memory {
+                    true => peer.pump_memory(&self.torrent),
+                    false => peer.pump(&self.torrent),
+                })
                 .and_then(|blocked| peer.watch(&self.epoll, index, blocked));
                 if served.is_err() {
                     // A peer that went or made no sense. Closing its socket takes it out of the epoll set.
@@ -154,6 +165,7 @@ struct Torrent {
     geometry: Geometry,
     have: Bitfield,
     files: Vec<Payload>,
+    in_memory: bool,
 }
 
 #[derive(Debug)]
@@ -163,10 +175,12 @@ struct Payload {
     end: u64,
     /// `None` is a pad file.
     file: Option<File>,
+    /// What it holds, if that is in memory.
+    bytes: Vec<u8>,
 }
 
 impl Torrent {
-    fn open(metainfo: &Metainfo, data: &Path) -> Result<Torrent, Error> {
+    fn open(metainfo: &Metainfo, data: &Path, in_memory: bool) -> Result<Torrent, Error> {
         let mut files = Vec::new();
         for entry in metainfo.files.iter().filter(|entry| entry.len > 0) {
             let path = data.join(entry.path.as_path());
@@ -179,18 +193,24 @@ impl Torrent {
                 }
                 Ok(file)
             };
-            let file = if entry.pad {
-                None
-            } else {
-                Some(open().map_err(|error| Error::Payload {
-                    path: path.clone(),
-                    error,
-                })?)
+            let failed = |error| Error::Payload {
+                path: path.clone(),
+                error,
             };
+            let file = match entry.pad {
+                true => None,
+                false => Some(open().map_err(failed)?),
+            };
+            let mut bytes = Vec::new();
+            if let Some(file) = file.as_ref().filter(|_| in_memory) {
+                bytes.reserve_exact(usize::try_from(entry.len).unwrap_or(usize::MAX));
+                file.take(entry.len).read_to_end(&mut bytes).map_err(failed)?;
+            }
             files.push(Payload {
                 offset: entry.offset,
                 end: entry.offset + entry.len,
                 file,
+                bytes,
             });
         }
         let geometry = metainfo.geometry;
@@ -199,12 +219,30 @@ impl Torrent {
             geometry,
             have: Bitfield::full(geometry.piece_count()),
             files,
+            in_memory,
         })
     }
 
     /// The file that holds this byte.
     fn file_at(&self, offset: u64) -> &Payload {
         &self.files[self.files.partition_point(|file| file.end <= offset)]
+    }
+
+    /// Adds what lies in memory of these bytes.
+    fn slices<'a>(&'a self, mut range: Range<u64>, out: &mut Vec<IoSlice<'a>>) -> Result<(), Gone> {
+        while !range.is_empty() {
+            let file = self.file_at(range.start);
+            let at = usize::try_from(range.start - file.offset).map_err(|_| Gone)?;
+            let len = usize::try_from(range.end.min(file.end) - range.start).map_err(|_| Gone)?;
+            let bytes = match &file.file {
+                // The file may have become shorter while it was read.
+                Some(_) => file.bytes.get(at..at + len).ok_or(Gone)?,
+                None => &ZEROS[..len],
+            };
+            out.push(IoSlice::new(bytes));
+            range.start += len as u64;
+        }
+        Ok(())
     }
 }
 
@@ -240,7 +278,7 @@ struct Peer {
     /// Messages and block headers that are to leave before `body`.
     out: Vec<u8>,
     /// What is left of the block under way, as a range of the torrent.
-    body: std::ops::Range<u64>,
+    body: Range<u64>,
     blocked: bool,
 }
 
@@ -344,11 +382,58 @@ impl Peer {
                 }
             } else if let Some(block) = self.requests.pop_front() {
                 self.out.extend_from_slice(&wire::piece_header(&block));
-                let begin = torrent.geometry.offset(&block);
-                self.body = begin..begin + u64::from(block.length());
+                self.body = range_of(torrent, &block);
             } else {
                 return Ok(false);
             }
+        }
+    }
+
+    /// The same out of memory: everything that waits, as far as one send goes.
+    fn pump_memory(&mut self, torrent: &Torrent) -> Result<bool, Gone> {
+        loop {
+            let batch = self.requests.iter().take(BLOCKS_MAX);
+            let headers: Vec<_> = batch.clone().map(wire::piece_header).collect();
+            let mut slices = Vec::with_capacity(2 * BLOCKS_MAX + 2);
+            slices.push(IoSlice::new(&self.out));
+            torrent.slices(self.body.clone(), &mut slices)?;
+            for (block, header) in batch.zip(&headers) {
+                slices.push(IoSlice::new(header));
+                torrent.slices(range_of(torrent, block), &mut slices)?;
+            }
+            let len: usize = slices.iter().map(|slice| slice.len()).sum();
+            if len == 0 {
+                return Ok(false);
+            }
+            match (&self.stream).write_vectored(&slices) {
+                Ok(sent) => {
+                    drop(slices);
+                    self.consume(sent, torrent);
+                    if sent < len {
+                        return Ok(true);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Err(_) => return Err(Gone),
+            }
+        }
+    }
+
+    /// So many bytes have left.
+    fn consume(&mut self, mut sent: usize, torrent: &Torrent) {
+        loop {
+            let taken = sent.min(self.out.len());
+            self.out.drain(..taken);
+            sent -= taken;
+            let taken = (sent as u64).min(self.body.end - self.body.start);
+            self.body.start += taken;
+            sent -= taken as usize;
+            if sent == 0 {
+                return;
+            }
+            let block = self.requests.pop_front().expect("a block that was sent");
+            self.out.extend_from_slice(&wire::piece_header(&block));
+            self.body = range_of(torrent, &block);
         }
     }
 
@@ -367,4 +452,10 @@ impl Peer {
         }
         Ok(())
     }
+}
+
+/// Where a block lies in the torrent.
+fn range_of(torrent: &Torrent, block: &BlockRequest) -> Range<u64> {
+    let begin = torrent.geometry.offset(block);
+    begin..begin + u64::from(block.length())
 }

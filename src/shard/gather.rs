@@ -1,13 +1,11 @@
 //! When a sleep should gather completions instead of ending at the first one.
 //!
 //! With hundreds of peers that each ask for a block now and then, every request is a wake-up of its own, and the wake-up
-//! costs more than the block. Sleeping half a millisecond at least then gathers a handful of them (PERF.md, S3). A shard
+//! costs more than the block. Sleeping half a millisecond at least then gathers a handful of them (`gather-wait`; 0.2 ms
+//! saves nothing yet, 1 ms saves a little more and doubles the latency: PERF.md, S3). A shard
 //! whose turns are well filled anyway, or that has few peers, gains nothing and would only answer later.
 
 use std::time::Duration;
-
-/// Least sleep of a shard that gathers. 0.2 ms saves nothing yet, 1 ms saves a little more and doubles the latency.
-pub(super) const GATHER_WAIT: Duration = Duration::from_micros(500);
 
 /// Peers below which there is nothing to gather.
 const PEERS_MIN: u64 = 16;
@@ -21,14 +19,26 @@ const TURNS_TO_GO_ON: u64 = 500;
 const FILLED_LEN: u64 = 256 * 1024;
 
 /// Looks back once a tick on how the turns were filled.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Gather {
+    /// The least sleep while it is on.
+    wait: Duration,
     on: bool,
     turns: u64,
     sent: u64,
 }
 
 impl Gather {
+    /// With this as the least sleep.
+    pub(super) fn new(wait: Duration) -> Gather {
+        Gather {
+            wait,
+            on: false,
+            turns: 0,
+            sent: 0,
+        }
+    }
+
     /// A tick has passed: `turns` and `sent` (payload bytes) are counted from the start of the shard, `over` is the time
     /// since the last call.
     pub(super) fn on_tick(&mut self, turns: u64, sent: u64, peers: u64, over: Duration) {
@@ -46,7 +56,7 @@ impl Gather {
     /// The least time to sleep.
     pub(super) fn at_least(&self) -> Duration {
         match self.on {
-            true => GATHER_WAIT,
+            true => self.wait,
             false => Duration::ZERO,
         }
     }
@@ -56,6 +66,7 @@ impl Gather {
 mod tests {
     use super::*;
 
+    const WAIT: Duration = Duration::from_micros(500);
     const TICK: Duration = Duration::from_millis(100);
     const BLOCK_LEN: u64 = 16 * 1024;
 
@@ -68,7 +79,7 @@ mod tests {
 
     #[test]
     fn many_peers_with_a_block_each_are_gathered() {
-        let mut gather = Gather::default();
+        let mut gather = Gather::new(WAIT);
         assert!(gather.at_least().is_zero());
         assert!(after(&mut gather, 500, BLOCK_LEN, 500));
         assert!(
@@ -84,7 +95,7 @@ mod tests {
 
     #[test]
     fn few_peers_and_filled_turns_are_not_kept_waiting() {
-        let mut gather = Gather::default();
+        let mut gather = Gather::new(WAIT);
         assert!(!after(&mut gather, 1000, BLOCK_LEN, PEERS_MIN - 1));
         assert!(!after(&mut gather, 1000, FILLED_LEN, 500));
         assert!(!after(&mut gather, 0, 0, 500), "an idle shard");
@@ -92,7 +103,7 @@ mod tests {
 
     #[test]
     fn long_tick_is_not_mistaken_for_a_busy_one() {
-        let mut gather = Gather::default();
+        let mut gather = Gather::new(WAIT);
         gather.on_tick(500, 500 * BLOCK_LEN, 500, Duration::from_secs(1));
         assert!(gather.at_least().is_zero());
     }

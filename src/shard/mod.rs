@@ -127,6 +127,8 @@ pub struct Settings {
     pub pool: Arc<Pool>,
     /// Memory for pieces that are being put together, hashed or written, in bytes.
     pub write_buffer: u64,
+    /// The least sleep while many peers ask for little, so that several are answered at once.
+    pub gather_wait: Duration,
     /// Who is told what a disk has to be waited for.
     pub events: Events,
     /// Our peer id, the same on all shards.
@@ -304,6 +306,7 @@ impl<D: Driver> Shard<D> {
             choker: SeedChoker::new(settings.choker, settings.upload_slots),
             downloads: BTreeMap::new(),
             assembly: Assembly::new(settings.write_buffer.max(assembly::BUFFER_MIN)),
+            gather: Gather::new(settings.gather_wait),
             verifier: Verifier::new(&settings),
             writes: Writes::new(),
             hungry: Vec::new(),
@@ -324,7 +327,6 @@ impl<D: Driver> Shard<D> {
             now,
             tick: 0,
             ticked_at: now,
-            gather: Gather::default(),
             wheel: Wheel::new(),
             due: Vec::new(),
             torrents: HashMap::new(),

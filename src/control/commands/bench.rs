@@ -199,6 +199,10 @@ struct FloorServer {
     /// The folder that holds its payload, taken to be whole and right.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
+    /// Read the payload into memory first, and send it from there: many blocks in a vectored send instead of one in a
+    /// sendfile.
+    #[arg(long)]
+    in_memory: bool,
     /// Where to listen; port 0 takes any.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
@@ -467,7 +471,7 @@ fn leech(args: &Leech) -> Result<(), Error> {
 
 fn floor_server(args: &FloorServer) -> Result<(), Error> {
     let metainfo = read_torrent(&args.torrent)?;
-    let floor = Floor::bind(&metainfo, &args.data, args.listen)?;
+    let floor = Floor::bind(&metainfo, &args.data, args.listen, args.in_memory)?;
     let address = floor.local_addr().map_err(floor::Error::Serve)?;
     println!(
         "floor server for {} on {address}, process {}",

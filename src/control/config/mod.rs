@@ -41,6 +41,8 @@ const WRITE_BUFFER_MIN: u64 = 16 << 20;
 /// A block a second: less would look like a peer that hangs.
 const UPLOAD_RATE_MIN: u64 = 16 << 10;
 /// Shorter intervals are for tests; with longer ones whoever left without a word is kept for days.
+/// Longer, and who asks for one block at a time would notice.
+const GATHER_WAIT_MAX: Duration = Duration::from_millis(10);
 const INTERVAL_MIN: Duration = Duration::from_secs(1);
 const INTERVAL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// More peers than clients take from one reply.
@@ -274,11 +276,17 @@ pub struct Shards {
     pub count: usize,
     /// Whether each keeps to its own core.
     pub pin: bool,
+    /// The least sleep of a shard whose many peers ask for a block now and then.
+    pub gather_wait: Duration,
 }
 
 impl Default for Shards {
     fn default() -> Self {
-        Self { count: 0, pin: true }
+        Self {
+            count: 0,
+            pin: true,
+            gather_wait: Duration::from_micros(500),
+        }
     }
 }
 
@@ -440,6 +448,7 @@ fn read(context: &Context<'_>, root: Table) -> Config {
     let shards = Shards {
         count: section.count("count", default.count, 0..=SHARDS_MAX),
         pin: section.bool("pin", default.pin),
+        gather_wait: section.time("gather-wait", default.gather_wait, Duration::ZERO..=GATHER_WAIT_MAX),
     };
     section.finish();
 

@@ -44,24 +44,28 @@ pub(in crate::control) fn rate(text: &str) -> Option<Option<u64>> {
     }
 }
 
-/// Parses a time: a whole number and one of `ms`, `s`, `m`, `h`, `d`.
+/// Parses a time: a whole number and one of `us`, `ms`, `s`, `m`, `h`, `d`.
 pub(in crate::control) fn time(text: &str) -> Option<Duration> {
     let text = text.trim();
     let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(unit_at);
-    let unit_ms: u64 = match unit.trim_start() {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60 * 1000,
-        "h" => 60 * 60 * 1000,
-        "d" => 24 * 60 * 60 * 1000,
+    let unit_us: u64 = match unit.trim_start() {
+        "us" => 1,
+        "ms" => 1000,
+        "s" => 1_000_000,
+        "m" => 60 * 1_000_000,
+        "h" => 60 * 60 * 1_000_000,
+        "d" => 24 * 60 * 60 * 1_000_000,
         _ => return None,
     };
-    Some(Duration::from_millis(number.parse::<u64>().ok()?.checked_mul(unit_ms)?))
+    Some(Duration::from_micros(number.parse::<u64>().ok()?.checked_mul(unit_us)?))
 }
 
 /// Writes a time in the largest unit that it is a whole number of.
 pub(super) fn display_time(time: Duration) -> String {
+    if !time.as_micros().is_multiple_of(1000) {
+        return format!("{}us", time.as_micros());
+    }
     let ms = time.as_millis();
     for (unit, unit_ms) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)] {
         if ms > 0 && ms.is_multiple_of(unit_ms) {
@@ -137,10 +141,12 @@ mod tests {
             ("2h", 7_200_000),
             ("1d", 86_400_000),
             ("5ms", 5),
+            ("7000us", 7),
         ] {
             let time = time(text).unwrap_or_else(|| panic!("{text}"));
             assert_eq!(time, Duration::from_millis(ms));
         }
+        assert_eq!(display_time(time("1500 us").unwrap()), "1500us");
         for text in [
             "",
             "30",

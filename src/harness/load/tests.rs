@@ -43,7 +43,17 @@ fn single(dir: &Path, len: usize) -> Metainfo {
 
 /// Runs `load` against a floor server for the torrent, in this process.
 fn against_floor(metainfo: &Metainfo, dir: &Path, load: impl FnOnce(SocketAddr) -> Load) -> Result<Report, Error> {
-    let floor = Floor::bind(metainfo, dir, "127.0.0.1:0".parse().unwrap()).unwrap();
+    against(metainfo, dir, false, load)
+}
+
+/// The same, with the payload in its memory or in files.
+fn against(
+    metainfo: &Metainfo,
+    dir: &Path,
+    in_memory: bool,
+    load: impl FnOnce(SocketAddr) -> Load,
+) -> Result<Report, Error> {
+    let floor = Floor::bind(metainfo, dir, "127.0.0.1:0".parse().unwrap(), in_memory).unwrap();
     let load = load(floor.local_addr().unwrap());
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -59,21 +69,23 @@ fn against_floor(metainfo: &Metainfo, dir: &Path, load: impl FnOnce(SocketAddr) 
 fn a_swarm_gets_every_byte_right_from_the_floor_server() {
     let dir = tempfile::tempdir().unwrap();
     let metainfo = single(dir.path(), 3_000_001);
-    let report = against_floor(&metainfo, dir.path(), |server| Load {
-        pid: Some(std::process::id()),
-        connections: 20,
-        queue: 8,
-        verify: 1.0,
-        until: Until::Bytes(40_000_000),
-        busy: false,
-        ..Load::new(server)
-    })
-    .unwrap();
-    assert!(report.is_clean(), "{report}");
-    assert!(report.bytes >= 40_000_000 && report.verified.good > 500, "{report}");
-    assert_eq!(report.connections.ready_at_start, 20);
-    assert!(report.latency.unwrap().max_ms > 0.0);
-    assert!(report.server.unwrap().memory_peak.resident > 0);
+    for in_memory in [false, true] {
+        let report = against(&metainfo, dir.path(), in_memory, |server| Load {
+            pid: Some(std::process::id()),
+            connections: 20,
+            queue: 8,
+            verify: 1.0,
+            until: Until::Bytes(40_000_000),
+            busy: false,
+            ..Load::new(server)
+        })
+        .unwrap();
+        assert!(report.is_clean(), "{report}");
+        assert!(report.bytes >= 40_000_000 && report.verified.good > 500, "{report}");
+        assert_eq!(report.connections.ready_at_start, 20);
+        assert!(report.latency.unwrap().max_ms > 0.0);
+        assert!(report.server.unwrap().memory_peak.resident > 0);
+    }
 }
 
 #[test]
@@ -96,22 +108,24 @@ fn files_and_pads_are_served_as_one_stretch_of_bytes() {
         file("sub/two", two.len(), false),
     ];
     let metainfo = torrent("folder", NewContent::Folder(&files), &[one, pad, two].concat());
-    let report = against_floor(&metainfo, dir.path(), |server| Load {
-        connections: 4,
-        threads: 2,
-        verify: 1.0,
-        order: Order::Sequential,
-        block: 10_000,
-        until: Until::Bytes(4_000_000),
-        ..Load::new(server)
-    })
-    .unwrap();
-    // Two of the four may be over before the other thread's two were served a block.
-    let found = report.verified;
-    assert!(
-        found.good > 20 && found.bad == 0 && report.trouble.unasked == 0,
-        "{report}"
-    );
+    for in_memory in [false, true] {
+        let report = against(&metainfo, dir.path(), in_memory, |server| Load {
+            connections: 4,
+            threads: 2,
+            verify: 1.0,
+            order: Order::Sequential,
+            block: 10_000,
+            until: Until::Bytes(4_000_000),
+            ..Load::new(server)
+        })
+        .unwrap();
+        // Two of the four may be over before the other thread's two were served a block.
+        let found = report.verified;
+        assert!(
+            found.good > 20 && found.bad == 0 && report.trouble.unasked == 0,
+            "{report}"
+        );
+    }
 }
 
 #[test]

@@ -117,6 +117,7 @@ impl Fixture {
             mailboxes: Arc::from(Vec::new()),
             pool: pool(),
             write_buffer: 1 << 20,
+            gather_wait: std::time::Duration::from_micros(500),
             events: Events::new(|_| {}),
             peer_id: PeerId(*b"-BD0001-tests-tests-"),
             limits: Arc::new(Limits::new(Caps {
