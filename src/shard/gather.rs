@@ -3,7 +3,8 @@
 //! With hundreds of peers that each ask for a block now and then, every request is a wake-up of its own, and the wake-up
 //! costs more than the block. Sleeping half a millisecond at least then gathers a handful of them (`gather-wait`; 0.2 ms
 //! saves nothing yet, 1 ms saves a little more and doubles the latency: PERF.md, S3). A shard
-//! whose turns are well filled anyway, or that has few peers, gains nothing and would only answer later.
+//! whose turns are well filled anyway, or that has few peers, gains nothing and would only answer later. The same goes for
+//! connections to the tracker that ask one thing each.
 
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ impl Gather {
     }
 
     /// A tick has passed: `turns` and `sent` (payload bytes) are counted from the start of the shard, `over` is the time
-    /// since the last call.
+    /// since the last call, `peers` are those that may ask, at the moment.
     pub(super) fn on_tick(&mut self, turns: u64, sent: u64, peers: u64, over: Duration) {
         let (turned, moved) = (turns - self.turns, sent - self.sent);
         (self.turns, self.sent) = (turns, sent);
