@@ -208,7 +208,7 @@ fn btd_downloads_from_libtorrent_that_a_tracker_has_told_of() {
 fn a_seed_says_started_and_stopped_with_what_it_has_moved() {
     let scratch = Scratch::new("announce-seed");
     let home = Home::new(&scratch, "seed", 200_000);
-    let stub = StubTracker::saying("d8:intervali1800e5:peers0:e");
+    let stub = StubTracker::saying("d8:intervali1800e5:peers0:15:warning message21:key 0123456789 is olde");
     home.with_tracker(&format!("{}?passkey=0123456789", stub.url()));
     let btd = Btd::start(
         &scratch.dir("btd"),
@@ -257,9 +257,48 @@ fn a_seed_says_started_and_stopped_with_what_it_has_moved() {
     assert_eq!(stub.connections(), 1, "the connection is kept");
     let log = fs::read_to_string(log).expect("read a log");
     assert!(
-        log.contains("to http://127.0.0.1") && !log.contains("0123456789"),
+        log.contains("http://127.0.0.1") && log.contains("\"key … is old\"") && !log.contains("0123456789"),
         "{log}"
     );
+}
+
+#[test]
+fn a_key_that_a_tracker_repeats_is_not_in_the_log_wherever_it_came_from() {
+    let scratch = Scratch::new("announce-keys");
+    let home = Home::new(&scratch, "seed", 100_000);
+    // The key of the address, and that of where it leads to.
+    let stub = StubTracker::start(|target, stream| match target.starts_with("/fedcba9876543210/") {
+        true => reply(
+            stream,
+            b"d14:failure reason53:0123456789ABCDEF or fedcba9876543210 must be somebodye",
+        ),
+        false => {
+            let answer = b"HTTP/1.1 302 Found\r\nLocation: /fedcba9876543210/announce\r\nContent-Length: 0\r\n\r\n";
+            stream.write_all(answer).is_ok()
+        }
+    });
+    home.with_tracker(&stub.url().replace("/announce", "/0123456789abcdef/announce"));
+    let btd = Btd::start(
+        &scratch.dir("btd"),
+        &Config {
+            log_level: "debug",
+            ..config(&[&home], ALLOW)
+        },
+    );
+    let log = wait_for("the refusal is told", within(30), || {
+        Some(btd.process.log()).filter(|log| log.contains("must be somebody"))
+    });
+    assert!(log.contains("refused: … or … must be somebody"), "{log}");
+    let metrics = support::http::get(btd.metrics, "/metrics")
+        .expect("read the metrics")
+        .text();
+    for text in [log.to_lowercase(), metrics] {
+        assert!(
+            !text.contains("0123456789abcdef") && !text.contains("fedcba9876543210"),
+            "{text}"
+        );
+    }
+    btd.stop();
 }
 
 #[test]

@@ -164,11 +164,68 @@ fn a_tracker_needs_an_address_and_sound_values() {
             "btd.toml:4: tracker.min-interval: expected a time from \"1s\" to \"1d\", found \"2d\"",
             "btd.toml:5: tracker.numwant-max: expected a whole number from 1 to 1000, found 0",
             "btd.toml:6: tracker.hostname-allow: \"a_b\" is no host name: at most 253 bytes, labels of letters, digits and hyphens, with a dot before it for all names below it",
-            "btd.toml:7: tracker.memory: expected a size from 1 MiB to 1 TiB, found \"1 B\"",
+            "btd.toml:7: tracker.memory: expected a size from 4 MiB to 1 TiB, found \"1 B\"",
             "btd.toml:8: tracker.allow: expected a path, found \"\"",
             "btd.toml:9: unknown key \"htttp\" in [tracker] (did you mean \"http\"?)",
         ],
     );
+}
+
+#[test]
+fn values_of_a_tracker_that_cannot_go_together_are_refused() {
+    let head = "[tracker]\nhttp = \"127.0.0.1:0\"\n";
+    refused(
+        &format!("{head}interval = \"10m\"\nmin-interval = \"11m\"\nmemory = \"1 MiB\"\n"),
+        &[],
+        &[
+            "btd.toml:4: tracker.min-interval: 11m, longer than tracker.interval, 10m: nobody could keep both",
+            "btd.toml:5: tracker.memory: expected a size from 4 MiB to 1 TiB, found \"1 MiB\"",
+        ],
+    );
+    refused(
+        &format!("{head}min-interval = \"31m\"\n"),
+        &[],
+        &["btd.toml:3: tracker.min-interval: 31m, longer than tracker.interval, 30m: nobody could keep both"],
+    );
+    for good in [
+        "interval = \"1m\"",
+        "interval = \"1m\"\nmin-interval = \"1m\"",
+        "memory = \"4 MiB\"",
+    ] {
+        assert_eq!(check(&format!("{head}{good}\n"), &[]).status.code(), Some(0), "{good}");
+    }
+    let output = check(&format!("{head}memory = \"1 TiB\"\n"), &[]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        stderr.starts_with("btd.toml:3: tracker.memory: 1 TiB, more than the ")
+            && stderr.ends_with(" that this machine has\n"),
+        "{stderr}"
+    );
+    assert_eq!(output.status.code(), Some(78));
+}
+
+#[test]
+fn lists_of_a_tracker_that_cannot_be_read_are_told_by_their_keys() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("the file is written");
+    write(
+        "btd.toml",
+        "[tracker]\nhttp = \"127.0.0.1:0\"\nallow = \"absent\"\ndeny = \"torn\"\n",
+    );
+    write("torn", "# ours\n0123\n");
+    let check = || btd(dir.path(), &[], &["check-config", "--config", "btd.toml"]);
+    let output = check();
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr).lines().collect::<Vec<_>>(),
+        [
+            "btd.toml:3: tracker.allow: cannot read absent: No such file or directory (os error 2)",
+            "btd.toml:4: tracker.deny: cannot read torn: line 2: an info-hash is 40 hexadecimal digits, this has 4 bytes",
+        ]
+    );
+    assert_eq!(output.status.code(), Some(78));
+    write("absent", "");
+    write("torn", &"ab".repeat(20));
+    assert_eq!(check().status.code(), Some(0));
 }
 
 #[test]

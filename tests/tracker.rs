@@ -179,7 +179,9 @@ fn peers_that_announce_by_http_are_told_of_each_other_and_counted_at_each_step()
         };
         (count("http_announce") == 8.0 && count("http_scrape") >= 4.0 && count("http_stats") == 1.0).then_some(())
     });
-    assert!(btd.process.log().contains(&format!("tracker on http://{to}/announce")));
+    let log = btd.process.log();
+    assert!(log.contains(&format!("tracker on http://{to}/announce")));
+    assert!(!log.contains("[[watch]]"), "a tracker needs no torrents: {log}");
     btd.stop();
 }
 
@@ -494,6 +496,11 @@ fn lists_are_obeyed_and_read_again_and_a_private_tracker_knows_what_btd_holds() 
     assert_eq!(
         (is_served(&HASH), is_served(&OTHER), is_served(&held)),
         (true, false, false)
+    );
+    let refusal = http::get(to, &announce(&OTHER, 1, "&left=1")).expect("announce").text();
+    assert!(
+        refusal.contains("14:failure reason32:this torrent is not tracked heree"),
+        "what it is for is known: {refusal}"
     );
     fs::rename(&torrent.path, watch.join("held.torrent")).expect("add a torrent");
     wait_for("a torrent that was added is served", within(30), || {

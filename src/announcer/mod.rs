@@ -7,7 +7,7 @@
 //! - [`schedule`]: all announces of all torrents as one state machine: tiers (BEP 12), intervals, back-off, a bucket of
 //!   requests for each tracker host.
 //! - [`address`]: which addresses a name, a redirect or a tracker may lead to.
-//! - [`text`]: what strangers write, made fit for a log.
+//! - [`text`]: what strangers write, made fit for a log; [`redact`]: without the keys that they repeat.
 //!
 //! No socket, no name is resolved and no clock is read here: `control/announce` does that. There is no scrape: what a
 //! scrape would tell is in the answer to each announce.
@@ -16,6 +16,7 @@
 pub mod address;
 pub mod answer;
 mod bucket;
+pub mod redact;
 pub mod request;
 pub mod schedule;
 pub mod text;
@@ -24,6 +25,7 @@ pub mod url;
 
 pub use address::Rule;
 pub use answer::{Answer, Failure, Retry};
+pub use redact::redacted;
 pub use request::{Event, Request};
 pub use schedule::{Call, Kept, News, Outcome, Schedule};
 pub use url::TrackerUrl;

@@ -190,6 +190,29 @@ impl TrackerUrl {
     fn path(&self) -> &str {
         self.target.split('?').next().unwrap_or("/")
     }
+
+    /// What is not shown of path and query: parts of the path, values of the query and what it has without a name, each as
+    /// it is sent and as it is behind its escapes.
+    pub(super) fn keys(&self) -> Vec<String> {
+        let query = self.target.split_once('?').map_or("", |(_, query)| query);
+        let values = query
+            .split('&')
+            .map(|param| param.split_once('=').map_or(param, |(_, value)| value));
+        let parts = self
+            .path()
+            .split('/')
+            .filter(|part| !PLAIN.contains(part))
+            .chain(values);
+        let mut keys = Vec::new();
+        for part in parts.filter(|part| !part.is_empty()) {
+            let plain = unescaped(part);
+            if plain != part && !plain.is_empty() {
+                keys.push(plain);
+            }
+            keys.push(part.to_owned());
+        }
+        keys
+    }
 }
 
 /// Words of paths that are nobody's key.
@@ -274,6 +297,19 @@ fn read_target(target: &str) -> String {
         }
     }
     read
+}
+
+/// A part of a path or a query as its user has it. What is no UTF-8 behind its escapes nobody could have typed.
+fn unescaped(part: &str) -> String {
+    let mut bytes = Vec::with_capacity(part.len());
+    let mut rest = part.as_bytes();
+    while let [byte, tail @ ..] = rest {
+        let escaped = tail.first_chunk::<2>().filter(|_| *byte == b'%');
+        let escaped = escaped.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
+        bytes.push(escaped.unwrap_or(*byte));
+        rest = if escaped.is_some() { &tail[2..] } else { tail };
+    }
+    super::text::clean(&bytes)
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ pub enum Error {
 pub fn run(cli: Cli) -> Result<(), Error> {
     match (cli.command, cli.daemon.config) {
         (Some(Command::CheckConfig { config: file }), _) => {
-            Config::load(&file)?;
+            Config::check(&file)?;
             writeln!(std::io::stdout(), "{}: good", file.display()).map_err(Error::Output)
         }
         (Some(Command::Completions(args)), _) => Ok(commands::completions::run(&args)?),

@@ -38,8 +38,10 @@ pub(super) fn raise_soft_limit() {
     let _ = setrlimit(Resource::Nofile, raised);
 }
 
-/// Raises the soft limit to the hard one, and shares it out. Says so if it is not enough for so many connections.
-pub(super) fn raise(connections: usize, shards: usize) -> Descriptors {
+/// Raises the soft limit to the hard one, and shares it out. Says so if it is not enough for so many connections, those of
+/// peers and those to the tracker.
+pub(super) fn raise((of_peers, of_tracker): (usize, usize), shards: usize) -> Descriptors {
+    let connections = of_peers + of_tracker;
     let limit = getrlimit(Resource::Nofile);
     let allowed = limit.maximum.unwrap_or(u64::MAX);
     if limit.current.is_some_and(|current| current < allowed) {
@@ -54,13 +56,25 @@ pub(super) fn raise(connections: usize, shards: usize) -> Descriptors {
     let now = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let descriptors = share_out(now, connections as u64, shards as u64);
     if descriptors.connections < connections {
-        tracing::warn!(
-            "only {now} files may be open at once: at most {} connections are accepted, not {connections} \
-             (hint: LimitNOFILE= in btd.service, or ulimit -n)",
-            descriptors.connections
-        );
+        let why = too_few(now, descriptors.connections, (of_peers, of_tracker));
+        tracing::warn!("{why}");
     }
     descriptors
+}
+
+/// The warning, with what its number is made of: nobody has written the sum.
+fn too_few(limit: u64, accepted: usize, (of_peers, of_tracker): (usize, usize)) -> String {
+    let wanted = match of_tracker {
+        0 => format!("the {of_peers} of [peers] max-connections"),
+        _ => format!(
+            "the {} that are [peers] max-connections, {of_peers}, and [tracker] max-connections, {of_tracker}",
+            of_peers + of_tracker
+        ),
+    };
+    format!(
+        "only {limit} files may be open at once: at most {accepted} connections are accepted, not {wanted} \
+         (hint: LimitNOFILE= in btd.service, ulimit -n, or less of them)"
+    )
 }
 
 /// Connections come first, but for a quarter of what there is.
@@ -108,6 +122,20 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn the_warning_says_what_its_number_is_made_of() {
+        let both = too_few(1024, 559, (8000, 10_000));
+        assert!(
+            both.contains("at most 559 connections are accepted, not the 18000 that are [peers] max-connections, 8000, and [tracker] max-connections, 10000 (hint"),
+            "{both}"
+        );
+        let peers = too_few(1024, 559, (8000, 0));
+        assert!(
+            peers.contains("not the 8000 of [peers] max-connections (hint"),
+            "{peers}"
+        );
     }
 
     #[test]

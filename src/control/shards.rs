@@ -111,7 +111,7 @@ impl Shards {
         let by_http = config.tracker.as_ref().filter(|tracker| !tracker.http.is_empty());
         let of_tracker = by_http.map_or(0, |tracker| tracker.max_connections); // Datagrams need none.
         let wanted = config.peers.max_connections + of_tracker;
-        let descriptors = open_files::raise(wanted, count);
+        let descriptors = open_files::raise((config.peers.max_connections, of_tracker), count);
         // What there is of them is shared out as they were asked for.
         let of_tracker = descriptors.connections * of_tracker / wanted;
         let of_peers = (descriptors.connections - of_tracker).max(1);

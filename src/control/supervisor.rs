@@ -157,8 +157,10 @@ pub fn run(config: &Config) -> Result<(), Error> {
     for watch in config.watch.iter().filter(|watch| watch.example) {
         example::make_if_empty(watch)?;
     }
-    if config.watch.is_empty() {
-        tracing::warn!("there is no [[watch]] section: without a folder of torrents there is nothing to serve");
+    if config.watch.is_empty() && config.tracker.is_none() {
+        tracing::warn!(
+            "there is neither a [[watch]] nor a [tracker] section: without a folder of torrents there is nothing to serve"
+        );
     }
     // Before the runtime, which also needs io_uring but does not say why it cannot have it.
     let system = |step| move |source| Error::System { step, source };
@@ -401,6 +403,9 @@ impl<'a> Supervisor<'a> {
 impl Supervisor<'_> {
     async fn on_ready(&mut self) {
         self.tell_held();
+        if let Some(tracked) = &mut self.tracked {
+            tracked.on_ready();
+        }
         let status = self.status();
         if let Err(error) = self.state_dir.write_ports(&self.ports).await {
             // Peers are served all the same; only whoever waits for the file has to be told.

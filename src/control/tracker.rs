@@ -144,7 +144,8 @@ impl List {
     }
 }
 
-fn read_list(path: &Path) -> Result<HashSet<InfoHash>, ListFault> {
+/// Reads a list.
+pub(super) fn read_list(path: &Path) -> Result<HashSet<InfoHash>, ListFault> {
     let file = File::open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file").into());
@@ -170,6 +171,7 @@ impl Tracked {
         let mut access = Access::default();
         if plan.private {
             access.held = Some(Arc::default());
+            access.is_finding_out = true;
         }
         let mut lists = Vec::new();
         for (which, path) in [(Which::Allow, &plan.allow), (Which::Deny, &plan.deny)] {
@@ -207,6 +209,13 @@ impl Tracked {
             private: plan.private,
             is_stale: plan.private,
         })
+    }
+
+    /// The watch folders have been looked at once: what is not held is not held.
+    pub(super) fn on_ready(&mut self) {
+        if self.private {
+            self.door.change(|access| access.is_finding_out = false);
+        }
     }
 
     /// What follows the lists, for as long as btd runs. Nothing, if there are none.
@@ -287,6 +296,44 @@ mod tests {
         assert!(list.read_if_changed().is_none());
         std::fs::write(&path, "cc".repeat(20)).unwrap();
         assert_eq!(list.read_if_changed().unwrap().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn private_tracker_puts_off_who_asks_before_it_knows_what_is_held() {
+        let plan = config::Tracker {
+            private: true,
+            ..config::Tracker::default()
+        };
+        let mut tracked = Tracked::start(&plan).expect("no lists");
+        let mut worker = tracked.tracker.worker(1);
+        let mut announced = |tracked: &Tracked| {
+            let request = format!(
+                "GET /announce?info_hash={0}&peer_id={0}&port=1 HTTP/1.1\r\n\r\n",
+                "%07".repeat(20)
+            );
+            let (from, mut reply) = ("10.0.0.1:1".parse().expect("an address"), Vec::new());
+            let now = Instant::now();
+            tracked
+                .tracker
+                .on_http(&mut worker, from, request.as_bytes(), now, &mut reply);
+            String::from_utf8(reply).expect("text")
+        };
+        let reply = announced(&tracked);
+        assert!(
+            reply.contains("14:failure reason") && reply.contains("8:retry ini1e"),
+            "{reply}"
+        );
+        tracked.tell_held(HashSet::new);
+        assert!(announced(&tracked).contains("8:retry ini1e"), "there may be more");
+        tracked.on_ready();
+        let reply = announced(&tracked);
+        assert!(
+            reply.contains("14:failure reason") && !reply.contains("retry in"),
+            "{reply}"
+        );
+        tracked.on_change();
+        tracked.tell_held(|| HashSet::from([InfoHash([7; 20])]));
+        assert!(announced(&tracked).contains("8:interval"));
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Access {
     /// These alone, if it is there: the torrents that btd holds, with `tracker.private`. With `allow` as well, a torrent
     /// that is in either is served.
     pub held: Option<InfoHashes>,
+    /// What btd holds is still being found out: a torrent that is not in `held` may be so in a moment.
+    pub is_finding_out: bool,
 }
 
 /// Why a list of info-hashes is none.
@@ -45,6 +47,12 @@ impl Access {
             (None, None) => true,
             (allow, held) => allow == Some(true) || held == Some(true),
         }
+    }
+
+    /// Whether a torrent that is not served may be so in a moment.
+    pub fn may_allow_soon(&self, info_hash: &InfoHash) -> bool {
+        let is_denied = self.deny.as_ref().is_some_and(|deny| deny.contains(info_hash));
+        self.is_finding_out && self.held.is_some() && !is_denied
     }
 }
 
@@ -98,6 +106,7 @@ mod tests {
             allow: list(&[1, 2]),
             deny: list(&[2, 3, 4]),
             held: list(&[3, 5]),
+            ..Access::default()
         };
         assert_eq!(allowed(&access), [1, 5]);
         assert_eq!(
@@ -124,6 +133,24 @@ mod tests {
             ..Access::default()
         };
         assert_eq!(allowed(&access), [1, 3]);
+    }
+
+    #[test]
+    fn while_it_is_found_out_what_is_held_only_what_is_denied_is_refused_for_good() {
+        let mut access = Access {
+            deny: list(&[2]),
+            held: list(&[3]),
+            is_finding_out: true,
+            ..Access::default()
+        };
+        let soon = |access: &Access| -> Vec<u8> {
+            (1..4)
+                .filter(|byte| access.may_allow_soon(&InfoHash([*byte; 20])))
+                .collect()
+        };
+        assert_eq!((allowed(&access), soon(&access)), (vec![3], vec![1_u8, 3]));
+        access.is_finding_out = false;
+        assert!(soon(&access).is_empty());
     }
 
     #[test]

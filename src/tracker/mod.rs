@@ -50,6 +50,8 @@ const NUMWANT_DEFAULT: usize = 50;
 const RECOUNT: Duration = Duration::from_secs(1);
 /// When a peer that was refused for want of memory may come again, in minutes (BEP 31).
 const RETRY_IN_MIN: u64 = 5;
+/// The same for one that came before it was known which torrents are served.
+const STARTING_RETRY_IN_MIN: u64 = 1;
 
 /// What the section `[tracker]` says.
 #[derive(Debug, Clone, PartialEq, Eq)]

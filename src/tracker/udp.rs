@@ -156,7 +156,11 @@ impl Tracker {
             return Err((Outcome::Bad, "port 0 is no port"));
         };
         if !worker.access.allows(&info_hash) {
-            return Err((Outcome::Refused, "this torrent is not tracked here"));
+            let reason = match worker.access.may_allow_soon(&info_hash) {
+                true => "the tracker has just started, try again in a minute", // There is no BEP 31 for datagrams.
+                false => "this torrent is not tracked here",
+            };
+            return Err((Outcome::Refused, reason));
         }
         // The reply's family is that of the socket (BEP 15), whatever address is kept.
         let (families, peer_len) = if from.is_ipv4() {

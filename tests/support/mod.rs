@@ -26,6 +26,7 @@ pub mod sick_fs;
 pub mod stub_tracker;
 pub mod torrent;
 pub mod tracker;
+pub mod webtorrent;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -22,7 +22,7 @@ use super::Sources;
 use super::connect::Connector;
 use crate::announcer::schedule::TRIALS_MAX;
 use crate::announcer::url::Scheme;
-use crate::announcer::{Answer, Failure, Request, Retry, Rule, TrackerUrl, answer};
+use crate::announcer::{Answer, Failure, Request, Retry, Rule, TrackerUrl, answer, redacted};
 use crate::control::resolver::Resolver;
 
 /// For the whole of an announce, redirects and all.
@@ -103,7 +103,20 @@ impl Http {
         answer
     }
 
-    async fn follow(&self, url: &TrackerUrl, mut target: String) -> Result<Answer, Failure> {
+    /// Asks, and goes where redirects lead to; their keys are in no text that comes of it.
+    async fn follow(&self, url: &TrackerUrl, target: String) -> Result<Answer, Failure> {
+        let mut met = Vec::new();
+        let result = self.follow_met(url, target, &mut met).await;
+        met.iter().fold(result, |result, at| redacted(at, result))
+    }
+
+    /// The same; where redirects have led to is in `met`.
+    async fn follow_met(
+        &self,
+        url: &TrackerUrl,
+        mut target: String,
+        met: &mut Vec<TrackerUrl>,
+    ) -> Result<Answer, Failure> {
         let mut at = url.clone();
         for _ in 0..=REDIRECTS_MAX {
             let response = self.get(&at, &target).await?;
@@ -122,6 +135,7 @@ impl Http {
                 return Err(Failure::Forbidden("a redirect from https to http".into()));
             }
             target = next.target().to_owned();
+            met.push(next.clone());
             at = next;
         }
         Err(Failure::Redirects(REDIRECTS_MAX))

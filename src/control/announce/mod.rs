@@ -27,7 +27,7 @@ use super::history::note_announced;
 use super::resolver::Resolver;
 use crate::announcer::schedule::CallId;
 use crate::announcer::url::Scheme;
-use crate::announcer::{Answer, Call, Event, Failure, Kept, Request, Rule, Schedule, TrackerUrl};
+use crate::announcer::{Answer, Call, Event, Failure, Kept, Request, Rule, Schedule, TrackerUrl, redacted};
 use crate::proto::metainfo::Metainfo;
 use crate::proto::{InfoHash, PeerId};
 use crate::session::{Announced, Store};
@@ -398,6 +398,7 @@ impl Task {
                     Scheme::Http | Scheme::Https => http.announce(&call.url, &request).await,
                     Scheme::Udp => udp.announce(&call.url, &request).await,
                 };
+                let result = redacted(&call.url, result);
                 (call, result)
             });
             self.handles.insert(id, handle);

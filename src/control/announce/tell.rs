@@ -64,7 +64,8 @@ fn line(name: &str, outcome: &Outcome, news: &News) -> String {
         News::Working {
             swarm: (seeders, leechers),
         } => {
-            format!("announced {name:?} ({info_hash}) to {url}: {seeders} seeders, {leechers} leechers")
+            let (seeders, leechers) = (counted(*seeders, "seeder"), counted(*leechers, "leecher"));
+            format!("announced {name:?} ({info_hash}) to {url}: {seeders}, {leechers}")
         }
         News::Warning(text) => format!("{url} says of {name:?} ({info_hash}): {text:?}"),
         News::Failing(why) => {
@@ -76,9 +77,34 @@ fn line(name: &str, outcome: &Outcome, news: &News) -> String {
     }
 }
 
+/// `1 seeder`, `2 seeders`.
+fn counted(count: u32, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::announcer::TrackerUrl;
+    use crate::proto::InfoHash;
+
+    #[test]
+    fn one_is_not_told_as_if_it_were_many() {
+        let outcome = Outcome {
+            info_hash: InfoHash([7; 20]),
+            url: Arc::new(TrackerUrl::parse("http://t.example/announce").unwrap()),
+            news: None,
+            completed_told: false,
+            stays: true,
+            stopped_told: false,
+        };
+        for (swarm, text) in [((1, 0), ": 1 seeder, 0 leechers"), ((2, 1), ": 2 seeders, 1 leecher")] {
+            let line = line("a", &outcome, &News::Working { swarm });
+            assert!(line.ends_with(text), "{line}");
+        }
+    }
 
     #[test]
     fn a_burst_is_told_then_a_line_now_and_then_and_the_rest_is_counted() {

@@ -2,7 +2,8 @@
 //!
 //! Every key and its default is explained in `config/seed.toml`; a test holds the two together. Unknown keys are
 //! refused with the nearest known one, because a misspelt limit that is silently ignored is worse than no limit. A key
-//! enters this file together with the code that obeys it, never before. Nothing here touches the disk but [`Config::load`].
+//! enters this file together with the code that obeys it, never before. Nothing here touches the disk but [`Config::load`] and
+//! [`Config::check`].
 
 mod document;
 mod problem;
@@ -21,6 +22,7 @@ pub use problem::{At, Error, Problem};
 pub use units::display_size;
 
 use super::shards::count_of;
+use super::tracker::read_list;
 use crate::announcer::TrackerUrl;
 use crate::proto::choker;
 use crate::shard::CACHE_LEN_MIN;
@@ -47,8 +49,9 @@ const INTERVAL_MIN: Duration = Duration::from_secs(1);
 const INTERVAL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// More peers than clients take from one reply.
 const NUMWANT_MAX: usize = 1000;
-/// The tables of a tracker without a peer take some of it.
-const TRACKER_MEMORY_MIN: u64 = 1 << 20;
+/// Room for some 50,000 torrents: with less, a tracker's own tables and the parts that its memory is shared out in would leave
+/// next to nothing for a swarm to grow.
+const TRACKER_MEMORY_MIN: u64 = 4 << 20;
 /// No configuration is longer.
 const FILE_LEN_MAX: u64 = 1 << 20;
 /// Keys outside of any section, which the environment names without `__`.
@@ -296,6 +299,18 @@ impl Config {
     /// # Errors
     /// The file cannot be read, or says something that cannot be followed.
     pub fn load(file: &Path) -> Result<Self, Error> {
+        Self::load_and(file, false)
+    }
+
+    /// The same, with a look at the files that it names: what the daemon would find when it starts.
+    ///
+    /// # Errors
+    /// As above, or such a file cannot be read.
+    pub fn check(file: &Path) -> Result<Self, Error> {
+        Self::load_and(file, true)
+    }
+
+    fn load_and(file: &Path, looks: bool) -> Result<Self, Error> {
         let refuse = |message: String| Error::new(file, vec![Problem { at: At::File, message }]);
         let bytes = read_bounded(file).map_err(|error| refuse(format!("cannot read the configuration: {error}")))?;
         let text = String::from_utf8(bytes).map_err(|error| {
@@ -309,7 +324,7 @@ impl Config {
                 }],
             )
         })?;
-        Self::parse(&text, file, std::env::vars_os())
+        Self::parse_and(&text, file, std::env::vars_os(), looks)
     }
 
     /// Reads the text of `file`, with `variables` taking the place of what it says.
@@ -321,11 +336,23 @@ impl Config {
         file: &Path,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, Error> {
+        Self::parse_and(text, file, variables, false)
+    }
+
+    fn parse_and(
+        text: &str,
+        file: &Path,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+        looks: bool,
+    ) -> Result<Self, Error> {
         let mut root = document::parse(text).map_err(|problems| Error::new(file, problems))?;
         let mut problems = Vec::new();
         document::override_from(variables, &TOP_KEYS, &mut root, &mut problems);
         let base = file.parent().unwrap_or(Path::new(""));
-        let context = Context::new(base, problems);
+        let context = Context {
+            looks,
+            ..Context::new(base, problems)
+        };
         let config = read(&context, root);
         match context.problems.into_inner() {
             problems if problems.is_empty() => Ok(config),
@@ -494,6 +521,14 @@ fn read(context: &Context<'_>, root: Table) -> Config {
     }
 }
 
+/// The memory of this machine in bytes, if that can be told.
+#[allow(clippy::useless_conversion)] // It has 32 bits on some machines.
+fn machine_memory() -> Option<u64> {
+    let info = rustix::system::sysinfo();
+    let bytes = u64::from(info.totalram).checked_mul(u64::from(info.mem_unit))?;
+    (bytes > 0).then_some(bytes)
+}
+
 /// Reports addresses of different keys that one TCP connection could be meant for. The kernel refuses none: sockets that share
 /// a port among shards share it with anybody, and each would be given some of the other's connections.
 fn report_shared_ports(context: &Context<'_>, addresses: &[(&str, SocketAddr)]) {
@@ -518,12 +553,38 @@ fn read_tracker(context: &Context<'_>, mut section: Section<'_>) -> Tracker {
     let default = Tracker::default();
     let settings = default.settings;
     let (at, is_anywhere) = (section.at(), section.has_any(&["http", "udp"]));
+    let interval = section.time("interval", settings.interval, INTERVAL_MIN..=INTERVAL_MAX);
+    let min_interval_at = section.at_key("min-interval");
+    let default_min = settings.min_interval.min(interval);
+    let min_interval = section.time("min-interval", default_min, INTERVAL_MIN..=INTERVAL_MAX);
+    if let (Some(at), true) = (min_interval_at, min_interval > interval) {
+        let (found, interval) = (units::display_time(min_interval), units::display_time(interval));
+        context.report(
+            at,
+            format!("tracker.min-interval: {found}, longer than tracker.interval, {interval}: nobody could keep both"),
+        );
+    }
+    let memory_at = section.at_key("memory");
+    let memory = section.size(
+        "memory",
+        settings.memory_max as u64,
+        TRACKER_MEMORY_MIN..=CACHE_SIZE_MAX,
+    );
+    if let (Some(at), Some(there)) = (memory_at, machine_memory())
+        && memory > there
+    {
+        let (found, there) = (units::display_size(memory), units::display_size(there));
+        context.report(
+            at,
+            format!("tracker.memory: {found}, more than the {there} that this machine has"),
+        );
+    }
     let tracker = Tracker {
         http: section.addresses("http", default.http),
         udp: section.addresses("udp", default.udp),
         private: section.bool("private", default.private),
-        allow: section.optional_path("allow"),
-        deny: section.optional_path("deny"),
+        allow: section.optional_file("allow", can_be_read),
+        deny: section.optional_file("deny", can_be_read),
         max_connections: section.count("max-connections", default.max_connections, 1..=CONNECTIONS_MAX),
         max_connections_per_ip: section.count(
             "max-connections-per-ip",
@@ -531,19 +592,12 @@ fn read_tracker(context: &Context<'_>, mut section: Section<'_>) -> Tracker {
             1..=CONNECTIONS_MAX,
         ),
         settings: tracker::Settings {
-            interval: section.time("interval", settings.interval, INTERVAL_MIN..=INTERVAL_MAX),
-            min_interval: section.time("min-interval", settings.min_interval, INTERVAL_MIN..=INTERVAL_MAX),
+            interval,
+            min_interval,
             numwant_max: section.count("numwant-max", settings.numwant_max, 1..=NUMWANT_MAX),
             hostname_allow: section.hostname_rule("hostname-allow"),
             trust_ip: section.bool("trust-ip", settings.trust_ip),
-            memory_max: section
-                .size(
-                    "memory",
-                    settings.memory_max as u64,
-                    TRACKER_MEMORY_MIN..=CACHE_SIZE_MAX,
-                )
-                .try_into()
-                .unwrap_or(usize::MAX),
+            memory_max: usize::try_from(memory).unwrap_or(usize::MAX),
         },
     };
     if !is_anywhere {
@@ -551,6 +605,14 @@ fn read_tracker(context: &Context<'_>, mut section: Section<'_>) -> Tracker {
     }
     section.finish();
     tracker
+}
+
+/// Reads a list of info-hashes as the tracker will.
+fn can_be_read(path: &Path) -> Result<(), String> {
+    match read_list(path) {
+        Ok(_) => Ok(()),
+        Err(why) => Err(why.to_string()),
+    }
 }
 
 fn read_watches(context: &Context<'_>, top: &mut Section<'_>) -> Vec<Watch> {
@@ -714,6 +776,15 @@ mod tests {
                 "hostname = \"a b\"",
                 "announce.hostname: expected a name such as \"client1.internal\", or \"\", found \"a b\"",
             ),
+            (
+                "hostname = \"10.0.0.1\"",
+                "announce.hostname: expected a name such as \"client1.internal\", or \"\", found the address \"10.0.0.1\" (hint: ip = \"10.0.0.1\")",
+            ),
+            (
+                "hostname = \"[::1]\"",
+                "announce.hostname: expected a name such as \"client1.internal\", or \"\", found the address \"[::1]\" (hint: ip = \"::1\")",
+            ),
+            ("hostname = \"127.1\"", "found the address \"127.1\""),
             (
                 "port = 65536",
                 "announce.port: expected a port from 0 to 65535, found 65536",

@@ -21,6 +21,8 @@ pub(super) struct Context<'a> {
     /// Relative paths start here.
     pub(super) base: &'a Path,
     pub(super) problems: RefCell<Vec<Problem>>,
+    /// Whether files that the configuration names are looked at.
+    pub(super) looks: bool,
     /// Every key that was asked for, as `section.key`: what the documentation must cover.
     pub(super) keys: RefCell<Vec<String>>,
 }
@@ -29,6 +31,7 @@ impl<'a> Context<'a> {
     pub(super) fn new(base: &'a Path, problems: Vec<Problem>) -> Self {
         Self {
             base,
+            looks: false,
             problems: RefCell::new(problems),
             keys: RefCell::default(),
         }
@@ -264,10 +267,20 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// A path that may be missing.
-    pub(super) fn optional_path(&mut self, key: &'static str) -> Option<PathBuf> {
-        let base = self.context.base;
-        self.take(key, None, |node| path(node, base).map(Some))
+    /// The path of a file that is read by `read`, if files are looked at at all.
+    pub(super) fn optional_file(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&Path) -> Result<(), String>,
+    ) -> Option<PathBuf> {
+        let Context { base, looks, .. } = *self.context;
+        self.take(key, None, |node| {
+            let path = path(node, base)?;
+            if looks {
+                read(&path).map_err(|why| format!("cannot read {}: {why}", path.display()))?;
+            }
+            Ok(Some(path))
+        })
     }
 
     pub(super) fn text_list(&mut self, key: &'static str) -> Vec<String> {
@@ -298,6 +311,10 @@ impl<'a> Section<'a> {
     pub(super) fn hostname(&mut self, key: &'static str) -> Option<String> {
         self.take(key, None, |node| match text(node)? {
             name if name.is_empty() => Ok(None),
+            address if is_address(&address) => Err(format!(
+                "expected a name such as \"client1.internal\", or \"\", found the address {address:?} (hint: ip = {:?})",
+                address.trim_matches(['[', ']'])
+            )),
             name if is_name(&name) => Ok(Some(name)),
             other => Err(format!(
                 "expected a name such as \"client1.internal\", or \"\", found {other:?}"
@@ -356,6 +373,12 @@ impl<'a> Section<'a> {
         keys.iter().any(|key| self.table.entries.contains_key(*key))
     }
 
+    /// Where a key stands, if it is there.
+    pub(super) fn at_key(&self, key: &str) -> Option<At> {
+        let (at, _) = self.table.entries.get(key)?;
+        Some(at.clone())
+    }
+
     /// Where the section begins, for a problem that no single key has.
     pub(super) fn at(&self) -> At {
         self.at.clone()
@@ -411,6 +434,16 @@ fn list(node: Node) -> Result<Vec<Node>, String> {
         Value::Text(_) => Ok(vec![node]),
         other => Err(format!("expected a list of strings, found {}", other.describe())),
     }
+}
+
+/// Whether a text is an address, or would be taken for one (`127.1`, `0x7f.1`).
+fn is_address(text: &str) -> bool {
+    let is_number = |label: &str| {
+        let hex = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
+        hex.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+            || !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    text.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() || text.split('.').all(is_number)
 }
 
 fn text(node: Node) -> Result<String, String> {

@@ -15,7 +15,7 @@ use super::write::{put_bytes, put_int};
 use crate::tracker::address::Address;
 use crate::tracker::counts::Outcome;
 use crate::tracker::store::{Extra, Families, Joining, Sink, SwarmCounts, Wish};
-use crate::tracker::{RETRY_IN_MIN, Tracker, Worker};
+use crate::tracker::{RETRY_IN_MIN, STARTING_RETRY_IN_MIN, Tracker, Worker};
 
 /// Why an announce is not served.
 pub(super) struct Refusal {
@@ -116,10 +116,17 @@ impl Tracker {
             .and_then(|_| query.said_ip());
         let address = Address::new(self.peer_ip(from, said), query.port).expect("a port that is not 0");
         if !worker.access.allows(&query.info_hash) {
+            let (reason, retry_in_min) = match worker.access.may_allow_soon(&query.info_hash) {
+                true => (
+                    "the tracker has just started and may know this torrent soon",
+                    Some(STARTING_RETRY_IN_MIN),
+                ),
+                false => ("this torrent is not tracked here", None),
+            };
             return Err(Refusal {
                 outcome: Outcome::Refused,
-                reason: "this torrent is not tracked here",
-                retry_in_min: None,
+                reason,
+                retry_in_min,
             });
         }
         let Worker { random, scratch, .. } = worker;

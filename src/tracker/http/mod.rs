@@ -145,29 +145,35 @@ impl Tracker {
     /// A page for people: what the tracker knows.
     fn http_stats(&self, worker: &mut Worker, now: Instant) {
         let totals = self.totals_of_late(worker, now);
+        let peers = totals.peers_v4 + totals.peers_v6;
         let text = format!(
             "btd tracker, up for {} s, interval {} s\n\
-             {} torrents\n\
-             {} peers: {} seeders, {} leechers; {} IPv4, {} IPv6; {} by name\n\
+             {}\n\
+             {}: {}, {}; {} IPv4, {} IPv6; {} by name\n\
              {} KiB of {} KiB\n\
-             {} peers were not heard of again, {} torrents made way for others\n",
+             {} not heard of again, {} made way for others\n",
             now.saturating_duration_since(self.start).as_secs(),
             self.settings.interval.as_secs(),
-            totals.swarms,
-            totals.peers_v4 + totals.peers_v6,
-            totals.seeders,
-            totals.peers_v4 + totals.peers_v6 - totals.seeders,
+            counted(totals.swarms as u64, "torrent"),
+            counted(peers as u64, "peer"),
+            counted(totals.seeders as u64, "seeder"),
+            counted((peers - totals.seeders) as u64, "leecher"),
             totals.peers_v4,
             totals.peers_v6,
             totals.named,
             totals.bytes >> 10,
             self.settings.memory_max >> 10,
-            totals.swept,
-            totals.evicted,
+            counted(totals.swept, "peer"),
+            counted(totals.evicted, "torrent"),
         );
         worker.scratch.body.clear();
         worker.scratch.body.extend_from_slice(text.as_bytes());
     }
+}
+
+/// `1 seeder`, `2 seeders`.
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// The answer to what is no request for anything here.

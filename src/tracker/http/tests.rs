@@ -367,6 +367,24 @@ fn a_torrent_that_is_not_served_is_refused_and_not_scraped() {
 }
 
 #[test]
+fn who_asks_before_it_is_known_what_is_served_is_told_when_to_come_again() {
+    let mut world = World::new(Settings::default());
+    let mut access = Access {
+        held: Some(Arc::default()),
+        is_finding_out: true,
+        ..Access::default()
+    };
+    world.tracker.set_access(access.clone());
+    let reply = world.announce("10.0.0.1:1", "port=1");
+    let expected = "d14:failure reason59:the tracker has just started and may know this torrent soon8:retry ini1ee";
+    assert_eq!(reply, expected);
+    access.is_finding_out = false;
+    world.tracker.set_access(access);
+    let reply = world.announce("10.0.0.1:1", "port=1");
+    assert_eq!(reply, "d14:failure reason32:this torrent is not tracked heree");
+}
+
+#[test]
 fn who_is_refused_for_want_of_memory_is_told_when_to_come_again() {
     let mut world = World::new(Settings {
         memory_max: 0,
@@ -514,11 +532,11 @@ fn there_is_a_page_for_people() {
     let response = world.get("10.0.0.1:1", "/stats");
     let text = response.text();
     assert!(
-        text.starts_with("btd tracker, up for 61 s, interval 1800 s\n1 torrents\n"),
+        text.starts_with("btd tracker, up for 61 s, interval 1800 s\n1 torrent\n"),
         "{text}"
     );
     assert!(
-        text.contains("2 peers: 1 seeders, 1 leechers; 1 IPv4, 1 IPv6; 1 by name\n"),
+        text.contains("2 peers: 1 seeder, 1 leecher; 1 IPv4, 1 IPv6; 1 by name\n"),
         "{text}"
     );
     assert_eq!(world.count(Kind::HttpStats, Outcome::Answered), 1);
@@ -536,7 +554,7 @@ fn the_page_is_counted_once_a_second_however_often_it_is_asked_for() {
     world.now += Duration::from_millis(999);
     assert_eq!(torrents(&mut world).as_deref(), Some("0 torrents"));
     world.now += Duration::from_millis(1);
-    assert_eq!(torrents(&mut world).as_deref(), Some("1 torrents"));
+    assert_eq!(torrents(&mut world).as_deref(), Some("1 torrent"));
 }
 
 #[test]

@@ -19,7 +19,9 @@ pub(super) struct Budgets {
     pub(super) torrents: Budget,
     /// For the tables of a swarm's first peers, and for names and peer ids: three quarters.
     pub(super) first: Budget,
-    /// For swarms that have more peers than that: all.
+    /// For swarms that have more peers than that, but are small: seven eighths.
+    pub(super) small: Budget,
+    /// For large ones: all.
     pub(super) all: Budget,
 }
 
@@ -29,6 +31,7 @@ impl Budgets {
         Self {
             torrents: all.with_cap(cap / 8 * 5),
             first: all.with_cap(cap / 4 * 3),
+            small: all.with_cap(cap / 8 * 7),
             all,
         }
     }
@@ -44,6 +47,11 @@ impl Budget {
             used: Arc::default(),
             cap,
         }
+    }
+
+    /// The same bytes under a cap of what is in use now, if that is more: for what takes the place of something else.
+    pub(super) fn as_full_as_now(&self) -> Self {
+        self.with_cap(self.cap.max(self.used()))
     }
 
     /// The same bytes under another cap.
@@ -117,7 +125,12 @@ mod tests {
             (Ok(()), Err(Full))
         );
         assert_eq!((budgets.first.take(100), budgets.first.take(1)), (Ok(()), Err(Full)));
-        assert_eq!((budgets.all.take(200), budgets.all.take(1)), (Ok(()), Err(Full)));
+        assert_eq!((budgets.small.take(100), budgets.small.take(1)), (Ok(()), Err(Full)));
+        assert_eq!((budgets.all.take(100), budgets.all.take(1)), (Ok(()), Err(Full)));
+        // What makes way has its place taken, and no more than that.
+        let instead = budgets.first.as_full_as_now();
+        budgets.first.give(50);
+        assert_eq!((instead.take(51), instead.take(50)), (Err(Full), Ok(())));
         budgets.first.give(800);
         assert_eq!(budgets.all.used(), 0);
     }

@@ -237,12 +237,12 @@ impl Many {
         self.v4.len() + self.v6.as_ref().map_or(0, |v6| v6.len())
     }
 
-    /// When each of its peers was heard of.
-    pub(super) fn stamps(&self) -> impl Iterator<Item = u8> {
-        let v4 = [&self.v4.leechers, &self.v4.seeders];
-        let v4 = v4.into_iter().flat_map(|table| table.peers().map(|(_, stamp)| stamp));
+    /// Everybody, with when they were heard of.
+    pub(super) fn peers(&self) -> impl Iterator<Item = (Address, u8)> {
+        let v4 = [&self.v4.leechers, &self.v4.seeders].into_iter();
+        let v4 = v4.flat_map(|table| table.peers().map(|(address, stamp)| (Address::V4(*address), stamp)));
         let v6 = self.v6.iter().flat_map(|v6| [&v6.leechers, &v6.seeders]);
-        v4.chain(v6.flat_map(|table| table.peers().map(|(_, stamp)| stamp)))
+        v4.chain(v6.flat_map(|table| table.peers().map(|(address, stamp)| (Address::V6(*address), stamp))))
     }
 
     /// Gives all memory back, its own as well: it is dropped next.

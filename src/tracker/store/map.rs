@@ -8,6 +8,7 @@ use super::stamp::Stamp;
 use super::swarm::Swarm;
 use super::table::home;
 use crate::proto::InfoHash;
+use crate::tracker::random::Random;
 use crate::tracker::siphash::Key;
 
 /// A torrent.
@@ -36,6 +37,8 @@ impl Slot for Option<Entry> {
 const SMALL: usize = 8;
 /// Beyond that four of five may be in use: 3 are looked at to find a torrent, 13 to find that there is none.
 const LOAD: (usize, usize) = (4, 5);
+/// How many slots are tried for one that is not empty. Of a map that is full, all are once in 400,000 times.
+const TRIES: usize = 8;
 
 /// Info-hashes to swarms.
 #[derive(Debug, Default)]
@@ -146,6 +149,21 @@ impl Map {
         }
     }
 
+    /// A random place to look from, where there is a torrent. From any slot, those behind gaps would be met more often than
+    /// others: as they are taken out the gaps grow, until there are parts of the map where nothing is met at all.
+    pub(super) fn somewhere(&self, random: &mut Random) -> usize {
+        let mut at = 0;
+        if self.len() > 0 {
+            for _ in 0..TRIES {
+                at = random.below(self.capacity());
+                if self.0.get(at).is_some() {
+                    break;
+                }
+            }
+        }
+        at
+    }
+
     /// The torrents in up to `count` slots from `from` on and round, with their places.
     pub(super) fn sample(&self, from: usize, count: usize) -> impl Iterator<Item = (usize, &Entry)> {
         let slots = self.0.stretches(from);
@@ -195,6 +213,33 @@ mod tests {
             let downloaded = find(&map, n).map(|at| map.at(at).expect("an entry").downloaded);
             assert_eq!(downloaded, (n % 3 == 0).then_some(n), "{n}");
         }
+    }
+
+    #[test]
+    fn torrents_that_make_way_leave_no_part_of_the_map_empty() {
+        let mut random = Random::new(5);
+        let budget = Budget::new(2000 * SLOT_LEN);
+        let mut map = Map::default();
+        for n in 0..400_000 {
+            let hash = KEY.hash_1_3(&info_hash(n).0);
+            if map.insert(info_hash(n), hash, Stamp(0), KEY, &budget).is_err() {
+                let from = map.somewhere(&mut random);
+                let (victim, _) = map.sample(from, map.capacity()).next().expect("a torrent");
+                map.remove(victim, KEY);
+                map.insert(info_hash(n), hash, Stamp(0), KEY, &budget)
+                    .expect("room for one");
+            }
+        }
+        let (mut gap, mut longest) = (0, 0);
+        for at in 0..map.capacity() {
+            gap = if map.at(at).is_none() { gap + 1 } else { 0 };
+            longest = longest.max(gap);
+        }
+        assert!(
+            map.capacity() > 800 && longest < 32,
+            "{longest} of {} slots",
+            map.capacity()
+        );
     }
 
     #[test]

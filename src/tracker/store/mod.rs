@@ -4,9 +4,9 @@
 //! thread it arrives at, and two rarely want the same stripe. A stripe is a [`map`] of torrents; a swarm of up to three IPv4
 //! peers lies in the map itself ([`few`]), a larger one in tables ([`table`]) which are at the same time the lists that
 //! replies are cut from. Who has not been heard of for two intervals is forgotten by a sweep in slices ([`sweep`]). Memory
-//! is bounded ([`budget`]): a part of it is for torrents and their first peers, who take the place of the least recent of
-//! those with one or two peers when that part is taken, since a flood of made-up hashes consists of such. The rest is for
-//! swarms that have more, and when all is taken, new peers are refused.
+//! is bounded ([`budget`]): a part of it is for torrents and their first peers, a part for small swarms, the rest for those
+//! that have more. When its part is taken, a torrent or peer takes the place of a swarm that seems to be made up
+//! ([`claim`]); where none is found, it is refused.
 //!
 //! A torrent that nobody has completed is forgotten with its last peer. One with completions is kept for two intervals
 //! longer, so that the count does not vanish while a seeder restarts; then its count is forgotten as well.
@@ -18,6 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 mod budget;
+mod claim;
 mod extras;
 mod few;
 mod many;
@@ -37,10 +38,11 @@ use super::address::Address;
 use super::random::Random;
 use super::siphash::Key;
 use crate::proto::InfoHash;
-use budget::Budgets;
+use budget::{Budget, Budgets};
+use claim::{Claim, FLEETING_MAX, Host, SMALL_MAX};
 use many::{Context, Noted};
 use map::Map;
-use swarm::{Asker, FLEETING_MAX, Tally};
+use swarm::{Asker, Tally};
 use sweep::Sweeper;
 use table::AddressKey;
 
@@ -52,10 +54,10 @@ pub(super) use swarm::{Families, Joining, Sink};
 /// How many stripes: many times the cores, so that two threads rarely meet, and so that moving a stripe's map into a longer
 /// one is short with millions of torrents.
 const STRIPES: usize = 1024;
-/// How many slots are looked at for a torrent that can make way for a new one.
+/// How many torrents are looked at for one that can make way for another.
 const VICTIM_SAMPLE: usize = 16;
-/// How many for one that has tables, of which there may be few among many that have none.
-const VICTIM_SAMPLE_TABLES: usize = 128;
+/// In how many slots at most: of those that have tables there may be few among many that have none.
+const VICTIM_SLOTS: usize = 128;
 /// How many torrents make way for one peer at most.
 const VICTIMS_MAX: usize = 4;
 
@@ -147,9 +149,12 @@ impl Store {
     fn context(&self, peers: usize, now: Stamp) -> Context<'_> {
         Context {
             key: self.address_key,
-            budget: match peers {
-                ..=FLEETING_MAX => &self.budgets.first,
-                _ => &self.budgets.all,
+            budget: if peers <= FLEETING_MAX {
+                &self.budgets.first
+            } else if peers <= SMALL_MAX {
+                &self.budgets.small
+            } else {
+                &self.budgets.all
             },
             extras: &self.budgets.first,
             now,
@@ -171,7 +176,7 @@ impl Store {
         let Shelf { map, tally } = &mut *shelf;
         let mut at = match map.find(info_hash, hash) {
             Some(at) => at,
-            None => self.add(map, tally, info_hash, hash, random, now)?,
+            None => self.add(map, tally, (info_hash, hash), Host::of(&peer.address), random, now)?,
         };
         let entry = map.at(at).expect("a torrent that was found or added");
         let before = entry.swarm.tally();
@@ -218,20 +223,16 @@ impl Store {
         &self,
         map: &mut Map,
         tally: &mut Tally,
-        info_hash: &InfoHash,
-        hash: u64,
+        (info_hash, hash): (&InfoHash, u64),
+        asker: Host,
         random: &mut Random,
         now: Stamp,
     ) -> Result<usize, Full> {
         let insert = |map: &mut Map| map.insert(*info_hash, hash, now, self.hash_key, &self.budgets.torrents);
         insert(map).or_else(|full| {
-            let from = random.below(map.capacity());
-            let candidates = map.sample(from, VICTIM_SAMPLE).filter_map(|(at, entry)| {
-                let empty = entry.swarm.empty_since().map(|since| (true, now.age(since)));
-                let fleeting = || Some((false, entry.swarm.fleeting_for(now)?));
-                Some((empty.or_else(fleeting)?, at))
-            });
-            let (_, at) = candidates.max().ok_or(full)?;
+            let sample = map.sample(map.somewhere(random), VICTIM_SLOTS).take(VICTIM_SAMPLE);
+            let claims = sample.filter_map(|(at, entry)| Some((entry.swarm.claim(asker, now)?, at)));
+            let at = weakest(claims).ok_or(full)?;
             self.evict(map, tally, at, now);
             insert(map)
         })
@@ -250,13 +251,26 @@ impl Store {
         context: Context<'_>,
     ) -> (usize, Result<Noted, Full>) {
         let mut noted = Err(Full);
+        let asker = Host::of(&peer.address);
+        let now = context.now;
+        let swarm = map.get(info_hash, hash).map(|entry| &entry.swarm);
+        // A swarm that is beyond doubt itself is worth more than a small one.
+        let least = match swarm.and_then(|swarm| swarm.claim(asker, now)) {
+            None => Claim::Small,
+            Some(_) => Claim::Fleeting(0),
+        };
+        let instead: Budget = context.budget.as_full_as_now();
+        let context = Context {
+            budget: &instead,
+            ..context
+        };
         for _ in 0..VICTIMS_MAX {
-            let from = random.below(map.capacity());
             let with_tables = map
-                .sample(from, VICTIM_SAMPLE_TABLES)
-                .filter(|(_, entry)| entry.swarm.has_tables() && entry.info_hash != *info_hash);
-            let candidates = with_tables.filter_map(|(at, entry)| Some((entry.swarm.fleeting_for(context.now)?, at)));
-            let Some((_, victim)) = candidates.max() else {
+                .sample(map.somewhere(random), VICTIM_SLOTS)
+                .filter(|(_, entry)| entry.swarm.has_tables() && entry.info_hash != *info_hash)
+                .take(VICTIM_SAMPLE);
+            let claims = with_tables.filter_map(|(at, entry)| Some((entry.swarm.claim(asker, now)?, at)));
+            let Some(victim) = weakest(claims.filter(|(claim, _)| *claim >= least)) else {
                 break;
             };
             self.evict(map, tally, victim, context.now);
@@ -270,7 +284,7 @@ impl Store {
         (at, noted)
     }
 
-    /// Drops a torrent that makes way for others. Those with more than a few peers never do: made-up hashes have not so many.
+    /// Drops a torrent that makes way for others.
     fn evict(&self, map: &mut Map, tally: &mut Tally, at: usize, now: Stamp) {
         let entry = map.at(at).expect("a torrent that was looked at");
         let before = entry.swarm.tally();
@@ -340,6 +354,18 @@ impl Store {
         }
         totals
     }
+}
+
+/// Where the one is that makes way: the first that has no peers or is the asker's own, or the weakest of all.
+fn weakest(claims: impl Iterator<Item = (Claim, usize)>) -> Option<usize> {
+    let mut weakest = None;
+    for (claim, at) in claims {
+        if claim >= Claim::Own(0) {
+            return Some(at);
+        }
+        weakest = weakest.max(Some((claim, at)));
+    }
+    weakest.map(|(_, at)| at)
 }
 
 /// A mutex of this room guards no invariant that a panic elsewhere could have broken half way: release builds abort.

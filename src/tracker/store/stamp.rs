@@ -8,8 +8,13 @@ use std::time::{Duration, Instant};
 
 /// How long a peer lives, in units.
 const LIFETIME_UNITS: u8 = 192;
+/// How many units a moment may lie ahead of another that is taken for later: each shard has its own idea of what time it is,
+/// and peers that one has just heard of must not seem old to the others.
+const AHEAD_UNITS: u8 = 2;
 /// How many units after a peer's end it would be taken for a fresh one.
-const SLACK_UNITS: u8 = u8::MAX - LIFETIME_UNITS;
+const SLACK_UNITS: u8 = u8::MAX - AHEAD_UNITS - LIFETIME_UNITS;
+/// An interval and a quarter: whoever is still there has been heard of since.
+const LATE_UNITS: u8 = LIFETIME_UNITS / 8 * 5;
 
 /// A moment, modulo 256 units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,12 +25,19 @@ impl Stamp {
     /// may be one more than what has gone by: only above the lifetime is it certain.
     #[inline]
     pub(super) const fn has_outlived(self, then: u8) -> bool {
-        self.0.wrapping_sub(then) > LIFETIME_UNITS
+        let age = self.0.wrapping_sub(then);
+        age > LIFETIME_UNITS && age <= u8::MAX - AHEAD_UNITS
+    }
+
+    /// Whether somebody of this age, in units, should have been heard of again by now.
+    pub(super) const fn is_late(age: u8) -> bool {
+        age > LATE_UNITS
     }
 
     /// The age in units of what was last heard of at `then`.
     pub(super) const fn age(self, then: u8) -> u8 {
-        self.0.wrapping_sub(then)
+        let age = self.0.wrapping_sub(then);
+        if age <= u8::MAX - AHEAD_UNITS { age } else { 0 }
     }
 }
 
@@ -81,6 +93,13 @@ mod tests {
             assert!(clock.stamp(began + lifetime + unit).has_outlived(then));
             assert!(clock.stamp(began + lifetime + clock.slack() - unit).has_outlived(then));
         }
+    }
+
+    #[test]
+    fn who_was_heard_of_on_a_shard_that_is_ahead_is_not_old() {
+        let now = Stamp(7);
+        assert!(!now.has_outlived(8) && !now.has_outlived(9) && now.has_outlived(10));
+        assert_eq!((now.age(8), now.age(9), now.age(7), now.age(250)), (0, 0, 0, 13));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One torrent's peers, in whichever of two shapes is smaller, and the choice of whom a reply tells.
 
+use super::claim::{Claim, Host};
 use super::extras::Extra;
 use super::few::{FEW, Few};
 use super::many::{Context, Many, Noted, Pair, Place};
@@ -11,10 +12,6 @@ use crate::tracker::random::Random;
 /// A swarm with so few peers goes back into the map's entry: one less than there is room for, so that a peer that comes
 /// and goes does not move it each time.
 const BACK_TO_FEW: usize = FEW - 1;
-
-/// A swarm of up to so many peers may be somebody's invention: one host with a family or a port more. It may have to make
-/// way for others, and its peers do not take the last of the memory.
-pub(super) const FLEETING_MAX: usize = 2;
 
 /// The peers of a torrent.
 #[derive(Debug)]
@@ -199,12 +196,19 @@ impl Swarm {
         }
     }
 
-    /// How long ago its latest peer was heard of, if it has no more than [`FLEETING_MAX`], whatever they are.
-    pub(super) fn fleeting_for(&self, now: Stamp) -> Option<u8> {
+    /// What it has to say for itself when somebody at this host wants its room. None, if it keeps it whoever that is.
+    pub(super) fn claim(&self, asker: Host, now: Stamp) -> Option<Claim> {
         match self {
-            Self::Few(few) if few.len() <= FLEETING_MAX => few.peers().map(|(_, _, stamp)| now.age(stamp)).min(),
-            Self::Many(many) if many.len() <= FLEETING_MAX => many.stamps().map(|stamp| now.age(stamp)).min(),
-            Self::Few(_) | Self::Many(_) => None,
+            Self::Few(few) if few.len() == 0 => Some(Claim::Empty(now.age(few.empty_since()))),
+            Self::Few(few) => {
+                let peers = few.peers();
+                let peers = peers.map(|(address, _, stamp)| (Host::of(&Address::V4(*address)), stamp));
+                Claim::of(few.len(), peers, asker, now)
+            }
+            Self::Many(many) => {
+                let peers = many.peers().map(|(address, stamp)| (Host::of(&address), stamp));
+                Claim::of(many.len(), peers, asker, now)
+            }
         }
     }
 

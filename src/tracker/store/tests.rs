@@ -113,9 +113,14 @@ impl World {
     }
 }
 
+/// Each at a host of its own.
 fn v4(peer: u32) -> Address {
-    let [a, b, c, d] = peer.to_be_bytes();
-    Address::V4([10, a, b, c, d, 1])
+    at_port(peer, 1)
+}
+
+fn at_port(host: u32, port: u8) -> Address {
+    let [a, b, c, d] = host.to_be_bytes();
+    Address::V4([a, b, c, d, 1, port])
 }
 
 fn v6(peer: u32) -> Address {
@@ -161,6 +166,27 @@ fn a_sweep_that_is_given_nothing_still_keeps_up() {
         world.store.sweep(world.now, 0);
     }
     assert_eq!(world.store.totals().swarms, 0);
+}
+
+#[test]
+fn a_sweep_by_a_shard_that_is_behind_forgets_nobody_who_was_heard_of_just_now() {
+    let mut world = World::new(64 * MIB);
+    // The first moment of a unit, and the last one before it; a sweep that began with the unit before is not over.
+    let unit = LIFETIME / 192;
+    let boundary = world.now + unit * 20;
+    let before = boundary - Duration::from_millis(1);
+    world.now = boundary;
+    for peer in 0..20 {
+        world.announce(1, peer, false, 0).expect("room");
+    }
+    world.store.sweep(before, 1 << 20);
+    assert_eq!(world.counts(1), (0, 20, 0));
+    world.now = before;
+    assert_eq!(
+        world.announce(1, 0, false, 50).expect("a member").len(),
+        19,
+        "they are told as well"
+    );
 }
 
 #[test]
@@ -317,12 +343,132 @@ fn after_a_flood_with_peer_ids_swarms_grow() {
 
 #[test]
 fn after_a_flood_of_two_ports_an_address_swarms_grow() {
-    let other_port = |n: u32| {
-        let [a, b, c, d] = n.to_be_bytes();
-        Address::V4([10, a, b, c, d, 2])
-    };
+    let other_port = |n: u32| at_port(n, 2);
     after_a_flood(|n| vec![v4(n), other_port(n)], None);
     after_a_flood(|n| vec![v4(n), other_port(n)], Some([7; 20]));
+}
+
+/// Honest torrents of 1 to 40 peers, each peer at a host of its own; then so many made-up hashes, each with peers at hosts of
+/// `flooders`; then the honest peers ask again, and honest torrents begin. Tells how many of the 40 torrents have kept
+/// everybody, and how many of 40 new ones grow to 20 peers.
+fn beside_a_flood(hashes: u32, flooders: impl Fn(u32) -> Vec<Address>) -> (usize, usize) {
+    let memory_max = 4 * MIB;
+    let mut world = World::new(memory_max);
+    let honest = |torrent: u32, peer: u32| v4(0x0a00_0000 + torrent * 100 + peer);
+    let first = u32::MAX - 50;
+    for torrent in 1..=40 {
+        for peer in 0..torrent {
+            world.join(first + torrent, honest(torrent, peer), None).expect("room");
+        }
+    }
+    for torrent in 0..hashes {
+        for address in flooders(torrent) {
+            let _ = world.join(torrent, address, None); // Some are refused, or not: it is all the same to them.
+        }
+        if torrent % 1000 == 0 {
+            assert!(world.store.totals().bytes <= memory_max);
+        }
+    }
+    let totals = world.store.totals();
+    assert!(totals.bytes <= memory_max && totals.evicted > 0, "{totals:?}");
+    let kept = (1..=40).filter(|torrent| world.counts(first + torrent) == (0, *torrent as usize, 0));
+    let kept = kept.count();
+    // Who is in is told of the others.
+    let reply = world
+        .announce(first + 40, 0x0a00_0000 + 40 * 100, false, 100)
+        .expect("a member");
+    assert_eq!(reply.len(), 39);
+    let grown = (0..40).filter(|torrent| {
+        let peers = 0..20;
+        let joined = peers.filter(|peer| {
+            world
+                .join(u32::MAX - 1000 + torrent, honest(100 + torrent, *peer), None)
+                .is_ok()
+        });
+        joined.count() == 20
+    });
+    let grown = grown.count();
+    assert!(world.store.totals().bytes <= memory_max);
+    (kept, grown)
+}
+
+#[test]
+fn beside_a_flood_with_many_ports_of_a_few_hosts_honest_swarms_are_as_they_were() {
+    for (hosts, ports) in [(1, 3), (1, 4), (1, 40), (2, 2), (2, 20)] {
+        let peers = |n: u32| {
+            let at = |port: u8| at_port(0x0b00_0000 + (u32::from(port) + n) % hosts, port);
+            (1..=ports * hosts as u8).map(at).collect()
+        };
+        let (kept, grown) = beside_a_flood(60_000, peers);
+        assert!(
+            kept == 40 && grown == 40,
+            "{hosts} hosts, {ports} ports each: {kept} kept, {grown} grown"
+        );
+    }
+}
+
+#[test]
+fn a_flood_that_goes_on_and_on_is_never_refused_and_harms_nobody() {
+    // Twenty times as many as there is room for.
+    let memory_max = 8 * MIB;
+    let mut world = World::new(memory_max);
+    for torrent in 1..=40 {
+        for peer in 0..8 {
+            world
+                .join(u32::MAX - torrent, v4(0x0a00_0000 + peer), None)
+                .expect("room");
+        }
+    }
+    let joins = (0..1_500_000).filter(|torrent| world.join(*torrent, v4(0x0b00_0000), None).is_ok());
+    assert_eq!(joins.count(), 1_500_000, "{:?}", world.store.totals());
+    let kept = (1..=40).filter(|torrent| world.counts(u32::MAX - torrent) == (0, 8, 0));
+    assert_eq!(kept.count(), 40);
+}
+
+#[test]
+fn beside_a_flood_by_several_hosts_honest_swarms_are_as_they_were() {
+    // Four of eight for each hash.
+    let peers = |n: u32| (0..4).map(|at| v4(0x0b00_0000 + (n * 3 + at) % 8)).collect();
+    let (kept, grown) = beside_a_flood(60_000, peers);
+    assert!(kept >= 39 && grown >= 38, "{kept} kept, {grown} grown");
+}
+
+#[test]
+fn beside_a_flood_by_a_great_many_hosts_swarms_of_many_are_as_they_were() {
+    // Nothing tells these from honest ones, but that they have not grown.
+    let peers = |n: u32| (0..4).map(|at| v4(0x0b00_0000 + n * 4 + at)).collect();
+    let (kept, grown) = beside_a_flood(60_000, peers);
+    assert!(kept >= 40 - 15 && grown >= 30, "{kept} kept, {grown} grown");
+}
+
+#[test]
+fn beside_a_flood_of_swarms_that_are_left_alone_new_ones_find_room_after_an_interval() {
+    let mut world = World::new(2 * MIB);
+    let flood = |world: &mut World, from: u32| {
+        let joins = (from..from + 20_000).flat_map(|torrent| (0..20).map(move |peer| (torrent, peer)));
+        joins
+            .filter(|(torrent, peer)| world.join(*torrent, v4(torrent * 32 + peer), None).is_ok())
+            .count()
+    };
+    flood(&mut world, 0);
+    world.pass(LIFETIME / 2);
+    world.pass(LIFETIME / 6);
+    let before = world.store.totals();
+    assert!(
+        flood(&mut world, 50_000) > 5_000,
+        "{before:?}, {:?}",
+        world.store.totals()
+    );
+}
+
+#[test]
+#[ignore = "takes minutes: ten million made-up hashes, and forty million announces"]
+fn beside_ten_million_made_up_hashes_honest_swarms_are_as_they_were() {
+    let one_host = |n: u32| (1..=4).map(|port| at_port(0x0b00_0000, port + (n % 8) as u8)).collect();
+    assert_eq!(beside_a_flood(10_000_000, one_host), (40, 40));
+    let eight = |n: u32| (0..4).map(|at| v4(0x0b00_0000 + (n * 3 + at) % 8)).collect();
+    let (kept, grown) = beside_a_flood(10_000_000, eight);
+    assert!(kept >= 35 && grown >= 35, "{kept} kept, {grown} grown");
 }
 
 #[test]

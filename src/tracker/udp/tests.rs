@@ -321,6 +321,21 @@ fn a_torrent_that_is_not_served_is_refused_and_scraped_as_nothing() {
 }
 
 #[test]
+fn a_torrent_that_may_be_served_soon_is_refused_for_now() {
+    let mut world = World::new(Settings::default());
+    let held = Some(Arc::default());
+    world.tracker.set_access(Access {
+        held,
+        is_finding_out: true,
+        ..Access::default()
+    });
+    assert_eq!(
+        error(&world.announce("10.0.0.1:1", &LEECHER)),
+        "the tracker has just started, try again in a minute"
+    );
+}
+
+#[test]
 fn a_full_tracker_says_so() {
     let mut world = World::new(Settings {
         memory_max: 0,
