@@ -45,7 +45,7 @@ mod tests {
 
     /// The blocks that were hashed on their own when sixteen pieces begin `apart` bytes from each other, modulo a page.
     fn singles(apart: usize, len: usize) -> u64 {
-        let memory: Vec<u8> = (0..17 * (LEN + PAGE)).map(|at| (at * 31 >> 3) as u8).collect();
+        let memory: Vec<u8> = (0..17 * (LEN + PAGE)).map(|at| ((at * 31) >> 3) as u8).collect();
         let start = PAGE - memory.as_ptr().addr() % PAGE;
         let pieces: Vec<&[u8]> = (0..16).map(|at| &memory[start + at * (LEN + apart)..][..len]).collect();
         let mut source = pieces.iter().enumerate().map(|(tag, piece)| Message {
