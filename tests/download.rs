@@ -1,33 +1,34 @@
-//! btd downloads: from itself, from other people's clients, from peers that mean harm, and over its own violent death.
+//! btd downloads: from itself, from other people's clients, and from peers that mean harm. What `kill -9` and a power cut leave
+//! of a download is in `download_crash`, disks that fail are in `download_disks`, pieces that are too long for the write buffer
+//! in `download_early`.
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use btd::proto::PeerId;
 use btd::proto::handshake::{HANDSHAKE_LEN, Handshake, Reserved};
 use btd::proto::metainfo::Metainfo;
 use btd::proto::wire::{self, Decoder, Message};
-use btd::proto::{InfoHash, PeerId};
 use btd::session::Store;
-use rustix::process::Signal;
-use sha1::{Digest, Sha1};
 use support::btd::{Btd, Config};
+use support::claims::{check_claims, claimed};
 use support::client::Client;
 use support::leech::{Leech, SECONDS, Source, files, info_hash, metainfo, wait_for_metric};
+use support::mount::Tmpfs;
 use support::payload::Payload;
 use support::peer::Peer;
 use support::private_net::{self, SEED};
 use support::process::Process;
 use support::scratch::Scratch;
 use support::torrent::Torrent;
-use support::{skip, wait_for, within};
+use support::{cannot, skip, wait_for, within};
 
 #[test]
 fn a_torrent_comes_from_another_btd_on_any_number_of_shards() {
@@ -508,118 +509,6 @@ fn peers_of_every_bad_manner_do_not_keep_an_honest_one_from_giving_everything() 
     }
 }
 
-/// Says that this machine does not allow what a test needs, which nothing that is installed would change.
-fn cannot(why: &str) {
-    eprintln!("SKIPPED: {why}");
-}
-
-/// Pieces that a btd says it has, in its bitfield.
-fn claimed(btd: &Btd, hash: InfoHash, pieces: u32) -> Vec<bool> {
-    let from = Ipv4Addr::new(127, 0, 4, 1);
-    let mut peer = wait_for("a connection", within(10), || {
-        Peer::join(btd.peers, from, hash, Reserved([0; 8])).ok()
-    });
-    // Interest is answered by an unchoke; a bitfield comes before it, unless there is nothing to tell.
-    let mut bits = vec![false; pieces as usize];
-    loop {
-        let message = peer.hear().expect("a message");
-        match message.first() {
-            Some(5) => {
-                for (piece, bit) in bits.iter_mut().enumerate() {
-                    *bit = message[1 + piece / 8] & (0x80 >> (piece % 8)) != 0;
-                }
-            }
-            Some(1) => return bits,
-            _ => {}
-        }
-    }
-}
-
-/// The SHA-1 of each piece as it lies below `data`, under whatever names, is that of the torrent where it is claimed.
-fn check_claims(torrent: &Torrent, data: &Path, claims: &[bool]) {
-    let meta = metainfo(torrent);
-    let mut files: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
-    for file in meta.files.iter().filter(|file| !file.pad) {
-        let own = data.join(file.path.as_str());
-        let part = data.join(format!("{}.part", file.path.as_str()));
-        let bytes = fs::read(&own).or_else(|_| fs::read(&part)).unwrap_or_default();
-        files.insert(file.offset, bytes);
-    }
-    let mut all = vec![0; meta.geometry.total_len() as usize];
-    for (offset, bytes) in files {
-        all[offset as usize..offset as usize + bytes.len()].copy_from_slice(&bytes);
-    }
-    for (piece, bytes) in (0..).zip(all.chunks(meta.geometry.piece_len_max() as usize)) {
-        if claims[piece as usize] {
-            let index = meta.geometry.piece_index(piece).expect("a piece");
-            assert_eq!(
-                Sha1::digest(bytes)[..],
-                meta.piece_hashes.get(index)[..],
-                "piece {piece} is claimed"
-            );
-        }
-    }
-}
-
-#[test]
-fn kill_9_at_any_moment_loses_nothing_that_was_recorded_and_claims_nothing_wrong() {
-    let cycles = std::env::var("BTD_TEST_KILLS").map_or(10, |kills| kills.parse().expect("a number"));
-    let files = [
-        ("folder/a.bin".to_owned(), 40_000_000),
-        ("folder/b.bin".to_owned(), 20_000_001),
-    ];
-    // So slow that it lasts for all cycles, or nearly.
-    let rate = (60_000_000 / cycles).max(400_000);
-    let source = Source::start_with(
-        "killed",
-        &files,
-        64 << 10,
-        &format!("[limits]\nupload-rate = \"{rate} B/s\"\n"),
-    );
-    let hash = info_hash(&source.torrent);
-    let pieces = metainfo(&source.torrent).geometry.piece_count();
-    let mut leech = Leech::from(&source.scratch, "leech", &source.torrent, vec![source.btd.peers]);
-    let mut random = 88_172_645_463_325_252_u64;
-    let mut before = 0;
-    for cycle in 0..cycles {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        // Any moment will do.
-        std::thread::sleep(Duration::from_millis(100 + random % 600));
-        let done = leech.btd.metric("btd_torrents{state=\"seeding\"}") >= 1.0;
-        leech.btd.process.signal(Signal::KILL);
-        let _ = leech.btd.process.wait(within(10));
-        let config = Config {
-            watch: leech.config.watch.clone(),
-            peers: leech.config.peers.clone(),
-            ..Config::default()
-        };
-        let _ = fs::remove_file(leech.home.join("state/ports.json"));
-        leech.btd = Btd::start(&leech.home, &config);
-        wait_for("what is there is checked", within(SECONDS), || {
-            (leech.btd.metric("btd_torrents{state=\"checking\"}") == 0.0).then_some(())
-        });
-        // What was written lately is read, and not all that is there.
-        let read = leech.btd.metric("btd_check_read_bytes_total");
-        let claims = claimed(&leech.btd, hash, pieces);
-        let count = claims.iter().filter(|claim| **claim).count();
-        check_claims(&source.torrent, &leech.data, &claims);
-        assert!(count >= before, "cycle {cycle}: {count} pieces after {before}");
-        let known = before * (64 << 10);
-        let all = count * (64 << 10);
-        assert!(
-            read <= (all - known) as f64 + 30e6,
-            "cycle {cycle}: {read} bytes read of {all} that are there, {known} of them known"
-        );
-        before = count;
-        if done {
-            break;
-        }
-    }
-    leech.check(&source.payload);
-}
-
 #[test]
 fn a_disk_that_is_full_stops_requests_until_there_is_room() {
     if !rustix::process::geteuid().is_root() {
@@ -627,24 +516,10 @@ fn a_disk_that_is_full_stops_requests_until_there_is_room() {
     }
     let source = Source::start("full", &files(), 64 << 10);
     let small = source.scratch.dir("small");
-    let mounted = rustix::mount::mount(
-        "btd-test",
-        &small,
-        "tmpfs",
-        rustix::mount::MountFlags::empty(),
-        Some(c"size=24m"),
-    );
-    if let Err(errno) = mounted {
-        return cannot(&format!("no tmpfs can be mounted: {errno}"));
-    }
-    /// Unmounts, whatever becomes of the test.
-    struct Mounted(PathBuf);
-    impl Drop for Mounted {
-        fn drop(&mut self) {
-            let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
-        }
-    }
-    let _mounted = Mounted(small.clone());
+    let _mounted = match Tmpfs::mount(&small, c"size=24m") {
+        Ok(mounted) => mounted,
+        Err(why) => return cannot(&why),
+    };
     // Of 15.7 MB the last some do not fit.
     let ballast = small.join("ballast");
     fs::write(&ballast, vec![1; 14 << 20]).expect("fill the disk");
@@ -711,121 +586,5 @@ fn what_was_complete_once_is_not_downloaded_again_by_itself() {
     support::touch(&config.watch[0].0.join("t.torrent"));
     btd.wait_seeding(1);
     source.payload.assert_same(&data, true);
-    btd.stop();
-}
-
-/// A filesystem in a file, mounted as long as this lives.
-struct Image {
-    file: PathBuf,
-    mounted_at: PathBuf,
-}
-
-impl Image {
-    /// Makes a filesystem and mounts it. `None` where that cannot be done.
-    fn make(scratch: &Scratch, filesystem: &str) -> Option<Image> {
-        let file = scratch.path().join("image");
-        // The least that XFS takes is 300 MiB; what is not written takes no room.
-        let made = fs::File::create(&file).and_then(|image| image.set_len(400 << 20));
-        made.expect("make an image file");
-        let mkfs = Command::new(format!("mkfs.{filesystem}")).arg("-q").arg(&file).status();
-        if !mkfs.expect("run mkfs").success() {
-            return None;
-        }
-        Image::mount(file, scratch.dir("mounted"), filesystem)
-    }
-
-    fn mount(file: PathBuf, at: PathBuf, filesystem: &str) -> Option<Image> {
-        // A copy of an XFS has its UUID, and is refused beside it.
-        let options = if filesystem == "xfs" { "loop,nouuid" } else { "loop" };
-        let status = Command::new("mount").args(["-o", options]).arg(&file).arg(&at).status();
-        status
-            .expect("run mount")
-            .success()
-            .then_some(Image { file, mounted_at: at })
-    }
-}
-
-impl Drop for Image {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.mounted_at).status();
-    }
-}
-
-#[test]
-fn power_cut_on_ext4_leaves_no_false_claim() {
-    power_cut("ext4");
-}
-
-#[test]
-fn power_cut_on_xfs_leaves_no_false_claim() {
-    power_cut("xfs");
-}
-
-/// The disk as it is at some moment of a download, mounted elsewhere: what the kernel had not written is lost. The process
-/// stands still while its disk is copied, so that the copy is of one moment as far as btd can tell.
-fn power_cut(filesystem: &str) {
-    if !rustix::process::geteuid().is_root() {
-        return cannot("mounting needs root");
-    }
-    let images: u32 = std::env::var("BTD_TEST_IMAGES").map_or(4, |images| images.parse().expect("a number"));
-    let files = [
-        ("folder/a.bin".to_owned(), 40_000_000),
-        ("folder/b.bin".to_owned(), 20_000_001),
-    ];
-    // Slow enough that some of it is recorded and some is not, at each of them.
-    let rate = (60_000_000 / images * 2 / 5).max(400_000);
-    let more = format!("[limits]\nupload-rate = \"{rate} B/s\"\n");
-    let source = Source::start_with(&format!("power-{filesystem}"), &files, 64 << 10, &more);
-    let Some(image) = Image::make(&source.scratch, filesystem) else {
-        return cannot("no image of a filesystem can be mounted here");
-    };
-    let hash = info_hash(&source.torrent);
-    let pieces = metainfo(&source.torrent).geometry.piece_count();
-    let config_in = |root: &Path, peer: SocketAddr| Config {
-        watch: vec![(root.join("watch"), root.join("data"))],
-        peers: vec![peer],
-        ..Config::default()
-    };
-    for folder in ["watch", "data", "home"] {
-        fs::create_dir(image.mounted_at.join(folder)).expect("make a folder");
-    }
-    fs::copy(&source.torrent.path, image.mounted_at.join("watch/t.torrent")).expect("copy a torrent");
-    rustix::fs::sync();
-    let config = config_in(&image.mounted_at, source.btd.peers);
-    let btd = Btd::start(&image.mounted_at.join("home"), &config);
-    let mut recorded = 0;
-    for number in 0..images {
-        // Any moment will do.
-        std::thread::sleep(Duration::from_millis(1_500));
-        btd.process.signal(Signal::STOP);
-        let copy = source.scratch.path().join(format!("copy-{number}"));
-        let copied = Command::new("cp")
-            .arg("--sparse=always")
-            .arg(&image.file)
-            .arg(&copy)
-            .status();
-        btd.process.signal(Signal::CONT);
-        assert!(copied.expect("run cp").success());
-        let after = Image::mount(copy.clone(), source.scratch.dir("after"), filesystem);
-        let after = after.expect("the filesystem can be mounted after a power cut");
-        // Nobody is at this address: what is claimed is what was there.
-        let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
-        let _ = fs::remove_file(after.mounted_at.join("home/state/ports.json"));
-        let again = Btd::start(&after.mounted_at.join("home"), &config_in(&after.mounted_at, nobody));
-        wait_for("what is there is checked", within(SECONDS), || {
-            (again.metric("btd_torrents{state=\"checking\"}") == 0.0).then_some(())
-        });
-        let claims = claimed(&again, hash, pieces);
-        check_claims(&source.torrent, &after.mounted_at.join("data"), &claims);
-        let read = again.metric("btd_check_read_bytes_total") as usize;
-        let count = claims.iter().filter(|claim| **claim).count();
-        recorded += (count * (64 << 10)).saturating_sub(read) / (64 << 10);
-        again.stop();
-        drop(after);
-        fs::remove_file(copy).expect("remove a copy");
-    }
-    assert!(recorded > 0, "nothing was ever recorded: the test has seen nothing");
-    btd.wait_seeding(1);
-    source.payload.assert_same(&image.mounted_at.join("data"), true);
     btd.stop();
 }

@@ -6,7 +6,7 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::mount::{UnmountFlags, unmount};
 use support::btd::{Btd, Config};
@@ -14,7 +14,7 @@ use support::failing_fs::{EIO, EROFS, FailingFs};
 use support::leech::{Leech, SECONDS, Source, files};
 use support::payload::Payload;
 use support::torrent::Torrent;
-use support::{skip, wait_for, within};
+use support::{cannot, skip, wait_for, within};
 
 /// The memory that a process has now, and the most that it has had, in bytes. What files are mapped is not counted.
 fn anonymous(btd: &Btd) -> (u64, u64) {
@@ -94,8 +94,12 @@ fn two_thousand_files_have_their_names_soon_after_the_last_byte() {
         (leech.btd.metric("btd_pieces_written_total") >= pieces).then_some(())
     });
     let written = Instant::now();
+    leech.wait_complete();
+    let took = written.elapsed();
     leech.check(&source.payload);
-    println!("named {:?} after the last piece was seen written", written.elapsed());
+    println!("named {took:?} after the last piece was seen written");
+    // Less than a fifth of a second as a rule.
+    assert!(took < Duration::from_secs(3), "{took:?}");
     leech.btd.stop();
 }
 
@@ -221,11 +225,6 @@ fn sync_that_fails_is_not_believed_and_the_files_are_checked_again() {
     ward.stops_alone(&btd, "its files are checked again in a minute");
     disk.faults.fail_syncs(None);
     ward.recovers(btd);
-}
-
-/// Says that this machine does not allow what a test needs, which nothing that is installed would change.
-fn cannot(why: &str) {
-    eprintln!("SKIPPED: {why}");
 }
 
 /// Unmounts, whatever becomes of the test.

@@ -157,29 +157,18 @@ impl Bitfield {
 
     /// The pieces from `from` on that are in both sets, which have to be of one torrent, in order. Eight bytes are looked at
     /// together.
-    pub fn common(&self, other: &Self, from: u32) -> impl Iterator<Item = PieceIndex> {
+    pub fn common<'a>(&'a self, other: &'a Self, from: u32) -> Common<'a> {
         assert_eq!(self.piece_count, other.piece_count, "bitfields of two torrents");
-        let first = from as usize / 64;
-        let words = |bytes: &[u8]| match bytes.try_into() {
-            Ok(word) => u64::from_be_bytes(word),
-            Err(_) => {
-                let mut word = [0; 8];
-                word[..bytes.len()].copy_from_slice(bytes);
-                u64::from_be_bytes(word)
-            }
+        let (a, rest_of_a) = self.bytes.as_chunks();
+        let (b, rest_of_b) = other.bytes.as_chunks();
+        let mut common = Common {
+            sets: [a, b],
+            last: last_word(rest_of_a) & last_word(rest_of_b),
+            word: from as usize / 64,
+            both: 0,
         };
-        let pairs = std::iter::zip(self.bytes.chunks(8), other.bytes.chunks(8)).skip(first);
-        (first as u32..).zip(pairs).flat_map(move |(number, (a, b))| {
-            let mut both = words(a) & words(b);
-            if number == from / 64 {
-                both &= u64::MAX >> (from % 64);
-            }
-            std::iter::from_fn(move || {
-                let bit = both.leading_zeros();
-                both &= !(1_u64 << 63).checked_shr(bit)?;
-                Some(PieceIndex::new(number * 64 + bit))
-            })
-        })
+        common.both = common.look() & (u64::MAX >> (from % 64));
+        common
     }
 
     /// The payload of a bitfield message.
@@ -196,6 +185,64 @@ impl Bitfield {
         );
         (piece as usize / 8, 0x80 >> (piece % 8))
     }
+}
+
+/// The pieces that two sets have in common ([`Bitfield::common`]).
+#[derive(Debug, Clone)]
+pub struct Common<'a> {
+    /// The words of each, but the last if that is short.
+    sets: [&'a [[u8; 8]]; 2],
+    /// The last of both, if it is short.
+    last: u64,
+    /// The number of the word that is looked at.
+    word: usize,
+    /// What was not given of it.
+    both: u64,
+}
+
+impl Common<'_> {
+    /// The word that is looked at, of both; zero past the end.
+    fn look(&self) -> u64 {
+        match (self.sets[0].get(self.word), self.sets[1].get(self.word)) {
+            (Some(a), Some(b)) => u64::from_be_bytes(*a) & u64::from_be_bytes(*b),
+            _ if self.word == self.sets[0].len() => self.last,
+            _ => 0,
+        }
+    }
+}
+
+impl Iterator for Common<'_> {
+    type Item = PieceIndex;
+
+    fn next(&mut self) -> Option<PieceIndex> {
+        if self.both == 0 {
+            // Of sets with little in common, hundreds of words are looked at for each piece: this loop is all of the work.
+            let [a, b] = self.sets.map(|set| set.get(self.word + 1..).unwrap_or_default());
+            let both = std::iter::zip(a, b).map(|(a, b)| u64::from_ne_bytes(*a) & u64::from_ne_bytes(*b));
+            let found = (0..).zip(both).find(|(_, both)| *both != 0);
+            match found {
+                Some((empty, both)) => {
+                    self.word += 1 + empty;
+                    self.both = u64::from_be(both);
+                }
+                None if self.word < self.sets[0].len() && self.last != 0 => {
+                    self.word = self.sets[0].len();
+                    self.both = self.last;
+                }
+                None => return None,
+            }
+        }
+        let bit = self.both.leading_zeros();
+        self.both ^= (1 << 63) >> bit;
+        Some(PieceIndex::new(self.word as u32 * 64 + bit))
+    }
+}
+
+/// What is left of a set behind its last whole word, as a word.
+fn last_word(bytes: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    word[..bytes.len()].copy_from_slice(bytes);
+    u64::from_be_bytes(word)
 }
 
 impl std::fmt::Debug for Bitfield {
@@ -283,5 +330,26 @@ mod tests {
             Bitfield::from_wire(&[0xff, 0x40], 9),
             Err(Error::SpareBits { piece_count: 9 })
         );
+    }
+
+    #[test]
+    fn what_two_sets_have_in_common_is_found_from_any_piece_on_in_any_word() {
+        // Whole words alone, a last one that is short, and less than one; full words, sparse ones and long gaps.
+        for count in [1, 63, 64, 65, 128, 200, 1024] {
+            for step in [1, 2, 7, 63, 64, 101, 900] {
+                let pieces = pieces(count);
+                let (mut a, mut b) = (Bitfield::new(count), Bitfield::full(count));
+                pieces.iter().step_by(step).for_each(|piece| {
+                    a.set(*piece);
+                });
+                b.clear(pieces[count as usize / 2]);
+                for from in 0..=count + 64 {
+                    let both = |piece: &PieceIndex| a.get(*piece) && b.get(*piece) && piece.get() >= from;
+                    let expected: Vec<PieceIndex> = pieces.iter().copied().filter(both).collect();
+                    let found: Vec<PieceIndex> = a.common(&b, from).collect();
+                    assert_eq!(found, expected, "each {step}th of {count} from {from} on");
+                }
+            }
+        }
     }
 }

@@ -18,7 +18,7 @@ use crate::hashing::{Hasher, Outcome, Then};
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::PieceIndex;
 use crate::proto::metainfo::Metainfo;
-use crate::session::Record;
+use crate::session::{FileStamp, Record};
 
 /// How long files are synced when somebody wants the check to end.
 const SYNC_PATIENCE: Duration = Duration::from_secs(1);
@@ -106,6 +106,7 @@ pub fn check(
         wrong: Bitfield::new(piece_count),
         unwritten: Bitfield::new(piece_count),
         known_count: 0,
+        written: vec![false; metainfo.files.len()],
         progress,
         keep,
     };
@@ -149,6 +150,8 @@ struct Verifier<'a, 'k> {
     /// Pieces of which nothing was ever written, and which are not zeros. They are neither right nor wrong.
     unwritten: Bitfield,
     known_count: u32,
+    /// Files that btd was writing to when the record was made that was taken over, and that are still there.
+    written: Vec<bool>,
     progress: &'a Progress,
     keep: Option<&'k mut dyn FnMut(Record)>,
 }
@@ -162,6 +165,10 @@ impl Verifier<'_, '_> {
             .iter()
             .enumerate()
             .map(|(index, then)| then.is_some_and(|then| payload.is_still(index, &then)))
+            .collect();
+        let was_written = |then: &Option<FileStamp>| then.is_some_and(|then| then.is_being_written());
+        self.written = std::iter::zip(&record.files, &unchanged)
+            .map(|(then, unchanged)| was_written(then) && *unchanged)
             .collect();
         let geometry = &self.metainfo.geometry;
         for piece in geometry.pieces() {
@@ -208,11 +215,27 @@ impl Verifier<'_, '_> {
         let Some(keep) = &mut self.keep else { return };
         let began = Instant::now();
         payload.sync_young(|| !self.progress.is_cancelled() || began.elapsed() < SYNC_PATIENCE);
+        let (mut wrong, mut files) = (self.wrong.clone(), payload.stamps().to_vec());
+        // What btd was writing to when it was killed a moment ago is too young to be told by its time: it stays what it was,
+        // or a second kill, before it is written to again, would have all of it read.
+        for (index, stamp) in files.iter_mut().enumerate() {
+            if stamp.is_none() && self.written[index] && payload.is_on_disk(index) {
+                *stamp = Some(FileStamp::being_written(self.metainfo.files[index].len));
+            }
+        }
+        // Of such a file only what is right is believed: somebody may put the rest there, and its length would not tell.
+        let geometry = &self.metainfo.geometry;
+        for piece in self.wrong.pieces() {
+            let mut of = payload.files_of(geometry.piece_offset(piece), geometry.piece_len(piece).into());
+            if of.any(|file| files[file].is_some_and(|stamp| stamp.is_being_written())) {
+                wrong.clear(piece);
+            }
+        }
         keep(Record {
             have: self.have.clone(),
-            wrong: self.wrong.clone(),
+            wrong,
             judged,
-            files: payload.stamps().to_vec(),
+            files,
         });
     }
 

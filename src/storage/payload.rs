@@ -148,6 +148,8 @@ pub(super) struct Payload<'a> {
     modified: Vec<Option<i64>>,
     /// Files that were changed so lately that not all of them may be on the disk.
     young: Vec<u32>,
+    /// Those of them that could not be synced.
+    unsynced: Vec<u32>,
     /// How many bytes of each file are worth asking for.
     readable: Vec<u64>,
     /// The one used last at the end.
@@ -289,6 +291,7 @@ impl<'a> Payload<'a> {
             stamps,
             modified,
             young,
+            unsynced: Vec::new(),
             readable,
             open: Vec::new(),
             errors: HashMap::new(),
@@ -561,8 +564,16 @@ impl<'a> Payload<'a> {
             // After a sync that failed the kernel may call pages clean that never reached the disk.
             if !keep_going() || synced().is_err() {
                 self.stamps[index as usize] = None;
+                self.unsynced.push(index);
             }
         }
+    }
+
+    /// After [`Payload::sync_young`]: whether a file has the length that it is to have, is as it was when it was first looked
+    /// at, and would be so after a power cut.
+    pub(super) fn is_on_disk(&self, index: usize) -> bool {
+        let is_synced = !self.unsynced.contains(&(index as u32)); // No more than a torrent may have files.
+        self.states[index].is_ok() && self.modified[index].is_some() && is_synced
     }
 
     /// Reads a span plainly, but for the first `have` bytes. False when it cannot be had; the state of the file then says

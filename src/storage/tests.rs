@@ -10,7 +10,7 @@ use crate::hashing::{Pool, PoolConfig, sha1};
 use crate::proto::geometry::PieceIndex;
 use crate::proto::metainfo::{Metainfo, NewContent, NewFile, NewTorrent, encode};
 use crate::proto::path::RelPath;
-use crate::session::Record;
+use crate::session::{FileStamp, Record};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -793,6 +793,48 @@ fn what_is_known_of_a_download_is_known_after_a_restart_and_after_it_is_finished
         assert_eq!(kept.last(), Some(&record));
         assert_eq!(fixture.pool.stats().bytes, read_before);
     }
+}
+
+/// As after a kill: the next one may come before anything is recorded but by the check.
+#[test]
+fn what_btd_was_writing_to_a_moment_ago_stays_known_though_it_is_too_young_for_a_stamp() {
+    let fixture = fixture(1024, &[("a", 3072, false), ("b", 2048, false), ("c", 1024, false)]);
+    // Piece 1 is wrong, and each file was changed just now.
+    fixture.flip("a", 1500);
+    for file in ["b", "c"] {
+        fixture.flip(file, 0);
+        fixture.flip(file, 0);
+    }
+    let mut have = crate::proto::bitfield::Bitfield::new(6);
+    have.set(fixture.metainfo.geometry.piece_index(0).unwrap());
+    let being_written = |len| Some(FileStamp::being_written(len));
+    let record = Record {
+        wrong: crate::proto::bitfield::Bitfield::new(6),
+        have,
+        judged: 6,
+        // The second has another length than it had then.
+        files: vec![being_written(3072), being_written(2047), None],
+    };
+    let check = |record: &Record| {
+        let (report, kept) = check_knowing(
+            &fixture,
+            &Throttle::default(),
+            Some(record.clone()),
+            &Progress::default(),
+        );
+        (report.unwrap(), kept.last().unwrap().clone())
+    };
+    let (report, kept) = check(&record);
+    assert_eq!((report.known_count, indexes(&report.wrong)), (1, vec![1]));
+    assert_eq!(kept.files, [being_written(3072), None, None]);
+    assert_eq!(
+        (indexes(&kept.have), indexes(&kept.wrong)),
+        (vec![0, 2, 3, 4, 5], vec![])
+    );
+    // What was found right then is not read again, and what was wrong is.
+    let (report, kept_again) = check(&kept);
+    assert_eq!((report.known_count, indexes(&report.wrong)), (2, vec![1]));
+    assert_eq!(kept_again, kept);
 }
 
 #[test]

@@ -16,6 +16,13 @@ use super::{wait_for, within};
 /// For one download, with a debug build, on a busy machine.
 pub const SECONDS: u64 = 120;
 
+/// With so many shards a shard's part of the least write buffer there is, 2 MiB, is too small for four pieces of 1 MiB: they are
+/// written as they come.
+pub const EARLY_SHARDS: u32 = 8;
+
+/// The configuration for it.
+pub const EARLY: &str = "[storage]\nwrite-buffer = \"16 MiB\"\ncache-size = \"64 MiB\"\n";
+
 /// Nested folders, files that share pieces, empty ones, and a last piece that is short.
 pub fn files() -> Vec<(String, u64)> {
     let files = [
@@ -43,10 +50,22 @@ impl Source {
     }
 
     pub fn start_with(name: &str, files: &[(String, u64)], piece_len: u32, more: &str) -> Source {
+        Source::of(name, files, more, |payload, path| {
+            Torrent::create(&payload.path(), piece_len, path)
+        })
+    }
+
+    /// The same of a torrent that is made by the test, under this path.
+    pub fn of(
+        name: &str,
+        files: &[(String, u64)],
+        more: &str,
+        torrent: impl FnOnce(&Payload, PathBuf) -> Torrent,
+    ) -> Source {
         let scratch = Scratch::new(name);
         let (data, watch) = (scratch.dir("seed-data"), scratch.dir("seed-watch"));
         let payload = Payload::make(&data, "folder", 5, files);
-        let torrent = Torrent::create(&payload.path(), piece_len, watch.join("t.torrent"));
+        let torrent = torrent(&payload, watch.join("t.torrent"));
         let config = Config {
             shards: 1,
             watch: vec![(watch, data)],

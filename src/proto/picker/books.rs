@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use super::PeerKey;
+#[cfg(test)]
+use super::begun::Begun;
 use super::partial::Partial;
 
 /// A piece that was begun, behind the peer that it was begun for, if that is still there.
@@ -111,11 +113,11 @@ impl Books {
 
     /// What each of these pieces is now.
     #[cfg(test)]
-    pub(super) fn check(&self, partials: &BTreeMap<u32, Partial>) {
+    pub(super) fn check(&self, partials: &Begun) {
         let mut anew = Books::default();
         partials
             .iter()
-            .for_each(|(piece, partial)| anew.enter(*piece, partial.entry()));
+            .for_each(|partial| anew.enter(partial.piece.get(), partial.entry()));
         assert_eq!((&self.open, self.open_blocks), (&anew.open, anew.open_blocks));
         assert_eq!(self.asked_blocks, anew.asked_blocks);
         assert_eq!(self.begun, anew.begun);

@@ -13,19 +13,20 @@
 //!
 //! Peers are the caller's numbers. What they have is the caller's too ([`Pieces`]), and is told here as it changes.
 
+mod begun;
 mod books;
 mod order;
 mod partial;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Instant;
 
 use super::bitfield::Bitfield;
 use super::geometry::{BlockRequest, Geometry, PieceIndex};
 use super::peer::Pieces;
+use begun::Begun;
 use books::Books;
 use order::Order;
 use partial::{Partial, Put};
@@ -93,7 +94,7 @@ pub struct Picker {
     have: Bitfield,
     order: Order,
     /// Pieces that were begun.
-    partials: BTreeMap<u32, Partial>,
+    partials: Begun,
     /// How many may be begun at a time: each takes memory.
     partials_max: usize,
     /// What is open of them, and who has begun how many.
@@ -115,7 +116,7 @@ impl Picker {
             geometry,
             have,
             order,
-            partials: BTreeMap::new(),
+            partials: Begun::new(geometry.piece_count()),
             partials_max: partials_max.max(1),
             books: Books::default(),
             used_up: Vec::new(),
@@ -131,7 +132,7 @@ impl Picker {
 
     /// Who has sent each block of a piece that is here as a whole.
     pub fn givers(&self, piece: PieceIndex) -> Vec<PeerKey> {
-        self.partials.get(&piece.get()).map_or_else(Vec::new, Partial::givers)
+        self.partials.get(piece).map_or_else(Vec::new, Partial::givers)
     }
 
     /// What we have, verified.
@@ -151,7 +152,7 @@ impl Picker {
 
     /// Whether a piece was begun and is not verified yet.
     pub fn is_begun(&self, piece: PieceIndex) -> bool {
-        self.partials.contains_key(&piece.get())
+        self.partials.contains(piece)
     }
 
     /// Blocks that somebody was asked for and that have not come.
@@ -254,7 +255,7 @@ impl Picker {
                 out.push(block);
             }
             self.books.enter(piece.get(), partial.entry());
-            self.partials.insert(piece.get(), partial);
+            self.partials.insert(partial);
         }
         if out.len() < end && begun < asking.begun_max {
             self.pick_begun(peer, has, asking, end, out, books::of_anybody());
@@ -282,7 +283,7 @@ impl Picker {
             if !has_piece(has, piece) || !asking.allows(piece) {
                 continue;
             }
-            let partial = self.partials.get_mut(&number).expect("what the books say was begun");
+            let partial = self.partials.get_mut(piece).expect("what the books say was begun");
             if !partial.is_for(peer, asking.alone) {
                 continue;
             }
@@ -320,8 +321,8 @@ impl Picker {
 
     /// What is under way from one other peer.
     fn pick_again(&mut self, peer: PeerKey, has: &Pieces, asking: Asking<'_>, end: usize, out: &mut Vec<BlockRequest>) {
-        for (&piece, partial) in &mut self.partials {
-            let piece = self.geometry.piece_index(piece).expect("a piece that was begun");
+        for partial in self.partials.iter_mut() {
+            let piece = partial.piece;
             if partial.is_here() || !partial.is_for(peer, false) || !has_piece(has, piece) || !asking.allows(piece) {
                 continue;
             }
@@ -341,7 +342,7 @@ impl Picker {
         if self.have.get(block.piece()) {
             return Arrived::Again;
         }
-        let Some(partial) = self.partials.get_mut(&block.piece().get()) else {
+        let Some(partial) = self.partials.get_mut(block.piece()) else {
             return Arrived::Unasked;
         };
         if partial.only.is_some_and(|only| only != peer) {
@@ -363,7 +364,7 @@ impl Picker {
     /// had been asked.
     pub fn give_back(&mut self, peer: PeerKey, block: &BlockRequest) -> bool {
         let piece = block.piece();
-        let Some(partial) = self.partials.get_mut(&piece.get()) else {
+        let Some(partial) = self.partials.get_mut(piece) else {
             return false;
         };
         let before = partial.entry();
@@ -379,7 +380,7 @@ impl Picker {
     /// A block that only one peer was asked for is asked of another instead. False if it is here, or is to come from nobody or
     /// from two, or only one peer may be asked for its piece.
     pub fn hand_over(&mut self, block: &BlockRequest, from: PeerKey, to: PeerKey) -> bool {
-        let Some(partial) = self.partials.get_mut(&block.piece().get()) else {
+        let Some(partial) = self.partials.get_mut(block.piece()) else {
             return false;
         };
         partial.only.is_none() && partial.hand_over(&self.geometry, block, from, to)
@@ -388,18 +389,18 @@ impl Picker {
     /// A peer has left, or is silent: nobody waits for it to prove itself any more, and others take over what it has
     /// begun. What it was asked for is given back one by one.
     pub fn let_go(&mut self, peer: PeerKey) {
-        for (&piece, partial) in &mut self.partials {
+        for partial in self.partials.iter_mut() {
             let before = partial.entry();
             partial.only = partial.only.filter(|only| *only != peer);
             partial.of = partial.of.filter(|of| *of != peer);
-            self.books.change(piece, before, partial.entry());
+            self.books.change(partial.piece.get(), before, partial.entry());
         }
     }
 
     /// A peer is convicted of lying: what it has sent of pieces that are not whole is to be had anew.
     pub fn on_convicted(&mut self, peer: PeerKey) {
         let mut untouched = Vec::new();
-        for partial in self.partials.values_mut().filter(|partial| !partial.is_here()) {
+        for partial in self.partials.iter_mut().filter(|partial| !partial.is_here()) {
             let before = partial.entry();
             partial.disown(peer);
             self.books.change(partial.piece.get(), before, partial.entry());
@@ -414,7 +415,7 @@ impl Picker {
     /// have had `looks_max`: their memory is wanted for others. Gives which.
     pub fn forget_stale(&mut self, looks_max: u32) -> Vec<PieceIndex> {
         let mut stale = Vec::new();
-        for partial in self.partials.values_mut() {
+        for partial in self.partials.iter_mut() {
             partial.looks = match partial.is_asked() || partial.is_here() {
                 true => 0,
                 false => partial.looks + 1,
@@ -429,7 +430,7 @@ impl Picker {
 
     /// A piece was verified, and is ours.
     pub fn on_verified(&mut self, piece: PieceIndex) {
-        if let Some(partial) = self.partials.remove(&piece.get()) {
+        if let Some(partial) = self.partials.remove(piece) {
             self.books.strike(piece.get(), partial.entry());
         }
         self.order.close(piece);
@@ -452,7 +453,7 @@ impl Picker {
     }
 
     fn forget(&mut self, piece: PieceIndex) {
-        if let Some(partial) = self.partials.remove(&piece.get()) {
+        if let Some(partial) = self.partials.remove(piece) {
             self.books.strike(piece.get(), partial.entry());
             self.order.reopen(piece);
         }

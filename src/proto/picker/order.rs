@@ -22,7 +22,7 @@ const RAREST_MAX: usize = 256;
 const SPARSE: u64 = 128;
 
 /// Pieces of such a peer of which the rarest is taken.
-const FOUND_MAX: usize = 16;
+const FOUND_MAX: usize = 8;
 
 /// See the module's page. 8 bytes and a bit for each piece of the torrent, and 4 for each that is open.
 #[derive(Debug)]

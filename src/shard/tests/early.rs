@@ -118,6 +118,31 @@ fn liar_beside_an_honest_peer_is_told_from_it() {
     assert!(banned.len() == 1 && banned[0].contains("2001"), "{banned:?}");
 }
 
+/// It never gave a whole piece by itself: what convicts it is that its blocks were others than those of the right piece.
+#[test]
+fn liar_that_has_left_is_convicted_by_its_blocks_once_they_have_come_right() {
+    let mut leeching = Leeching::of_pieces(LONG as usize, LONG, BUFFER);
+    let mut liar = leeching.giver(2000, FAST);
+    liar.lies = true;
+    leeching.say(&liar, &Message::Unchoke);
+    leeching.settle();
+    assert_eq!(leeching.give(&mut liar, 3), 3);
+    leeching.fixture.world.close(liar.id);
+    leeching.settle();
+    let mut honest = leeching.giver(2001, FAST);
+    leeching.say(&honest, &Message::Unchoke);
+    for _ in 0..10 {
+        while leeching.give(&mut honest, usize::MAX) > 0 {}
+        leeching.pass(1);
+    }
+    assert!(leeching.is_complete(), "{:?}", leeching.told());
+    assert!(leeching.file() == leeching.fixture.payload);
+    let counters = &leeching.fixture.shard.counters;
+    assert_eq!((counters.pieces_bad, counters.peers_banned), (1, 1));
+    // It is told of who is shut out and is there.
+    assert!(!leeching.told().iter().any(|told| told.starts_with("Banned")));
+}
+
 #[test]
 fn write_that_fails_is_tried_again_and_nothing_is_lost() {
     let mut leeching = leeching();
