@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 /// How long a peer lives, in units.
-const LIFETIME_UNITS: u8 = 192;
+pub(in crate::tracker) const LIFETIME_UNITS: u8 = 192;
 /// How many units after a peer's end it would be taken for a fresh one.
 const SLACK_UNITS: u8 = u8::MAX - LIFETIME_UNITS;
 
@@ -21,6 +21,11 @@ impl Stamp {
     #[inline]
     pub(super) const fn has_outlived(self, then: u8) -> bool {
         self.0.wrapping_sub(then) > LIFETIME_UNITS
+    }
+
+    /// The moment so many units before this one.
+    pub(super) const fn before(self, units: u8) -> Self {
+        Self(self.0.wrapping_sub(units))
     }
 
     /// The age in units of what was last heard of at `then`.
@@ -55,6 +60,11 @@ impl Clock {
     /// The stamp of this moment.
     pub(in crate::tracker) fn stamp(&self, now: Instant) -> Stamp {
         Stamp(self.units(now) as u8) // The low byte is what a stamp is.
+    }
+
+    /// How long a unit is, in milliseconds.
+    pub(in crate::tracker) const fn unit_ms(&self) -> u64 {
+        self.unit_ms
     }
 
     /// How late the sweep may be.
