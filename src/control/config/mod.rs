@@ -7,6 +7,7 @@
 mod document;
 mod problem;
 mod reader;
+mod store_url;
 pub(super) mod units;
 
 use std::ffi::OsString;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use problem::{At, Error, Problem};
+pub use store_url::StoreUrl;
 pub use units::display_size;
 
 use super::shards::count_of;
@@ -200,6 +202,8 @@ pub struct Tracker {
     pub max_connections: usize,
     /// HTTP connections from one address.
     pub max_connections_per_ip: usize,
+    /// The store that other btds have a part in; absent when this one is alone.
+    pub store: Option<StoreUrl>,
     /// What the tracker itself is told.
     pub settings: tracker::Settings,
 }
@@ -214,6 +218,7 @@ impl Default for Tracker {
             deny: None,
             max_connections: 10_000,
             max_connections_per_ip: 200,
+            store: None,
             settings: tracker::Settings::default(),
         }
     }
@@ -521,6 +526,7 @@ fn read_tracker(context: &Context<'_>, mut section: Section<'_>) -> Tracker {
             default.max_connections_per_ip,
             1..=CONNECTIONS_MAX,
         ),
+        store: section.store("store"),
         settings: tracker::Settings {
             interval: section.time("interval", settings.interval, INTERVAL_MIN..=INTERVAL_MAX),
             min_interval: section.time("min-interval", settings.min_interval, INTERVAL_MIN..=INTERVAL_MAX),
