@@ -234,7 +234,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused(text in "(redis://)?[a-z%0-9:@/\\[\\]._é-]{0,40}") {
+        fn any_text_is_read_or_refused(
+            text in "(redis://)?([a-z:]{0,3}@)?(\\[::[0-9a-f]\\]|[a-z%0-9:@/\\[\\]._é-]{0,40})(:[0-9])?",
+        ) {
             if let Ok(url) = StoreUrl::parse(&text) {
                 let shown = url.to_string();
                 let again = StoreUrl::parse(&shown).expect("what is shown is an address");

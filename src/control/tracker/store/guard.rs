@@ -371,7 +371,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_followed_or_refused_in_any_pieces(bytes in "[*$:+>%_0-9a-f\\r\\n-]{0,60}", piece in 1_usize..9) {
+        fn any_bytes_are_followed_or_refused_in_any_pieces(
+            bytes in "((\\$[0-9]{1,2}|[*>%][0-3])\\r\\n|:[0-9]\\r\\n|[a-f]{9}\\r\\n|[*$:+>%_0-9a-f\\r\\n-]){0,20}",
+            piece in 1_usize..9,
+        ) {
             let whole = follow(bytes.as_bytes(), 1000).map(|frames| (frames.at, frames.open, frames.len));
             let pieces = follow(bytes.as_bytes(), piece).map(|frames| (frames.at, frames.open, frames.len));
             prop_assert_eq!(whole, pieces);
