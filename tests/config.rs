@@ -324,3 +324,39 @@ fn a_wrong_command_line_exits_64_and_help_and_version_exit_0() {
         concat!("btd ", env!("CARGO_PKG_VERSION"), "\n")
     );
 }
+
+#[test]
+fn a_store_is_memory_or_an_address_and_a_wrong_one_is_told_without_its_password() {
+    let tracker = "[tracker]\nudp = \"127.0.0.1:0\"\n";
+    let head = "btd.toml:3: tracker.store: expected \"memory\", or an address such as \"redis://127.0.0.1:6379/0\"";
+    for (store, reason) in [
+        ("\"disk\"", "not a redis:// or rediss:// address"),
+        ("7", "not a redis:// or rediss:// address"),
+        ("\"http://u:secret@store\"", "not a redis:// or rediss:// address"),
+        ("\"redis://u:secret@store:0\"", "the port is no number from 1 to 65535"),
+        ("\"redis://:secret@\"", "the host is neither a name nor an address"),
+        (
+            "\"redis://:secret@store/x\"",
+            "the database is no number from 0 to 1048576",
+        ),
+        (
+            "\"redis://:secret@store/0?protocol=resp2\"",
+            "nothing may follow the database, such as ? or #",
+        ),
+    ] {
+        refused(
+            &format!("{tracker}store = {store}\n"),
+            &[],
+            &[&format!("{head}: {reason}")],
+        );
+    }
+    refused(
+        &format!("{tracker}stor = \"memory\"\n"),
+        &[],
+        &["btd.toml:3: unknown key \"stor\" in [tracker] (did you mean \"store\"?)"],
+    );
+    for store in ["memory", "redis://store", "rediss://btd:secret@[::1]:7000/3"] {
+        let output = check(&format!("{tracker}store = \"{store}\"\n"), &[]);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "btd.toml: good\n");
+    }
+}

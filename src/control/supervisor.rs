@@ -307,6 +307,9 @@ impl<'a> Supervisor<'a> {
         if let Some(lists) = tracked.as_mut().and_then(Tracked::follow) {
             tasks.push(tokio::task::spawn_local(lists));
         }
+        if let Some(sharing) = tracked.as_mut().and_then(|tracked| tracked.share(&resolver)) {
+            tasks.push(tokio::task::spawn_local(sharing));
+        }
         let (tracker_http, tracker_udp) = shards.tracker_addresses();
         let (found, peers_found) = mpsc::unbounded_channel();
         let port = shards.addresses().first().map_or(0, SocketAddr::port);

@@ -32,6 +32,16 @@ impl Address {
         })
     }
 
+    /// The same, if it can be a peer's and the address that counts where IPv4 is inside IPv6: what another tracker has passed on.
+    pub(super) fn checked(self) -> Option<Self> {
+        let (ip, port) = match &self {
+            Self::V4([ip @ .., high, low]) => (IpAddr::from(*ip), [*high, *low]),
+            Self::V6([ip @ .., high, low]) => (IpAddr::from(*ip), [*high, *low]),
+        };
+        let address = Self::new(ip, u16::from_be_bytes(port))?;
+        is_host(ip.to_canonical()).then_some(address)
+    }
+
     /// The bytes of a compact reply.
     pub(super) const fn bytes(&self) -> &[u8] {
         match self {

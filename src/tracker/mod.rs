@@ -2,7 +2,7 @@
 //!
 //! One [`Tracker`] is shared by all shards; each has a [`Worker`] of its own and serves what arrives at it, to the end.
 //! What it speaks: HTTP announces and scrapes (BEP 3, 7, 23, 24, 31, 48), UDP (BEP 15, 41), and peers that go by a host
-//! name ([`hostname`]).
+//! name ([`hostname`]). Several trackers can have the same swarms ([`sharing`]).
 //!
 //! Deliberately not here: sockets, connections and their deadlines, clocks, threads, files. Every moment is an argument.
 //! Bytes from outside are hostile: they lead to a refusal or to silence, never to a panic, and to no more memory than
@@ -24,6 +24,7 @@ mod counts;
 pub mod hostname;
 mod http;
 mod random;
+pub mod sharing;
 mod siphash;
 mod store;
 mod udp;
@@ -34,6 +35,7 @@ pub use hostname::HostnameRule;
 
 use connection_id::ConnectionIds;
 use random::Random;
+use sharing::Outbox;
 use siphash::Key;
 use store::{Store, StoreTotals};
 
@@ -89,6 +91,8 @@ pub struct Tracker {
     start: Instant,
     store: Store,
     connection_ids: ConnectionIds,
+    /// What other trackers are to hear, if there are any.
+    outbox: Option<Outbox>,
     access: Mutex<Arc<Access>>,
     /// Grows with each [`Tracker::set_access`]: workers look at this number instead of the lock.
     access_version: AtomicU64,
@@ -160,6 +164,7 @@ impl Tracker {
         Self {
             store: Store::new(store_secret, lifetime, settings.memory_max, now),
             connection_ids: ConnectionIds::new(Key::from_bytes(derive(3)), now),
+            outbox: None,
             settings,
             start: now,
             access: Mutex::default(),

@@ -172,7 +172,9 @@ impl Tracker {
         reply.resize(REPLY_HEADER_LEN, 0);
         // 1 completed, 2 started, 3 stopped; anything else is a regular announce (4 is `paused`, BEP 21).
         let counts = if event == 3 {
-            self.store.leave(&info_hash, &address, stamp)
+            let left = self.store.leave(&info_hash, &address, stamp);
+            self.tell_left(&info_hash, &address, left.name);
+            left.counts
         } else {
             let completed = event == 1;
             let Scratch { url, name, .. } = &mut worker.scratch;
@@ -187,12 +189,15 @@ impl Tracker {
                 want: self.numwant(wanted).min((REPLY_LEN_MAX - REPLY_HEADER_LEN) / peer_len),
                 families,
                 completed,
+                learnt: None,
             };
             let sink = &mut Compact(reply);
             let announced = self
                 .store
                 .announce(&info_hash, &peer, &wish, stamp, &mut worker.random, sink);
-            announced.map_err(|_full| (Outcome::Refused, "the tracker is full, try again later"))?
+            let announced = announced.map_err(|_full| (Outcome::Refused, "the tracker is full, try again later"))?;
+            self.tell_joined(&info_hash, &peer, &announced);
+            announced.counts
         };
         let mut header = &mut reply[..REPLY_HEADER_LEN];
         for field in [

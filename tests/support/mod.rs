@@ -22,6 +22,7 @@ pub mod payload;
 pub mod peer;
 pub mod private_net;
 pub mod process;
+pub mod redis;
 pub mod scrape;
 pub mod scratch;
 pub mod sick_fs;

@@ -8,6 +8,7 @@
 mod document;
 mod problem;
 mod reader;
+mod store_url;
 pub(super) mod units;
 
 use std::ffi::OsString;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use problem::{At, Error, Problem};
+pub use store_url::StoreUrl;
 pub use units::display_size;
 
 use super::shards::count_of;
@@ -205,6 +207,8 @@ pub struct Tracker {
     pub max_connections: usize,
     /// HTTP connections from one address.
     pub max_connections_per_ip: usize,
+    /// The store that other btds have a part in; absent when this one is alone.
+    pub store: Option<StoreUrl>,
     /// What the tracker itself is told.
     pub settings: tracker::Settings,
 }
@@ -219,6 +223,7 @@ impl Default for Tracker {
             deny: None,
             max_connections: 10_000,
             max_connections_per_ip: 200,
+            store: None,
             settings: tracker::Settings::default(),
         }
     }
@@ -591,6 +596,7 @@ fn read_tracker(context: &Context<'_>, mut section: Section<'_>) -> Tracker {
             default.max_connections_per_ip,
             1..=CONNECTIONS_MAX,
         ),
+        store: section.store("store"),
         settings: tracker::Settings {
             interval,
             min_interval,

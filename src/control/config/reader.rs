@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::document::{Node, Table, Value};
 use super::problem::{At, Problem, did_you_mean};
+use super::store_url::StoreUrl;
 use super::units;
 use crate::announcer::TrackerUrl;
 use crate::announcer::url::is_name;
@@ -264,6 +265,21 @@ impl<'a> Section<'a> {
         self.take(key, HostnameRule::default(), |node| {
             let names = list(node)?.into_iter().map(text).collect::<Result<Vec<_>, _>>()?;
             HostnameRule::new(names.iter().map(String::as_str)).map_err(|error| error.to_string())
+        })
+    }
+
+    /// A tracker's store: the address of a shared one, or "memory". What is wrong is told without the address, which may hold
+    /// a password.
+    pub(super) fn store(&mut self, key: &'static str) -> Option<StoreUrl> {
+        self.take(key, None, |node| {
+            let text = match node.value {
+                Value::Text(text) if text == "memory" => return Ok(None),
+                Value::Text(text) => text,
+                _ => String::new(),
+            };
+            StoreUrl::parse(&text).map(Some).map_err(|error| {
+                format!("expected \"memory\", or an address such as \"redis://127.0.0.1:6379/0\": {error}")
+            })
         })
     }
 

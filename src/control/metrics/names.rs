@@ -287,6 +287,34 @@ pub(super) fn describe() {
         "Torrents that had to make way for others for want of memory."
     );
     describe_gauge!(
+        "btd_tracker_store_up",
+        "1 while there is a connection to the tracker's shared store, else 0."
+    );
+    describe_counter!(
+        "btd_tracker_store_batches_total",
+        "Batches of peers written to the tracker's shared store."
+    );
+    describe_counter!(
+        "btd_tracker_store_sent_total",
+        "Peers that the tracker's shared store was told of."
+    );
+    describe_counter!(
+        "btd_tracker_store_received_total",
+        "Peers that were learnt from the tracker's shared store."
+    );
+    describe_counter!(
+        "btd_tracker_store_bad_total",
+        "What the tracker's shared store said that was no peer or no message."
+    );
+    describe_counter!(
+        "btd_tracker_store_dropped_total",
+        "Updates and messages of the tracker's shared store that were lost because there were too many at once."
+    );
+    describe_counter!(
+        "btd_tracker_store_errors_total",
+        "How often the tracker's shared store refused something, could not be reached or went away."
+    );
+    describe_gauge!(
         "btd_peers",
         "Peers past the handshake, by what they do. The states overlap."
     );

@@ -144,7 +144,9 @@ impl Tracker {
         let tell_peer_ids = as_dictionaries && !plain && !query.no_peer_id;
         let stamp = self.store.stamp(now);
         let counts = if query.event == Event::Stopped {
-            self.store.leave(&query.info_hash, &address, stamp)
+            let left = self.store.leave(&query.info_hash, &address, stamp);
+            self.tell_left(&query.info_hash, &address, left.name);
+            left.counts
         } else {
             let rule = &self.settings.hostname_allow;
             let said = query.hostname.filter(|_| !rule.is_empty());
@@ -159,6 +161,7 @@ impl Tracker {
                 want: self.numwant(query.numwant),
                 families: Families::Both,
                 completed: query.event == Event::Completed,
+                learnt: None,
             };
             let announced = if as_dictionaries {
                 let sink = &mut Dictionaries {
@@ -170,11 +173,13 @@ impl Tracker {
                 let sink = &mut Compact { peers4, peers6 };
                 self.store.announce(&query.info_hash, &peer, &wish, stamp, random, sink)
             };
-            announced.map_err(|_full| Refusal {
+            let announced = announced.map_err(|_full| Refusal {
                 outcome: Outcome::Refused,
                 reason: "the tracker is full",
                 retry_in_min: Some(RETRY_IN_MIN),
-            })?
+            })?;
+            self.tell_joined(&query.info_hash, &peer, &announced);
+            announced.counts
         };
         body.clear();
         let SwarmCounts {

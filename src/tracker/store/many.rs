@@ -49,9 +49,9 @@ pub(super) struct Many {
 
 /// Where a sweep of a swarm has come to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Place {
-    table: u8,
-    slot: usize,
+pub(in crate::tracker) struct Place {
+    pub(super) table: u8,
+    pub(super) slot: usize,
 }
 
 const PAIR6_LEN: usize = size_of::<Pair6>();

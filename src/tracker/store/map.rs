@@ -15,9 +15,44 @@ use crate::tracker::siphash::Key;
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) info_hash: InfoHash,
-    /// How many peers have completed it, as far as is remembered.
-    pub(super) downloaded: u32,
+    pub(super) downloads: Downloads,
     pub(super) swarm: Swarm,
+}
+
+/// How many peers have completed a torrent, as far as is remembered, and whether it has been asked for elsewhere: a bit of
+/// the same word, since an entry has no other to spare.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Downloads(u32);
+
+/// The bit that says that a torrent has been asked for.
+const ASKED_FOR: u32 = 1 << 31;
+
+impl Downloads {
+    #[inline]
+    pub(super) const fn count(self) -> u32 {
+        self.0 & !ASKED_FOR
+    }
+
+    /// Counts one more, up to 2^31 - 1.
+    pub(super) const fn add_one(&mut self) {
+        if self.count() < !ASKED_FOR {
+            self.0 += 1;
+        }
+    }
+
+    /// Counts so many, unless there are more.
+    pub(super) fn raise(&mut self, count: u32) {
+        let count = count.min(!ASKED_FOR).max(self.count());
+        self.0 = self.0 & ASKED_FOR | count;
+    }
+
+    /// Notes whether it has been asked for. Says whether it was before.
+    #[inline]
+    pub(super) const fn set_asked_for(&mut self, is: bool) -> bool {
+        let was = self.0 & ASKED_FOR != 0;
+        self.0 = if is { self.0 | ASKED_FOR } else { self.0 & !ASKED_FOR };
+        was
+    }
 }
 
 /// Three peers, a hash and a count: what most torrents take.
@@ -114,7 +149,7 @@ impl Map {
         }
         let entry = Entry {
             info_hash,
-            downloaded: 0,
+            downloads: Downloads::default(),
             swarm: Swarm::Few(Few::empty(now)),
         };
         Ok(self.0.place(Some(entry), home(hash, self.capacity())))
@@ -176,6 +211,21 @@ impl Map {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_count_and_whether_a_torrent_was_asked_for_do_not_touch_each_other() {
+        let mut downloads = super::Downloads::default();
+        assert!(!downloads.set_asked_for(true) && downloads.set_asked_for(true));
+        downloads.add_one();
+        downloads.raise(7);
+        downloads.raise(3);
+        assert_eq!(downloads.count(), 7);
+        assert!(downloads.set_asked_for(false) && !downloads.set_asked_for(true));
+        downloads.raise(u32::MAX);
+        downloads.add_one();
+        assert_eq!(downloads.count(), (1 << 31) - 1);
+        assert!(downloads.set_asked_for(true));
+    }
+
     use super::*;
 
     const KEY: Key = Key(3, 5);
@@ -199,7 +249,7 @@ mod tests {
             let hash = KEY.hash_1_3(&info_hash(n).0);
             let at = map.insert(info_hash(n), hash, Stamp(0), KEY, &budget).expect("room");
             assert_eq!(find(&map, n), Some(at));
-            map.at(at).expect("an entry").downloaded = n;
+            map.at(at).expect("an entry").downloads.raise(n);
             assert_eq!(budget.used(), map.0.heap_len());
         }
         for n in (0..3000).filter(|n| n % 3 != 0) {
@@ -210,7 +260,7 @@ mod tests {
         assert_eq!(map.len(), 1000);
         assert!(map.capacity() <= 2 * 1000 + 1);
         for n in 0..3000 {
-            let downloaded = find(&map, n).map(|at| map.at(at).expect("an entry").downloaded);
+            let downloaded = find(&map, n).map(|at| map.at(at).expect("an entry").downloads.count());
             assert_eq!(downloaded, (n % 3 == 0).then_some(n), "{n}");
         }
     }

@@ -11,6 +11,8 @@
 //! A torrent that nobody has completed is forgotten with its last peer. One with completions is kept for two intervals
 //! longer, so that the count does not vanish while a seeder restarts; then its count is forgotten as well.
 //!
+//! Where swarms are shared with other trackers, [`share`] is how what those say gets in and what is known here gets out.
+//!
 //! Deliberately not here: protocols, host names' rules, whom the tracker is for, clocks.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -23,6 +25,7 @@ mod extras;
 mod few;
 mod many;
 mod map;
+mod share;
 mod slots;
 mod stamp;
 mod swarm;
@@ -48,7 +51,8 @@ use table::AddressKey;
 
 pub(super) use budget::Full;
 pub(super) use extras::Extra;
-pub(super) use stamp::{Clock, Stamp};
+pub(super) use many::Place;
+pub(super) use stamp::{Clock, LIFETIME_UNITS, Stamp};
 pub(super) use swarm::{Families, Joining, Sink};
 
 /// How many stripes: many times the cores, so that two threads rarely meet, and so that moving a stripe's map into a longer
@@ -71,6 +75,8 @@ pub(super) struct Store {
     sweeper: Mutex<Sweeper>,
     swept: AtomicU64,
     evicted: AtomicU64,
+    /// Whether other trackers have a part in the swarms.
+    is_shared: bool,
 }
 
 /// A stripe, alone on its cache line.
@@ -92,6 +98,28 @@ pub(super) struct Wish {
     pub(super) families: Families,
     /// The peer has just completed the torrent.
     pub(super) completed: bool,
+    /// Another tracker says so, of a peer that it heard of so many units ago. Nobody is told of others then: `want` is 0.
+    pub(super) learnt: Option<u8>,
+}
+
+/// What an announce was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Announced {
+    pub(super) counts: SwarmCounts,
+    /// What the peer is taken for now.
+    pub(super) is_seeder: bool,
+    /// It was counted as one more completion.
+    pub(super) is_completion: bool,
+    /// The swarm is shared and has not been asked for elsewhere.
+    pub(super) is_first: bool,
+}
+
+/// What a peer that has left leaves behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Left {
+    pub(super) counts: SwarmCounts,
+    /// The name it went by, if swarms are shared.
+    pub(super) name: Option<Box<[u8]>>,
 }
 
 /// The counts of a swarm.
@@ -130,6 +158,7 @@ impl Store {
             sweeper: Mutex::new(Sweeper::new(now)),
             swept: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
+            is_shared: false,
         }
     }
 
@@ -170,7 +199,7 @@ impl Store {
         now: Stamp,
         random: &mut Random,
         sink: &mut S,
-    ) -> Result<SwarmCounts, Full> {
+    ) -> Result<Announced, Full> {
         let hash = self.hash_key.hash_1_3(&info_hash.0);
         let mut shelf = self.shelf(hash);
         let Shelf { map, tally } = &mut *shelf;
@@ -191,16 +220,18 @@ impl Store {
         let noted = match noted {
             Ok(noted) => noted,
             Err(full) => {
-                if after.peers() == 0 && entry.downloaded == 0 {
+                if after.peers() == 0 && entry.downloads.count() == 0 {
                     map.remove(at, self.hash_key);
                 }
                 return Err(full);
             }
         };
         // A completion that is told twice, as datagrams are, is one.
-        if wish.completed && noted.was != Some(true) {
-            entry.downloaded = entry.downloaded.saturating_add(1);
+        let is_completion = wish.completed && noted.was != Some(true);
+        if is_completion {
+            entry.downloads.add_one();
         }
+        let is_first = self.is_shared && wish.learnt.is_none() && !entry.downloads.set_asked_for(true);
         if wish.want > 0 {
             let asker = Asker {
                 address: peer.address,
@@ -209,11 +240,18 @@ impl Store {
                 families: wish.families,
             };
             entry.swarm.pick(&asker, now, random, sink);
+        } else if let Some(age @ 1..) = wish.learnt {
+            entry.swarm.backdate(&peer.address, now.before(age), self.address_key);
         }
-        Ok(SwarmCounts {
-            complete: after.seeders(),
-            incomplete: after.leechers(),
-            downloaded: entry.downloaded,
+        Ok(Announced {
+            counts: SwarmCounts {
+                complete: after.seeders(),
+                incomplete: after.leechers(),
+                downloaded: entry.downloads.count(),
+            },
+            is_seeder: noted.is,
+            is_completion,
+            is_first,
         })
     }
 
@@ -295,14 +333,22 @@ impl Store {
     }
 
     /// Takes a peer out of its swarm.
-    pub(super) fn leave(&self, info_hash: &InfoHash, address: &Address, now: Stamp) -> SwarmCounts {
+    pub(super) fn leave(&self, info_hash: &InfoHash, address: &Address, now: Stamp) -> Left {
         let hash = self.hash_key.hash_1_3(&info_hash.0);
         let mut shelf = self.shelf(hash);
         let Shelf { map, tally } = &mut *shelf;
         let Some(at) = map.find(info_hash, hash) else {
-            return SwarmCounts::default();
+            return Left {
+                counts: SwarmCounts::default(),
+                name: None,
+            };
         };
         let entry = map.at(at).expect("a torrent that was found");
+        let name = if self.is_shared {
+            entry.swarm.name_of(address).map(Box::from)
+        } else {
+            None
+        };
         let before = entry.swarm.tally();
         entry.swarm.remove(address, self.context(before.peers(), now));
         let after = entry.swarm.tally();
@@ -310,13 +356,13 @@ impl Store {
         let counts = SwarmCounts {
             complete: after.seeders(),
             incomplete: after.leechers(),
-            downloaded: entry.downloaded,
+            downloaded: entry.downloads.count(),
         };
-        if after.peers() == 0 && entry.downloaded == 0 {
+        if after.peers() == 0 && entry.downloads.count() == 0 {
             map.remove(at, self.hash_key);
             map.shrink(self.hash_key, &self.budgets.all);
         }
-        counts
+        Left { counts, name }
     }
 
     /// The counts of a swarm; zeros if nobody is in it.
@@ -331,7 +377,7 @@ impl Store {
                 SwarmCounts {
                     complete: tally.seeders(),
                     incomplete: tally.leechers(),
-                    downloaded: entry.downloaded,
+                    downloaded: entry.downloads.count(),
                 }
             })
     }

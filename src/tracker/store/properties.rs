@@ -150,10 +150,11 @@ fn play(steps: Vec<Step>, seed: u64, room: Option<usize>) -> Result<(), TestCase
                     want,
                     families,
                     completed,
+                    learnt: None,
                 };
                 let mut reply = Reply::default();
                 let announced = store.announce(&info_hash(torrent), &joining, &wish, stamp, &mut random, &mut reply);
-                let Ok(counts) = announced else {
+                let Ok(Announced { counts, .. }) = announced else {
                     prop_assert!(room.is_some(), "refused, with room for all");
                     prop_assert!(!model.peers.contains_key(&address), "a member was refused");
                     prop_assert!(reply.peers.is_empty(), "who was refused was told of peers");

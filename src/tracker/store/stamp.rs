@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 /// How long a peer lives, in units.
-const LIFETIME_UNITS: u8 = 192;
+pub(in crate::tracker) const LIFETIME_UNITS: u8 = 192;
 /// How many units a moment may lie ahead of another that is taken for later: each shard has its own idea of what time it is,
 /// and peers that one has just heard of must not seem old to the others.
 const AHEAD_UNITS: u8 = 2;
@@ -32,6 +32,11 @@ impl Stamp {
     /// Whether somebody of this age, in units, should have been heard of again by now.
     pub(super) const fn is_late(age: u8) -> bool {
         age > LATE_UNITS
+    }
+
+    /// The moment so many units before this one.
+    pub(super) const fn before(self, units: u8) -> Self {
+        Self(self.0.wrapping_sub(units))
     }
 
     /// The age in units of what was last heard of at `then`.
@@ -67,6 +72,11 @@ impl Clock {
     /// The stamp of this moment.
     pub(in crate::tracker) fn stamp(&self, now: Instant) -> Stamp {
         Stamp(self.units(now) as u8) // The low byte is what a stamp is.
+    }
+
+    /// How long a unit is, in milliseconds.
+    pub(in crate::tracker) const fn unit_ms(&self) -> u64 {
+        self.unit_ms
     }
 
     /// How late the sweep may be.

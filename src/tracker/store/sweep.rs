@@ -107,7 +107,7 @@ impl Store {
                 return false;
             }
             let is_over = match entry.swarm.empty_since() {
-                Some(since) => entry.downloaded == 0 || now.has_outlived(since),
+                Some(since) => entry.downloads.count() == 0 || now.has_outlived(since),
                 None => false,
             };
             if is_over {

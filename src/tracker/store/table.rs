@@ -134,6 +134,20 @@ impl<const ADDRESS: usize, const SLOT: usize, const PER_PAGE: usize> Table<ADDRE
         self.0.get_mut(at)[ADDRESS] = stamp.0;
     }
 
+    /// When the peer in this slot was heard of.
+    pub(super) fn stamp(&self, at: usize) -> Stamp {
+        Stamp(self.0.get(at)[ADDRESS])
+    }
+
+    /// The peer in this slot, if there is one, and when it was heard of.
+    pub(super) fn at(&self, at: usize) -> Option<(&[u8; ADDRESS], Stamp)> {
+        let slot = self.0.get(at);
+        (!slot.is_empty()).then(|| {
+            let address = slot.first_chunk().expect("a slot begins with an address");
+            (address, Stamp(slot[ADDRESS]))
+        })
+    }
+
     /// Adds a peer that is not there.
     pub(super) fn insert(
         &mut self,

@@ -48,6 +48,7 @@ impl World {
             want,
             families: Families::Both,
             completed: false,
+            learnt: None,
         };
         let mut reply = Reply::default();
         let stamp = self.store.stamp(self.now);
@@ -67,11 +68,14 @@ impl World {
             want: 0,
             families: Families::Both,
             completed: false,
+            learnt: None,
         };
         let stamp = self.store.stamp(self.now);
         let sink = &mut Reply::default();
-        self.store
-            .announce(&info_hash(torrent), &peer, &wish, stamp, &mut self.random, sink)
+        let announced = self
+            .store
+            .announce(&info_hash(torrent), &peer, &wish, stamp, &mut self.random, sink)?;
+        Ok(announced.counts)
     }
 
     fn complete(&mut self, torrent: u32, peer: u32) -> SwarmCounts {
@@ -85,18 +89,20 @@ impl World {
             want: 0,
             families: Families::V4,
             completed: true,
+            learnt: None,
         };
         let stamp = self.store.stamp(self.now);
         let sink = &mut Reply::default();
-        let counts = self
+        let announced = self
             .store
             .announce(&info_hash(torrent), &peer, &wish, stamp, &mut self.random, sink);
-        counts.expect("room")
+        announced.expect("room").counts
     }
 
     fn leave(&mut self, torrent: u32, peer: u32) -> SwarmCounts {
         self.store
             .leave(&info_hash(torrent), &v4(peer), self.store.stamp(self.now))
+            .counts
     }
 
     fn counts(&self, torrent: u32) -> (usize, usize, u32) {
@@ -511,6 +517,7 @@ fn threads_that_share_the_store_lose_nothing() {
                         want: 10,
                         families: Families::V4,
                         completed: false,
+                        learnt: None,
                     };
                     let hash = info_hash(n % 7);
                     store

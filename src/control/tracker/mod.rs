@@ -1,8 +1,10 @@
 //! The tracker as the control plane sees it: made from the configuration, and told which torrents it is for.
 //!
-//! Serving is the shards' affair. Here the lists of info-hashes are read, at start and whenever their files change, and with
+//! Serving is the shards' affair, and sharing the swarms with other btds is that of [`store`]. Here the lists of info-hashes are read, at start and whenever their files change, and with
 //! `private` the torrents that btd holds are told. A list that cannot be read at start stops btd: a tracker meant for a few
 //! torrents would be open to all. Later the last good one goes on being used.
+
+mod store;
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -12,6 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
+use super::resolver::Resolver;
 use super::{blocking, config};
 use crate::proto::InfoHash;
 use crate::tracker::access::{ListError, parse_list};
@@ -61,6 +66,8 @@ pub(super) struct Tracked {
     private: bool,
     /// Whether what is held has changed since it was told.
     is_stale: bool,
+    /// The store that others have a part in, and how one hears that there is something to be told.
+    store: Option<(config::StoreUrl, Arc<Notify>)>,
 }
 
 /// Which torrents the tracker is for, changed a part at a time.
@@ -197,7 +204,14 @@ impl Tracked {
             which.put(&mut access, hashes);
             lists.push(list);
         }
-        let tracker = Arc::new(Tracker::new(plan.settings.clone(), secret, Instant::now()));
+        let mut tracker = Tracker::new(plan.settings.clone(), secret, Instant::now());
+        let mut store = None;
+        if let Some(url) = &plan.store {
+            let news = Arc::new(Notify::new());
+            store = Some((url.clone(), Arc::clone(&news)));
+            tracker = tracker.shared(move || news.notify_one());
+        }
+        let tracker = Arc::new(tracker);
         tracker.set_access(access.clone());
         Ok(Self {
             door: Door {
@@ -208,6 +222,7 @@ impl Tracked {
             lists,
             private: plan.private,
             is_stale: plan.private,
+            store,
         })
     }
 
@@ -222,6 +237,13 @@ impl Tracked {
     pub(super) fn follow(&mut self) -> Option<impl Future<Output = ()> + 'static> {
         let lists = std::mem::take(&mut self.lists);
         (!lists.is_empty()).then(|| follow(self.door.clone(), lists))
+    }
+
+    /// What shares the swarms with other btds, for as long as btd runs. Nothing, if there is no store to do it by.
+    pub(super) fn share(&mut self, resolver: &Arc<Resolver>) -> Option<impl Future<Output = ()> + 'static> {
+        let (url, news) = self.store.take()?;
+        let sharing = store::Sharing::new(Arc::clone(&self.tracker), url, news, Arc::clone(resolver));
+        Some(sharing.run())
     }
 
     /// The torrents that btd holds are others than before.
