@@ -7,6 +7,7 @@ use std::path::Path;
 use btd::proto::InfoHash;
 use btd::proto::handshake::Reserved;
 use btd::proto::metainfo::Metainfo;
+use rustix::fs::{SeekFrom, seek};
 use sha1::{Digest, Sha1};
 
 use super::btd::Btd;
@@ -65,10 +66,26 @@ pub fn check_claims(torrent: &Torrent, data: &Path, claims: &[bool]) {
     }
 }
 
-/// Which pieces something was written of, as far as that can be told: payload is not zeros.
+/// Which pieces do not lie in holes as a whole. Of such a one nothing may have come all the same: ext4 writes zeros beside
+/// what it is given, up to 32 KiB, rather than split an extent.
 pub fn touched(torrent: &Torrent, data: &Path) -> Vec<bool> {
     let meta = metainfo(torrent);
-    let all = contents(&meta, data);
-    let pieces = all.chunks(meta.geometry.piece_len_max() as usize);
-    pieces.map(|bytes| bytes.iter().any(|byte| *byte != 0)).collect()
+    let piece_len = u64::from(meta.geometry.piece_len_max());
+    let mut touched = vec![false; meta.geometry.piece_count() as usize];
+    for file in meta.files.iter().filter(|file| !file.pad) {
+        let own = data.join(file.path.as_str());
+        let part = data.join(format!("{}.part", file.path.as_str()));
+        let Ok(open) = fs::File::open(own).or_else(|_| fs::File::open(part)) else {
+            continue;
+        };
+        let mut at = 0;
+        // Past the last data there is no more.
+        while let Ok(start) = seek(&open, SeekFrom::Data(at)) {
+            let end = seek(&open, SeekFrom::Hole(start)).expect("data ends");
+            let pieces = (file.offset + start) / piece_len..=(file.offset + end - 1) / piece_len;
+            pieces.for_each(|piece| touched[piece as usize] = true);
+            at = end;
+        }
+    }
+    touched
 }
