@@ -1,12 +1,12 @@
 //! Swarms that several trackers have in common: what is told to the others, and what they tell.
 //!
-//! Announces are answered from the swarms that are here, always and at once. What was accepted is put into an [`outbox`],
-//! from which somebody takes it now and then, makes a [`Batch`] of it, and passes it on in two forms: as [`message`]s, which
-//! trackers that run hear, and as [`member`]s of a sorted set for each torrent, in which those that start later find it.
-//! [`learn`] takes in what comes from the others, as strictly as if it had been announced here.
+//! Announces are answered from the swarms that are here, always and at once. What was accepted is put into an `outbox`,
+//! from which somebody takes it now and then, makes a [`Batch`] of it, and passes it on in two forms: as messages, which
+//! trackers that run hear, and as members of a sorted set for each torrent, in which those that start later find it.
+//! `learn` takes in what comes from the others, as strictly as if it had been announced here.
 //!
 //! A torrent that is announced to here and has not been asked for is marked as such in its first update, so that whoever
-//! takes that looks it up. [`known`] goes through all that is here, for others that have lost it.
+//! takes that looks it up. `known` goes through all that is here, for others that have lost it.
 //!
 //! Deliberately not here: connections, and the engine that keeps the sets.
 
