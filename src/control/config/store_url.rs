@@ -46,6 +46,9 @@ pub enum BadStoreUrl {
     /// A % in user or password is not followed by two hexadecimal digits, or stands for what is not UTF-8.
     #[error("user or password has a % that is no escape")]
     Escape,
+    /// There is a user without a password.
+    #[error("a user needs a password: user:password@host")]
+    Password,
     /// There are options behind it.
     #[error("nothing may follow the database, such as ? or #")]
     Options,
@@ -90,6 +93,10 @@ impl StoreUrl {
                 .filter(|port| *port != 0)
                 .ok_or(BadStoreUrl::Port)?,
         };
+        // Nobody would be logged in without it, and nothing would say so.
+        if user.is_some() && password.is_none() {
+            return Err(BadStoreUrl::Password);
+        }
         Ok(Self {
             tls,
             host,
@@ -98,6 +105,12 @@ impl StoreUrl {
             user,
             password,
         })
+    }
+
+    /// A text without the user and the password, which a server may repeat when it refuses them.
+    pub fn without_secrets(&self, text: &str) -> String {
+        let secrets = [&self.password, &self.user].into_iter().flatten();
+        secrets.fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "..."))
     }
 }
 
@@ -195,6 +208,11 @@ mod tests {
         assert_eq!(url.user.as_deref(), Some("btd"));
         assert_eq!(url.password.as_deref(), Some("s:cr@t/"));
         assert_eq!(format!("{url} {url:?}"), "redis://store:6379/1 redis://store:6379/1");
+        let echoed = "unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'btd' 's:cr@t/'";
+        assert_eq!(
+            url.without_secrets(echoed),
+            "unknown command 'HELLO', with args beginning with: '3' 'AUTH' '...' '...'"
+        );
         let url = StoreUrl::parse("redis://:secret@store").expect("an address");
         assert_eq!((url.user, url.password.as_deref()), (None, Some("secret")));
     }
@@ -220,6 +238,8 @@ mod tests {
             ("redis://store/-1", BadStoreUrl::Database),
             ("redis://store/1/2", BadStoreUrl::Database),
             ("redis://store/99999999999", BadStoreUrl::Database),
+            ("redis://secret@store", BadStoreUrl::Password),
+            ("redis://secret:@store", BadStoreUrl::Password),
             ("redis://u:secret%@store", BadStoreUrl::Escape),
             ("redis://u:secret%g0@store", BadStoreUrl::Escape),
             ("redis://u:%ff@store", BadStoreUrl::Escape),

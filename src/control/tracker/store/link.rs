@@ -59,7 +59,7 @@ impl From<redis::RedisError> for Gone {
         if error.is_timeout() {
             return Self::Silent(REPLY_PATIENCE);
         }
-        Self::Redis(plain(&error.to_string()))
+        Self::Redis(error.to_string())
     }
 }
 

@@ -109,6 +109,7 @@ impl Sharing {
                 Err(why) => why,
             };
             self.figures.error();
+            let why = link::plain(&self.url.without_secrets(&why.to_string()));
             if away.is_none() {
                 away = Some(Instant::now());
                 tracing::warn!(

@@ -222,6 +222,7 @@ impl Session<'_> {
             self.sharing.figures.error();
             if !std::mem::replace(&mut self.is_blamed, true) {
                 let text = format!("{} {}", error.code(), error.details().unwrap_or_default());
+                let text = self.sharing.url.without_secrets(&text);
                 tracing::warn!("the tracker's store refuses something: {}", plain(&text));
             }
         }
