@@ -10,7 +10,7 @@ more than 5 % of the CPUs are marked and left out, unless that leaves none.
 
 Servers, each with one core, as many connections and upload slots as a case may want, and no DHT:
   floor         the least work there is (`btd bench floor-server`)
-  memory-floor  the least for who sends out of memory (the same with --in-memory)
+  memory-floor  a bare loop that sends out of memory (the same with --in-memory)
   btd           with its defaults; btd-buffered and btd-direct: with another read-mode; btd-200us: with this gather-wait
   libtorrent    from the Python that runs this script (`pip install libtorrent`), or from --python
   rtorrent      from PATH (`apt install rtorrent`)

@@ -1,8 +1,8 @@
 //! The floor server: the least that can answer the protocol. One thread, one epoll, a header by `send` with `MSG_MORE`
 //! and the block by `sendfile`, for one torrent whose payload is taken to be whole.
 //!
-//! Or, with the payload read into memory at the start, all that a peer waits for in one vectored send: the least that
-//! anybody pays who sends what he has in memory, which the kernel then copies.
+//! Or, with the payload read into memory at the start, up to 64 blocks that a peer waits for in one vectored send, which the kernel
+//! copies: a yardstick for who sends what he has in memory.
 //!
 //! It is the yardstick of the harness and no daemon: no checking of payload, no choking (interest is answered by an
 //! unchoke), no time limits, no fairness, no defence against a peer that means harm beyond not being confused by it.

@@ -45,9 +45,8 @@ impl<D: Driver> Shard<D> {
         let over = self
             .now
             .saturating_duration_since(std::mem::replace(&mut self.ticked_at, self.now));
-        let peers = self.unchoked + self.tracker_connections();
         self.gather
-            .on_tick(self.counters.turns, self.counters.uploaded_bytes, peers, over);
+            .on_tick(self.counters.turns, self.counters.uploaded_bytes, self.unchoked, over);
         self.disk.extents.set_users(self.unchoked as usize);
         self.disk.on_time(self.now.saturating_duration_since(self.epoch));
         let mut due = std::mem::take(&mut self.due);

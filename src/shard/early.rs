@@ -273,7 +273,9 @@ impl Written {
             // A short one must not keep the memory of a long one.
             false => {
                 let short = Bytes::copy_from_slice(&run.bytes[..run.len as usize]);
-                spares.keep(run.bytes.freeze());
+                if run.bytes.len() == RUN_LEN as usize {
+                    spares.keep(run.bytes.freeze());
+                }
                 short
             }
         };
@@ -576,7 +578,7 @@ mod tests {
 
     /// A piece comes in order, and another after it: the memory of the first's runs is used for the second's.
     #[test]
-    fn few_runs_that_were_written_lend_their_memory_to_the_next() {
+    fn runs_that_were_written_lend_their_memory_to_the_next() {
         const LEN: u32 = 4 * RUN_LEN;
         let geometry = Geometry::new(LEN, 2 * u64::from(LEN)).unwrap();
         let (mut early, mut spares) = (Early::default(), Spares::new(LEN.into()));

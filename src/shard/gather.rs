@@ -3,8 +3,7 @@
 //! With hundreds of peers that each ask for a block now and then, every request is a wake-up of its own, and the wake-up
 //! costs more than the block. Sleeping half a millisecond at least then gathers a handful of them (`gather-wait`; 0.2 ms
 //! saves nothing yet, 1 ms saves a little more and doubles the latency: PERF.md, S3). A shard
-//! whose turns are well filled anyway, or that has few peers, gains nothing and would only answer later. The same goes for
-//! connections to the tracker that ask one thing each.
+//! whose turns are well filled anyway, or that has few peers, gains nothing and would only answer later.
 
 use std::time::Duration;
 

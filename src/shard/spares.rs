@@ -39,10 +39,9 @@ impl Spares {
             let spare = self.buffers.swap_remove(at);
             return if fitting.is_some() { spare } else { moved(spare, skew) };
         }
-        while reserved + self.len > self.max
-            && let Some(spare) = self.buffers.pop()
-        {
-            self.len -= spare.len() as u64;
+        while reserved + self.len > self.max && !self.buffers.is_empty() {
+            // The oldest: it has fitted nothing since.
+            self.len -= self.buffers.remove(0).len() as u64;
         }
         skewed(len, skew)
     }

@@ -217,9 +217,11 @@ impl Verifier<'_, '_> {
         payload.sync_young(|| !self.progress.is_cancelled() || began.elapsed() < SYNC_PATIENCE);
         let (mut wrong, mut files) = (self.wrong.clone(), payload.stamps().to_vec());
         // What btd was writing to when it was killed a moment ago is too young to be told by its time: it stays what it was,
-        // or a second kill, before it is written to again, would have all of it read.
+        // or a second kill, before it is written to again, would have all of it read. Not where nothing is missing: nobody
+        // writes to it any more and tells its time then, and its length alone would be believed for ever.
+        let is_whole = self.have.is_full();
         for (index, stamp) in files.iter_mut().enumerate() {
-            if stamp.is_none() && self.written[index] && payload.is_on_disk(index) {
+            if stamp.is_none() && !is_whole && self.written[index] && payload.is_on_disk(index) {
                 *stamp = Some(FileStamp::being_written(self.metainfo.files[index].len));
             }
         }

@@ -835,6 +835,12 @@ fn what_btd_was_writing_to_a_moment_ago_stays_known_though_it_is_too_young_for_a
     let (report, kept_again) = check(&kept);
     assert_eq!((report.known_count, indexes(&report.wrong)), (2, vec![1]));
     assert_eq!(kept_again, kept);
+
+    // Of a torrent of which nothing is missing the length does not tell enough.
+    fixture.flip("a", 1500);
+    let (report, whole) = check(&kept);
+    assert_eq!((report.known_count, indexes(&report.wrong)), (2, vec![]));
+    assert_eq!(whole.files, [None, None, None]);
 }
 
 #[test]

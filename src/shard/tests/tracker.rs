@@ -23,13 +23,9 @@ const CAPS: Caps = Caps {
 };
 
 fn site() -> Site {
-    site_with(CAPS)
-}
-
-fn site_with(caps: Caps) -> Site {
     let mut fixture = Fixture::single(1000, 4);
     let tracker = Tracker::new(tracker::Settings::default(), [7; 32], fixture.now.get());
-    let limits = Arc::new(Limits::new(caps));
+    let limits = Arc::new(Limits::new(CAPS));
     let served = Arc::<Served>::default();
     fixture.shard.settings.tracker = Some(Service {
         tracker: Arc::new(tracker),
@@ -527,34 +523,5 @@ proptest! {
         heard += &site.hear(id);
         prop_assert_eq!(heard.matches("HTTP/1.1 200 OK").count(), count);
         prop_assert_eq!(site.ended(id), None);
-    }
-}
-
-#[test]
-fn many_connections_that_ask_now_and_then_are_gathered_and_few_are_not() {
-    for (count, gathered) in [(20, true), (4, false)] {
-        let mut site = site_with(Caps {
-            connections: 100,
-            ..CAPS
-        });
-        let ids: Vec<u64> = (0..count).map(|last| site.connect(last)).collect();
-        site.fixture.pass(0.1);
-        // Three thousand turns a second, each with a request.
-        for turn in 0..600_u16 {
-            site.fixture
-                .now
-                .set(site.fixture.now.get() + Duration::from_micros(333));
-            let id = ids[usize::from(turn) % ids.len()];
-            site.fixture
-                .world
-                .write(id, announce(1000 + turn, "HTTP/1.1", "").as_bytes());
-            site.fixture.turn();
-        }
-        site.fixture.settle();
-        assert_eq!(
-            !site.fixture.shard.wait().at_least.is_zero(),
-            gathered,
-            "{count} connections"
-        );
     }
 }

@@ -224,11 +224,6 @@ impl<D: Driver> Shard<D> {
         sockets.filter_map(Datagram::arms_at).min()
     }
 
-    /// HTTP connections that are open: each may be about to ask.
-    pub(super) fn tracker_connections(&self) -> u64 {
-        self.tracker.as_ref().map_or(0, |serving| serving.conns.len() as u64)
-    }
-
     /// A tick has passed.
     pub(super) fn on_tracker_tick(&mut self) {
         let Some((serving, around)) = self.tracker() else {
