@@ -111,6 +111,7 @@ impl<D: Driver> Shard<D> {
         download.picker.set_partials_max(begun + room);
         let asking = Asking {
             begun_max: download.begun_max(leech.key),
+            stakes_max: download.stakes_max(leech.key, begun + room),
             open_max: blocks_max,
             only,
             suggested: &leech.suggested,
