@@ -23,12 +23,15 @@ pub mod peer;
 pub mod private_net;
 pub mod process;
 pub mod redis;
+pub mod relays;
+pub mod rogue;
 pub mod scrape;
 pub mod scratch;
 pub mod sick_fs;
 pub mod stub_tracker;
 pub mod torrent;
 pub mod tracker;
+pub mod ward;
 pub mod webtorrent;
 
 use std::path::{Path, PathBuf};

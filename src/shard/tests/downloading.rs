@@ -314,6 +314,10 @@ fn torrent_that_is_removed_in_the_middle_leaves_nothing_behind() {
         (shard.downloads.len(), shard.assembly.reserved(), shard.writing()),
         (0, 0, 0)
     );
+    assert_eq!(
+        shard.counters.pieces_written, 0,
+        "what ended after it counts for nobody"
+    );
     assert_eq!(leeching.fixture.drops(), ["torrent_removed"]);
 }
 
