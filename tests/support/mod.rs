@@ -25,6 +25,8 @@ pub mod process;
 pub mod redis;
 pub mod scrape;
 pub mod scratch;
+pub mod scripted_store;
+pub mod shared_tracker;
 pub mod sick_fs;
 pub mod stub_tracker;
 pub mod torrent;
