@@ -219,6 +219,8 @@ impl Sharing {
         }
         self.updates = updates;
         self.pending.keep_what_is_told_once(false);
+        // Who left a lifetime ago takes the room of nobody who left since.
+        self.tracker.set_ages(&mut self.pending, Instant::now());
         self.figures.set_outbox_dropped(self.tracker.updates_dropped());
     }
 
