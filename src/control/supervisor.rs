@@ -28,7 +28,7 @@ use super::shards::{self, Shards};
 use super::signals::{Request, Signals};
 use super::state_dir::{self, Ports, StateDir};
 use super::torrents::{Addition, Entry, Removal, STATE_NAMES, State, Torrents};
-use super::tracker::{self, Tracked};
+use super::tracker::{self, SharingEnding, Tracked};
 use super::watch;
 use super::{example, service_manager};
 use crate::hashing::{Gather, Pool, PoolConfig};
@@ -216,6 +216,8 @@ struct Supervisor<'a> {
     watched: mpsc::Receiver<watch::Told>,
     signals: Signals,
     tasks: Vec<JoinHandle<()>>,
+    /// What shares the tracker's swarms, and how it is ended.
+    sharing: Option<(JoinHandle<()>, SharingEnding)>,
     ports: Ports,
     metrics_address: Option<SocketAddr>,
     reporter: Option<Arc<Reporter>>,
@@ -307,9 +309,8 @@ impl<'a> Supervisor<'a> {
         if let Some(lists) = tracked.as_mut().and_then(Tracked::follow) {
             tasks.push(tokio::task::spawn_local(lists));
         }
-        if let Some(sharing) = tracked.as_mut().and_then(|tracked| tracked.share(&resolver)) {
-            tasks.push(tokio::task::spawn_local(sharing));
-        }
+        let sharing = tracked.as_mut().and_then(|tracked| tracked.share(&resolver));
+        let sharing = sharing.map(|(sharing, ending)| (tokio::task::spawn_local(sharing), ending));
         let (tracker_http, tracker_udp) = shards.tracker_addresses();
         let (found, peers_found) = mpsc::unbounded_channel();
         let port = shards.addresses().first().map_or(0, SocketAddr::port);
@@ -349,6 +350,7 @@ impl<'a> Supervisor<'a> {
             watched,
             signals,
             tasks,
+            sharing,
             ports,
             metrics_address,
             reporter,
@@ -812,12 +814,19 @@ impl Supervisor<'_> {
         std::mem::forget(self.pool);
         let (checks, session, announcer) = (self.checks, self.session, self.announcer);
         let (mut downloads, mut disk_done, mut events) = (self.downloads, self.disk_done, self.events);
-        let totals = self.totals;
+        let (totals, shards, sharing) = (self.totals, self.shards, self.sharing);
+        let served = async {
+            shards.stop().await;
+            // Nothing is announced any more.
+            if let Some((task, ending)) = sharing {
+                ending.end(task).await;
+            }
+        };
         let kept = async {
             // A disk that hangs takes its time from nobody else's record.
             let rested = tokio::time::timeout(STOP_DEADLINE / 2, downloads.rest(&mut disk_done));
             let unannounced = announcer.stop(UNANNOUNCE_DEADLINE);
-            let (_, (), _, ()) = tokio::join!(checks.ended(STOP_DEADLINE / 2), self.shards.stop(), rested, unannounced);
+            let (_, (), _, ()) = tokio::join!(checks.ended(STOP_DEADLINE / 2), served, rested, unannounced);
             // What the shards have told last.
             while let Ok(event) = events.try_recv() {
                 if let Event::Written {

@@ -27,6 +27,8 @@ pub mod relays;
 pub mod rogue;
 pub mod scrape;
 pub mod scratch;
+pub mod scripted_store;
+pub mod shared_tracker;
 pub mod sick_fs;
 pub mod stub_tracker;
 pub mod torrent;
