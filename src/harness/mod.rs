@@ -1,11 +1,12 @@
 //! The measuring harness: a swarm of leechers that drives a BitTorrent server of any make and a bare server to compare it
-//! with, a swarm of seeders that feeds a client of any make, and a load for trackers.
+//! with, a swarm of seeders that feeds a client of any make, a load for trackers, and trackers for a client that announces.
 //!
 //! - [`load`]: one run of the swarm, and its [`report`].
 //! - [`floor`]: an epoll and sendfile loop that answers the same protocol and does nothing else. It is the yardstick:
 //!   absolute figures drift by tens of per cent between machines and hours, ratios in one run do not.
 //! - [`feed`]: one run of the seeders.
 //! - [`tracker`]: announces and scrapes for a tracker of any make, and a floor of its own.
+//! - [`announced`]: trackers that count what a client asks of them.
 //! - `leecher` (one peer, without sockets), `swarm` (their sockets), `frame` (the stream, payload walked past),
 //!   [`procfs`] (what the server spends), [`histogram`], `random`.
 //!
@@ -13,6 +14,7 @@
 //! the other's mistakes. To peers it speaks plain TCP: no encryption, no uTP.
 #![forbid(unsafe_code)]
 
+pub mod announced;
 pub mod feed;
 pub mod floor;
 mod frame;
