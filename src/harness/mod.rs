@@ -4,6 +4,7 @@
 //! - [`load`]: one run of the swarm, and its [`report`].
 //! - [`floor`]: an epoll and sendfile loop that answers the same protocol and does nothing else. It is the yardstick:
 //!   absolute figures drift by tens of per cent between machines and hours, ratios in one run do not.
+//! - [`sends`]: what a bare sender costs on this machine, which no server can be below; [`cores`]: how far apart its CPUs are.
 //! - [`feed`]: one run of the seeders.
 //! - [`tracker`]: announces and scrapes for a tracker of any make, and a floor of its own.
 //! - [`announced`]: trackers that count what a client asks of them.
@@ -15,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod announced;
+pub mod cores;
 pub mod feed;
 pub mod floor;
 mod frame;
@@ -24,6 +26,7 @@ pub mod load;
 pub mod procfs;
 mod random;
 pub mod report;
+pub mod sends;
 mod swarm;
 mod target;
 pub mod tracker;
