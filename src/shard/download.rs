@@ -390,8 +390,8 @@ impl Download {
         }
     }
 
-    /// Addresses to connect to.
-    pub(super) fn add_peers(&mut self, addrs: &[SocketAddr], tick: u64) {
-        addrs.iter().for_each(|addr| self.dial.add(*addr, tick));
+    /// Addresses to connect to, and whether a name has led to them.
+    pub(super) fn add_peers(&mut self, addrs: &[SocketAddr], named: bool, tick: u64) {
+        addrs.iter().for_each(|addr| self.dial.add(*addr, named, tick));
     }
 }

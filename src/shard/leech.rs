@@ -322,7 +322,10 @@ impl<D: Driver> Shard<D> {
             _ if useful => Went::Well,
             _ => Went::Nowhere,
         };
-        download.dial.ended(dialed.addr, went, self.tick, random);
+        if download.dial.ended(dialed.addr, went, self.tick, random) {
+            let (info_hash, addr) = (dialed.served.torrent.info_hash(), dialed.addr);
+            self.settings.events.tell(Event::Unreachable { info_hash, addr });
+        }
     }
 
     /// A peer has said something of what it has: whether we want any of it.
