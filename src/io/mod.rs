@@ -35,9 +35,12 @@ pub use uring::recv_ring::RecvBuf;
 pub struct Wait {
     /// Longest sleep; zero polls.
     pub at_most: Duration,
-    /// Sleep at least this long, to collect a batch, unless many completions come sooner (`min_wait`, kernel 6.12;
+    /// Sleep at least this long, to collect a batch, unless `enough` completions come sooner (`min_wait`, kernel 6.12;
     /// ignored where missing). Zero wakes at the first completion.
     pub at_least: Duration,
+    /// How many completions are a batch, besides one for each operation that begins with this turn: most of those are sends, which
+    /// end at once. A driver may take fewer for enough.
+    pub enough: usize,
 }
 
 impl Wait {
@@ -45,6 +48,7 @@ impl Wait {
     pub const POLL: Wait = Wait {
         at_most: Duration::ZERO,
         at_least: Duration::ZERO,
+        enough: 1,
     };
 }
 

@@ -2,10 +2,16 @@
 //!
 //! With hundreds of peers that each ask for a block now and then, every request is a wake-up of its own, and the wake-up
 //! costs more than the block. Sleeping half a millisecond at least then gathers a handful of them (`gather-wait`; 0.2 ms
-//! saves nothing yet, 1 ms saves a little more and doubles the latency: PERF.md, S3). A shard
+//! saves nothing yet, 1 ms saves a little more and doubles the latency: PERF.md, S3). It ends early when as many have come
+//! as that long brings on average: after a hiccup many come at once, and those have waited long enough. A shard
 //! whose turns are well filled anyway, or that has few peers, gains nothing and would only answer later.
 
 use std::time::Duration;
+
+use crate::proto::geometry::BLOCK_LEN;
+
+/// The fewest requests for which a sleep ends early: each wake-up costs more than a block.
+const ENOUGH_MIN: u64 = 4;
 
 /// Peers below which there is nothing to gather.
 const PEERS_MIN: u64 = 16;
@@ -24,6 +30,8 @@ pub(super) struct Gather {
     /// The least sleep while it is on.
     wait: Duration,
     on: bool,
+    /// Blocks that the least sleep brings, by the last tick.
+    enough: u64,
     turns: u64,
     sent: u64,
 }
@@ -34,6 +42,7 @@ impl Gather {
         Gather {
             wait,
             on: false,
+            enough: ENOUGH_MIN,
             turns: 0,
             sent: 0,
         }
@@ -51,6 +60,14 @@ impl Gather {
         let frequent = u128::from(turned) * 1_000_000_000 >= u128::from(least) * over.as_nanos();
         let filled = moved >= turned * FILLED_LEN;
         self.on = peers >= PEERS_MIN && frequent && !filled;
+        let blocks = u128::from(moved / u64::from(BLOCK_LEN));
+        let expected = blocks * self.wait.as_nanos() / over.as_nanos().max(1);
+        self.enough = u64::try_from(expected).unwrap_or(u64::MAX).max(ENOUGH_MIN);
+    }
+
+    /// How many requests end the sleep early.
+    pub(super) fn enough(&self) -> usize {
+        usize::try_from(self.enough).unwrap_or(usize::MAX)
     }
 
     /// The least time to sleep.
@@ -68,7 +85,7 @@ mod tests {
 
     const WAIT: Duration = Duration::from_micros(500);
     const TICK: Duration = Duration::from_millis(100);
-    const BLOCK_LEN: u64 = 16 * 1024;
+    const BLOCK_LEN: u64 = super::BLOCK_LEN as u64;
 
     /// Whether a shard gathers after a tick of so many turns, with so many bytes in each.
     fn after(gather: &mut Gather, turns: u64, per_turn: u64, peers: u64) -> bool {
@@ -91,6 +108,17 @@ mod tests {
             !after(&mut gather, 150, BLOCK_LEN, 500),
             "and begins only when it is much again"
         );
+    }
+
+    #[test]
+    fn what_ends_a_sleep_early_follows_what_is_asked_for() {
+        let mut gather = Gather::new(WAIT);
+        assert_eq!(gather.enough(), 4);
+        // 40,000 blocks a second: 20 in half a millisecond.
+        after(&mut gather, 1_000, 4 * BLOCK_LEN, 500);
+        assert_eq!(gather.enough(), 20);
+        after(&mut gather, 100, BLOCK_LEN, 500);
+        assert_eq!(gather.enough(), 4, "fewer are not worth a wake-up");
     }
 
     #[test]

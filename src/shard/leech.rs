@@ -8,7 +8,6 @@ pub(super) mod asking;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::Shard;
 use super::assembly::Assembly;
 use super::conn::{Conn, PeerConn, Phase};
 use super::dial::Went;
@@ -16,6 +15,7 @@ use super::download::{Download, Who};
 use super::ended::Reason;
 use super::slots::Slots;
 use super::write::skew_of;
+use super::{Event, Shard};
 use crate::io::{Driver, Owner};
 use crate::proto::depth::{DEPTH_MAX, DEPTH_MIN, Depth};
 use crate::proto::geometry::{BlockRequest, PieceIndex};

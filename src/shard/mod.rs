@@ -497,6 +497,7 @@ impl<D: Driver> Shard<D> {
                 false => at_most.clamp(Duration::from_millis(1), pace::QUANTUM),
             },
             at_least: self.gather.at_least(),
+            enough: self.gather.enough(),
         }
     }
 

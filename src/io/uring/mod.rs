@@ -69,7 +69,7 @@ const BULK_BUFS: u16 = 16;
 /// block. io-wq would make four per CPU.
 const IOWQ_WORKERS_MAX: [u32; 2] = [4, 4];
 
-/// With a minimum wait, this many completions end it early.
+/// With a minimum wait, this many completions end it early in any case.
 const BATCH_LEN: usize = 64;
 
 /// How long a peer may leave unacknowledged what was sent to it, as long as a shard lets it take nothing.
@@ -238,7 +238,7 @@ impl Uring {
         let mut received = false;
         let wait = Wait {
             at_most: Duration::from_secs(1),
-            at_least: Duration::ZERO,
+            ..Wait::POLL
         };
         for _ in 0..4 {
             self.turn(wait, &mut completions).map_err(failed)?;
@@ -772,10 +772,10 @@ impl Driver for Uring {
         let ready = !self.ring.completion().is_empty() || !self.backlog.is_empty();
         let at_most = Timespec::from(if ready { Duration::ZERO } else { wait.at_most });
         let mut args = SubmitArgs::new().timespec(&at_most);
-        let mut want = 1;
+        let mut want = 1_usize;
         if !ready && self.features.min_wait && !wait.at_least.is_zero() && wait.at_least < wait.at_most {
             args = args.min_wait_usec(u32::try_from(wait.at_least.as_micros()).unwrap_or(u32::MAX));
-            want = BATCH_LEN;
+            want = (self.ring.submission().len() + wait.enough).min(BATCH_LEN);
         }
         self.enter(want, &args)?;
         // Deferred task work comes in portions, and an overflown queue is refilled by the kernel as it is drained: go on
@@ -859,7 +859,7 @@ impl Drop for Uring {
             let _ = unsafe { self.ring.submission().push(&all) };
             let wait = Wait {
                 at_most: Duration::from_millis(100),
-                at_least: Duration::ZERO,
+                ..Wait::POLL
             };
             if self.turn(wait, &mut completions).is_err() {
                 break;

@@ -39,7 +39,7 @@ fn reap(driver: &mut Uring, count: usize) -> Vec<Completion> {
     let mut out = Vec::new();
     let wait = Wait {
         at_most: Duration::from_secs(5),
-        at_least: Duration::ZERO,
+        ..Wait::POLL
     };
     let deadline = Instant::now() + Duration::from_secs(10);
     while out.len() < count {
@@ -469,7 +469,7 @@ fn buffers_lent_to_a_socket_that_is_closed_come_back() {
         assert!(Instant::now() < deadline, "they did not come back");
         let wait = Wait {
             at_most: Duration::from_secs(5),
-            at_least: Duration::ZERO,
+            ..Wait::POLL
         };
         driver.turn(wait, &mut out).unwrap();
         out.clear();
@@ -752,7 +752,7 @@ fn foreign_user_data_is_counted_and_dropped() {
     let mut out = Vec::new();
     let wait = Wait {
         at_most: Duration::from_millis(100),
-        at_least: Duration::ZERO,
+        ..Wait::POLL
     };
     while driver.counters().stale < 3 {
         driver.turn(wait, &mut out).unwrap();
@@ -769,6 +769,7 @@ fn minimum_wait_collects_a_batch_and_still_ends() {
     let wait = Wait {
         at_most: Duration::from_secs(5),
         at_least: Duration::from_micros(500),
+        ..Wait::POLL
     };
     let mut out = Vec::new();
     let started = Instant::now();
@@ -776,4 +777,24 @@ fn minimum_wait_collects_a_batch_and_still_ends() {
         driver.turn(wait, &mut out).unwrap();
     }
     assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn minimum_wait_ends_with_the_batch() {
+    let mut driver = driver();
+    let (socket, mut far) = pair(&mut driver);
+    driver.submit(OWNER, Op::Recv { socket, bulk: false });
+    let mut out = Vec::new();
+    driver.turn(Wait::POLL, &mut out).unwrap();
+    far.write_all(b"x").unwrap();
+    let wait = Wait {
+        at_most: Duration::from_secs(30),
+        at_least: Duration::from_secs(20),
+        enough: 1,
+    };
+    let started = Instant::now();
+    while out.is_empty() {
+        driver.turn(wait, &mut out).unwrap();
+    }
+    assert!(started.elapsed() < Duration::from_secs(20));
 }
