@@ -39,7 +39,7 @@ pub struct DaemonArgs {
     /// The configuration file (config/seed.toml explains every key)
     #[arg(long, value_name = "FILE", required = true)]
     pub config: Option<PathBuf>,
-    /// How much to log; RUST_LOG sets it by module
+    /// How much to log, whatever the configuration says; RUST_LOG sets it by module
     #[arg(long, value_name = "LEVEL", value_enum, ignore_case = true)]
     pub log_level: Option<LogLevel>,
 }
@@ -78,6 +78,20 @@ pub enum LogLevel {
     Debug,
     /// Everything
     Trace,
+}
+
+impl LogLevel {
+    /// As it is written, in the configuration and for `RUST_LOG`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
 }
 
 #[cfg(test)]

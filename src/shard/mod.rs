@@ -144,9 +144,9 @@ pub struct Settings {
     /// Files held open.
     pub files_max: usize,
     /// The upload rate that all shards keep to together, if there is one.
-    pub upload_pace: Option<Arc<Pace>>,
+    pub upload_pace: Arc<Pace>,
     /// The download rate, likewise.
-    pub download_pace: Option<Arc<Pace>>,
+    pub download_pace: Arc<Pace>,
     /// The tracker, if there is one.
     pub tracker: Option<tracker::Service>,
     /// Where the figures go.
@@ -517,6 +517,7 @@ impl<D: Driver> Shard<D> {
                 Command::Peers { info_hash, addrs } => self.on_addrs(info_hash, &addrs),
                 Command::Prepared { info_hash, made } => self.on_prepared(info_hash, made),
                 Command::Take(handed) => self.take(*handed),
+                Command::Choke { kind, slots } => self.choker.set(kind, slots),
                 Command::Stop => self.stop(),
             }
         }

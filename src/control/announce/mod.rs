@@ -98,6 +98,7 @@ enum Order {
     Serve(Arc<Torrent>),
     Completed(InfoHash),
     Remove(InfoHash),
+    Plan(Box<Announce>),
     Stop(Instant, oneshot::Sender<()>),
 }
 
@@ -143,7 +144,7 @@ impl Announcer {
                 teller: Teller::new(now),
                 secret: random(),
                 peer_id,
-                port: if plan.port == 0 { port } else { plan.port },
+                listened: port,
                 plan: plan.clone(),
                 rule,
                 orders,
@@ -155,6 +156,12 @@ impl Announcer {
             plan: plan.clone(),
             orders: sender,
         }
+    }
+
+    /// Trackers are told what this says from now on, and the torrents are announced to those that it names.
+    pub(super) fn take_over(&mut self, plan: &Announce) {
+        self.plan = plan.clone();
+        self.order(Order::Plan(Box::new(plan.clone())));
     }
 
     /// Whether a torrent is announced to anybody, so that peers may be found.
@@ -231,7 +238,8 @@ struct Task {
     plan: Announce,
     rule: Rule,
     peer_id: PeerId,
-    port: u16,
+    /// Where peers are listened for.
+    listened: u16,
     secret: u64,
     schedule: Schedule,
     torrents: HashMap<InfoHash, Entry>,
@@ -276,6 +284,7 @@ impl Task {
                     Some(Order::Serve(torrent)) => self.serve(torrent),
                     Some(Order::Completed(info_hash)) => self.schedule.completed(info_hash, Instant::now()),
                     Some(Order::Remove(info_hash)) => self.remove(info_hash),
+                    Some(Order::Plan(plan)) => self.take_over(*plan),
                     Some(Order::Stop(deadline, done)) => {
                         self.stop(deadline).await;
                         let _ = done.send(()); // It has waited long enough.
@@ -318,6 +327,14 @@ impl Task {
         }
         self.torrents.insert(info_hash, entry);
         self.fresh.insert(info_hash);
+    }
+
+    fn take_over(&mut self, plan: Announce) {
+        if plan.trackers != self.plan.trackers {
+            // As if they had just come: those lists that stay the same go on as they are.
+            self.fresh.extend(self.torrents.keys());
+        }
+        self.plan = plan;
     }
 
     fn remove(&mut self, info_hash: InfoHash) {
@@ -423,7 +440,10 @@ impl Task {
         Request {
             info_hash,
             peer_id: self.peer_id,
-            port: self.port,
+            port: match self.plan.port {
+                0 => self.listened,
+                port => port,
+            },
             uploaded,
             downloaded,
             left,
