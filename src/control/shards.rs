@@ -24,7 +24,7 @@ use crate::tracker::Tracker;
 
 /// Buffers of a shard without a cache: sixty-four reads or sends at once. They are each shard's own, so that more than two
 /// have more than the smallest cache, which is for all together.
-const UNCACHED_LEN: u64 = 8 << 20;
+pub(super) const UNCACHED_LEN: u64 = 8 << 20;
 /// How long to wait for room in a mailbox that is full when btd stops.
 const MAILBOX_PAUSE: Duration = Duration::from_millis(1);
 /// How long to wait at the start for a port that is taken, and how often to look.

@@ -87,7 +87,7 @@ pub use limits::{Caps, Limits};
 pub use mailbox::{Command, Full, Inbox, Mailbox, mailbox};
 pub use pace::Pace;
 use slots::Slots;
-pub use start::{CACHE_LEN_MIN, Handle, ShardConfig, StartError, spawn};
+pub use start::{BACKLOG, CACHE_LEN_MIN, DATAGRAM_QUEUE_LEN, Handle, ShardConfig, StartError, spawn};
 pub use torrent::Torrent;
 use uploaded::Uploads;
 use wheel::{TICK, Wheel};
