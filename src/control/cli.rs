@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::commands::bench::Bench;
-use super::commands::{completions, create, doctor, show, verify};
+use super::commands::{completions, create, doctor, man, show, verify};
 
 /// What was asked for.
 #[derive(Debug, Parser)]
@@ -62,6 +62,8 @@ pub enum Command {
     Create(create::Args),
     /// Look for what keeps btd from running well on this machine (exit code 0 nothing, 1 a little, 2 it does not run)
     Doctor(doctor::Args),
+    /// Write the manual pages into a folder
+    Man(man::Args),
     /// Show what a torrent file says
     Show(show::Args),
     /// Verify the payload of a torrent (exit code 0 whole, 1 not)

@@ -72,6 +72,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         (Some(Command::Completions(args)), _) => Ok(commands::completions::run(&args)?),
         (Some(Command::Create(args)), _) => Ok(commands::create::run(&args)?),
         (Some(Command::Doctor(args)), _) => Ok(commands::doctor::run(&args)?),
+        (Some(Command::Man(args)), _) => Ok(commands::man::run(&args)?),
         (Some(Command::Show(args)), _) => Ok(commands::show::run(&args)?),
         (Some(Command::Verify(args)), _) => Ok(commands::verify::run(&args)?),
         (Some(Command::Bench(bench)), _) => Ok(commands::bench::run(&bench)?),

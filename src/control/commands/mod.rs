@@ -7,6 +7,7 @@ pub mod bench;
 pub mod completions;
 pub mod create;
 pub mod doctor;
+pub mod man;
 mod progress;
 pub mod show;
 pub mod verify;
