@@ -371,7 +371,7 @@ fn slots_of_each(limits: &config::Limits, shards: usize) -> u32 {
 }
 
 /// What to use of io_uring: everything, but for what `BTD_URING_MASK` takes away to test the fallbacks.
-fn wanted_features() -> Result<Features, Error> {
+pub(super) fn wanted_features() -> Result<Features, Error> {
     match std::env::var("BTD_URING_MASK") {
         Ok(mask) => Features::masked(&mask).map_err(Error::Features),
         Err(_) => Ok(Features::ALL),

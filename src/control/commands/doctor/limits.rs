@@ -117,7 +117,10 @@ fn window(name: &'static str, what: &str, max: u64) -> Finding {
         true => Finding::ok(name, says),
         false => Finding::info(
             name,
-            format!("{says}: {what} one 100 ms away at {}/s at most", display_size(max * 10)),
+            format!(
+                "{says}: one 100 ms away is {what} at {}/s at most",
+                display_size(max * 10)
+            ),
         )
         .with(remedy),
     }

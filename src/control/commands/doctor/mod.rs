@@ -18,6 +18,7 @@ use machine::Machine;
 
 use super::{Error, print};
 use crate::control::config::Config;
+use crate::control::shards::wanted_features;
 use crate::hashing::lanes::Backend;
 use crate::io::uring::{Features, Uring, UringConfig};
 
@@ -41,7 +42,8 @@ pub struct Args {
 /// What was found is not good ([`Error::Doctor`]), or standard output cannot be written to.
 pub fn run(args: &Args) -> Result<(), Error> {
     let machine = Machine::here(args.pid);
-    let mut findings = kernel::look(&machine, &try_ring(), SystemTime::now());
+    let features = wanted_features().map_err(|error| Error::Usage(error.to_string()))?;
+    let mut findings = kernel::look(&machine, &try_ring(features), SystemTime::now());
     findings.push(Finding::ok(
         "sha-1",
         format!("{}, in vector lanes", Backend::detect().name()),
@@ -73,13 +75,13 @@ fn config(file: Option<&Path>) -> Result<Config, String> {
 }
 
 /// A ring as a shard would have it, but for its size.
-fn try_ring() -> kernel::Tried {
+fn try_ring(features: Features) -> kernel::Tried {
     let driver = Uring::new(UringConfig {
         entries: 64,
         pool_bufs: 16,
         recv_bufs: 16,
         files: 16,
-        features: Features::ALL,
+        features,
     })?;
     Ok((driver.features(), driver.notices().to_vec()))
 }
