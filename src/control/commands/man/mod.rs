@@ -6,7 +6,7 @@
 mod config_page;
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::CommandFactory;
 use clap_mangen::Man;
@@ -143,7 +143,7 @@ mod tests {
         .expect("written");
         assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), pages().len());
         let refused = run(&Args {
-            dir: Path::new("/nowhere/at/all").to_owned(),
+            dir: PathBuf::from("/nowhere/at/all"),
         });
         assert!(matches!(refused, Err(Error::File { .. })));
     }
