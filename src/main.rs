@@ -13,6 +13,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// What was looked at is not whole or not clean; the output says in what.
 const NOT_WHOLE: u8 = 1;
+/// btd does not run on this machine, says `btd doctor`.
+const UNFIT: u8 = 2;
 /// The command line is wrong (EX_USAGE of sysexits.h, as the others).
 const USAGE: u8 = 64;
 /// The content of a file is not what it has to be.
@@ -55,6 +57,7 @@ fn exit_code(error: &control::Error) -> u8 {
         ) => NOT_WHOLE,
         control::Error::Command(error) => match error.fault() {
             Fault::NotWhole => NOT_WHOLE,
+            Fault::Unfit => UNFIT,
             Fault::Usage => USAGE,
             Fault::Data => DATA,
             Fault::Io => IO,

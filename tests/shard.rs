@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use btd::hashing::{Pool, PoolConfig};
 use btd::io::uring::Features;
@@ -14,7 +14,9 @@ use btd::proto::geometry::BLOCK_LEN;
 use btd::proto::handshake::{HANDSHAKE_LEN, Handshake, Reserved};
 use btd::proto::metainfo::{Metainfo, NewContent, NewTorrent, encode};
 use btd::proto::wire::{self, Decoder, Message};
-use btd::shard::{Caps, Command, Events, Handle, Limits, ReadMode, Settings, ShardConfig, Torrent, mailbox, spawn};
+use btd::shard::{
+    Caps, Command, Events, Handle, Limits, Pace, ReadMode, Settings, ShardConfig, Torrent, mailbox, spawn,
+};
 use btd::stats::Shared;
 use btd::storage::root::Root;
 
@@ -52,8 +54,8 @@ fn start(features: Features, read_mode: ReadMode, listen: SocketAddr) -> Handle 
             choker: Kind::default(),
             read_mode,
             files_max: 16,
-            upload_pace: None,
-            download_pace: None,
+            upload_pace: Arc::new(Pace::new(None, Instant::now())),
+            download_pace: Arc::new(Pace::new(None, Instant::now())),
             tracker: None,
             stats: Arc::new(Shared::default()),
         },

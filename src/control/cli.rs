@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::commands::bench::Bench;
-use super::commands::{completions, create, show, verify};
+use super::commands::{completions, create, doctor, man, show, verify};
 
 /// What was asked for.
 #[derive(Debug, Parser)]
@@ -18,7 +18,8 @@ use super::commands::{completions, create, show, verify};
     long_about = "A BitTorrent daemon for Linux seedboxes, on io_uring, one shard per core.\n\n\
         `btd --config FILE` runs the daemon in the foreground and logs to standard error; \
         it is ready when ports.json appears in its state folder.",
-    after_help = "Exit codes: 0 done, 1 `verify` found the payload not whole or `bench` lost connections, got wrong answers or did not get done, 64 usage, \
+    after_help = "Exit codes: 0 done, 1 `verify` found the payload not whole or `bench` lost connections, got wrong answers or did not get done \
+         or `doctor` found a higher price, 2 `doctor` found that btd does not run, 64 usage, \
         65 a torrent file or payload that cannot be used, 73 state folder in use, 74 I/O, 78 bad configuration or missing kernel feature.",
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
@@ -39,7 +40,7 @@ pub struct DaemonArgs {
     /// The configuration file (config/seed.toml explains every key)
     #[arg(long, value_name = "FILE", required = true)]
     pub config: Option<PathBuf>,
-    /// How much to log; RUST_LOG sets it by module
+    /// How much to log, whatever the configuration says; RUST_LOG sets it by module
     #[arg(long, value_name = "LEVEL", value_enum, ignore_case = true)]
     pub log_level: Option<LogLevel>,
 }
@@ -59,6 +60,10 @@ pub enum Command {
     Completions(completions::Args),
     /// Make a torrent file of a file or folder
     Create(create::Args),
+    /// Look for what keeps btd from running well on this machine (exit code 0 nothing, 1 a little, 2 it does not run)
+    Doctor(doctor::Args),
+    /// Write the manual pages into a folder
+    Man(man::Args),
     /// Show what a torrent file says
     Show(show::Args),
     /// Verify the payload of a torrent (exit code 0 whole, 1 not)
@@ -78,6 +83,20 @@ pub enum LogLevel {
     Debug,
     /// Everything
     Trace,
+}
+
+impl LogLevel {
+    /// As it is written, in the configuration and for `RUST_LOG`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
 }
 
 #[cfg(test)]

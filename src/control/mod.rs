@@ -25,12 +25,14 @@ mod checks;
 mod downloads;
 mod history;
 mod open_files;
+mod pulse;
 mod resolver;
 mod rivals;
 mod service_manager;
 mod signals;
 mod torrents;
 mod tracker;
+mod watchdog;
 
 use std::io::Write;
 
@@ -69,13 +71,15 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         }
         (Some(Command::Completions(args)), _) => Ok(commands::completions::run(&args)?),
         (Some(Command::Create(args)), _) => Ok(commands::create::run(&args)?),
+        (Some(Command::Doctor(args)), _) => Ok(commands::doctor::run(&args)?),
+        (Some(Command::Man(args)), _) => Ok(commands::man::run(&args)?),
         (Some(Command::Show(args)), _) => Ok(commands::show::run(&args)?),
         (Some(Command::Verify(args)), _) => Ok(commands::verify::run(&args)?),
         (Some(Command::Bench(bench)), _) => Ok(commands::bench::run(&bench)?),
         (None, Some(file)) => {
             let config = Config::load(&file)?;
-            logging::start(cli.daemon.log_level);
-            Ok(supervisor::run(&config)?)
+            logging::start(cli.daemon.log_level, config.log_level);
+            Ok(supervisor::run(&config, &file)?)
         }
         (None, None) => unreachable!("clap insists on --config where there is no command"),
     }

@@ -62,6 +62,11 @@ pub(super) fn raise((of_peers, of_tracker): (usize, usize), shards: usize) -> De
     descriptors
 }
 
+/// How many of so many connections a limit of open files has room for.
+pub(super) fn connections_within(limit: u64, connections: usize, shards: usize) -> usize {
+    share_out(limit, connections as u64, shards as u64).connections
+}
+
 /// The warning, with what its number is made of: nobody has written the sum.
 fn too_few(limit: u64, accepted: usize, (of_peers, of_tracker): (usize, usize)) -> String {
     let wanted = match of_tracker {

@@ -24,7 +24,7 @@ use crate::tracker::Tracker;
 
 /// Buffers of a shard without a cache: sixty-four reads or sends at once. They are each shard's own, so that more than two
 /// have more than the smallest cache, which is for all together.
-const UNCACHED_LEN: u64 = 8 << 20;
+pub(super) const UNCACHED_LEN: u64 = 8 << 20;
 /// How long to wait for room in a mailbox that is full when btd stops.
 const MAILBOX_PAUSE: Duration = Duration::from_millis(1);
 /// How long to wait at the start for a port that is taken, and how often to look.
@@ -81,6 +81,10 @@ pub(super) struct Shards {
     shards: Vec<One>,
     peer_id: PeerId,
     checks_max: usize,
+    upload_pace: Arc<Pace>,
+    download_pace: Arc<Pace>,
+    limits: Arc<Limits>,
+    tracker_limits: Option<Arc<Limits>>,
 }
 
 struct One {
@@ -125,10 +129,9 @@ impl Shards {
         };
         let limits = Arc::new(Limits::new(caps));
         let peer_id = peer_id()?;
-        let upload_pace = config.limits.upload_rate.and_then(NonZeroU64::new);
-        let upload_pace = upload_pace.map(|rate| Arc::new(Pace::new(rate, Instant::now())));
-        let download_pace = config.limits.download_rate.and_then(NonZeroU64::new);
-        let download_pace = download_pace.map(|rate| Arc::new(Pace::new(rate, Instant::now())));
+        let pace = |rate: Option<u64>| Arc::new(Pace::new(rate.and_then(NonZeroU64::new), Instant::now()));
+        let upload_pace = pace(config.limits.upload_rate);
+        let download_pace = pace(config.limits.download_rate);
         let mut inboxes = VecDeque::with_capacity(count);
         let mut mailboxes = Vec::with_capacity(count);
         for index in 0..count {
@@ -184,7 +187,7 @@ impl Shards {
                     events: events.clone(),
                     peer_id,
                     limits: Arc::clone(&limits),
-                    upload_slots: u32::try_from(config.limits.upload_slots.div_ceil(count)).unwrap_or(u32::MAX),
+                    upload_slots: slots_of_each(&config.limits, count),
                     choker: config.limits.seed_choker,
                     read_mode: match config.storage.read_mode {
                         config::ReadMode::Auto => shard::ReadMode::Auto,
@@ -192,8 +195,8 @@ impl Shards {
                         config::ReadMode::Buffered => shard::ReadMode::Buffered,
                     },
                     files_max: descriptors.files_per_shard,
-                    upload_pace: upload_pace.clone(),
-                    download_pace: download_pace.clone(),
+                    upload_pace: Arc::clone(&upload_pace),
+                    download_pace: Arc::clone(&download_pace),
                     tracker: service,
                     stats: Arc::default(),
                 },
@@ -216,7 +219,33 @@ impl Shards {
             shards,
             peer_id,
             checks_max: descriptors.checks,
+            upload_pace,
+            download_pace,
+            limits,
+            tracker_limits,
         })
+    }
+
+    /// Keeps to these limits from now on, as far as no table was made for others. No connection ends for it.
+    pub(super) fn keep_to(&mut self, config: &Config) {
+        self.set_rates(config.limits.upload_rate, config.limits.download_rate);
+        let peers = &config.peers;
+        self.limits
+            .set(peers.max_connections_per_torrent, peers.max_connections_per_ip);
+        if let (Some(limits), Some(tracker)) = (&self.tracker_limits, &config.tracker) {
+            limits.set(usize::MAX, tracker.max_connections_per_ip);
+        }
+        let (kind, slots) = (
+            config.limits.seed_choker,
+            slots_of_each(&config.limits, self.shards.len()),
+        );
+        self.tell(|| Command::Choke { kind, slots });
+    }
+
+    /// Changes the rates of all torrents together, in bytes a second; `None` is no limit.
+    pub(super) fn set_rates(&self, upload: Option<u64>, download: Option<u64>) {
+        self.upload_pace.set(upload.and_then(NonZeroU64::new));
+        self.download_pace.set(download.and_then(NonZeroU64::new));
     }
 
     /// Checks of payload that may run at once beside them.
@@ -336,8 +365,13 @@ impl Shards {
     }
 }
 
+/// Upload slots of each of so many shards.
+fn slots_of_each(limits: &config::Limits, shards: usize) -> u32 {
+    u32::try_from(limits.upload_slots.div_ceil(shards.max(1))).unwrap_or(u32::MAX)
+}
+
 /// What to use of io_uring: everything, but for what `BTD_URING_MASK` takes away to test the fallbacks.
-fn wanted_features() -> Result<Features, Error> {
+pub(super) fn wanted_features() -> Result<Features, Error> {
     match std::env::var("BTD_URING_MASK") {
         Ok(mask) => Features::masked(&mask).map_err(Error::Features),
         Err(_) => Ok(Features::ALL),

@@ -5,16 +5,17 @@
 //! who gets it is the shards' affair.
 
 mod downloading;
+mod folders;
+mod reload;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::announce::{Announcer, Found as FoundPeers, Sources};
@@ -31,6 +32,7 @@ use super::state_dir::{self, Ports, StateDir};
 use super::torrents::{Addition, Entry, Removal, STATE_NAMES, State, Torrents};
 use super::tracker::{self, SharingEnding, Tracked};
 use super::watch;
+use super::watchdog::Watchdog;
 use super::{example, service_manager};
 use crate::hashing::{Gather, Pool, PoolConfig};
 use crate::proto::InfoHash;
@@ -39,6 +41,8 @@ use crate::session::{self, Store};
 use crate::shard::{Event, Events, StartError, Torrent};
 use crate::storage::Throttle;
 use crate::storage::part;
+use folders::Folders;
+use reload::{Refused, Reload};
 
 /// Events that wait to be handled. A folder of 100,000 files is not read faster than they are taken in.
 const EVENTS_MAX: usize = 64;
@@ -52,6 +56,8 @@ const MISSING_RETRY: Duration = Duration::from_secs(30);
 const DOWNLOADED_MAX: usize = 1 << 16;
 /// How long a piece that is here may wait for others to be hashed beside it: at 10 Gbit/s there are 30 MiB of them by then.
 const GATHER_MAX: Duration = Duration::from_millis(25);
+/// How much more time the service manager is asked for while more torrent files are read.
+const START_PATIENCE: Duration = Duration::from_secs(120);
 /// How long the shards may take to stop. With the rest it stays within the 5 s that are promised.
 const STOP_DEADLINE: Duration = Duration::from_secs(4);
 
@@ -138,11 +144,11 @@ impl Error {
     }
 }
 
-/// Runs the daemon until a signal stops it.
+/// Runs the daemon until a signal stops it. The configuration was read from `file`, and is again when a signal says so.
 ///
 /// # Errors
 /// It could not start, or not stop cleanly.
-pub fn run(config: &Config) -> Result<(), Error> {
+pub fn run(config: &Config, file: &Path) -> Result<(), Error> {
     let started = Instant::now();
     tracing::info!(
         "btd {} starts as process {}",
@@ -187,16 +193,27 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let runtime =
         tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(system("set up the control plane's io_uring"))?;
     runtime.block_on(async {
-        let mut supervisor =
-            Supervisor::start(config, &state_dir, &session, (shards, tracked, pool, told), started).await?;
+        let mut supervisor = Supervisor::start(
+            (config, file),
+            &state_dir,
+            &session,
+            (shards, tracked, pool, told),
+            started,
+        )
+        .await?;
         let served = supervisor.serve().await;
         served.and(supervisor.stop().await)
     })
 }
 
 struct Supervisor<'a> {
-    config: &'a Config,
+    /// What is in force: a reload leaves what needs a restart as it was.
+    config: Config,
+    reload: Reload,
+    config_read: mpsc::UnboundedReceiver<Result<Config, Refused>>,
     state_dir: &'a StateDir,
+    folders: Folders,
+    watchdog: Watchdog,
     shards: Shards,
     tracked: Option<Tracked>,
     torrents: Torrents,
@@ -210,8 +227,6 @@ struct Supervisor<'a> {
     disk_done: mpsc::UnboundedReceiver<downloads::Done>,
     /// Addresses of the peers that the configuration names, by watch folder.
     peers: downloads::Peers,
-    /// Told when nobody is where a name of a folder's peers has led.
-    unreachable: HashMap<usize, Arc<Notify>>,
     resolved: mpsc::UnboundedReceiver<(usize, Vec<SocketAddr>)>,
     announcer: Announcer,
     peers_found: mpsc::UnboundedReceiver<FoundPeers>,
@@ -229,8 +244,8 @@ struct Supervisor<'a> {
     /// Downloads of which nobody knows what is on the disk, and when they are to be checked.
     doubtful: Vec<(Instant, Arc<Torrent>)>,
     missing_tried: Instant,
-    /// Watch folders whose first look is not over.
-    scans_left: usize,
+    /// Torrents there were when more time was asked for to start.
+    start_told: usize,
     ready: bool,
     started: Instant,
     progress_told: Instant,
@@ -239,7 +254,7 @@ struct Supervisor<'a> {
 
 impl<'a> Supervisor<'a> {
     async fn start(
-        config: &'a Config,
+        (config, file): (&Config, &Path),
         state_dir: &'a StateDir,
         session: &Arc<Store>,
         (shards, mut tracked, hashing, events): (Shards, Option<Tracked>, Arc<Pool>, mpsc::UnboundedReceiver<Event>),
@@ -282,13 +297,6 @@ impl<'a> Supervisor<'a> {
             reporter = Some(source);
         }
         let (sender, watched) = mpsc::channel(EVENTS_MAX);
-        for (folder, watch) in config.watch.iter().enumerate() {
-            tasks.push(tokio::task::spawn_local(watch::run(
-                folder,
-                watch.dir.clone(),
-                sender.clone(),
-            )));
-        }
         let (done, disk_done) = mpsc::unbounded_channel();
         let options = part::Options {
             preallocate: config.storage.preallocate,
@@ -296,21 +304,8 @@ impl<'a> Supervisor<'a> {
         };
         let resolver = Resolver::new();
         let (found, resolved) = mpsc::unbounded_channel();
-        let mut unreachable = HashMap::new();
-        for (folder, watch) in config
-            .watch
-            .iter()
-            .enumerate()
-            .filter(|(_, watch)| !watch.peers.is_empty())
-        {
-            tasks.push(tokio::task::spawn_local(downloading::resolve(
-                folder,
-                watch.peers.clone(),
-                Arc::clone(&resolver),
-                Arc::clone(unreachable.entry(folder).or_default()),
-                found.clone(),
-            )));
-        }
+        let mut folders = Folders::new(sender, Arc::clone(&resolver), found);
+        config.watch.iter().cloned().for_each(|watch| folders.open(watch));
         if let Some(lists) = tracked.as_mut().and_then(Tracked::follow) {
             tasks.push(tokio::task::spawn_local(lists));
         }
@@ -333,9 +328,15 @@ impl<'a> Supervisor<'a> {
             metrics: metrics_address.as_ref().map(SocketAddr::port),
         };
         let now = Instant::now();
+        let (reload, config_read) = Reload::new(PathBuf::from(file));
+        metrics::publish_config();
         Ok(Self {
-            config,
+            config: config.clone(),
+            reload,
+            config_read,
             state_dir,
+            folders,
+            watchdog: Watchdog::new(shards.counters(), now),
             shards,
             tracked,
             torrents: Torrents::default(),
@@ -348,7 +349,6 @@ impl<'a> Supervisor<'a> {
             events,
             disk_done,
             peers: downloads::Peers::new(),
-            unreachable,
             resolved,
             announcer,
             peers_found,
@@ -363,7 +363,7 @@ impl<'a> Supervisor<'a> {
             missing: Vec::new(),
             doubtful: Vec::new(),
             missing_tried: now,
-            scans_left: config.watch.len(),
+            start_told: 0,
             ready: false,
             started,
             progress_told: now,
@@ -376,7 +376,7 @@ impl<'a> Supervisor<'a> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            if self.scans_left == 0 && !self.ready {
+            if !self.ready && self.folders.all_scanned() {
                 self.ready = true;
                 self.on_ready().await;
             }
@@ -387,6 +387,7 @@ impl<'a> Supervisor<'a> {
                 Some(done) = self.disk_done.recv() => self.on_disk_done(done),
                 Some((folder, addrs)) = self.resolved.recv() => self.on_resolved(folder, addrs),
                 Some(found) = self.peers_found.recv() => self.on_peers_found(found),
+                Some(read) = self.config_read.recv() => self.on_config(read),
                 _ = tick.tick() => {
                     self.on_tick();
                     if self.shards.any_has_ended() {
@@ -395,7 +396,7 @@ impl<'a> Supervisor<'a> {
                 }
                 request = self.signals.next() => match request {
                     Request::Stop => return Ok(()),
-                    Request::Reload => tracing::warn!("SIGHUP: this version does not reload its configuration; restart it to apply changes"),
+                    Request::Reload => self.on_reload(),
                     Request::PauseChecks => {
                         self.throttle.pause();
                         tracing::info!("SIGUSR1: checks of payload are paused until SIGUSR2");
@@ -442,6 +443,9 @@ impl Supervisor<'_> {
     }
 
     fn on_watch(&mut self, told: watch::Told) {
+        if !self.folders.is_open(told.folder) {
+            return; // It was on its way when a reload closed the folder.
+        }
         match told.event {
             watch::Event::Added { file, meta } => self.on_torrent_file(told.folder, &file, Arc::from(meta)),
             watch::Event::Refused { file, error } => {
@@ -457,7 +461,7 @@ impl Supervisor<'_> {
                 );
             }
             watch::Event::FolderBack { dir } => tracing::info!("watch folder {dir:?} is there"),
-            watch::Event::Scanned => self.scans_left -= 1,
+            watch::Event::Scanned => self.folders.on_scanned(told.folder),
         }
         self.publish_counts();
     }
@@ -491,17 +495,27 @@ impl Supervisor<'_> {
     }
 
     fn check(&self, folder: usize, generation: u64, meta: Arc<Metainfo>, trust: bool, progress: Arc<Progress>) {
-        let downloads = !self.config.watch[folder].peers.is_empty() || self.announcer.announces(&meta);
-        let home = downloads.then(|| self.shards.home_of(meta.info_hash));
+        let home = self.home_in(folder, &meta);
         self.checks.submit(Job {
             info_hash: meta.info_hash,
             generation,
             meta,
-            data_dir: self.config.watch[folder].data_dir.clone(),
+            data_dir: self.folders.plan(folder).data_dir.clone(),
             trust,
             home,
             progress,
         });
+    }
+
+    /// Whether what is missing of a torrent of this folder can be had from anybody.
+    fn downloads_in(&self, folder: usize, meta: &Metainfo) -> bool {
+        !self.folders.plan(folder).peers.is_empty() || self.announcer.announces(meta)
+    }
+
+    /// The shard that a torrent of this folder is downloaded by, if it is.
+    fn home_in(&self, folder: usize, meta: &Metainfo) -> Option<u32> {
+        self.downloads_in(folder, meta)
+            .then(|| self.shards.home_of(meta.info_hash))
     }
 
     /// A file that held a torrent does no more.
@@ -566,9 +580,8 @@ impl Supervisor<'_> {
         }
         self.downloads.remove(*info_hash);
         if let Some(torrent) = &served {
-            if let Some(rate) = self.config.limits.upload_rate_per_torrent.and_then(NonZeroU64::new) {
-                torrent.keep_to(rate, Instant::now());
-            }
+            let rate = self.config.limits.upload_rate_per_torrent;
+            torrent.keep_to(rate.and_then(NonZeroU64::new), Instant::now());
             if let Ok(Found {
                 stamps: Some(stamps), ..
             }) = &result
@@ -664,6 +677,7 @@ impl Supervisor<'_> {
         if let Some(reporter) = &self.reporter {
             reporter.look_at_shards(now);
         }
+        self.watchdog.on_tick(now);
         if now.duration_since(self.progress_told) >= PROGRESS_EVERY {
             self.progress_told = now;
             self.tell_progress();
@@ -683,16 +697,27 @@ impl Supervisor<'_> {
             service_manager::status(&status);
             self.status_told = status;
         }
+        let count = self.torrents.len();
+        if !self.ready && count > self.start_told {
+            service_manager::starting(&format!("reading torrent files, {count} so far"), START_PATIENCE);
+            self.start_told = count;
+        }
     }
 
     /// Looks again for payload that was not there.
     fn look_again(&mut self, job: Job) {
         // A new one: it tells how far and how long this look is, and can be cancelled.
         let progress = Arc::new(Progress::new(job.meta.geometry.total_len()));
+        let Some((folder, _)) = self.torrents.get(job.info_hash) else {
+            return;
+        };
+        // There may be peers to have it from since it was looked for last.
+        let home = self.home_in(folder, &job.meta);
         if let Some(generation) = self.torrents.check_again(job.info_hash, &progress) {
             self.checks.submit(Job {
                 generation,
                 progress,
+                home,
                 ..job
             });
         }
@@ -809,6 +834,7 @@ impl Supervisor<'_> {
         for task in &self.tasks {
             task.abort();
         }
+        self.folders.close_all();
         self.watched.close();
         self.checks.cancel();
         for entry in self.torrents.iter() {

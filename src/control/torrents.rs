@@ -267,6 +267,24 @@ impl Torrents {
             .collect()
     }
 
+    /// Torrents of which a part is served, each with the watch folder it was found in.
+    pub(super) fn partial(&self) -> Vec<(usize, Arc<Torrent>)> {
+        let partial = self.by_hash.values();
+        let partial = partial.filter(|entry| matches!(entry.state, State::Partial));
+        partial
+            .filter_map(|entry| Some((entry.folder, entry.served.clone()?)))
+            .collect()
+    }
+
+    /// The files of a watch folder that hold torrents.
+    pub(super) fn files_in(&self, folder: usize) -> Vec<PathBuf> {
+        let files = self.by_hash.values().flat_map(|entry| &entry.files);
+        files
+            .filter(|(_, of)| **of == folder)
+            .map(|(file, _)| file.clone())
+            .collect()
+    }
+
     /// Torrents that were whole and of which pieces can no longer be read. Each is given once.
     pub(super) fn newly_damaged(&mut self) -> Vec<Arc<Torrent>> {
         let mut damaged = Vec::new();

@@ -87,6 +87,11 @@ impl SeedChoker {
         }
     }
 
+    /// Changes the kind and the number of slots. Those who have one too many lose it when slots are next given out.
+    pub fn set(&mut self, kind: Kind, slots: u32) {
+        (self.kind, self.slots) = (kind, slots);
+    }
+
     /// Whether a peer that becomes interested can be unchoked at once, while so many are.
     pub fn has_free_slot(&self, unchoked_count: usize) -> bool {
         self.slots == 0 || unchoked_count < self.slots as usize

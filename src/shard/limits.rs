@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 /// The caps.
@@ -20,7 +21,9 @@ pub struct Caps {
 /// Who is connected.
 #[derive(Debug)]
 pub struct Limits {
-    caps: Caps,
+    connections: usize,
+    per_torrent: AtomicUsize,
+    per_ip: AtomicUsize,
     connected: Mutex<Connected>,
 }
 
@@ -42,7 +45,9 @@ impl Limits {
     #[must_use]
     pub fn new(caps: Caps) -> Self {
         Limits {
-            caps,
+            connections: caps.connections,
+            per_torrent: AtomicUsize::new(caps.per_torrent),
+            per_ip: AtomicUsize::new(caps.per_ip),
             connected: Mutex::default(),
         }
     }
@@ -50,17 +55,27 @@ impl Limits {
     /// The caps.
     #[must_use]
     pub fn caps(&self) -> Caps {
-        self.caps
+        Caps {
+            connections: self.connections,
+            per_torrent: self.per_torrent.load(Relaxed),
+            per_ip: self.per_ip.load(Relaxed),
+        }
+    }
+
+    /// Changes those that no table is as long as. Whoever is connected stays.
+    pub fn set(&self, per_torrent: usize, per_ip: usize) {
+        self.per_torrent.store(per_torrent, Relaxed);
+        self.per_ip.store(per_ip, Relaxed);
     }
 
     /// Counts a connection in, if the caps allow it.
     pub(super) fn admit(&self, ip: IpAddr) -> Result<(), TurnedAway> {
         let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        if connected.total >= self.caps.connections {
+        if connected.total >= self.connections {
             return Err(TurnedAway::Total);
         }
         let count = connected.by_ip.entry(group(ip)).or_default();
-        if *count >= self.caps.per_ip {
+        if *count >= self.per_ip.load(Relaxed) {
             return Err(TurnedAway::PerIp);
         }
         *count += 1;
@@ -113,6 +128,19 @@ mod tests {
         assert_eq!(limits.admit(b), Err(TurnedAway::Total));
         limits.leave(a);
         assert_eq!(limits.admit(b), Ok(()));
+    }
+
+    #[test]
+    fn cap_that_is_changed_holds_for_those_who_come() {
+        let limits = limits(10, 1);
+        let a: IpAddr = "10.0.0.1".parse().unwrap();
+        assert_eq!(limits.admit(a), Ok(()));
+        assert_eq!(limits.admit(a), Err(TurnedAway::PerIp));
+        limits.set(20, 2);
+        assert_eq!(limits.admit(a), Ok(()));
+        assert_eq!((limits.caps().connections, limits.caps().per_torrent), (10, 20));
+        limits.set(20, 1);
+        assert_eq!(limits.admit(a), Err(TurnedAway::PerIp));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::Torrent;
 use super::handover::Handed;
 use crate::io::Errno;
-use crate::proto::InfoHash;
+use crate::proto::{InfoHash, choker};
 
 /// Commands that may wait for a shard. It empties the queue once a turn, so this is room for a burst.
 const MAILBOX_LEN: usize = 1024;
@@ -41,6 +41,13 @@ pub enum Command {
     },
     /// A connection that another shard has accepted.
     Take(Box<Handed>),
+    /// Give upload slots out like this from now on.
+    Choke {
+        /// Who goes first.
+        kind: choker::Kind,
+        /// Slots of this shard; zero is no limit.
+        slots: u32,
+    },
     /// End.
     Stop,
 }

@@ -87,7 +87,7 @@ pub use limits::{Caps, Limits};
 pub use mailbox::{Command, Full, Inbox, Mailbox, mailbox};
 pub use pace::Pace;
 use slots::Slots;
-pub use start::{CACHE_LEN_MIN, Handle, ShardConfig, StartError, spawn};
+pub use start::{BACKLOG, CACHE_LEN_MIN, DATAGRAM_QUEUE_LEN, Handle, ShardConfig, StartError, spawn};
 pub use torrent::Torrent;
 use uploaded::Uploads;
 use wheel::{TICK, Wheel};
@@ -144,9 +144,9 @@ pub struct Settings {
     /// Files held open.
     pub files_max: usize,
     /// The upload rate that all shards keep to together, if there is one.
-    pub upload_pace: Option<Arc<Pace>>,
+    pub upload_pace: Arc<Pace>,
     /// The download rate, likewise.
-    pub download_pace: Option<Arc<Pace>>,
+    pub download_pace: Arc<Pace>,
     /// The tracker, if there is one.
     pub tracker: Option<tracker::Service>,
     /// Where the figures go.
@@ -522,6 +522,7 @@ impl<D: Driver> Shard<D> {
                 } => self.on_addrs(info_hash, &addrs, named),
                 Command::Prepared { info_hash, made } => self.on_prepared(info_hash, made),
                 Command::Take(handed) => self.take(*handed),
+                Command::Choke { kind, slots } => self.choker.set(kind, slots),
                 Command::Stop => self.stop(),
             }
         }

@@ -1,8 +1,8 @@
 //! Keeping to an upload rate, of all torrents together or of one.
 //!
 //! A rate is one number: the time up to which it is used up. Whoever sends a batch moves it on by the time the batch
-//! takes at that rate, once and whatever else goes on; nobody sends while it lies ahead. Shards share it without a lock,
-//! and without a limit it is not there. A time that lies behind is worth no more than [`BURST`], so that a quiet hour is
+//! takes at that rate, once and whatever else goes on; nobody sends while it lies ahead. Shards share it without a lock. The
+//! rate can be changed at any time, and without one nothing is counted. A time that lies behind is worth no more than [`BURST`], so that a quiet hour is
 //! not made up for.
 
 use std::num::NonZeroU64;
@@ -17,47 +17,65 @@ pub(super) const QUANTUM: Duration = Duration::from_millis(10);
 /// What may be made up for: two looks, so that one that comes late loses nothing.
 const BURST: Duration = Duration::from_millis(20);
 
-/// A rate that is kept to.
+/// A rate that is kept to, if there is one. It can be changed while it is.
 #[derive(Debug)]
 pub struct Pace {
-    bytes_per_second: NonZeroU64,
+    /// 0 is none.
+    bytes_per_second: AtomicU64,
     start: Instant,
     /// Nanoseconds after `start` at which what was sent so far will have taken its time.
     used_up_to: AtomicU64,
 }
 
 impl Pace {
-    /// A rate in bytes a second, of which nothing has been used.
+    /// A rate in bytes a second, of which nothing has been used; `None` is no limit.
     #[must_use]
-    pub fn new(bytes_per_second: NonZeroU64, now: Instant) -> Pace {
+    pub fn new(bytes_per_second: Option<NonZeroU64>, now: Instant) -> Pace {
         Pace {
-            bytes_per_second,
+            bytes_per_second: AtomicU64::new(bytes_per_second.map_or(0, NonZeroU64::get)),
             start: now,
             used_up_to: AtomicU64::new(0),
         }
     }
 
-    /// The rate in bytes a second.
+    /// Changes the rate. What was sent at the old one has taken its time at that.
+    pub fn set(&self, bytes_per_second: Option<NonZeroU64>) {
+        let rate = bytes_per_second.map_or(0, NonZeroU64::get);
+        self.bytes_per_second.store(rate, Relaxed);
+    }
+
+    /// The rate in bytes a second; `None` is no limit.
     #[must_use]
-    pub fn bytes_per_second(&self) -> u64 {
-        self.bytes_per_second.get()
+    pub fn bytes_per_second(&self) -> Option<NonZeroU64> {
+        NonZeroU64::new(self.bytes_per_second.load(Relaxed))
+    }
+
+    /// This, if there is a limit to keep to.
+    pub(super) fn limited(&self) -> Option<&Pace> {
+        self.bytes_per_second().map(|_| self)
     }
 
     /// Whether something may be sent.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.used_up_to.load(Relaxed) <= self.nanoseconds(now)
+        self.bytes_per_second().is_none() || self.used_up_to.load(Relaxed) <= self.nanoseconds(now)
     }
 
     /// How much one connection may send at once: what the rate gives in a look, so that all get something, but a block at
     /// least.
     pub(super) fn share(&self) -> u64 {
-        let quantum = u128::from(self.bytes_per_second.get()) * QUANTUM.as_millis() / 1000;
+        let Some(rate) = self.bytes_per_second() else {
+            return u64::MAX;
+        };
+        let quantum = u128::from(rate.get()) * QUANTUM.as_millis() / 1000;
         u64::try_from(quantum).unwrap_or(u64::MAX).max(u64::from(BLOCK_LEN_MAX))
     }
 
     /// So many bytes were sent.
     pub(super) fn charge(&self, bytes: u64, now: Instant) {
-        let took = u128::from(bytes) * 1_000_000_000 / u128::from(self.bytes_per_second.get());
+        let Some(rate) = self.bytes_per_second() else {
+            return;
+        };
+        let took = u128::from(bytes) * 1_000_000_000 / u128::from(rate.get());
         let took = u64::try_from(took).unwrap_or(u64::MAX);
         let earliest = self.nanoseconds(now).saturating_sub(BURST.as_nanos() as u64);
         let used = |before: u64| Some(before.max(earliest).saturating_add(took));
@@ -75,7 +93,7 @@ mod tests {
     use super::*;
 
     fn pace(rate: u64, now: Instant) -> Pace {
-        Pace::new(NonZeroU64::new(rate).unwrap(), now)
+        Pace::new(Some(NonZeroU64::new(rate).unwrap()), now)
     }
 
     /// Bytes sent within `seconds` by whoever looks each `look`, in batches of the pace's share.
@@ -121,5 +139,22 @@ mod tests {
         pace.charge(pace.share(), start);
         assert!(!pace.is_due(start + Duration::from_millis(999)));
         assert!(pace.is_due(start + Duration::from_millis(1000)));
+    }
+    #[test]
+    fn rate_that_is_changed_holds_from_then_on_and_none_is_no_limit() {
+        let (start, look) = (Instant::now(), Duration::from_millis(1));
+        let pace = pace(1_000_000, start);
+        let bytes = sent(&pace, start, look, 10);
+        assert!(bytes.abs_diff(10_000_000) < 200_000, "{bytes}");
+        let later = start + Duration::from_secs(10);
+        pace.set(NonZeroU64::new(4_000_000));
+        let bytes = sent(&pace, later, look, 10);
+        assert!(bytes.abs_diff(40_000_000) < 800_000, "{bytes}");
+        let later = later + Duration::from_secs(10);
+        pace.charge(1 << 40, later);
+        assert!(!pace.is_due(later));
+        pace.set(None);
+        assert!(pace.is_due(later) && pace.limited().is_none());
+        assert_eq!(pace.share(), u64::MAX);
     }
 }

@@ -29,13 +29,13 @@ const BUFS_MIN: u64 = 16;
 pub const CACHE_LEN_MIN: u64 = BUFS_MIN * BUF_LEN as u64;
 
 /// What the kernel may keep of datagrams that wait, in bytes: 1,400 announces. It is capped by `net.core.rmem_max`.
-const DATAGRAM_QUEUE_LEN: usize = 1 << 20;
+pub const DATAGRAM_QUEUE_LEN: usize = 1 << 20;
 
 /// Connections to the tracker that say nothing are accepted after so long a time, to be told so.
 const DEFER_MAX: Duration = Duration::from_secs(5);
 
 /// Pending connections per listening socket; the kernel caps it at `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 
 /// What one shard is started with.
 #[derive(Clone, Debug)]

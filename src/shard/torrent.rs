@@ -280,14 +280,21 @@ impl Torrent {
         }
     }
 
-    /// From now on it is uploaded at so many bytes a second at most, on all shards together. The first call counts.
-    pub fn keep_to(&self, bytes_per_second: NonZeroU64, now: Instant) {
-        self.pace.get_or_init(|| Box::new(Pace::new(bytes_per_second, now)));
+    /// From now on it is uploaded at so many bytes a second at most, on all shards together; `None` is no limit.
+    pub fn keep_to(&self, bytes_per_second: Option<NonZeroU64>, now: Instant) {
+        match self.pace.get() {
+            Some(pace) => pace.set(bytes_per_second),
+            None if bytes_per_second.is_none() => {} // Most torrents never have one.
+            None => self
+                .pace
+                .get_or_init(|| Box::new(Pace::new(None, now)))
+                .set(bytes_per_second),
+        }
     }
 
     /// The rate it keeps to.
     pub(super) fn pace(&self) -> Option<&Pace> {
-        self.pace.get().map(AsRef::as_ref)
+        self.pace.get().and_then(|pace| pace.limited())
     }
 
     /// Whether a file that was modified at this time (ns since 1970) is the one that was judged, as far as that is known.

@@ -28,8 +28,8 @@ pub type PeersReads = Box<dyn Fn() -> u64 + Send + Sync>;
 /// See the head of this file.
 #[derive(Default)]
 pub struct Throttle {
-    /// Bytes a second.
-    rate: Option<u64>,
+    /// Bytes a second; 0 is no limit.
+    rate: AtomicU64,
     /// How long what was begun takes at the rate.
     paid_until: Mutex<Option<Instant>>,
     paused: AtomicBool,
@@ -62,7 +62,7 @@ struct Peers {
 impl fmt::Debug for Throttle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Throttle")
-            .field("rate", &self.rate)
+            .field("rate", &self.rate())
             .field("paused", &self.is_paused())
             .finish_non_exhaustive()
     }
@@ -80,10 +80,20 @@ impl Throttle {
             })
         });
         Self {
-            rate: rate.filter(|rate| *rate > 0),
+            rate: AtomicU64::new(rate.unwrap_or(0)),
             peers,
             ..Self::default()
         }
+    }
+
+    /// Changes the rate. What was begun has been paid for at the old one, as far as it has: what is left of that is let off.
+    pub fn set_rate(&self, rate: Option<u64>) {
+        self.rate.store(rate.unwrap_or(0), Relaxed);
+        *self.paid_until() = None;
+    }
+
+    fn rate(&self) -> Option<u64> {
+        Some(self.rate.load(Relaxed)).filter(|rate| *rate > 0)
     }
 
     /// No new reads begin until [`Throttle::resume`].
@@ -127,7 +137,7 @@ impl Throttle {
     /// Counts a read of `len` bytes that begins now.
     pub(super) fn spend(&self, len: u64, now: Instant) {
         self.begun.fetch_add(len, Relaxed);
-        if let Some(rate) = self.rate {
+        if let Some(rate) = self.rate() {
             let mut paid_until = self.paid_until();
             let from = paid_until.map_or(now, |until| until.max(now));
             *paid_until = Some(from + Duration::from_secs_f64(len as f64 / rate as f64));
@@ -204,6 +214,20 @@ mod tests {
         }
         assert!((10_000_000..10_200_000).contains(&read), "{read} bytes in 10 s");
         assert_eq!(throttle.bytes_begun(), read);
+    }
+
+    #[test]
+    fn a_rate_that_is_changed_holds_at_once() {
+        let (throttle, now) = (Throttle::new(Some(1000), None), Instant::now());
+        throttle.spend(1 << 20, now);
+        assert!(throttle.wait(now) > Some(Duration::from_secs(1000)));
+        throttle.set_rate(Some(2000));
+        assert_eq!(throttle.wait(now), None);
+        throttle.spend(2000, now);
+        assert_eq!(throttle.wait(now), Some(Duration::from_millis(900)));
+        throttle.set_rate(None);
+        throttle.spend(1 << 40, now);
+        assert_eq!(throttle.wait(now), None);
     }
 
     #[test]

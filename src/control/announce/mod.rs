@@ -55,6 +55,7 @@ enum Order {
     Completed(InfoHash),
     Remove(InfoHash),
     Unreachable(InfoHash, SocketAddr),
+    Plan(Box<Announce>),
     Stop(Instant, oneshot::Sender<()>),
 }
 
@@ -101,7 +102,7 @@ impl Announcer {
                 teller: Teller::new(now),
                 secret: random(),
                 peer_id,
-                port: if plan.port == 0 { port } else { plan.port },
+                listened: port,
                 plan: plan.clone(),
                 rule,
                 orders,
@@ -113,6 +114,12 @@ impl Announcer {
             plan: plan.clone(),
             orders: sender,
         }
+    }
+
+    /// Trackers are told what this says from now on, and the torrents are announced to those that it names.
+    pub(super) fn take_over(&mut self, plan: &Announce) {
+        self.plan = plan.clone();
+        self.order(Order::Plan(Box::new(plan.clone())));
     }
 
     /// Whether a torrent is announced to anybody, so that peers may be found.

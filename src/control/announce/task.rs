@@ -63,7 +63,7 @@ pub(super) struct Task {
     pub(super) plan: Announce,
     pub(super) rule: Rule,
     pub(super) peer_id: PeerId,
-    pub(super) port: u16,
+    pub(super) listened: u16,
     pub(super) secret: u64,
     pub(super) schedule: Schedule,
     pub(super) torrents: HashMap<InfoHash, Entry>,
@@ -110,6 +110,7 @@ impl Task {
                     Some(Order::Completed(info_hash)) => self.schedule.completed(info_hash, Instant::now()),
                     Some(Order::Remove(info_hash)) => self.remove(info_hash),
                     Some(Order::Unreachable(info_hash, addr)) => self.on_unreachable(info_hash, addr),
+                    Some(Order::Plan(plan)) => self.take_over(*plan),
                     Some(Order::Stop(deadline, done)) => {
                         self.stop(deadline).await;
                         let _ = done.send(()); // It has waited long enough.
@@ -151,6 +152,14 @@ impl Task {
         }
         self.torrents.insert(info_hash, entry);
         self.fresh.insert(info_hash);
+    }
+
+    fn take_over(&mut self, plan: Announce) {
+        if plan.trackers != self.plan.trackers {
+            // As if they had just come: those lists that stay the same go on as they are.
+            self.fresh.extend(self.torrents.keys());
+        }
+        self.plan = plan;
     }
 
     fn remove(&mut self, info_hash: InfoHash) {
@@ -230,7 +239,10 @@ impl Task {
         Request {
             info_hash,
             peer_id: self.peer_id,
-            port: self.port,
+            port: match self.plan.port {
+                0 => self.listened,
+                port => port,
+            },
             uploaded,
             downloaded,
             left,

@@ -6,6 +6,8 @@
 pub mod bench;
 pub mod completions;
 pub mod create;
+pub mod doctor;
+pub mod man;
 mod progress;
 pub mod show;
 pub mod verify;
@@ -60,6 +62,12 @@ pub enum Error {
         /// The torrent file.
         path: PathBuf,
     },
+    /// `doctor` found what it should not; its output says what.
+    #[error("{}", match runs { true => "btd runs here, at a higher price than it could", false => "btd does not run here" })]
+    Doctor {
+        /// Whether btd runs all the same.
+        runs: bool,
+    },
     /// The work ended before its end.
     #[error("{0}")]
     Ended(#[from] storage::Error),
@@ -74,8 +82,10 @@ pub enum Error {
 /// Whose fault an [`Error`] is; each has an exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The payload's, and telling so was the command's purpose.
+    /// The payload's, or the machine's a little, and telling so was the command's purpose.
     NotWhole,
+    /// The machine's, on which btd does not run; telling so was the command's purpose.
+    Unfit,
     /// The command line's.
     Usage,
     /// The content of a file's.
@@ -88,7 +98,8 @@ impl Error {
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::NotWhole { .. } => Fault::NotWhole,
+            Self::NotWhole { .. } | Self::Doctor { runs: true } => Fault::NotWhole,
+            Self::Doctor { runs: false } => Fault::Unfit,
             Self::Usage(_) => Fault::Usage,
             Self::Torrent {
                 error: torrent_file::Error::Io(_),

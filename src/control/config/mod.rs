@@ -5,6 +5,8 @@
 //! enters this file together with the code that obeys it, never before. Nothing here touches the disk but [`Config::load`] and
 //! [`Config::check`].
 
+mod changes;
+mod credentials;
 mod document;
 mod problem;
 mod reader;
@@ -23,6 +25,9 @@ pub use problem::{At, Error, Problem};
 pub use store_url::StoreUrl;
 pub use units::display_size;
 
+use clap::ValueEnum;
+
+use super::cli::LogLevel;
 use super::shards::count_of;
 use super::tracker::read_list;
 use crate::announcer::TrackerUrl;
@@ -57,13 +62,15 @@ const TRACKER_MEMORY_MIN: u64 = 4 << 20;
 /// No configuration is longer.
 const FILE_LEN_MAX: u64 = 1 << 20;
 /// Keys outside of any section, which the environment names without `__`.
-const TOP_KEYS: [&str; 2] = ["state-dir", "watch"];
+const TOP_KEYS: [&str; 3] = ["log-level", "state-dir", "watch"];
 
 /// What the daemon is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Where btd keeps its own files: `lock`, `session.redb`, `ports.json`.
     pub state_dir: PathBuf,
+    /// How much is logged.
+    pub log_level: LogLevel,
     /// The listening sockets and how many peers may connect.
     pub peers: Peers,
     /// How payload is read.
@@ -352,6 +359,7 @@ impl Config {
     ) -> Result<Self, Error> {
         let mut root = document::parse(text).map_err(|problems| Error::new(file, problems))?;
         let mut problems = Vec::new();
+        let variables = credentials::added_to(variables, &mut problems);
         document::override_from(variables, &TOP_KEYS, &mut root, &mut problems);
         let base = file.parent().unwrap_or(Path::new(""));
         let context = Context {
@@ -391,6 +399,8 @@ fn read_bounded(file: &Path) -> std::io::Result<Vec<u8>> {
 fn read(context: &Context<'_>, root: Table) -> Config {
     let mut top = Section::new(context, "", At::File, root);
     let state_dir = top.path("state-dir", "state");
+    let levels = LogLevel::value_variants().iter().map(|level| (level.name(), *level));
+    let log_level = top.choice("log-level", LogLevel::Info, &levels.collect::<Vec<_>>());
 
     let mut section = top.section("peers");
     let default = Peers::default();
@@ -515,6 +525,7 @@ fn read(context: &Context<'_>, root: Table) -> Config {
     top.finish();
     Config {
         state_dir,
+        log_level,
         peers,
         storage,
         watch,
@@ -749,6 +760,7 @@ mod tests {
     fn the_environment_takes_the_place_of_the_file_as_toml_or_as_a_plain_string() {
         let variables = [
             ("BTD_STATE_DIR", "/var/lib/btd"),
+            ("BTD_LOG_LEVEL", "warn"),
             ("BTD_PEERS__LISTEN", "[\"127.0.0.1:0\", \"[::1]:0\"]"),
             ("BTD_LIMITS__UPLOAD_SLOTS", "7"),
             ("BTD_METRICS__LISTEN", "127.0.0.1:0"),
@@ -762,6 +774,7 @@ mod tests {
         ];
         let config = parse_with("state-dir = \"x\"\n[limits]\nupload-slots = 3", &variables).expect("valid");
         assert_eq!(config.state_dir, Path::new("/var/lib/btd"));
+        assert_eq!(config.log_level, LogLevel::Warn);
         assert_eq!(config.peers.listen.len(), 2);
         assert_eq!(config.limits.upload_slots, 7);
         assert_eq!(config.metrics.expect("named in the environment").listen.port(), 0);

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
+use super::pulse::Pulse;
 use crate::hashing::Pool;
 use crate::hashing::lanes::Work;
 use crate::hashing::pool::PoolStats;
@@ -34,8 +35,7 @@ pub struct Reporter {
     checks: Arc<Throttle>,
     tracker: Option<TrackerFigures>,
     recorder: PrometheusHandle,
-    /// For each shard, its last tick and when that was new.
-    ticks: Mutex<Vec<(Duration, Instant)>>,
+    pulse: Mutex<Pulse>,
 }
 
 impl Reporter {
@@ -53,43 +53,30 @@ impl Reporter {
         let _ = ::metrics::set_global_recorder(recorder);
         names::describe();
         ::metrics::gauge!("btd_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
-        let now = Instant::now();
-        let ticks = Mutex::new(shards.iter().map(|shard| (shard.last_tick(), now)).collect());
+        let pulse = Mutex::new(Pulse::new(shards.clone(), Instant::now()));
         Self {
             shards,
             pools,
             checks,
             tracker,
             recorder: handle,
-            ticks,
+            pulse,
         }
     }
 
     /// Notices which shards have ticked since the last call.
     pub fn look_at_shards(&self, now: Instant) {
-        let mut ticks = self.ticks.lock().unwrap_or_else(PoisonError::into_inner);
-        for (shard, (tick, seen)) in self.shards.iter().zip(ticks.iter_mut()) {
-            let last = shard.last_tick();
-            if last != *tick {
-                (*tick, *seen) = (last, now);
-            }
-        }
+        self.pulse.lock().unwrap_or_else(PoisonError::into_inner).look(now);
     }
 
     fn health_at(&self, now: Instant) -> Result<(), String> {
-        self.look_at_shards(now);
-        let ticks = self.ticks.lock().unwrap_or_else(PoisonError::into_inner);
-        let stuck: Vec<String> = ticks
-            .iter()
-            .enumerate()
-            .map(|(index, (_, seen))| (index, now.duration_since(*seen)))
-            .filter(|(_, silent)| *silent > STUCK_AFTER)
-            .map(|(index, silent)| format!("shard {index} has not ticked for {} s", silent.as_secs()))
-            .collect();
-        if stuck.is_empty() {
-            Ok(())
-        } else {
-            Err(stuck.join("\n"))
+        let mut pulse = self.pulse.lock().unwrap_or_else(PoisonError::into_inner);
+        pulse.look(now);
+        let silent = pulse.silent(STUCK_AFTER, now);
+        let lines: Vec<String> = silent.iter().map(ToString::to_string).collect();
+        match lines.is_empty() {
+            true => Ok(()),
+            false => Err(lines.join("\n")),
         }
     }
 
@@ -179,6 +166,21 @@ impl server::Source for Reporter {
     fn health(&self) -> Result<(), String> {
         self.health_at(Instant::now())
     }
+}
+
+/// Says that the configuration of the start is in force.
+pub(super) fn publish_config() {
+    ::metrics::gauge!("btd_config_reload_ok").set(1);
+    for result in ["ok", "refused"] {
+        ::metrics::counter!("btd_config_reloads_total", "result" => result).absolute(0);
+    }
+}
+
+/// Says whether the configuration that was read again could be taken over.
+pub(super) fn publish_reload(is_ok: bool) {
+    let result = if is_ok { "ok" } else { "refused" };
+    ::metrics::counter!("btd_config_reloads_total", "result" => result).increment(1);
+    ::metrics::gauge!("btd_config_reload_ok").set(f64::from(u8::from(is_ok)));
 }
 
 /// Says how many torrents are in each state. Does nothing while there is no metrics server.

@@ -270,6 +270,11 @@ pub(super) fn describe() {
     for (name, help, _) in SHARD_GAUGES {
         describe_gauge!(*name, *help);
     }
+    describe_gauge!(
+        "btd_config_reload_ok",
+        "1 if the configuration was good when it was read last, 0 if btd goes on with an older one."
+    );
+    describe_counter!("btd_config_reloads_total", "Times the configuration was read again.");
     describe_gauge!("btd_build_info", "Always 1; the labels tell which btd this is.");
     describe_counter!(
         "btd_tracker_requests_total",

@@ -64,9 +64,8 @@ impl Supervisor<'_> {
                 let folder = self.torrents.get(info_hash).map(|(folder, _)| folder);
                 if let Some(folder) =
                     folder.filter(|folder| self.peers.get(folder).is_some_and(|at| at.contains(&addr)))
-                    && let Some(unreachable) = self.unreachable.get(&folder)
                 {
-                    unreachable.notify_one();
+                    self.folders.on_unreachable(folder);
                 }
             }
         }

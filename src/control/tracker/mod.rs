@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -59,11 +60,21 @@ pub enum ListFault {
     Text(#[from] ListError),
 }
 
+/// The files of the lists that are allowed and denied.
+type Paths = [(Which, Option<PathBuf>); 2];
+
+fn paths(plan: &config::Tracker) -> Paths {
+    [(Which::Allow, plan.allow.clone()), (Which::Deny, plan.deny.clone())]
+}
+
 /// The tracker, and who may be in it.
 pub(super) struct Tracked {
     pub(super) tracker: Arc<Tracker>,
     door: Door,
     lists: Vec<List>,
+    /// The files of the lists, and whether what follows them still does.
+    paths: Paths,
+    follows: Arc<AtomicBool>,
     /// Whether only held torrents are served.
     private: bool,
     /// Whether what is held has changed since it was told.
@@ -183,8 +194,8 @@ impl Tracked {
             access.is_finding_out = true;
         }
         let mut lists = Vec::new();
-        for (which, path) in [(Which::Allow, &plan.allow), (Which::Deny, &plan.deny)] {
-            let Some(path) = path else { continue };
+        for (which, path) in &paths(plan) {
+            let (which, Some(path)) = (*which, path) else { continue };
             let mut list = List {
                 which,
                 path: path.clone(),
@@ -222,6 +233,8 @@ impl Tracked {
             },
             tracker,
             lists,
+            paths: paths(plan),
+            follows: Arc::new(AtomicBool::new(true)),
             private: plan.private,
             is_stale: plan.private,
             store,
@@ -238,7 +251,45 @@ impl Tracked {
     /// What follows the lists, for as long as btd runs. Nothing, if there are none.
     pub(super) fn follow(&mut self) -> Option<impl Future<Output = ()> + 'static> {
         let lists = std::mem::take(&mut self.lists);
-        (!lists.is_empty()).then(|| follow(self.door.clone(), lists))
+        (!lists.is_empty()).then(|| follow(self.door.clone(), lists, Arc::clone(&self.follows)))
+    }
+
+    /// The configuration names other lists, or another `private`. Gives what follows the lists from now on, if they are
+    /// others than before.
+    pub(super) fn take_over(&mut self, plan: &config::Tracker) -> Option<impl Future<Output = ()> + 'static> {
+        if plan.private != self.private {
+            self.private = plan.private;
+            self.is_stale = plan.private;
+            // All of them are known by now, and told at the next tick.
+            let held = plan.private.then(Arc::default);
+            self.door.change(|access| access.held = held);
+        }
+        let new = paths(plan);
+        if new == self.paths {
+            return None;
+        }
+        let old = std::mem::replace(&mut self.paths, new.clone());
+        let follows = Arc::new(AtomicBool::new(true));
+        let before = std::mem::replace(&mut self.follows, Arc::clone(&follows));
+        self.door.change(|access| {
+            // While the door is held: whoever follows the old lists looks at this before he changes anything.
+            before.store(false, Relaxed);
+            for ((which, new), (_, old)) in std::iter::zip(&new, &old) {
+                match (which, new, old) {
+                    (Which::Allow, None, _) => access.allow = None,
+                    (Which::Deny, None, _) => access.deny = None,
+                    // A tracker for a few is never one for all, not even until its list is read.
+                    (Which::Allow, Some(_), None) => access.allow = Some(Arc::default()),
+                    _ => {}
+                }
+            }
+        });
+        let lists = new.into_iter().filter_map(|(which, path)| {
+            let (path, seen) = (path?, None);
+            Some(List { which, path, seen })
+        });
+        let lists: Vec<List> = lists.collect();
+        (!lists.is_empty()).then(|| follow(self.door.clone(), lists, follows))
     }
 
     /// What shares the swarms with other btds until it is ended, and how it is. Nothing, if there is no store to do it by.
@@ -266,12 +317,12 @@ impl Tracked {
     }
 }
 
-async fn follow(door: Door, lists: Vec<List>) {
+/// Looks at the lists, at once and then again and again, for as long as `follows` says so.
+async fn follow(door: Door, lists: Vec<List>, follows: Arc<AtomicBool>) {
     // Kept here, whatever becomes of the thread that looks.
     let lists = Arc::new(Mutex::new(lists));
-    loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        let (lists, door) = (Arc::clone(&lists), door.clone());
+    while follows.load(Relaxed) {
+        let (lists, door, follows) = (Arc::clone(&lists), door.clone(), Arc::clone(&follows));
         // A file on a dead network mount must hold up nobody but its own list.
         let looked = blocking::run("btd-lists", move || {
             for list in lists.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
@@ -283,7 +334,11 @@ async fn follow(door: Door, lists: Vec<List>) {
                             "{} torrents in {path} ([tracker] {key}), which has changed",
                             hashes.len()
                         );
-                        door.change(|access| list.which.put(access, hashes));
+                        door.change(|access| {
+                            if follows.load(Relaxed) {
+                                list.which.put(access, hashes);
+                            }
+                        });
                     }
                     Some(Err(why)) => tracing::warn!(
                         "cannot read {path} ([tracker] {key}): {why} (what it said before goes on, and it is tried again when \
@@ -295,6 +350,7 @@ async fn follow(door: Door, lists: Vec<List>) {
         if let Err(error) = looked.await {
             tracing::debug!(%error, "no thread to look at the tracker's lists; tried again");
         }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
@@ -362,6 +418,62 @@ mod tests {
         tracked.on_change();
         tracked.tell_held(|| HashSet::from([InfoHash([7; 20])]));
         assert!(announced(&tracked).contains("8:interval"));
+    }
+
+    #[test]
+    fn lists_are_others_after_a_reload_and_a_new_list_is_never_open_to_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let list = |name: &str, hash: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, hash.repeat(20)).unwrap();
+            Some(path)
+        };
+        let mut tracked = Tracked::start(&config::Tracker::default()).expect("no lists");
+        let allowed = |tracked: &Tracked| {
+            let access = tracked.door.access.lock().unwrap();
+            access
+                .allow
+                .as_ref()
+                .map(|allow| allow.iter().copied().collect::<Vec<_>>())
+        };
+        tokio_uring::start(async {
+            let mut plan = config::Tracker {
+                allow: list("one", "01"),
+                ..config::Tracker::default()
+            };
+            let first = tracked.take_over(&plan).expect("there is a list now");
+            assert_eq!(allowed(&tracked), Some(Vec::new()), "closed until it is read");
+            let first = tokio::task::spawn_local(first);
+            let read = async |tracked: &Tracked, hash: u8| {
+                while allowed(tracked) != Some(vec![InfoHash([hash; 20])]) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            let within = Duration::from_secs(20);
+            tokio::time::timeout(within, read(&tracked, 1))
+                .await
+                .expect("it is read");
+            assert!(tracked.take_over(&plan).is_none(), "nothing is new");
+            plan.allow = list("two", "02");
+            let second = tracked.take_over(&plan).expect("another list");
+            assert_eq!(
+                allowed(&tracked),
+                Some(vec![InfoHash([1; 20])]),
+                "until the new one is read"
+            );
+            let second = tokio::task::spawn_local(second);
+            tokio::time::timeout(within, read(&tracked, 2))
+                .await
+                .expect("it is read");
+            // Who follows the old list has nothing to say any more, and ends.
+            list("one", "03").unwrap();
+            tokio::time::timeout(within, first).await.expect("it ends").unwrap();
+            assert_eq!(allowed(&tracked), Some(vec![InfoHash([2; 20])]));
+            plan.allow = None;
+            assert!(tracked.take_over(&plan).is_none(), "nothing to follow");
+            assert_eq!(allowed(&tracked), None);
+            tokio::time::timeout(within, second).await.expect("it ends").unwrap();
+        });
     }
 
     #[test]

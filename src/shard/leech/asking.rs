@@ -32,12 +32,7 @@ impl<D: Driver> Shard<D> {
     pub(in crate::shard) fn feed_thirsty(&mut self) {
         for _ in 0..self.thirsty.len() {
             let now = self.now;
-            if self
-                .settings
-                .download_pace
-                .as_ref()
-                .is_some_and(|pace| !pace.is_due(now))
-            {
+            if !self.settings.download_pace.is_due(now) {
                 return;
             }
             let Some(owner) = self.thirsty.pop_front() else {
@@ -120,7 +115,7 @@ impl<D: Driver> Shard<D> {
             alone: download.is_on_parole(leech.key),
         };
         let mut wanted = target - under_way;
-        if let Some(pace) = &self.settings.download_pace {
+        if let Some(pace) = self.settings.download_pace.limited() {
             // Not before those who wait already, and who are fed in turn.
             if !fed && !leech.thirsty && (!pace.is_due(now) || !self.thirsty.is_empty()) {
                 leech.thirsty = true;
@@ -159,7 +154,7 @@ impl<D: Driver> Shard<D> {
         if under_way == 0 && !picked.is_empty() {
             leech.depth.on_start(now);
         }
-        if let Some(pace) = &self.settings.download_pace {
+        if let Some(pace) = self.settings.download_pace.limited() {
             let asked = picked.iter().map(|block| u64::from(block.length())).sum();
             pace.charge(asked, now);
         }

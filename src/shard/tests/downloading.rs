@@ -364,8 +364,8 @@ fn torrent_that_is_removed_in_the_middle_leaves_nothing_behind() {
 fn peers_share_the_download_rate_and_are_asked_for_no_more() {
     const RATE: u64 = 500_000;
     let mut leeching = Leeching::with(8_000_000, 8 << 20);
-    let pace = Pace::new(std::num::NonZeroU64::new(RATE).unwrap(), leeching.fixture.now.get());
-    leeching.fixture.shard.settings.download_pace = Some(Arc::new(pace));
+    let pace = Pace::new(std::num::NonZeroU64::new(RATE), leeching.fixture.now.get());
+    leeching.fixture.shard.settings.download_pace = Arc::new(pace);
     let mut givers: Vec<Giver> = (0..3).map(|at| leeching.giver(2000 + at, FAST)).collect();
     givers.iter().for_each(|giver| leeching.say(giver, &Message::Unchoke));
     leeching.settle();

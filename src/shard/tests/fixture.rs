@@ -129,8 +129,8 @@ impl Fixture {
             choker: choker::Kind::default(),
             read_mode: ReadMode::Auto,
             files_max: 8,
-            upload_pace: None,
-            download_pace: None,
+            upload_pace: Arc::new(Pace::new(None, Instant::now())),
+            download_pace: Arc::new(Pace::new(None, Instant::now())),
             tracker: None,
             stats: Arc::new(Shared::default()),
         };

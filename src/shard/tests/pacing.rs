@@ -14,8 +14,8 @@ fn rate() -> NonZeroU64 {
 /// A shard that keeps to `RATE`, and so many peers that have asked for everything.
 fn limited(peers: usize) -> (Fixture, Vec<Far>) {
     let mut fixture = Fixture::single(LEN, 64);
-    let pace = Pace::new(rate(), fixture.now.get());
-    fixture.shard.settings.upload_pace = Some(Arc::new(pace));
+    let pace = Pace::new(Some(rate()), fixture.now.get());
+    fixture.shard.settings.upload_pace = Arc::new(pace);
     let fars: Vec<Far> = (0..peers).map(|_| fixture.unchoked(FAST)).collect();
     for far in &fars {
         fixture.request_all(far);
@@ -67,7 +67,7 @@ fn rate_of_one_torrent_leaves_the_others_alone() {
     let mut fixture = Fixture::single(LEN, 64);
     let other = Fixture::new(vec![("other".to_owned(), fixture.payload.clone(), false)], PIECE_LEN, 1);
     fixture.world.file("other", &fixture.payload);
-    other.torrent.keep_to(rate(), fixture.now.get());
+    other.torrent.keep_to(Some(rate()), fixture.now.get());
     fixture.shard.add(other.torrent.clone());
     let mut free = fixture.unchoked(FAST);
     let own = std::mem::replace(&mut fixture.torrent, other.torrent);
@@ -111,8 +111,8 @@ fn who_leaves_while_waiting_takes_nothing_from_the_others() {
 #[test]
 fn buffers_are_taken_back_from_the_slow_while_a_rate_is_kept_to() {
     let mut fixture = Fixture::single(LEN, 2);
-    let pace = Pace::new(rate(), fixture.now.get());
-    fixture.shard.settings.upload_pace = Some(Arc::new(pace));
+    let pace = Pace::new(Some(rate()), fixture.now.get());
+    fixture.shard.settings.upload_pace = Arc::new(pace);
     for piece in [0, 4] {
         let slow = fixture.unchoked(FAST);
         fixture.world.set_room(slow.id, Some(0));
@@ -127,4 +127,26 @@ fn buffers_are_taken_back_from_the_slow_while_a_rate_is_kept_to() {
     for far in &mut hungry {
         assert_eq!(heard(&fixture, far), LEN);
     }
+}
+
+#[test]
+fn those_who_wait_go_on_when_the_limit_is_lifted_and_wait_again_when_it_is_back() {
+    let (mut fixture, mut fars) = limited(3);
+    pass(&mut fixture, 2);
+    let pace = Arc::clone(&fixture.shard.settings.upload_pace);
+    pace.set(None);
+    pass(&mut fixture, 1);
+    for far in &mut fars {
+        assert_eq!(heard(&fixture, far), LEN, "nobody is left in the line");
+    }
+    assert!(fixture.shard.paced.is_empty());
+    pace.set(Some(rate()));
+    for far in &mut fars {
+        far.blocks.clear();
+        fixture.request_all(far);
+    }
+    pass(&mut fixture, 4);
+    let all: usize = fars.iter_mut().map(|far| heard(&fixture, far)).sum();
+    let exact = 4 * RATE as usize;
+    assert!(all.abs_diff(exact) < exact / 20, "{all} of {exact}");
 }

@@ -1,0 +1,139 @@
+//! The watch folders of a running btd: opened at the start, and opened and closed as a reload says.
+//!
+//! A folder keeps its number for as long as btd runs, and a number is never given to another: what a folder's threads tell
+//! after it was closed is told of a number that means nothing any more.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+
+use super::downloading;
+use crate::control::config::Watch;
+use crate::control::resolver::Resolver;
+use crate::control::watch;
+
+/// Tells which addresses the peers of a folder have.
+pub(super) type Resolved = mpsc::UnboundedSender<(usize, Vec<SocketAddr>)>;
+
+/// See the head of this file.
+pub(super) struct Folders {
+    all: Vec<Folder>,
+    told: mpsc::Sender<watch::Told>,
+    resolver: Arc<Resolver>,
+    resolved: Resolved,
+}
+
+struct Folder {
+    plan: Watch,
+    watches: JoinHandle<()>,
+    /// Looks up the names of its peers, if it has any.
+    resolves: Option<JoinHandle<()>>,
+    /// Told when nobody is where one of those names has led.
+    unreachable: Arc<Notify>,
+    /// Its first look is over.
+    is_scanned: bool,
+    is_closed: bool,
+}
+
+impl Folders {
+    /// None yet. What happens in them is told to `told`, where their peers are to `resolved`.
+    pub(super) fn new(told: mpsc::Sender<watch::Told>, resolver: Arc<Resolver>, resolved: Resolved) -> Self {
+        Self {
+            all: Vec::new(),
+            told,
+            resolver,
+            resolved,
+        }
+    }
+
+    /// Watches another one.
+    pub(super) fn open(&mut self, plan: Watch) {
+        let number = self.all.len();
+        let watched = watch::run(number, plan.dir.clone(), self.told.clone());
+        let unreachable = Arc::default();
+        self.all.push(Folder {
+            watches: tokio::task::spawn_local(watched),
+            resolves: self.resolve(number, &plan, &unreachable),
+            unreachable,
+            plan,
+            is_scanned: false,
+            is_closed: false,
+        });
+    }
+
+    /// Watches one no more.
+    pub(super) fn close(&mut self, number: usize) {
+        let folder = &mut self.all[number];
+        folder.is_closed = true;
+        folder.stop();
+    }
+
+    /// Watches none any more.
+    pub(super) fn close_all(&mut self) {
+        self.all.iter_mut().for_each(Folder::stop);
+    }
+
+    /// Changes what is planned for one, but not where it and its payload are.
+    pub(super) fn change(&mut self, number: usize, plan: Watch) {
+        let resolves = self.resolve(number, &plan, &self.all[number].unreachable);
+        let folder = &mut self.all[number];
+        if let Some(task) = std::mem::replace(&mut folder.resolves, resolves) {
+            task.abort();
+        }
+        folder.plan = plan;
+    }
+
+    /// What is planned for one, be it closed.
+    pub(super) fn plan(&self, number: usize) -> &Watch {
+        &self.all[number].plan
+    }
+
+    /// Those that are watched, with their numbers.
+    pub(super) fn open_ones(&self) -> impl Iterator<Item = (usize, &Watch)> {
+        let open = self.all.iter().enumerate().filter(|(_, folder)| !folder.is_closed);
+        open.map(|(number, folder)| (number, &folder.plan))
+    }
+
+    /// Whether one is watched.
+    pub(super) fn is_open(&self, number: usize) -> bool {
+        self.all.get(number).is_some_and(|folder| !folder.is_closed)
+    }
+
+    /// The first look at one is over.
+    pub(super) fn on_scanned(&mut self, number: usize) {
+        self.all[number].is_scanned = true;
+    }
+
+    /// Whether all were looked at once.
+    pub(super) fn all_scanned(&self) -> bool {
+        self.all.iter().all(|folder| folder.is_scanned || folder.is_closed)
+    }
+
+    /// Nobody is where a name of this folder's peers has led.
+    pub(super) fn on_unreachable(&self, number: usize) {
+        self.all[number].unreachable.notify_one();
+    }
+
+    fn resolve(&self, number: usize, plan: &Watch, unreachable: &Arc<Notify>) -> Option<JoinHandle<()>> {
+        (!plan.peers.is_empty()).then(|| {
+            tokio::task::spawn_local(downloading::resolve(
+                number,
+                plan.peers.clone(),
+                Arc::clone(&self.resolver),
+                Arc::clone(unreachable),
+                self.resolved.clone(),
+            ))
+        })
+    }
+}
+
+impl Folder {
+    fn stop(&mut self) {
+        self.watches.abort();
+        if let Some(task) = &self.resolves {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! What packages install: the manual, the configuration, and the Debian package, installed into a folder, used and purged.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use support::scratch::Scratch;
+use support::{cannot, installed};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn btd(arguments: &[&str], dir: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_btd"));
+    command.args(arguments).current_dir(dir).output().expect("run btd")
+}
+
+fn succeed(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{command:?}: {}:\n{said}", output.status);
+    said
+}
+
+#[test]
+fn configuration_of_the_packages_is_good() {
+    for file in ["config/btd.toml", "packaging/docker/btd.toml"] {
+        let output = btd(&["check-config", "--config", file], root());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{file}: {said}");
+    }
+}
+
+#[test]
+fn manual_is_what_groff_understands_without_a_word() {
+    if !installed("groff") {
+        return cannot("`groff` is not installed");
+    }
+    let scratch = Scratch::new("manual");
+    assert!(btd(&["man", "."], scratch.path()).status.success());
+    let mut pages = 0;
+    for entry in fs::read_dir(scratch.path()).expect("list the manual") {
+        let page = entry.expect("list the manual").path();
+        let output = Command::new("groff")
+            .args(["-man", "-Tutf8", "-ww", "-Kutf8"])
+            .arg(&page)
+            .output()
+            .expect("run groff");
+        let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            output.status.success() && complaints.is_empty(),
+            "{}:\n{complaints}",
+            page.display()
+        );
+        assert!(
+            String::from_utf8_lossy(&output.stdout).contains("btd"),
+            "{}",
+            page.display()
+        );
+        pages += 1;
+    }
+    assert!(pages > 10, "{pages}");
+}
+
+/// The tree of the Debian package, as `packaging/build-deb` and cargo-deb lay it out, with the binary under test.
+fn lay_out(scratch: &Scratch) -> PathBuf {
+    let (made, tree) = (scratch.dir("made"), scratch.dir("tree"));
+    let (man, completions) = (scratch.dir("made/man"), scratch.dir("made/completions"));
+    assert!(btd(&["man", man.to_str().expect("UTF-8")], root()).status.success());
+    for page in fs::read_dir(&man).expect("list the manual") {
+        succeed(
+            Command::new("gzip")
+                .arg("-9n")
+                .arg(page.expect("list the manual").path()),
+        );
+    }
+    for (shell, name) in [("bash", "btd"), ("zsh", "_btd"), ("fish", "btd.fish")] {
+        let script = btd(&["completions", shell], root()).stdout;
+        fs::write(completions.join(name), script).expect("write completions");
+    }
+    let manifest: toml::Table = fs::read_to_string(root().join("Cargo.toml"))
+        .expect("read Cargo.toml")
+        .parse()
+        .expect("TOML");
+    let assets = &manifest["package"]["metadata"]["deb"]["assets"];
+    for asset in assets.as_array().expect("assets") {
+        let (from, to, mode) = (&asset[0], &asset[1], &asset[2]);
+        let [from, to, mode] = [from, to, mode].map(|text| text.as_str().expect("a string"));
+        let files: Vec<PathBuf> = match (from, from.strip_prefix("target/package/")) {
+            ("target/release/btd", _) => vec![PathBuf::from(env!("CARGO_BIN_EXE_btd"))],
+            (_, Some(made_file)) if made_file.contains('*') => {
+                let (dir, pattern) = made_file.rsplit_once('/').expect("a folder");
+                let end = pattern.trim_start_matches('*');
+                let files = fs::read_dir(made.join(dir)).expect("list what was made").flatten();
+                files
+                    .map(|file| file.path())
+                    .filter(|file| file.to_string_lossy().ends_with(end))
+                    .collect()
+            }
+            (_, Some(made_file)) => vec![made.join(made_file)],
+            (from, None) => vec![root().join(from)],
+        };
+        assert!(!files.is_empty(), "{from} is nothing");
+        for file in files {
+            let target = tree.join(to).join(file.file_name().expect("a name"));
+            fs::create_dir_all(target.parent().expect("a folder")).expect("make a folder");
+            succeed(Command::new("install").arg(format!("-m{mode}")).arg(&file).arg(&target));
+        }
+    }
+    let control = scratch.dir("tree/DEBIAN");
+    let text =
+        "Package: btd\nVersion: 0.0.1\nArchitecture: all\nMaintainer: btd <btd@localhost>\nDescription: under test\n";
+    fs::write(control.join("control"), text).expect("write the control file");
+    fs::write(control.join("conffiles"), "/etc/btd/btd.toml\n").expect("write the list");
+    for script in ["postinst", "prerm", "postrm"] {
+        let from = root().join("packaging/debian").join(script);
+        succeed(Command::new("sh").arg("-n").arg(&from));
+        succeed(
+            Command::new("install")
+                .arg("-m755")
+                .arg(&from)
+                .arg(control.join(script)),
+        );
+    }
+    tree
+}
+
+#[test]
+fn debian_package_is_installed_used_and_purged_and_leaves_payload_alone() {
+    if !installed("dpkg") || !rustix::process::geteuid().is_root() {
+        return cannot("installing a package needs `dpkg` and root");
+    }
+    let scratch = Scratch::new("package");
+    let tree = lay_out(&scratch);
+    let package = scratch.path().join("btd.deb");
+    succeed(
+        Command::new("dpkg-deb")
+            .args(["--root-owner-group", "--build"])
+            .arg(&tree)
+            .arg(&package),
+    );
+    let system = scratch.dir("system");
+    for dir in ["var/lib/dpkg/info", "var/lib/dpkg/updates", "etc", "run", "tmp"] {
+        scratch.dir(&format!("system/{dir}"));
+    }
+    fs::write(system.join("var/lib/dpkg/status"), "").expect("write dpkg's status");
+    let dpkg = |arguments: &[&str]| {
+        let mut command = Command::new("dpkg");
+        command
+            .arg(format!("--root={}", system.display()))
+            .arg("--force-script-chrootless");
+        succeed(command.args(arguments))
+    };
+    dpkg(&["--install", package.to_str().expect("UTF-8")]);
+
+    let program = system.join("usr/bin/btd");
+    let config = system.join("etc/btd/btd.toml");
+    let said = succeed(Command::new(&program).args(["check-config", "--config"]).arg(&config));
+    assert!(said.contains("good"), "{said}");
+    for file in [
+        "usr/lib/systemd/system/btd.service",
+        "usr/lib/systemd/system/btd@.service",
+        "usr/share/man/man1/btd.1.gz",
+        "usr/share/man/man5/btd.toml.5.gz",
+        "usr/share/bash-completion/completions/btd",
+    ] {
+        assert!(system.join(file).is_file(), "{file} is not installed");
+    }
+    if installed("systemd-sysusers") {
+        let users = fs::read_to_string(system.join("etc/passwd")).expect("read the accounts");
+        assert!(users.lines().any(|line| line.starts_with("btd:")), "{users}");
+        assert!(
+            system.join("srv/torrents/watch").is_dir(),
+            "the folders of the configuration"
+        );
+    }
+    // btd has run, and there is payload.
+    let (state, payload) = (
+        scratch.dir("system/var/lib/btd"),
+        scratch.dir("system/srv/torrents/data"),
+    );
+    fs::write(state.join("session.redb"), "x").expect("write");
+    fs::write(payload.join("payload"), "x").expect("write");
+    dpkg(&["--remove", "btd"]);
+    assert!(!program.exists() && config.exists() && state.exists());
+    dpkg(&["--purge", "btd"]);
+    assert!(!config.exists() && !state.exists());
+    assert!(payload.join("payload").exists(), "payload is the user's");
+}

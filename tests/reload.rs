@@ -1,0 +1,387 @@
+//! SIGHUP: what the configuration says is in force at once, and nobody who is connected notices.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use support::btd::{Btd, Config};
+use support::leech::{Leech, Source};
+use support::payload::Payload;
+use support::scratch::Scratch;
+use support::stub_tracker::StubTracker;
+use support::torrent::Torrent;
+use support::{http, wait_for, within};
+
+/// Long enough for a machine that runs all tests at once.
+const SECONDS: u64 = 60;
+const OK: &str = "btd_config_reloads_total{result=\"ok\"}";
+const REFUSED: &str = "btd_config_reloads_total{result=\"refused\"}";
+
+/// Has btd read this configuration, and waits until it has.
+fn reload(btd: &Btd, home: &Path, toml: &str) {
+    let before = btd.metric(OK);
+    ask(btd, home, toml, OK, before);
+    assert_eq!(btd.metric("btd_config_reload_ok"), 1.0);
+}
+
+/// The same with one that is refused.
+fn refuse(btd: &Btd, home: &Path, toml: &str) {
+    let before = btd.metric(REFUSED);
+    ask(btd, home, toml, REFUSED, before);
+    assert_eq!(btd.metric("btd_config_reload_ok"), 0.0);
+}
+
+fn ask(btd: &Btd, home: &Path, toml: &str, counter: &str, before: f64) {
+    fs::write(home.join("btd.toml"), toml).expect("write a configuration");
+    btd.process.signal(Signal::HUP);
+    wait_for(&format!("{counter} grows"), within(SECONDS), || {
+        (btd.metric(counter) > before).then_some(())
+    });
+}
+
+fn log_has(btd: &Btd, text: &str) {
+    wait_for(&format!("the log says {text:?}"), within(SECONDS), || {
+        btd.process.log().contains(text).then_some(())
+    });
+}
+
+fn wait_for_torrents(btd: &Btd, state: &str, count: usize) {
+    let name = format!("btd_torrents{{state=\"{state}\"}}");
+    wait_for(&format!("{count} torrents are {state}"), within(SECONDS), || {
+        (btd.metric(&name) == count as f64).then_some(())
+    });
+}
+
+/// `key = value` lines of a section that is written at the end of a configuration.
+fn limits(lines: &str) -> String {
+    format!("[limits]\n{lines}\n")
+}
+
+const MIB: u64 = 1 << 20;
+
+/// One file of so many MiB.
+fn files(mib: u64) -> Vec<(String, u64)> {
+    vec![("folder/payload.bin".to_owned(), mib * MIB)]
+}
+
+#[test]
+fn transfer_goes_on_through_ten_reloads_and_each_upload_rate_is_kept_to_from_then_on() {
+    const SLOW: u64 = 2_000_000;
+    let slow = limits("upload-rate = \"2 MB/s\"");
+    let source = Source::start_with("reloads", &files(48), 256 << 10, &slow);
+    let leech = Leech::from(&source.scratch, "leech", &source.torrent, vec![source.btd.peers]);
+    let home = source.scratch.path().join("seed");
+    let seed = Config {
+        shards: 1,
+        watch: vec![(
+            source.scratch.path().join("seed-watch"),
+            source.scratch.path().join("seed-data"),
+        )],
+        ..Config::default()
+    };
+    let toml = |more: &str| seed.to_toml() + "\n" + more;
+    let uploaded = || source.btd.metric("btd_uploaded_bytes_total");
+    wait_for("the transfer is under way", within(SECONDS), || {
+        (uploaded() > MIB as f64).then_some(())
+    });
+
+    // Each of them changes something, and the rate stays.
+    let (begun, from) = (Instant::now(), uploaded());
+    for round in 0..10 {
+        let slots = format!("upload-rate = \"2 MB/s\"\nupload-slots = {}", 10 + round);
+        reload(&source.btd, &home, &toml(&limits(&slots)));
+    }
+    wait_for("three seconds of upload", within(SECONDS), || {
+        (uploaded() - from > 3.0 * SLOW as f64).then_some(())
+    });
+    let rate = (uploaded() - from) / begun.elapsed().as_secs_f64();
+    assert!(rate < 1.2 * SLOW as f64, "{rate} bytes a second through ten reloads");
+    assert!(
+        leech.btd.metric("btd_torrents{state=\"downloading\"}") > 0.0,
+        "it is not over yet"
+    );
+
+    // Without a limit the rest comes at once: at the old rate it would take more than fifteen seconds.
+    reload(&source.btd, &home, &toml(""));
+    let (begun, left) = (Instant::now(), 48.0 * MIB as f64 - uploaded());
+    leech.check(&source.payload);
+    let rate = left / begun.elapsed().as_secs_f64();
+    assert!(
+        rate > 2.0 * SLOW as f64,
+        "{rate} bytes a second of {left} after the limit was lifted"
+    );
+    assert_eq!(
+        source.btd.metric("btd_connections_accepted_total"),
+        1.0,
+        "nobody had to come again"
+    );
+    source.btd.stop();
+    leech.btd.stop();
+}
+
+#[test]
+fn configuration_with_a_mistake_changes_nothing_and_is_told_with_its_line() {
+    let slow = limits("upload-rate = \"1 MB/s\"");
+    let source = Source::start_with("typo", &files(1), 256 << 10, &slow);
+    let home = source.scratch.path().join("seed");
+    let good = fs::read_to_string(home.join("btd.toml")).expect("read the configuration");
+    assert_eq!(
+        source.btd.metric("btd_config_reload_ok"),
+        1.0,
+        "that of the start is good"
+    );
+    // Its watch folder is gone as well: nothing of it is taken over.
+    let bad = good
+        .replace("[[watch]]", "[[watsch]]")
+        .replace("upload-rate", "uplaod-rate");
+    let line = bad
+        .lines()
+        .position(|line| line.contains("uplaod-rate"))
+        .expect("a line")
+        + 1;
+    refuse(&source.btd, &home, &bad);
+    log_has(&source.btd, "btd goes on with the configuration it had");
+    log_has(&source.btd, &format!("btd.toml:{line}"));
+    log_has(&source.btd, "did you mean \"upload-rate\"?");
+    assert_eq!(source.btd.metric("btd_torrents{state=\"seeding\"}"), 1.0);
+
+    fs::remove_file(home.join("btd.toml")).expect("remove the configuration");
+    let before = source.btd.metric(REFUSED);
+    source.btd.process.signal(Signal::HUP);
+    wait_for("a file that is gone is refused", within(SECONDS), || {
+        (source.btd.metric(REFUSED) > before).then_some(())
+    });
+    reload(&source.btd, &home, &good);
+    let leech = Leech::from(&source.scratch, "leech", &source.torrent, vec![source.btd.peers]);
+    leech.check(&source.payload);
+    source.btd.stop();
+    leech.btd.stop();
+}
+
+/// A btd of a test's own, and folders for it.
+struct Home {
+    scratch: Scratch,
+}
+
+impl Home {
+    fn new(name: &str) -> Self {
+        Self {
+            scratch: Scratch::new(name),
+        }
+    }
+
+    /// A watch folder with one torrent, and its data folder with or without the payload. The payload's seed is in its name.
+    fn watch(&self, name: &str, has_payload: bool) -> (PathBuf, PathBuf) {
+        let (watch, data) = (
+            self.scratch.dir(&format!("{name}-watch")),
+            self.scratch.dir(&format!("{name}-data")),
+        );
+        let source = self.scratch.dir("source");
+        let seed = name.bytes().map(u64::from).sum();
+        let payload = Payload::make(&source, name, seed, &[(name.to_owned(), 3 * MIB)]);
+        Torrent::create(&payload.path(), 64 << 10, watch.join(format!("{name}.torrent")));
+        if has_payload {
+            fs::copy(payload.path(), data.join(name)).expect("copy a payload");
+        }
+        (watch, data)
+    }
+
+    fn path(&self) -> &Path {
+        self.scratch.path()
+    }
+}
+
+fn config(watch: &[&(PathBuf, PathBuf)], more: &str) -> Config {
+    Config {
+        watch: watch.iter().copied().cloned().collect(),
+        more: more.to_owned(),
+        ..Config::default()
+    }
+}
+
+#[test]
+fn watch_folders_come_go_and_change_their_payload() {
+    let home = Home::new("folders");
+    let (one, two) = (home.watch("one", true), home.watch("two", true));
+    let btd = Btd::start(home.path(), &config(&[&one], ""));
+    btd.wait_seeding(1);
+    // Another one is served, also to who watches it later.
+    reload(&btd, home.path(), &config(&[&one, &two], "").to_toml());
+    wait_for_torrents(&btd, "seeding", 2);
+    let three = home.watch("three", true);
+    fs::copy(three.0.join("three.torrent"), two.0.join("three.torrent")).expect("copy a torrent");
+    fs::copy(three.1.join("three"), two.1.join("three")).expect("copy a payload");
+    wait_for_torrents(&btd, "seeding", 3);
+    // One that is gone is served no more, and what happens in it is nobody's business.
+    reload(&btd, home.path(), &config(&[&two], "").to_toml());
+    wait_for_torrents(&btd, "seeding", 2);
+    log_has(&btd, "removed \"one\"");
+    fs::copy(three.0.join("three.torrent"), one.0.join("three.torrent")).expect("copy a torrent");
+    // Its payload is elsewhere: what is known of it is forgotten, and it is looked for there.
+    let moved = (two.0.clone(), three.1.clone());
+    reload(&btd, home.path(), &config(&[&moved], "").to_toml());
+    wait_for_torrents(&btd, "missing", 1);
+    wait_for_torrents(&btd, "seeding", 1);
+    log_has(&btd, "nothing to seed of \"two\"");
+    // And one that comes back is served as if it had never been away.
+    reload(&btd, home.path(), &config(&[&one, &two], "").to_toml());
+    wait_for_torrents(&btd, "seeding", 3);
+    btd.stop();
+}
+
+#[test]
+fn peers_that_a_reload_names_are_downloaded_from() {
+    let home = Home::new("peers");
+    let (there, lacking) = (
+        home.watch("payload", true),
+        (home.scratch.dir("watch"), home.scratch.dir("data")),
+    );
+    fs::copy(there.0.join("payload.torrent"), lacking.0.join("payload.torrent")).expect("copy a torrent");
+    // The first half of it is there: a part is served, and there is nobody to have the rest from.
+    let payload = fs::read(there.1.join("payload")).expect("read a payload");
+    fs::write(lacking.1.join("payload"), &payload[..payload.len() / 2]).expect("write half a payload");
+    let seed = Btd::start(&home.scratch.dir("seed"), &config(&[&there], ""));
+    seed.wait_seeding(1);
+    let mut plan = config(&[&lacking], "");
+    let btd = Btd::start(home.path(), &plan);
+    wait_for_torrents(&btd, "partial", 1);
+    plan.peers = vec![seed.peers];
+    reload(&btd, home.path(), &plan.to_toml());
+    btd.wait_seeding(1);
+    assert!(fs::read(lacking.1.join("payload")).expect("read a payload") == payload);
+    btd.stop();
+    seed.stop();
+}
+
+#[test]
+fn trackers_of_the_configuration_are_told_when_they_come_and_when_they_go() {
+    let reply = "d8:intervali1800e5:peers0:e";
+    let (first, second) = (StubTracker::saying(reply), StubTracker::saying(reply));
+    let home = Home::new("trackers");
+    let watch = home.watch("payload", true);
+    let announce = |trackers: &[&StubTracker]| {
+        let urls: Vec<String> = trackers.iter().map(|tracker| tracker.url()).collect();
+        config(
+            &[&watch],
+            &format!("[announce]\nallow-private = true\ntrackers = {urls:?}\n"),
+        )
+    };
+    let heard = |tracker: &StubTracker, event: &str| {
+        wait_for(event, within(SECONDS), || {
+            (!tracker.with_event(event).is_empty()).then_some(())
+        });
+    };
+    let btd = Btd::start(home.path(), &announce(&[&first]));
+    heard(&first, "started");
+    reload(&btd, home.path(), &announce(&[&second]).to_toml());
+    heard(&second, "started");
+    heard(&first, "stopped");
+    assert!(second.with_event("stopped").is_empty());
+    // What stays the same is not told anew.
+    reload(&btd, home.path(), &announce(&[&second]).to_toml());
+    reload(&btd, home.path(), &announce(&[]).to_toml());
+    heard(&second, "stopped");
+    assert_eq!(
+        (second.with_event("started").len(), second.with_event("stopped").len()),
+        (1, 1)
+    );
+    btd.stop();
+}
+
+#[test]
+fn tracker_is_for_the_torrents_of_the_list_that_a_reload_names() {
+    let home = Home::new("lists");
+    let list = |name: &str, hash: &str| fs::write(home.path().join(name), hash.repeat(20)).expect("write a list");
+    list("one", "01");
+    list("two", "02");
+    let plan = |more: &str| config(&[], &format!("[tracker]\nhttp = \"127.0.0.1:0\"\n{more}\n"));
+    let btd = Btd::start(home.path(), &plan("allow = \"one\""));
+    let tracker = btd.tracker_http.expect("a tracker");
+    let serves = |hash: &str| {
+        let path = format!(
+            "/announce?info_hash={}&peer_id={}&port=1",
+            hash.repeat(20),
+            "%07".repeat(20)
+        );
+        !http::get(tracker, &path)
+            .expect("the tracker answers")
+            .text()
+            .contains("failure")
+    };
+    let becomes = |one: bool, two: bool| {
+        wait_for(&format!("torrents are served: {one} {two}"), within(SECONDS), || {
+            (serves("%01") == one && serves("%02") == two).then_some(())
+        });
+    };
+    becomes(true, false);
+    reload(&btd, home.path(), &plan("allow = \"two\"").to_toml());
+    becomes(false, true);
+    // A list that cannot be read is refused, and the tracker stays as it is.
+    refuse(&btd, home.path(), &plan("allow = \"nowhere\"").to_toml());
+    becomes(false, true);
+    reload(&btd, home.path(), &plan("deny = \"two\"").to_toml());
+    becomes(true, false);
+    reload(&btd, home.path(), &plan("private = true").to_toml());
+    becomes(false, false);
+    reload(&btd, home.path(), &plan("").to_toml());
+    becomes(true, true);
+    btd.stop();
+}
+
+#[test]
+fn log_level_is_that_of_the_configuration_and_what_needs_a_restart_is_named() {
+    let home = Home::new("level");
+    let watch = home.watch("payload", true);
+    let plan = config(&[&watch], "");
+    let with = |level: &str, more: &str| format!("log-level = {level:?}\n{}{more}", plan.to_toml());
+    fs::write(home.path().join("btd.toml"), with("warn", "")).expect("write a configuration");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_btd"));
+    command
+        .args(["--config", "btd.toml"])
+        .env_remove("RUST_LOG")
+        .current_dir(home.path());
+    let btd = Btd::start_by(&mut command, home.path(), &plan);
+    btd.wait_seeding(1);
+    assert_eq!(btd.process.log(), "", "there was nothing to warn of");
+    reload(
+        &btd,
+        home.path(),
+        &with("debug", "[storage]\ncache-size = \"64 MiB\"\n"),
+    );
+    log_has(&btd, "but for what needs a restart: storage.cache-size");
+    support::touch(&watch.0.join("payload.torrent"));
+    log_has(&btd, "DEBUG");
+    log_has(&btd, "checking \"payload\"");
+    reload(&btd, home.path(), &with("error", ""));
+    let len = btd.process.log().len();
+    reload(
+        &btd,
+        home.path(),
+        &with("error", "[storage]\ncache-size = \"64 MiB\"\n"),
+    );
+    assert_eq!(btd.process.log().len(), len, "a warning at the level of errors");
+    btd.stop();
+}
+
+#[test]
+fn hangups_that_come_faster_than_they_are_read_cost_nobody_his_connection() {
+    let source = Source::start_with("storm", &files(8), 256 << 10, &limits("upload-rate = \"2 MB/s\""));
+    let leech = Leech::from(&source.scratch, "leech", &source.torrent, vec![source.btd.peers]);
+    let until = Instant::now() + Duration::from_secs(2);
+    let mut hangups = 0;
+    while Instant::now() < until {
+        source.btd.process.signal(Signal::HUP);
+        leech.btd.process.signal(Signal::HUP);
+        hangups += 1;
+    }
+    leech.check(&source.payload);
+    eprintln!("{hangups} hangups were {} reloads", source.btd.metric(OK));
+    assert!(source.btd.metric(OK) >= 1.0);
+    assert_eq!(source.btd.metric("btd_connections_accepted_total"), 1.0);
+    source.btd.stop();
+    leech.btd.stop();
+}
