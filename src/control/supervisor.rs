@@ -6,6 +6,7 @@
 
 mod downloading;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::Path;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 use super::announce::{Announcer, Found as FoundPeers, Sources};
@@ -209,6 +210,8 @@ struct Supervisor<'a> {
     disk_done: mpsc::UnboundedReceiver<downloads::Done>,
     /// Addresses of the peers that the configuration names, by watch folder.
     peers: downloads::Peers,
+    /// Told when nobody is where a name of a folder's peers has led.
+    unreachable: HashMap<usize, Arc<Notify>>,
     resolved: mpsc::UnboundedReceiver<(usize, Vec<SocketAddr>)>,
     announcer: Announcer,
     peers_found: mpsc::UnboundedReceiver<FoundPeers>,
@@ -293,6 +296,7 @@ impl<'a> Supervisor<'a> {
         };
         let resolver = Resolver::new();
         let (found, resolved) = mpsc::unbounded_channel();
+        let mut unreachable = HashMap::new();
         for (folder, watch) in config
             .watch
             .iter()
@@ -303,6 +307,7 @@ impl<'a> Supervisor<'a> {
                 folder,
                 watch.peers.clone(),
                 Arc::clone(&resolver),
+                Arc::clone(unreachable.entry(folder).or_default()),
                 found.clone(),
             )));
         }
@@ -343,6 +348,7 @@ impl<'a> Supervisor<'a> {
             events,
             disk_done,
             peers: downloads::Peers::new(),
+            unreachable,
             resolved,
             announcer,
             peers_found,
