@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use btd_fuzz::tracker::sharing::{Batch, Cursor, MESSAGE_LEN_MAX, encode};
+use btd_fuzz::tracker::sharing::{Batch, Cursor, Departed, MESSAGE_LEN_MAX, encode};
 use btd_fuzz::tracker::{HostnameRule, Settings, Tracker};
 use libfuzzer_sys::fuzz_target;
 
@@ -24,7 +24,7 @@ fuzz_target!(|input: &[u8]| {
     let now = Instant::now();
     let heard = tracker(now);
     let mut worker = heard.worker(1);
-    let learnt = heard.learn_message(&mut worker, &SELF, input, now);
+    let learnt = heard.learn_message(&mut worker, &SELF, input, &mut Departed::default(), now);
     let totals = heard.totals();
     let Ok(learnt) = learnt else {
         assert_eq!(totals.swarms, 0, "a part of it was taken in");
@@ -41,7 +41,8 @@ fuzz_target!(|input: &[u8]| {
     let mut worker = told.worker(1);
     for message in encode(&batch, &OTHER, unit) {
         assert!(message.len() <= MESSAGE_LEN_MAX);
-        let learnt = told.learn_message(&mut worker, &SELF, &message, now).expect("a message of our own");
+        let learnt = told.learn_message(&mut worker, &SELF, &message, &mut Departed::default(), now);
+        let learnt = learnt.expect("a message of our own");
         assert_eq!((learnt.bad, learnt.refused), (0, 0));
     }
     let again = told.totals();

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 /// An IP address and a port that is not 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Address {
     V4([u8; 6]),
     V6([u8; 18]),

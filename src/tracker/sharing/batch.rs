@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::member::{member, read_member};
+use super::member::member;
 use super::outbox::{Update, What};
 use crate::proto::InfoHash;
 use crate::tracker::address::Address;
@@ -115,14 +115,6 @@ impl Batch {
                 self.peers -= before - swarm.peers.len();
             }
         }
-    }
-
-    /// Whether it says that the peer has left that a member of a torrent's set stands for.
-    #[must_use]
-    pub fn has_left(&self, info_hash: &InfoHash, member: &[u8]) -> bool {
-        let swarm = self.swarms.get(info_hash).filter(|swarm| !swarm.peers.is_empty());
-        let change = swarm.and_then(|swarm| swarm.peers.get(&read_member(member)?.0));
-        change.is_some_and(Change::is_left)
     }
 
     /// Says how long ago those have left that have, at the moment `now`. Who left longer ago than anybody is remembered is

@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use super::batch::To;
+use super::departed::Departed;
 use super::member::{DOWNLOADS, SCORE_LEAST, read_member, read_score};
 use super::message::{BadMessage, Message, SenderId};
 use crate::proto::InfoHash;
@@ -38,7 +39,7 @@ impl Learnt {
 }
 
 impl Tracker {
-    /// Takes in a message, unless it comes from `own`: then nothing is learnt.
+    /// Takes in a message, unless it comes from `own`: then nothing is learnt. Who has left here of late is not taken in.
     ///
     /// # Errors
     /// It is none.
@@ -47,6 +48,7 @@ impl Tracker {
         worker: &mut Worker,
         own: &SenderId,
         message: &[u8],
+        departed: &mut Departed,
         now: Instant,
     ) -> Result<Learnt, BadMessage> {
         let message = Message::parse(message)?;
@@ -87,8 +89,14 @@ impl Tracker {
                     is_completion,
                     age,
                 } => {
-                    let peer = (address, record.name, is_seeder);
-                    self.learn(worker, info_hash, peer, (units(age), is_completion), now, &mut learnt);
+                    let (peer, age) = ((address, record.name, is_seeder), units(age));
+                    if age == 0 {
+                        departed.forget(info_hash, &address);
+                    } else if departed.outweighs(info_hash, &address, (age, self.store.unit_ms()), now) {
+                        learnt.known += 1;
+                        return;
+                    }
+                    self.learn(worker, info_hash, peer, (age, is_completion), now, &mut learnt);
                 }
             }
         });
@@ -101,6 +109,7 @@ impl Tracker {
         worker: &mut Worker,
         info_hash: &InfoHash,
         (member, score): (&[u8], f64),
+        departed: &mut Departed,
         now_ms: u64,
         now: Instant,
     ) -> Learnt {
@@ -121,6 +130,10 @@ impl Tracker {
         let age = lifetime.saturating_sub(left_ms) / self.store.unit_ms();
         // Never 0: this is no announce, and what was announced here meanwhile is younger.
         let age = u8::try_from(age).unwrap_or(u8::MAX).max(1);
+        if departed.outweighs(info_hash, &address, (age, self.store.unit_ms()), now) {
+            learnt.known += 1;
+            return learnt;
+        }
         self.learn(
             worker,
             info_hash,

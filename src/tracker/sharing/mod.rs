@@ -9,7 +9,7 @@
 //! takes that looks it up. `known` goes through all that is here, for others that have lost it.
 //!
 //! What is told late has an age, be it of who has come or of who has left, and takes the place of nothing younger: not here,
-//! not elsewhere, not in the sets.
+//! not elsewhere, not in the sets. Who was away meanwhile and tells of somebody who has left is told so (`departed`).
 //!
 //! A scrape asks nobody. What others have heard since this tracker runs is here already, and the rest comes with the torrent's
 //! first announce. To look it up for a scrape would let anybody have the sets asked for, by 74 made-up torrents a datagram,
@@ -18,6 +18,7 @@
 //! Deliberately not here: connections, and the engine that keeps the sets.
 
 mod batch;
+mod departed;
 mod known;
 mod learn;
 mod member;
@@ -25,6 +26,7 @@ mod message;
 mod outbox;
 
 pub use batch::{Batch, Peer, Shared};
+pub use departed::Departed;
 pub use known::Cursor;
 pub use learn::Learnt;
 pub use member::{DOWNLOADS, SCORE_LEAST, score};

@@ -20,6 +20,7 @@ struct World {
     worker: Worker,
     id: SenderId,
     wakes: Arc<AtomicUsize>,
+    departed: Departed,
     now: Instant,
 }
 
@@ -36,6 +37,7 @@ impl World {
             tracker,
             id: [id; 16],
             wakes,
+            departed: Departed::default(),
             now,
         }
     }
@@ -58,7 +60,10 @@ impl World {
         let (mut updates, mut batch) = (Vec::new(), Batch::default());
         self.tracker.take_updates(&mut updates);
         let asked = updates.iter().filter_map(Update::asks_for).collect();
-        updates.into_iter().for_each(|update| batch.add(update));
+        for update in updates {
+            self.departed.note(&update);
+            batch.add(update);
+        }
         (batch, asked)
     }
 
@@ -72,7 +77,7 @@ impl World {
         for message in messages {
             let heard = self
                 .tracker
-                .learn_message(&mut self.worker, &self.id, message, self.now);
+                .learn_message(&mut self.worker, &self.id, message, &mut self.departed, self.now);
             learnt.add(heard.expect("a message"));
         }
         learnt
@@ -107,17 +112,25 @@ impl World {
                     let left = lifetime - self.tracker.time_of_age(age);
                     let score = score(NOW_MS + left.as_millis() as u64, is_seeder) as f64;
                     let member = (&member[..], score);
-                    learnt.add(
-                        self.tracker
-                            .learn_member(&mut self.worker, info_hash, member, NOW_MS, self.now),
-                    );
+                    learnt.add(self.tracker.learn_member(
+                        &mut self.worker,
+                        info_hash,
+                        member,
+                        &mut self.departed,
+                        NOW_MS,
+                        self.now,
+                    ));
                 }
             }
             let downloads = (DOWNLOADS, f64::from(swarm.downloaded));
-            learnt.add(
-                self.tracker
-                    .learn_member(&mut self.worker, info_hash, downloads, NOW_MS, self.now),
-            );
+            learnt.add(self.tracker.learn_member(
+                &mut self.worker,
+                info_hash,
+                downloads,
+                &mut self.departed,
+                NOW_MS,
+                self.now,
+            ));
         }
         learnt
     }

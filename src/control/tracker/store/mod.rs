@@ -19,7 +19,9 @@ mod keys;
 mod link;
 mod session;
 
+use std::cell::RefCell;
 use std::collections::HashSet;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -32,7 +34,7 @@ use crate::control::config::StoreUrl;
 use crate::control::resolver::Resolver;
 use crate::proto::InfoHash;
 use crate::tracker::Tracker;
-use crate::tracker::sharing::{Batch, OUTBOX_MAX, SenderId, Update};
+use crate::tracker::sharing::{Batch, Departed, OUTBOX_MAX, SenderId, Update};
 use dial::Dial;
 use figures::Figures;
 use link::Link;
@@ -98,6 +100,8 @@ pub(in crate::control) struct Sharing {
     updates: Vec<Update>,
     /// What is still to be told.
     pending: Batch,
+    /// Who has left here of late.
+    departed: Rc<RefCell<Departed>>,
     /// Torrents whose keys hold what would be too long for us.
     spurned: HashSet<InfoHash>,
 }
@@ -120,6 +124,7 @@ impl Sharing {
             figures: Figures::new(),
             updates: Vec::new(),
             pending: Batch::default(),
+            departed: Rc::default(),
             spurned: HashSet::new(),
         }
     }
@@ -227,6 +232,7 @@ impl Sharing {
     /// Adds an update to what is to be told, unless there is so much of it already and nobody would tell it again. One that is
     /// told again takes back what it must, and does not stay for long.
     fn keep(&mut self, update: Update, max: usize) {
+        self.departed.borrow_mut().note(&update);
         if update.is_told_once() && self.pending.weight() >= max {
             self.figures.drop_pending();
         } else {

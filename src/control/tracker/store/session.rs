@@ -6,14 +6,18 @@
 //! they could be taken in, all torrents are looked up once more: then only who has left meanwhile is not known to have. Nothing
 //! of this is one long piece of work: between two parts updates are told.
 //!
-//! What is pending stays so until the store has acknowledged all of it, however the connection ends.
+//! What is pending stays so until the store has acknowledged all of it, however the connection ends. Who was away when it was
+//! told, and tells of a peer that has left since, is told so once more.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, Pipeline, Value, cmd};
+use tokio::sync::Notify;
 use tokio::sync::mpsc::Receiver;
 
 use super::guard::Exceeded;
@@ -21,7 +25,7 @@ use super::keys::{LookUp, Moment, writes};
 use super::link::{Gone, Link, plain, text_of};
 use super::{GATHER, PENDING_MAX_IN_ALL, SPURNED_MAX, Sharing, random};
 use crate::proto::InfoHash;
-use crate::tracker::sharing::{Batch, Cursor, DOWNLOADS, SenderId, encode};
+use crate::tracker::sharing::{Batch, Cursor, DOWNLOADS, Departed, SenderId, encode};
 use crate::tracker::{Tracker, Worker};
 
 /// Commands that are sent together.
@@ -82,7 +86,8 @@ impl Sharing {
         let driver = link.driver.take().expect("a connection that is new");
         let inbox = link.inbox.take().expect("a connection that is new");
         let seed = u64::from_le_bytes(random());
-        let hearing = hear(Arc::clone(&self.tracker), self.id, inbox);
+        let (departed, news) = (Rc::clone(&self.departed), Arc::clone(&self.news));
+        let hearing = hear((Arc::clone(&self.tracker), self.id), inbox, departed, news);
         let mut session = Session {
             worker: self.tracker.worker(seed),
             sharing: self,
@@ -121,11 +126,24 @@ impl Sharing {
 }
 
 /// Takes in what is heard.
-async fn hear(tracker: Arc<Tracker>, id: SenderId, mut inbox: Receiver<Vec<u8>>) {
+async fn hear(
+    (tracker, id): (Arc<Tracker>, SenderId),
+    mut inbox: Receiver<Vec<u8>>,
+    departed: Rc<RefCell<Departed>>,
+    news: Arc<Notify>,
+) {
     let mut worker = tracker.worker(u64::from_le_bytes(random()));
     let figures = super::figures::Figures::default();
     while let Some(message) = inbox.recv().await {
-        match tracker.learn_message(&mut worker, &id, &message, Instant::now()) {
+        let learnt = {
+            let mut departed = departed.borrow_mut();
+            let learnt = tracker.learn_message(&mut worker, &id, &message, &mut departed, Instant::now());
+            if departed.has_again() {
+                news.notify_one();
+            }
+            learnt
+        };
+        match learnt {
             Ok(learnt) => figures.heard(learnt.taken, learnt.bad),
             Err(error) => {
                 figures.heard(0, 1);
@@ -201,6 +219,11 @@ impl Session<'_> {
 
     fn take_updates(&mut self) {
         let sharing = &mut *self.sharing;
+        // First, so that what has happened since takes it back.
+        let again = sharing.departed.borrow_mut().take_again();
+        for update in again {
+            sharing.keep(update, PENDING_MAX_IN_ALL);
+        }
         sharing.tracker.take_updates(&mut sharing.updates);
         let mut updates = std::mem::take(&mut sharing.updates);
         for update in updates.drain(..) {
@@ -318,7 +341,7 @@ impl Session<'_> {
             self.asking = asked.iter().map(|look_up| look_up.info_hash).collect();
             let replies = self.link.ask(&pipeline).await?;
             self.asking.clear();
-            // Who has left here while the store answered is not taken in again.
+            // Who has left here while the store answered is known to have, and not taken in again.
             self.take_updates();
             let mut counts = Batch::default();
             let (pairs, _) = replies.as_chunks::<2>();
@@ -363,12 +386,10 @@ impl Session<'_> {
     }
 
     fn learn(&mut self, look_up: &LookUp, member: (&[u8], f64)) {
-        if self.sharing.pending.has_left(&look_up.info_hash, member.0) {
-            return;
-        }
         let (info_hash, now_ms) = (&look_up.info_hash, self.link.now_ms());
         let tracker = &self.sharing.tracker;
-        let learnt = tracker.learn_member(&mut self.worker, info_hash, member, now_ms, Instant::now());
+        let departed = &mut *self.sharing.departed.borrow_mut();
+        let learnt = tracker.learn_member(&mut self.worker, info_hash, member, departed, now_ms, Instant::now());
         self.sharing.figures.heard(learnt.taken, learnt.bad);
     }
 

@@ -8,7 +8,9 @@ fn units(count: u32) -> Duration {
 }
 
 fn worlds() -> (World, World) {
-    let (a, mut b) = (World::new(1, named()), World::new(2, named()));
+    let (mut a, mut b) = (World::new(1, named()), World::new(2, named()));
+    // In the middle of a unit of both, though they began one after the other.
+    a.now = b.now + units(1) / 2;
     b.now = a.now;
     (a, b)
 }
@@ -189,15 +191,69 @@ fn a_part_of_what_is_known_says_nothing_that_later_updates_take_back() {
         b.look_up(batch);
     }
     assert_eq!(b.counts(&HASH), (2, 0, 1));
-    assert!(news.has_left(&HASH, b"\x04\x0a\0\0\x01\0\x0b"));
-    for (hash, member) in [
-        (&HASH, &b"\x04\x0a\0\0\x02\0\x0c"[..]),
-        (&HASH, b"\x04\x0a\0\0\x04\0\x0c"),
-        (&HASH, DOWNLOADS),
-        (&OTHER, b"\x04\x0a\0\0\x01\0\x0b"),
-    ] {
-        assert!(!news.has_left(hash, member), "{member:?}");
+}
+
+#[test]
+fn who_tells_of_somebody_who_has_left_here_since_is_told_so_once_more() {
+    for by_look_up in [false, true] {
+        let (mut a, mut b) = worlds();
+        for peer in ["10.0.0.1:11", "10.0.0.2:12", "10.0.0.3:13"] {
+            a.announce(&HASH, peer, "&left=0&hostname=c.internal");
+        }
+        let (told, _) = a.take();
+        b.hear(&a.messages(&told));
+        a.now += units(10);
+        for peer in ["10.0.0.1:11", "10.0.0.2:12"] {
+            a.announce(&HASH, peer, "&left=0&event=stopped");
+        }
+        // Nobody hears that, and one of them comes back elsewhere.
+        a.take();
+        b.now += units(15);
+        b.announce(&HASH, "10.0.0.2:12", "&left=0");
+        b.now += units(1);
+        a.now = b.now;
+        let (known, _) = b.known();
+        let learnt = match by_look_up {
+            true => a.look_up(&known),
+            false => a.hear(&b.messages(&known)),
+        };
+        // The one that has left, the one that is back, and the one that was there all the time.
+        assert_eq!((learnt.taken, learnt.known), (1, 2));
+        assert!(a.departed.has_again());
+        let mut again = Batch::default();
+        for update in a.departed.take_again() {
+            again.add(update);
+        }
+        a.tracker.set_ages(&mut again, a.now);
+        let left: Vec<Peer> = again.swarms().flat_map(|(_, swarm)| swarm.peers()).collect();
+        assert!(
+            matches!(&left[..], [Peer::Left { members, age: 6 }] if members.len() == 2),
+            "{left:?}"
+        );
+        assert_eq!(b.hear(&a.messages(&again)).taken, 1);
+        for world in [&a, &b] {
+            assert_eq!(world.counts(&HASH), (2, 0, 0));
+        }
     }
+}
+
+#[test]
+fn who_is_heard_of_as_it_comes_has_not_left_any_more() {
+    let (mut a, mut b) = worlds();
+    a.announce(&HASH, "10.0.0.1:11", "&left=0&event=stopped");
+    a.take();
+    b.announce(&HASH, "10.0.0.1:11", "&left=0");
+    let (told, _) = b.take();
+    assert_eq!(a.hear(&b.messages(&told)).taken, 1);
+    // And not because somebody else tells the same from memory.
+    let (known, _) = b.known();
+    assert_eq!(a.hear(&b.messages(&known)).known, 1);
+    assert!(!a.departed.has_again() && a.counts(&HASH) == (1, 0, 0));
+    a.announce(&HASH, "10.0.0.1:11", "&left=0&event=stopped");
+    a.announce(&HASH, "10.0.0.1:11", "&left=0");
+    a.take();
+    a.hear(&b.messages(&known));
+    assert!(!a.departed.has_again());
 }
 
 #[test]
