@@ -14,6 +14,7 @@ mod host;
 mod job;
 mod kept;
 mod news;
+mod reannounce;
 #[cfg(test)]
 mod tests;
 
@@ -194,6 +195,7 @@ impl Schedule {
             places: Box::default(),
             due: time,
             min_until: 0,
+            again_at: 0,
             waits: None,
             at: 0,
             in_flight: false,

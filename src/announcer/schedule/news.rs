@@ -47,6 +47,7 @@ pub(super) fn take_in(job: &mut Job, answer: &Answer, event: Event, now: u64, ra
         .min_interval
         .map_or(0, |least| millis(least.clamp(0, INTERVAL_MAX)));
     job.min_until = now + least;
+    job.again_at = now + least.max(INTERVAL_MIN as u64 * 1000);
     // Earlier by up to a tenth: those that began together part, and none is late.
     job.due = (now + interval - random % (interval / 10))
         .max(now + INTERVAL_MIN as u64 * 1000)
