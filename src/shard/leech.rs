@@ -443,12 +443,7 @@ impl<D: Driver> Shard<D> {
     pub(super) fn feed_thirsty(&mut self) {
         for _ in 0..self.thirsty.len() {
             let now = self.now;
-            if self
-                .settings
-                .download_pace
-                .as_ref()
-                .is_some_and(|pace| !pace.is_due(now))
-            {
+            if self.settings.download_pace().is_some_and(|pace| !pace.is_due(now)) {
                 return;
             }
             let Some(owner) = self.thirsty.pop_front() else {
@@ -530,7 +525,7 @@ impl<D: Driver> Shard<D> {
             alone: download.is_on_parole(leech.key),
         };
         let mut wanted = target - under_way;
-        if let Some(pace) = &self.settings.download_pace {
+        if let Some(pace) = self.settings.download_pace() {
             // Not before those who wait already, and who are fed in turn.
             if !fed && !leech.thirsty && (!pace.is_due(now) || !self.thirsty.is_empty()) {
                 leech.thirsty = true;
@@ -569,7 +564,7 @@ impl<D: Driver> Shard<D> {
         if under_way == 0 && !picked.is_empty() {
             leech.depth.on_start(now);
         }
-        if let Some(pace) = &self.settings.download_pace {
+        if let Some(pace) = self.settings.download_pace() {
             let asked = picked.iter().map(|block| u64::from(block.length())).sum();
             pace.charge(asked, now);
         }

@@ -17,6 +17,7 @@
 //!   better asked of another; `assembly`: pieces in memory; `early`: those too long for that;
 //!   `verify`: from the last block to a bit; `write`: from a piece to its files; `events`: what the control plane does of it;
 //! - `tracker`: the tracker's sockets, connections and deadlines;
+//! - `report`: what is told of peers to who asks;
 //! - `gather`: when many peers ask for little; `mailbox`: what the control plane says; `start`: threads, rings and listeners.
 //!
 //! Deliberately absent: parsing (`proto`), SQEs (`io`), where files lie (`storage`).
@@ -46,6 +47,7 @@ mod mailbox;
 mod pace;
 mod peers;
 mod reclaim;
+mod report;
 mod slots;
 mod spares;
 mod stage;
@@ -86,6 +88,7 @@ use lending::Lent;
 pub use limits::{Caps, Limits};
 pub use mailbox::{Command, Full, Inbox, Mailbox, mailbox};
 pub use pace::Pace;
+pub use report::{PEERS_TOLD_MAX, PeerStatus, PeersReply};
 use slots::Slots;
 pub use start::{CACHE_LEN_MIN, Handle, ShardConfig, StartError, spawn};
 pub use torrent::Torrent;
@@ -143,7 +146,7 @@ pub struct Settings {
     pub read_mode: ReadMode,
     /// Files held open.
     pub files_max: usize,
-    /// The upload rate that all shards keep to together, if there is one.
+    /// The upload rate that all shards keep to together, if there is one. It may be changed meanwhile.
     pub upload_pace: Option<Arc<Pace>>,
     /// The download rate, likewise.
     pub download_pace: Option<Arc<Pace>>,
@@ -151,6 +154,22 @@ pub struct Settings {
     pub tracker: Option<tracker::Service>,
     /// Where the figures go.
     pub stats: Arc<Shared>,
+}
+
+impl Settings {
+    /// The upload rate, if there is one now.
+    fn upload_pace(&self) -> Option<&Pace> {
+        limited(self.upload_pace.as_deref())
+    }
+
+    /// The download rate, likewise.
+    fn download_pace(&self) -> Option<&Pace> {
+        limited(self.download_pace.as_deref())
+    }
+}
+
+fn limited(pace: Option<&Pace>) -> Option<&Pace> {
+    pace.filter(|pace| pace.bytes_per_second().is_some())
 }
 
 /// Longest sleep, so that figures and the sign of life are never older.
@@ -516,6 +535,7 @@ impl<D: Driver> Shard<D> {
                 Command::Remove(info_hash) => self.remove(info_hash),
                 Command::Peers { info_hash, addrs } => self.on_addrs(info_hash, &addrs),
                 Command::Prepared { info_hash, made } => self.on_prepared(info_hash, made),
+                Command::TellPeers { info_hash, reply } => self.tell_peers(info_hash, reply),
                 Command::Take(handed) => self.take(*handed),
                 Command::Stop => self.stop(),
             }

@@ -20,7 +20,8 @@ const BURST: Duration = Duration::from_millis(20);
 /// A rate that is kept to.
 #[derive(Debug)]
 pub struct Pace {
-    bytes_per_second: NonZeroU64,
+    /// Zero while there is no limit.
+    bytes_per_second: AtomicU64,
     start: Instant,
     /// Nanoseconds after `start` at which what was sent so far will have taken its time.
     used_up_to: AtomicU64,
@@ -30,34 +31,53 @@ impl Pace {
     /// A rate in bytes a second, of which nothing has been used.
     #[must_use]
     pub fn new(bytes_per_second: NonZeroU64, now: Instant) -> Pace {
+        Pace::of(Some(bytes_per_second), now)
+    }
+
+    /// A rate in bytes a second, or none yet.
+    #[must_use]
+    pub fn of(bytes_per_second: Option<NonZeroU64>, now: Instant) -> Pace {
         Pace {
-            bytes_per_second,
+            bytes_per_second: AtomicU64::new(bytes_per_second.map_or(0, NonZeroU64::get)),
             start: now,
             used_up_to: AtomicU64::new(0),
         }
     }
 
-    /// The rate in bytes a second.
+    /// Another rate from now on, or none. What was sent at the old one is not waited for.
+    pub fn set(&self, bytes_per_second: Option<NonZeroU64>, now: Instant) {
+        self.bytes_per_second
+            .store(bytes_per_second.map_or(0, NonZeroU64::get), Relaxed);
+        self.used_up_to.fetch_min(self.nanoseconds(now), Relaxed);
+    }
+
+    /// The rate in bytes a second, if there is one.
     #[must_use]
-    pub fn bytes_per_second(&self) -> u64 {
-        self.bytes_per_second.get()
+    pub fn bytes_per_second(&self) -> Option<NonZeroU64> {
+        NonZeroU64::new(self.bytes_per_second.load(Relaxed))
     }
 
     /// Whether something may be sent.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.used_up_to.load(Relaxed) <= self.nanoseconds(now)
+        self.bytes_per_second().is_none() || self.used_up_to.load(Relaxed) <= self.nanoseconds(now)
     }
 
     /// How much one connection may send at once: what the rate gives in a look, so that all get something, but a block at
     /// least.
     pub(super) fn share(&self) -> u64 {
-        let quantum = u128::from(self.bytes_per_second.get()) * QUANTUM.as_millis() / 1000;
+        let Some(rate) = self.bytes_per_second() else {
+            return u64::MAX;
+        };
+        let quantum = u128::from(rate.get()) * QUANTUM.as_millis() / 1000;
         u64::try_from(quantum).unwrap_or(u64::MAX).max(u64::from(BLOCK_LEN_MAX))
     }
 
     /// So many bytes were sent.
     pub(super) fn charge(&self, bytes: u64, now: Instant) {
-        let took = u128::from(bytes) * 1_000_000_000 / u128::from(self.bytes_per_second.get());
+        let Some(rate) = self.bytes_per_second() else {
+            return;
+        };
+        let took = u128::from(bytes) * 1_000_000_000 / u128::from(rate.get());
         let took = u64::try_from(took).unwrap_or(u64::MAX);
         let earliest = self.nanoseconds(now).saturating_sub(BURST.as_nanos() as u64);
         let used = |before: u64| Some(before.max(earliest).saturating_add(took));
@@ -121,5 +141,23 @@ mod tests {
         pace.charge(pace.share(), start);
         assert!(!pace.is_due(start + Duration::from_millis(999)));
         assert!(pace.is_due(start + Duration::from_millis(1000)));
+    }
+
+    #[test]
+    fn rate_that_is_changed_holds_at_once_and_none_is_no_limit() {
+        let start = Instant::now();
+        let pace = pace(16_384, start);
+        pace.charge(1 << 20, start);
+        assert!(!pace.is_due(start + Duration::from_secs(60)));
+        let faster = NonZeroU64::new(1_000_000);
+        pace.set(faster, start);
+        assert_eq!(pace.bytes_per_second(), faster);
+        let bytes = sent(&pace, start, Duration::from_millis(7), 20);
+        assert!(bytes.abs_diff(20_000_000) < 400_000, "{bytes}");
+        pace.set(None, start);
+        pace.charge(u64::MAX, start);
+        assert!(pace.is_due(start) && pace.share() == u64::MAX);
+        pace.set(faster, start);
+        assert!(pace.is_due(start), "what went without a limit is not waited for");
     }
 }

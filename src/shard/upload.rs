@@ -110,7 +110,7 @@ impl<D: Driver> Shard<D> {
         if let Phase::Peer(peer) = &conn.phase
             && peer.wants_to_send()
         {
-            let paces = [self.settings.upload_pace.as_deref(), peer.served.torrent.pace()];
+            let paces = [self.settings.upload_pace(), peer.served.torrent.pace()];
             for pace in paces.into_iter().flatten() {
                 // Not before those who wait already, and who are fed in turn.
                 if !conn.paced && !conn.starved && !fed && (!pace.is_due(now) || !self.paced.is_empty()) {
@@ -158,7 +158,7 @@ impl<D: Driver> Shard<D> {
                 if batch.left() == 0 {
                     conn.flush_small(&mut batch);
                 } else if share != u64::MAX {
-                    let paces = [self.settings.upload_pace.as_deref(), peer.served.torrent.pace()];
+                    let paces = [self.settings.upload_pace(), peer.served.torrent.pace()];
                     for pace in paces.into_iter().flatten() {
                         pace.charge(batch.left() - before, now);
                     }
@@ -265,7 +265,7 @@ impl<D: Driver> Shard<D> {
     pub(super) fn feed_paced(&mut self) {
         for _ in 0..self.paced.len() {
             let now = self.now;
-            if self.settings.upload_pace.as_ref().is_some_and(|pace| !pace.is_due(now)) {
+            if self.settings.upload_pace().is_some_and(|pace| !pace.is_due(now)) {
                 return;
             }
             let Some(owner) = self.paced.pop_front() else {
