@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::oneshot;
 
 use super::blocking;
 use super::config::{self, Config};
@@ -18,13 +19,17 @@ use crate::hashing::Pool;
 use crate::io::uring::Features;
 use crate::proto::{InfoHash, PeerId};
 use crate::shard::tracker::{Served, Service};
-use crate::shard::{self, Caps, Command, Events, Handle, Limits, Mailbox, Pace, Settings, ShardConfig, Torrent};
+use crate::shard::{
+    self, Caps, Command, Events, Handle, Limits, Mailbox, Pace, PeerStatus, PeersReply, Settings, ShardConfig, Torrent,
+};
 use crate::stats;
 use crate::tracker::Tracker;
 
 /// Buffers of a shard without a cache: sixty-four reads or sends at once. They are each shard's own, so that more than two
 /// have more than the smallest cache, which is for all together.
 const UNCACHED_LEN: u64 = 8 << 20;
+/// Commands that a shard has not taken, from which on it is not asked anything more.
+const WAITING_MAX: usize = 1024;
 /// How long to wait for room in a mailbox that is full when btd stops.
 const MAILBOX_PAUSE: Duration = Duration::from_millis(1);
 /// How long to wait at the start for a port that is taken, and how often to look.
@@ -81,6 +86,9 @@ pub(super) struct Shards {
     shards: Vec<One>,
     peer_id: PeerId,
     checks_max: usize,
+    /// The rates that all of them keep to together.
+    upload_pace: Arc<Pace>,
+    download_pace: Arc<Pace>,
 }
 
 struct One {
@@ -125,10 +133,8 @@ impl Shards {
         };
         let limits = Arc::new(Limits::new(caps));
         let peer_id = peer_id()?;
-        let upload_pace = config.limits.upload_rate.and_then(NonZeroU64::new);
-        let upload_pace = upload_pace.map(|rate| Arc::new(Pace::new(rate, Instant::now())));
-        let download_pace = config.limits.download_rate.and_then(NonZeroU64::new);
-        let download_pace = download_pace.map(|rate| Arc::new(Pace::new(rate, Instant::now())));
+        let pace = |rate: Option<u64>| Arc::new(Pace::of(rate.and_then(NonZeroU64::new), Instant::now()));
+        let (upload_pace, download_pace) = (pace(config.limits.upload_rate), pace(config.limits.download_rate));
         let mut inboxes = VecDeque::with_capacity(count);
         let mut mailboxes = Vec::with_capacity(count);
         for index in 0..count {
@@ -192,8 +198,8 @@ impl Shards {
                         config::ReadMode::Buffered => shard::ReadMode::Buffered,
                     },
                     files_max: descriptors.files_per_shard,
-                    upload_pace: upload_pace.clone(),
-                    download_pace: download_pace.clone(),
+                    upload_pace: Some(Arc::clone(&upload_pace)),
+                    download_pace: Some(Arc::clone(&download_pace)),
                     tracker: service,
                     stats: Arc::default(),
                 },
@@ -216,6 +222,8 @@ impl Shards {
             shards,
             peer_id,
             checks_max: descriptors.checks,
+            upload_pace,
+            download_pace,
         })
     }
 
@@ -227,6 +235,11 @@ impl Shards {
     /// Whether one has ended without being told to: its ring broke.
     pub(super) fn any_has_ended(&self) -> bool {
         self.shards.iter().any(|shard| shard.handle.has_ended())
+    }
+
+    /// What all torrents together upload and download at most, by rates that can be changed: it is obeyed at once.
+    pub(super) fn paces(&self) -> (&Pace, &Pace) {
+        (&self.upload_pace, &self.download_pace)
     }
 
     /// Where they listen, one address for each of the configuration.
@@ -293,6 +306,23 @@ impl Shards {
     /// Serve it no more.
     pub(super) fn remove(&mut self, info_hash: InfoHash) {
         self.tell(|| Command::Remove(info_hash));
+    }
+
+    /// Asks each of them for a torrent's peers. One that has too much to do already, or ends, gives up its answer.
+    pub(super) fn peers_of(&mut self, info_hash: InfoHash) -> Vec<oneshot::Receiver<Vec<PeerStatus>>> {
+        let ask = |shard: &mut One| {
+            let (answer, told) = oneshot::channel();
+            if shard.waiting.len() < WAITING_MAX {
+                let reply = PeersReply::new(move |peers| {
+                    let _ = answer.send(peers); // Nobody may wait any more.
+                });
+                shard.waiting.push_back(Command::TellPeers { info_hash, reply });
+            }
+            told
+        };
+        let answers = self.shards.iter_mut().map(ask).collect();
+        self.flush();
+        answers
     }
 
     fn tell(&mut self, command: impl Fn() -> Command) {

@@ -25,7 +25,7 @@ use super::blocking;
 use super::config::Announce;
 use super::history::note_announced;
 use super::resolver::Resolver;
-use crate::announcer::schedule::CallId;
+use crate::announcer::schedule::{CallId, Status};
 use crate::announcer::url::Scheme;
 use crate::announcer::{Answer, Call, Event, Failure, Kept, Request, Rule, Schedule, TrackerUrl, redacted};
 use crate::proto::metainfo::Metainfo;
@@ -98,6 +98,8 @@ enum Order {
     Serve(Arc<Torrent>),
     Completed(InfoHash),
     Remove(InfoHash),
+    Reannounce(InfoHash, oneshot::Sender<Option<Duration>>),
+    Status(InfoHash, oneshot::Sender<Vec<Status>>),
     Stop(Instant, oneshot::Sender<()>),
 }
 
@@ -176,6 +178,28 @@ impl Announcer {
     /// A torrent is neither served nor downloaded any more.
     pub(super) fn remove(&self, info_hash: InfoHash) {
         self.order(Order::Remove(info_hash));
+    }
+
+    /// Announces a torrent ahead of its time. Gives how long that has to be waited for, `None` if it is not announced.
+    pub(super) fn reannounce(&self, info_hash: InfoHash) -> oneshot::Receiver<Option<Duration>> {
+        let (answer, told) = oneshot::channel();
+        self.order(Order::Reannounce(info_hash, answer));
+        told
+    }
+
+    /// How a torrent does with its trackers; nothing if it is not announced.
+    pub(super) fn status(&self, info_hash: InfoHash) -> oneshot::Receiver<Vec<Status>> {
+        let (answer, told) = oneshot::channel();
+        self.order(Order::Status(info_hash, answer));
+        told
+    }
+
+    /// The trackers that a torrent has beside its own.
+    pub(super) fn configured(&self, private: bool) -> &[TrackerUrl] {
+        match private {
+            true => &[],
+            false => &self.plan.trackers,
+        }
     }
 
     fn order(&self, order: Order) {
@@ -276,6 +300,13 @@ impl Task {
                     Some(Order::Serve(torrent)) => self.serve(torrent),
                     Some(Order::Completed(info_hash)) => self.schedule.completed(info_hash, Instant::now()),
                     Some(Order::Remove(info_hash)) => self.remove(info_hash),
+                    // Whoever asks may have gone.
+                    Some(Order::Reannounce(info_hash, answer)) => {
+                        let _ = answer.send(self.schedule.reannounce(info_hash, Instant::now()));
+                    }
+                    Some(Order::Status(info_hash, answer)) => {
+                        let _ = answer.send(self.schedule.status(info_hash));
+                    }
                     Some(Order::Stop(deadline, done)) => {
                         self.stop(deadline).await;
                         let _ = done.send(()); // It has waited long enough.
