@@ -6,7 +6,9 @@
 The server under test runs on CPU 0, the load generator (`btd bench seed`) on CPU 1. In each round every server gets the
 same load once, in a random order, so that a drift of the machine meets them all alike; the tables give medians, and
 ratios to another server of the same round. Run it on a machine with nothing else to do: rounds in which others used
-more than 5 % of the CPUs are marked and left out, unless that leaves none.
+more than 5 % of the CPUs are marked and left out, unless that leaves none. So are those before or after which a cache line took
+more than APART_MAX nanoseconds from one CPU to the other and back: then the host of a virtual machine has its CPUs far from each
+other, or others' work beside them, and whatever one CPU writes and the other reads is several times as dear (`--far` keeps them).
 
 Servers, each with one core, as many connections and upload slots as a case may want, and no DHT:
   floor         the least work there is (`btd bench floor-server`)
@@ -50,7 +52,7 @@ from pathlib import Path
 # The modules beside this file are small: no compiled copies of them in the source tree.
 sys.dont_write_bytecode = True
 
-from compare.measure import from_disk, idle, load, others, wait_quiet
+from compare.measure import APART_MAX, apart, from_disk, idle, load, others, wait_quiet
 from compare.servers import refuse_missing, start
 from compare.tables import GIB, disk_table, idle_table, load_table
 
@@ -103,7 +105,7 @@ def tell(case, number, name, report):
     cost = report["server"]["cpu_seconds_per_gib"]
     done = f"{cost:.3f} CPU-s/GiB, {report['mb_per_second']:.0f} MB/s, " if cost else ""
     lost = "".join(f", lost {count} {reason}" for reason, count in report["connections"]["lost"].items())
-    print(f"{case} round {number + 1} {name}: {done}others {100 * others(report):.0f} %{lost}", file=sys.stderr)
+    print(f"{case} round {number + 1} {name}: {done}others {100 * others(report):.0f} %, CPUs {report['apart_ns']} ns apart{lost}", file=sys.stderr)
 
 
 def run_all(options, names, cases, home, torrent, payload, running):
@@ -124,7 +126,9 @@ def run_all(options, names, cases, home, torrent, payload, running):
         for number in range(options.rounds):
             for name in random.sample(names, len(names)):
                 server = begin(name) if case in FRESH else servers[name]
+                before = apart(options)
                 report = run_once(case, options, server, torrent, payload)
+                report["apart_ns"] = max(before, apart(options))
                 if case in FRESH:
                     server.stop()
                 reports[name].append(report)
@@ -146,6 +150,7 @@ def parse():
     parser.add_argument("--payload", type=lambda path: Path(path).resolve(), help="a folder to keep the payload in")
     parser.add_argument("--patience", type=float, default=60, help="seconds to wait for a quiet machine before each run")
     parser.add_argument("--nice", type=int, default=0, help="negative: server and load run before others' work (root)")
+    parser.add_argument("--far", action="store_true", help="keep rounds in which the CPUs were far apart")
     parser.add_argument("--json", type=Path, help="write every report to this file")
     return parser.parse_args()
 
@@ -179,6 +184,9 @@ def main():
     host = next(iter(everything.values()))[names[0]][0]["host"]
     machine = f"{host['cpu']}, {host['cpus']} CPUs, Linux {host['kernel']}, {host['congestion_control']}"
     print(f"{machine}, pieces of {options.piece_length}")
+    for reports in everything.values():
+        for report in (report for rounds in reports.values() for report in rounds if not options.far):
+            report["far"] = report["apart_ns"] > APART_MAX
     for case, reports in everything.items():
         for table in TABLES.get(case, [load_table]):
             table(f"{case}: {CASES[case][0]}", reports)

@@ -6,11 +6,14 @@ from compare.measure import others
 
 GIB = 1 << 30
 MIB = 1 << 20
+# Whom the others' CPU time is compared with.
+YARDSTICKS = ("floor", "rtorrent", "libtorrent")
 
 
 def quiet_of(rounds):
-    """The rounds in which others did little, or all if there is none; of those, the ones in which anything was served."""
-    quiet = [r for r in rounds if others(r) <= 0.05] or rounds
+    """The rounds in which others did little and the CPUs were near each other, or all if there is none; of those, the ones in which
+    anything was served."""
+    quiet = [r for r in rounds if others(r) <= 0.05 and not r.get("far")] or rounds
     return [r for r in quiet if r["bytes"]]
 
 
@@ -20,13 +23,18 @@ def middle(values):
 
 def ratio(rounds, quiet, reference, value):
     """The median ratio of a value to that of another server in the same round, or "-"."""
-    pairs = [(value(mine), value(other)) for mine, other in zip(rounds, reference) if mine in quiet and other["bytes"]]
+    fair = quiet_of(reference)
+    pairs = [(value(mine), value(other)) for mine, other in zip(rounds, reference) if mine in quiet and other in fair]
     ratios = [mine / other for mine, other in pairs if other]
     return f"{middle(ratios):.2f}" if ratios else "-"
 
 
 def cost(report):
     return report["server"]["cpu_seconds_per_gib"]
+
+
+def late(report):
+    return report["latency"]["p99_ms"]
 
 
 def rate(report):
@@ -41,8 +49,8 @@ def head(title, columns):
 
 def load_table(title, reports):
     """CPU time for what was sent."""
-    columns = ["server", "MB/s", "CPU-s/GiB (min-max)", "ratio to floor", "latency p50 / p99 ms", "switches/GiB"]
-    head(title, columns + ["own memory MiB", "served", "n"])
+    columns = ["server", "MB/s", "CPU-s/GiB (min-max)"] + [f"of {name}" for name in YARDSTICKS if name in reports]
+    head(title, columns + ["latency p50 / p99 ms", "p99, of floor", "switches/GiB", "own memory MiB", "served", "n"])
     for name, rounds in reports.items():
         quiet = quiet_of(rounds)
         if not quiet:
@@ -50,13 +58,14 @@ def load_table(title, reports):
             continue
         costs = [cost(r) for r in quiet]
         memory = max(r["server"]["memory_peak"]["anonymous"] + r["server"]["memory_peak"]["huge"] for r in quiet)
+        ratios = [ratio(rounds, quiet, reports[name], cost) for name in YARDSTICKS if name in reports]
         usage = [r["server"]["usage"] for r in quiet]
         switches = middle([(u["switches_voluntary"] + u["switches_forced"]) / (r["bytes"] / GIB) for u, r in zip(usage, quiet)])
         print(
             f"| {name} | {middle([rate(r) for r in quiet]):,.0f} | **{middle(costs):.3f}** "
-            f"({min(costs):.3f}-{max(costs):.3f}) | {ratio(rounds, quiet, reports.get('floor', []), cost)} "
-            f"| {middle([r['latency']['p50_ms'] for r in quiet]):.2f} / {middle([r['latency']['p99_ms'] for r in quiet]):.2f} "
-            f"| {switches:,.0f} | {memory / MIB:.0f} "
+            f"({min(costs):.3f}-{max(costs):.3f}) | {' | '.join(ratios)} "
+            f"| {middle([r['latency']['p50_ms'] for r in quiet]):.2f} / {middle([late(r) for r in quiet]):.2f} "
+            f"| {ratio(rounds, quiet, reports.get('floor', []), late)} | {switches:,.0f} | {memory / MIB:.0f} "
             f"| {min(r['connections']['served'] for r in quiet)} | {len(quiet)} of {len(rounds)} |"
         )
 

@@ -4,6 +4,7 @@
 //! - [`load`]: one run of the swarm, and its [`report`].
 //! - [`floor`]: an epoll and sendfile loop that answers the same protocol and does nothing else. It is the yardstick:
 //!   absolute figures drift by tens of per cent between machines and hours, ratios in one run do not.
+//! - [`sends`]: what a bare sender costs on this machine, which no server can be below; [`cores`]: how far apart its CPUs are.
 //! - [`feed`]: one run of the seeders.
 //! - [`tracker`]: announces and scrapes for a tracker of any make, and a floor of its own.
 //! - `leecher` (one peer, without sockets), `swarm` (their sockets), `frame` (the stream, payload walked past),
@@ -13,6 +14,7 @@
 //! the other's mistakes. To peers it speaks plain TCP: no encryption, no uTP.
 #![forbid(unsafe_code)]
 
+pub mod cores;
 pub mod feed;
 pub mod floor;
 mod frame;
@@ -22,6 +24,7 @@ pub mod load;
 pub mod procfs;
 mod random;
 pub mod report;
+pub mod sends;
 mod swarm;
 mod target;
 pub mod tracker;

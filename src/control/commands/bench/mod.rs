@@ -3,6 +3,7 @@
 mod floor;
 mod leech;
 mod seed;
+mod sends;
 mod tracker;
 
 use std::fmt;
@@ -42,6 +43,11 @@ enum What {
     Leech(leech::Leech),
     /// Serve one torrent with the least work there is (epoll and sendfile): the yardstick for `seed`.
     FloorServer(floor::FloorServer),
+    /// Tell what a bare sender costs on this machine, by three ways to send: no server can be below the cheapest.
+    ///
+    /// One thread sends batches over loopback, another takes them and asks for the next ones; nothing else is done. Also told is
+    /// what a cache line takes between the two CPUs, which on a virtual machine changes with what its host does.
+    Sends(sends::SendsArgs),
     /// Announce to a tracker, or scrape it, and tell what it costs.
     ///
     /// First the whole population announces itself: so many peers, over the torrents by Zipf's law, from addresses of their own.
@@ -81,6 +87,9 @@ pub enum Error {
     /// The floor server could not serve.
     #[error(transparent)]
     Floor(#[from] harness::floor::Error),
+    /// The bare sender could not be measured.
+    #[error(transparent)]
+    Sends(#[from] harness::sends::Error),
     /// The load on a tracker could not be run.
     #[error(transparent)]
     Tracker(#[from] harness::tracker::Error),
@@ -110,6 +119,7 @@ pub fn run(bench: &Bench) -> Result<(), Error> {
         What::Seed(args) => seed::run(args),
         What::Leech(args) => leech::run(args),
         What::FloorServer(args) => floor::serve(args),
+        What::Sends(args) => sends::run(args),
         What::Tracker(args) => tracker::run(args),
         What::TrackerFloor(args) => floor::serve_tracker(args),
     }
