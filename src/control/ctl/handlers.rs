@@ -133,6 +133,12 @@ fn gone(info_hash: InfoHash) -> Refusal {
     Refusal::new(Kind::NotFound, format!("the torrent {info_hash} is gone"))
 }
 
+/// A path as whoever asks can use it: the configuration's may be relative to where btd is.
+fn shown(path: &Path) -> String {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    path.display().to_string()
+}
+
 /// Does something that waits for a disk.
 async fn wait_for<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
     match blocking::run("btd-ctl", work).await {
@@ -165,7 +171,7 @@ async fn contents(door: &Door, info_hash: InfoHash) -> Result<Contents, Refusal>
         None => Err(gone(info_hash)),
         Some(Source::Served(torrent)) => Ok(Contents::Served(torrent)),
         Some(Source::File(file)) => {
-            let shown = file.display().to_string();
+            let shown = shown(&file);
             match wait_for(move || torrent_file::read(&file)).await? {
                 Ok(meta) if meta.info_hash == info_hash => Ok(Contents::Read(Arc::new(meta))),
                 Ok(_) => Err(gone(info_hash)),
@@ -368,7 +374,7 @@ async fn add(
     let info_hash = meta.info_hash;
     let known = door.ask(move |supervisor| supervisor.known(info_hash)).await?;
     if let Some(known) = known {
-        let file = known.files.first().map(|file| file.display().to_string());
+        let file = known.files.first().map(|file| shown(file));
         let message = format!(
             "{:?} ({info_hash}) is there already: it comes from {}",
             meta.name,
@@ -377,15 +383,15 @@ async fn add(
         return Err(Refusal::new(Kind::Refused, message).into());
     }
     let arrival = door.ask(move |supervisor| supervisor.expect(info_hash)).await?;
-    let shown = dir.display().to_string();
+    let into = shown(&dir);
     let put = wait_for(move || add::put(&dir, &name, info_hash, &content)).await?;
-    let path = put.map_err(|error| Refusal::new(Kind::Io, format!("cannot put it into {shown}: {error}")))?;
+    let path = put.map_err(|error| Refusal::new(Kind::Io, format!("cannot put it into {into}: {error}")))?;
     // The channel ends when it is there.
     let loaded = timeout(ARRIVAL_DEADLINE, arrival).await.is_ok();
     rows.row(&Added {
         info_hash: info_hash.to_string(),
         name: meta.name,
-        torrent_file: path.display().to_string(),
+        torrent_file: shown(&path),
         loaded,
     })
     .await
@@ -405,7 +411,7 @@ fn choose(dirs: &[PathBuf], wanted: Option<&str>) -> Result<PathBuf, Refusal> {
         dir.as_path() == wanted || same_folder() == Some(true)
     };
     dirs.iter().find(is_same).cloned().ok_or_else(|| {
-        let dirs: Vec<String> = dirs.iter().map(|dir| dir.display().to_string()).collect();
+        let dirs: Vec<String> = dirs.iter().map(|dir| shown(dir)).collect();
         let message = format!("{} is no watch folder, only {}", wanted.display(), dirs.join(", "));
         Refusal::new(Kind::NotFound, message)
     })

@@ -291,7 +291,10 @@ impl Supervisor<'_> {
         }
         for (rate, pace, what) in wanted {
             pace.set(NonZeroU64::new(rate), now);
-            tracing::info!("{what} is {rate} bytes a second (0: unlimited) until btd ends, as somebody asked for");
+            match rate {
+                0 => tracing::info!("{what} is unlimited until btd ends, as somebody asked for"),
+                rate => tracing::info!("{what} is {rate} bytes a second until btd ends, as somebody asked for"),
+            }
         }
         let rate = |pace: &Pace| pace.bytes_per_second().map(NonZeroU64::get);
         Ok(Limits {

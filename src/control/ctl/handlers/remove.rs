@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{Contents, contents, find, gone, wait_for};
+use super::{Contents, contents, find, gone, shown, wait_for};
 use crate::control::ctl::api::{Kind, Refusal, Removed};
 use crate::control::ctl::door::Door;
 use crate::control::supervisor::Neighbour;
@@ -48,7 +48,7 @@ pub(super) async fn remove(door: &Door, hash: String, with_data: bool) -> Result
     let mut removed = Removed {
         info_hash: info_hash.to_string(),
         name,
-        torrent_files: files.iter().map(|file| file.display().to_string()).collect(),
+        torrent_files: files.iter().map(|file| shown(file)).collect(),
         files: 0,
         folders: 0,
         kept: Vec::new(),

@@ -34,8 +34,8 @@ pub(super) async fn show(door: &Door, hash: String, secrets: bool) -> Result<Det
     let ever = history.map_or((0, 0), |history| (history.uploaded, history.downloaded));
     Ok(Detail {
         why: known.why,
-        torrent_files: known.files.iter().map(|file| file.display().to_string()).collect(),
-        data_dir: known.data_dir.display().to_string(),
+        torrent_files: known.files.iter().map(|file| super::shown(file)).collect(),
+        data_dir: super::shown(&known.data_dir),
         piece_count: meta.as_ref().map(|meta| meta.geometry.piece_count()),
         have_count: known.torrent.as_ref().map(|torrent| torrent.have_count()),
         piece_len: meta.as_ref().map(|meta| meta.geometry.piece_len_max()),
