@@ -6,7 +6,7 @@
 The server under test runs on CPU 0, the load generator (`btd bench seed`) on CPU 1. In each round every server gets the
 same load once, in a random order, so that a drift of the machine meets them all alike; the tables give medians, and
 ratios to another server of the same round. Run it on a machine with nothing else to do: rounds in which others used
-more than 5 % of the CPUs are marked and left out, unless that leaves none. So are those before or after which a cache line took
+more than 10 % of the CPUs are marked and left out, unless that leaves none. So are those before or after which a cache line took
 more than APART_MAX nanoseconds from one CPU to the other and back: then the host of a virtual machine has its CPUs far from each
 other, or others' work beside them, and whatever one CPU writes and the other reads is several times as dear (`--far` keeps them).
 

@@ -774,3 +774,173 @@ fn a_peer_that_comes_back_under_another_address_is_found_by_its_name() {
         seed.stop();
     });
 }
+
+#[test]
+fn a_name_is_looked_up_again_when_nobody_is_where_it_led_though_others_give() {
+    let name = "a_name_is_looked_up_again_when_nobody_is_where_it_led_though_others_give";
+    private_net::run(name, || {
+        let scratch = Scratch::new("announce-unreachable");
+        let hosts = scratch.path().join("hosts");
+        let name_is_at =
+            |addr| fs::write(&hosts, format!("127.0.0.1 localhost\n{addr} client1\n")).expect("write names");
+        name_is_at(CLIENTS[3]); // Nobody is there.
+        let status = Command::new("mount")
+            .arg("--bind")
+            .arg(&hosts)
+            .arg("/etc/hosts")
+            .status();
+        assert!(status.expect("run mount").success());
+
+        let home = Home::new(&scratch, "seed", 8_000_000);
+        fs::copy(&home.torrent.path, home.watch.join("t.torrent")).expect("copy a torrent");
+        let seed = |name: &str, listen, port, more: &str| {
+            let config = Config {
+                listen,
+                port,
+                ..config(&[&home], more)
+            };
+            let seed = Btd::start(&scratch.dir(name), &config);
+            seed.wait_seeding(1);
+            seed
+        };
+        // It would take more than a minute.
+        let slow = seed("slow", SEED, PORT, "[limits]\nupload-rate = \"100 kB/s\"\n");
+        let fast = seed("fast", CLIENTS[2], PORT, "");
+        let peers = format!(
+            "d8:intervali1800e5:peersld2:ip{}:{SEED}4:porti{PORT}eed2:ip7:client14:porti{PORT}eeee",
+            SEED.to_string().len()
+        );
+        let stub = StubTracker::saying(peers);
+        let torrent = home
+            .torrent
+            .with_tracker(&stub.url(), scratch.path().join("with-tracker.torrent"));
+        let started = Instant::now();
+        let (btd, data) = leech(&scratch, "leech", &torrent, config(&[], ALLOW));
+        wait_for(
+            "the name is looked up and tried, and the other gives",
+            within(30),
+            || {
+                let (dialed, had) = ("btd_connections_dialed_total", "btd_downloaded_bytes_total");
+                (btd.metric(dialed) >= 2.0 && btd.metric(had) > 0.0).then_some(())
+            },
+        );
+        name_is_at(CLIENTS[2]);
+        wait_complete(&btd);
+        let taken = started.elapsed();
+        assert!(taken < Duration::from_secs(40), "{taken:?}");
+        home.payload.assert_same(&data, true);
+        assert!(fast.metric("btd_uploaded_bytes_total") > 4_000_000.0);
+        assert_eq!(stub.with_event("started").len(), 1);
+        for btd in [btd, fast, slow] {
+            btd.stop();
+        }
+    });
+}
+
+#[test]
+fn what_a_tracker_does_not_say_of_a_swarm_is_scraped_from_it() {
+    let scratch = Scratch::new("announce-scrape");
+    let (one, two) = (Home::new(&scratch, "one", 100_000), Home::new(&scratch, "two", 100_001));
+    let hashes = [&one, &two].map(|home| home.torrent.info_hash.clone());
+    let stub = StubTracker::start(move |target, stream| {
+        if !target.starts_with("/x/scrape?k=1&info_hash=") {
+            return reply(stream, b"d8:intervali1800e5:peers0:e");
+        }
+        let mut hashes = hashes.to_vec();
+        hashes.sort();
+        let mut body = b"d5:filesd".to_vec();
+        for hash in hashes {
+            body.extend_from_slice(b"20:");
+            body.extend_from_slice(&hash);
+            body.extend_from_slice(b"d8:completei7e10:downloadedi9e10:incompletei2ee");
+        }
+        body.extend_from_slice(b"ee");
+        reply(stream, &body)
+    });
+    let url = format!("http://{}/x/announce?k=1", stub.addr);
+    for home in [&one, &two] {
+        home.with_tracker(&url);
+    }
+    let btd = Btd::start(&scratch.dir("btd"), &config(&[&one, &two], ALLOW));
+    // A minute after the announces, when others would have been announced as well.
+    wait_for("both are scraped", within(100), || {
+        (btd.metric("btd_swarms_known") == 2.0).then_some(())
+    });
+    assert_eq!(btd.metric("btd_swarm_peers{kind=\"seeder\"}"), 14.0);
+    assert_eq!(btd.metric("btd_swarm_peers{kind=\"leecher\"}"), 4.0);
+    assert_eq!(btd.metric("btd_scrapes_total{result=\"ok\"}"), 1.0);
+    let scrapes: Vec<String> = stub
+        .requests()
+        .into_iter()
+        .filter(|target| target.contains("scrape"))
+        .collect();
+    assert!(
+        scrapes.len() == 1 && scrapes[0].matches("info_hash=").count() == 2,
+        "{scrapes:?}"
+    );
+    btd.stop();
+}
+
+#[test]
+fn more_torrents_than_a_tracker_is_told_of_in_five_seconds_are_all_stopped_at_the_end() {
+    let scratch = Scratch::new("announce-parting");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_btd"));
+    let [torrents, data] = ["watch", "data"].map(|folder| scratch.dir(folder));
+    let pid = scratch.path().join("pid");
+    command.args([
+        "bench",
+        "announcer",
+        "--json",
+        "--stop",
+        "--torrents",
+        "700",
+        "--http",
+        "1",
+        "--udp",
+        "1",
+    ]);
+    command.args([
+        "--settle",
+        "1s",
+        "--time",
+        "1s",
+        "--interval",
+        "30m",
+        "--start",
+        "60s",
+        "--torrents-dir",
+    ]);
+    command
+        .arg(&torrents)
+        .arg("--data-dir")
+        .arg(&data)
+        .arg("--pid-file")
+        .arg(&pid);
+    let mut trackers = Process::spawn("btd bench announcer", &mut command, &scratch.path().join("report"));
+    wait_for("the trackers listen", within(20), || {
+        trackers.assert_running();
+        trackers.log().contains("trackers").then_some(())
+    });
+    let config = Config {
+        shards: 1,
+        watch: vec![(torrents, data)],
+        more: ALLOW.to_owned(),
+        ..Config::default()
+    };
+    let mut btd = Btd::start(&scratch.dir("btd"), &config);
+    let part = scratch.path().join("pid.part");
+    fs::write(&part, btd.process.pid().to_string()).expect("write a pid");
+    fs::rename(&part, &pid).expect("give the pid");
+    trackers.wait_success(within(SECONDS));
+    btd.process.wait_success(within(10));
+    let log = trackers.log();
+    let report: serde_json::Value = serde_json::from_str(log.lines().last().expect("a report")).expect("JSON");
+    assert_eq!(report["stopped"]["torrents"], 700, "{report}");
+    assert!(report["stopped"]["seconds"].as_f64() < Some(5.0), "{report}");
+    assert_eq!(report["start"]["requests"], 700, "{report}");
+    for most in ["start_most_per_second", "most_per_second"] {
+        assert!(report[most].as_u64() <= Some(50), "{report}");
+    }
+    // Connections are few, and used again.
+    assert!(report["start"]["connections"].as_u64() <= Some(20), "{report}");
+}

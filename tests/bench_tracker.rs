@@ -87,6 +87,40 @@ fn every_kind_of_load_is_answered_with_the_peers_of_its_torrents() {
 }
 
 #[test]
+fn a_run_whose_requests_had_no_good_reply_ends_with_1() {
+    let scratch = Scratch::new("bench-tracker-refused");
+    let more = "[tracker]\nudp = \"127.0.0.1:0\"\nprivate = true\n".to_owned();
+    let config = Config {
+        more,
+        ..Config::default()
+    };
+    let btd = Btd::start(scratch.path(), &config);
+    let to = btd.tracker_udp.expect("UDP").to_string();
+    let output = Command::new(env!("CARGO_BIN_EXE_btd"))
+        .args([
+            "bench",
+            "tracker",
+            "--peers",
+            "10",
+            "--torrents",
+            "2",
+            "--requests",
+            "10",
+            "--connect",
+            &to,
+        ])
+        .output()
+        .expect("run btd bench tracker");
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    btd.stop();
+}
+
+#[test]
 fn a_tracker_that_is_not_there_is_an_error() {
     let nobody = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let to = nobody.local_addr().expect("bound").to_string();

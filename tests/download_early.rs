@@ -9,17 +9,20 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use btd::proto::metainfo::{NewContent, NewFile, NewTorrent, encode};
 use btd::proto::path::RelPath;
 use sha1::{Digest, Sha1};
 use support::btd::{Btd, Config};
 use support::claims::{check_claims, claimed};
+use support::failing_fs::{EIO, ENOSPC, FailingFs};
 use support::leech::{EARLY, EARLY_SHARDS, Leech, SECONDS, Source, files, info_hash, metainfo, wait_for_metric};
 use support::mount::Tmpfs;
 use support::payload::Payload;
 use support::torrent::Torrent;
-use support::{cannot, wait_for, within};
+use support::ward::Ward;
+use support::{cannot, skip, wait_for, within};
 
 const PIECE_LEN: u32 = 1 << 20;
 
@@ -192,6 +195,62 @@ fn long_pieces_wait_for_a_disk_that_is_full_and_none_is_stuck() {
     let wasted = leech.metric("btd_wasted_bytes_total");
     assert_eq!(wasted, 0.0, "what the disk did not take is kept");
     leech.stop();
+}
+
+/// A run of some piece is refused, and all that was asked for waits behind it.
+#[test]
+fn long_pieces_of_which_a_run_cannot_be_written_are_waited_for_and_none_is_stuck() {
+    early_writes_fail(
+        "eio-early",
+        EIO,
+        "waits for its disk: sick: cannot be written: Input/output error",
+    );
+}
+
+/// The same, and it is tried again each second.
+#[test]
+fn long_pieces_of_which_a_run_has_no_room_are_waited_for_and_none_is_stuck() {
+    early_writes_fail("enospc-early", ENOSPC, "waits for its disk: sick: the disk is full");
+}
+
+fn early_writes_fail(name: &str, errno: i32, why: &str) {
+    let ward = Ward::open_early(name);
+    let disk = match FailingFs::mount(&ward.disk) {
+        Ok(disk) => disk,
+        Err(why) => return skip(&why),
+    };
+    let btd = ward.start();
+    disk.faults.fail_writes(Some(errno));
+    ward.stops_alone(&btd, why);
+    // What it has is served, and is there.
+    let claims = claimed(&btd, info_hash(&ward.torrent), ward.pieces());
+    check_claims(&ward.torrent, &ward.disk, &claims);
+    assert!(claims.contains(&false), "{claims:?}");
+    disk.faults.fail_writes(None);
+    ward.recovers(btd);
+}
+
+/// All of a piece is written, and the disk does not give it back: it is had anew, and is told of only then.
+#[test]
+fn long_pieces_that_cannot_be_read_back_are_had_anew_and_none_is_stuck() {
+    let ward = Ward::open_early("eio-read-back");
+    let disk = match FailingFs::mount(&ward.disk) {
+        Ok(disk) => disk,
+        Err(why) => return skip(&why),
+    };
+    let btd = ward.start();
+    disk.faults.fail_reads(Some(EIO));
+    ward.stops_alone(&btd, "cannot be read");
+    let failed = *disk.faults.refused().last().expect("a read that failed");
+    disk.faults.fail_reads(None);
+    ward.recovers(btd);
+    // Nothing of it was asked for in the meantime, so that nothing was written either.
+    let taken = disk.faults.taken();
+    let again = taken
+        .iter()
+        .find(|at| at.duration_since(failed) > Duration::from_secs(5));
+    let seconds = again.expect("more is written").duration_since(failed).as_secs();
+    assert!((50..=75).contains(&seconds), "had anew after {seconds} s");
 }
 
 /// Both share the write buffer of one shard: neither keeps the other from going on.

@@ -140,6 +140,64 @@ fn other_peoples_clients_are_counted_as_they_come_complete_and_leave() {
 }
 
 #[test]
+fn transmission_is_counted_as_it_comes_completes_and_leaves() {
+    let name = "transmission_is_counted_as_it_comes_completes_and_leaves";
+    // Version 3.00 has no UDP trackers where it has no µTP, which would have it come back only after minutes.
+    private_net::run(name, || is_counted(Client::Transmission, &["http"]));
+}
+
+#[test]
+fn rtorrent_is_counted_as_it_comes_completes_and_leaves() {
+    let name = "rtorrent_is_counted_as_it_comes_completes_and_leaves";
+    private_net::run(name, || is_counted(Client::Rtorrent, &["http"]));
+}
+
+#[test]
+fn aria2_is_counted_as_it_comes_completes_and_leaves() {
+    let name = "aria2_is_counted_as_it_comes_completes_and_leaves";
+    private_net::run(name, || is_counted(Client::Aria2, &["http"]));
+}
+
+/// One client downloads from the btd that has the tracker, so slowly that each step of it is seen.
+fn is_counted(client: Client, schemes: &[&str]) {
+    if let Some(why) = client.missing() {
+        return skip(&why);
+    }
+    let swarm = Swarm::new(&format!("counts-{client:?}"));
+    let watch = swarm.scratch.dir("tracker-watch");
+    let config = Config {
+        listen: SEED,
+        shards: 1,
+        watch: vec![(watch.clone(), swarm.data.clone())],
+        more: format!(
+            "{ALLOW}\n[limits]\nupload-rate = \"600 kB/s\"\n\n[tracker]\nhttp = \"{SEED}:0\"\nudp = \"{SEED}:0\"\n"
+        ),
+        ..Config::default()
+    };
+    let btd = Btd::start(&swarm.scratch.dir("tracker"), &config);
+    let (to, udp) = (btd.tracker_http.expect("HTTP"), btd.tracker_udp.expect("UDP"));
+    // btd announces itself by HTTP, whatever the client does.
+    swarm
+        .torrent
+        .with_tracker(&format!("http://{to}/announce"), watch.join("t.torrent"));
+    wait_counts(to, &swarm.torrent, "btd seeds", [1, 0, 0]);
+    for (scheme, before) in schemes.iter().zip(0..) {
+        let at = if *scheme == "udp" { udp } else { to };
+        let announce = format!("{scheme}://{at}/announce");
+        let home = swarm.scratch.dir(&format!("by-{scheme}"));
+        let save = swarm.scratch.dir(&format!("by-{scheme}/save"));
+        let (process, _) = client.seed_announced_to(&announce, &home, &swarm.torrent, &save);
+        wait_counts(to, &swarm.torrent, "one that lacks all", [1, 1, before]);
+        wait_counts(to, &swarm.torrent, "which has all", [2, 0, before + 1]);
+        client.leave(&process);
+        wait_counts(to, &swarm.torrent, "which leaves", [1, 0, before + 1]);
+        swarm.payload.assert_same(&save, true);
+        drop(process);
+    }
+    btd.stop();
+}
+
+#[test]
 fn btd_is_counted_by_btd_from_its_first_announce_until_sigterm() {
     let swarm = Swarm::new("counts-btd");
     // Nobody has the torrent at first.

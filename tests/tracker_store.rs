@@ -3,19 +3,17 @@
 
 mod support;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::btd::{Btd, Config};
-use support::redis::{Redis, free_port};
+use rustix::process::Signal;
+use support::btd::Btd;
+use support::redis::Redis;
 use support::scratch::Scratch;
-use support::{http, installed, skip, wait_for, within};
-
-const HASH: [u8; 20] = [0xa1; 20];
-const OTHER: [u8; 20] = [0xb2; 20];
-const THIRD: [u8; 20] = [0xc3; 20];
+use support::shared_tracker::{
+    HASH, OTHER, THIRD, announce, config, contains, counts, counts_within, key, logged, start, wait_up,
+};
+use support::{installed, skip, wait_for, within};
 
 /// What the figure is about: from an announce to one tracker to the reply of another.
 const SHARED_WITHIN: Duration = Duration::from_secs(1);
@@ -29,105 +27,13 @@ fn can_run(test: &str) -> bool {
     is_there
 }
 
-fn config(store: &str, more: &str) -> Config {
-    Config {
-        more: format!(
-            "[tracker]\nhttp = \"127.0.0.1:0\"\nudp = \"127.0.0.1:0\"\nhostname-allow = [\".internal\"]\ntrust-ip = true\n\
-             store = \"{store}\"\n{more}"
-        ),
-        ..Config::default()
-    }
-}
-
-fn start(home: &Path, store: &str) -> Btd {
-    let btd = Btd::start(home, &config(store, ""));
-    wait_up(&btd, true);
-    btd
-}
-
-fn wait_up(btd: &Btd, is: bool) {
-    let what = format!("the store is {}", if is { "up" } else { "away" });
-    wait_for(&what, within(20), || {
-        (btd.metric("btd_tracker_store_up") == f64::from(u8::from(is))).then_some(())
-    });
-}
-
-fn escaped(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("%{byte:02x}")).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn key(hash: &[u8; 20]) -> Vec<u8> {
-    format!("btd:swarm:{}", hex(hash)).into_bytes()
-}
-
-/// The body of the answer to an announce from 127.0.0.`host`.
-fn announce(to: &Btd, hash: &[u8; 20], host: u8, port: u16, more: &str) -> Vec<u8> {
-    let path = format!(
-        "/announce?info_hash={}&peer_id=-XX0000-{port:0>12}&port={port}{more}",
-        escaped(hash)
-    );
-    let from = IpAddr::V4(Ipv4Addr::new(127, 0, 0, host));
-    let response = http::get_from(from, tracker(to), &path).expect("announce");
-    let text = response.text();
-    assert!(!text.contains("failure reason"), "{text}");
-    response.body
-}
-
-fn tracker(btd: &Btd) -> SocketAddr {
-    btd.tracker_http.expect("HTTP")
-}
-
-fn contains(body: &[u8], part: &[u8]) -> bool {
-    body.windows(part.len()).any(|window| window == part)
-}
-
-/// Seeders, leechers and completions, as a scrape says.
-fn counts(of: &Btd, hash: &[u8; 20]) -> [u32; 3] {
-    let path = format!("/scrape?info_hash={}", escaped(hash));
-    let text = http::get(tracker(of), &path).expect("scrape").text();
-    let count = |name: &str| -> u32 {
-        let rest = text.split_once(&format!("{name}i")).map(|(_, rest)| rest);
-        let number = rest.and_then(|rest| rest.split_once('e')).map(|(number, _)| number);
-        number
-            .and_then(|number| number.parse().ok())
-            .unwrap_or_else(|| panic!("{text}"))
-    };
-    [count("8:complete"), count("10:incomplete"), count("10:downloaded")]
-}
-
-/// Waits until a tracker counts so many, which must not take longer than `time`.
-#[track_caller]
-fn counts_within(time: Duration, of: &Btd, hash: &[u8; 20], expected: [u32; 3]) {
-    let begun = Instant::now();
-    loop {
-        let counted = counts(of, hash);
-        if counted == expected {
-            return;
-        }
-        assert!(
-            begun.elapsed() < time,
-            "{counted:?} and not {expected:?} after {time:?}"
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// How often a text is in btd's log.
-fn logged(btd: &Btd, text: &str) -> usize {
-    btd.process.log().matches(text).count()
-}
-
 #[test]
 fn what_one_tracker_is_told_the_other_hands_out_within_a_second() {
     if !can_run("what_one_tracker_is_told_the_other_hands_out_within_a_second") {
         return;
     }
     let scratch = Scratch::new("store-shared");
-    let redis = Redis::start(&scratch.dir("redis"), free_port(), &[]);
+    let redis = Redis::start(&scratch.dir("redis"), &[]);
     let store = format!("redis://127.0.0.1:{}/3", redis.port);
     let (a, b) = (start(&scratch.dir("a"), &store), start(&scratch.dir("b"), &store));
 
@@ -200,7 +106,7 @@ fn a_store_that_was_lost_is_filled_again_and_its_peers_are_shared_again() {
         return;
     }
     let scratch = Scratch::new("store-lost");
-    let redis = Redis::start(&scratch.dir("redis"), free_port(), &[]);
+    let redis = Redis::start(&scratch.dir("redis"), &[]);
     let port = redis.port;
     let store = format!("redis://127.0.0.1:{port}");
     let (mut a, mut b) = (start(&scratch.dir("a"), &store), start(&scratch.dir("b"), &store));
@@ -223,7 +129,7 @@ fn a_store_that_was_lost_is_filled_again_and_its_peers_are_shared_again() {
     assert_eq!(counts(&b, &OTHER), [0, 0, 0]);
 
     // With nothing in it.
-    let redis = Redis::start(&scratch.dir("redis-again"), port, &[]);
+    let redis = Redis::start_at(&scratch.dir("redis-again"), port, &[]);
     wait_up(&a, true);
     wait_up(&b, true);
     for btd in [&a, &b] {
@@ -248,12 +154,88 @@ fn a_store_that_was_lost_is_filled_again_and_its_peers_are_shared_again() {
 }
 
 #[test]
+fn a_store_that_hangs_holds_up_nobody_and_what_happened_meanwhile_is_told_with_its_age() {
+    if !can_run("a_store_that_hangs_holds_up_nobody_and_what_happened_meanwhile_is_told_with_its_age") {
+        return;
+    }
+    let scratch = Scratch::new("store-hangs");
+    let redis = Redis::start(&scratch.dir("redis"), &[]);
+    // By name, and with units of age of 312 ms.
+    let config = config(&format!("redis://localhost:{}", redis.port), "interval = \"30s\"\n");
+    let start = |name: &str| Btd::start(&scratch.dir(name), &config);
+    let (a, b) = (start("a"), start("b"));
+    wait_up(&a, true);
+    wait_up(&b, true);
+    for host in [2, 3] {
+        announce(&a, &HASH, host, 2222, "&left=0");
+    }
+    counts_within(SHARED_WITHIN, &b, &HASH, [2, 0, 0]);
+    assert_eq!(redis.number(&[b"ZCARD", &key(&HASH)]), 2);
+
+    redis.signal(Signal::STOP);
+    // Before and after it is found to hang, announces are answered.
+    let announce_quickly = |to: &Btd, port: u16| {
+        let begun = Instant::now();
+        announce(to, &OTHER, 4, port, "&left=5");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    };
+    announce_quickly(&a, 1);
+    wait_up(&a, false);
+    wait_up(&b, false);
+    let memory_before = resident_kib(&a);
+    for port in 1..2000 {
+        announce_quickly(&a, port);
+        announce(&a, &OTHER, 4, port, "&left=5&event=stopped");
+    }
+    let grown = resident_kib(&a).saturating_sub(memory_before);
+    assert!(grown < 32 << 10, "{grown} KiB more");
+
+    // Both leave where they had come to; one comes back at the other tracker, some units later.
+    let left = Instant::now();
+    for host in [2, 3] {
+        announce(&a, &HASH, host, 2222, "&left=0&event=stopped");
+    }
+    assert_eq!(counts(&a, &HASH), [0, 0, 0]);
+    wait_for("six units of age", within(10), || {
+        (left.elapsed() > Duration::from_millis(6 * 313)).then_some(())
+    });
+    announce(&b, &HASH, 2, 2222, "&left=0");
+    redis.signal(Signal::CONT);
+    wait_up(&a, true);
+    wait_up(&b, true);
+    for btd in [&a, &b] {
+        counts_within(Duration::from_secs(5), btd, &HASH, [1, 0, 0]);
+    }
+    let score = redis.ask(&[b"ZSCORE", &key(&HASH), b"\x04\x7f\0\0\x02\x08\xae"]);
+    assert!(!score.starts_with("$-1"), "{score}");
+    wait_for("the other one is in the store no more", within(5), || {
+        (redis.number(&[b"ZCARD", &key(&HASH)]) == 1).then_some(())
+    });
+    // And everything is shared as before.
+    announce(&b, &HASH, 5, 5555, "&left=1");
+    counts_within(SHARED_WITHIN, &a, &HASH, [1, 1, 0]);
+    for btd in [&a, &b] {
+        assert_eq!(btd.metric("btd_tracker_store_dropped_total"), 0.0);
+    }
+    a.stop();
+    b.stop();
+}
+
+/// How much of a btd's memory is in use, in KiB.
+fn resident_kib(btd: &Btd) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", btd.process.pid())).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    number.and_then(|number| number.parse().ok()).expect("a size in kB")
+}
+
+#[test]
 fn a_tracker_that_starts_later_looks_up_what_it_is_asked_for() {
     if !can_run("a_tracker_that_starts_later_looks_up_what_it_is_asked_for") {
         return;
     }
     let scratch = Scratch::new("store-later");
-    let redis = Redis::start(&scratch.dir("redis"), free_port(), &[]);
+    let redis = Redis::start(&scratch.dir("redis"), &[]);
     let store = format!("redis://127.0.0.1:{}/0", redis.port);
     let a = start(&scratch.dir("a"), &store);
     // More than fit one reply of the store.
@@ -288,7 +270,7 @@ fn garbage_in_the_store_does_no_harm() {
         return;
     }
     let scratch = Scratch::new("store-garbage");
-    let redis = Redis::start(&scratch.dir("redis"), free_port(), &[]);
+    let redis = Redis::start(&scratch.dir("redis"), &[]);
     let store = format!("redis://127.0.0.1:{}/0", redis.port);
     // A key that is no sorted set; one whose members are mostly none; one that is too long for anybody.
     redis.ask(&[b"SET", &key(&HASH), b"nonsense"]);
@@ -369,7 +351,7 @@ fn a_password_opens_the_store_and_is_shown_nowhere() {
         return;
     }
     let scratch = Scratch::new("store-password");
-    let redis = Redis::start(&scratch.dir("redis"), free_port(), &["--requirepass", "open:sesame"]);
+    let redis = Redis::start(&scratch.dir("redis"), &["--requirepass", "open:sesame"]);
     let (port, wrong) = (redis.port, scratch.dir("wrong"));
     let locked_out = Btd::start(&wrong, &config(&format!("redis://:closed-sesame@127.0.0.1:{port}"), ""));
     wait_for("the store refuses", within(10), || {
@@ -427,12 +409,14 @@ fn a_store_over_tls_is_verified() {
         "req {key} -subj /CN=localhost -keyout store.key -out store.csr"
     ));
     openssl("x509 -req -in store.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out store.pem");
-    let port = free_port();
-    let arguments = format!(
-        "--port 0 --tls-port {port} --tls-cert-file store.pem --tls-key-file store.key --tls-ca-cert-file ca.pem \
-         --tls-auth-clients no"
-    );
-    let _redis = Redis::spawn(&dir, port, &arguments.split_whitespace().collect::<Vec<_>>());
+    let redis = Redis::start_by(&dir, |port| {
+        let arguments = format!(
+            "--port 0 --tls-port {port} --tls-cert-file store.pem --tls-key-file store.key --tls-ca-cert-file ca.pem \
+             --tls-auth-clients no"
+        );
+        arguments.split_whitespace().map(str::to_owned).collect()
+    });
+    let port = redis.port;
     let store = format!("rediss://localhost:{port}");
     let start = |name: &str, knows_it: bool| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_btd"));

@@ -51,7 +51,7 @@ def wait_quiet(patience):
 
 def apart(options):
     """Nanoseconds of a cache line from the server's CPU to the load's and back: on a virtual machine, what its host does with them."""
-    line = [options.btd, "bench", "sends", "--bytes", "0", "--json"]
+    line = [options.btd, "bench", "sends", "--cpus-only", "--json"]
     found = subprocess.run(line, check=True, capture_output=True, text=True)
     return max(json.loads(found.stdout)["round_trip_ns"])
 

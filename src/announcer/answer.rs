@@ -135,6 +135,8 @@ fn malformed(why: impl Into<Box<str>>) -> Failure {
 /// # Errors
 /// It is a refusal, or no answer at all.
 pub fn parse(body: &[u8]) -> Result<Answer, Failure> {
+    // aquatic_http ends its answers with a line break.
+    let body = body.trim_ascii_end();
     if body.is_empty() {
         return Err(malformed("it is empty"));
     }
@@ -301,6 +303,12 @@ mod tests {
         assert_eq!(answer.warning.as_deref(), Some("bad"));
         assert_eq!(answer.tracker_id.as_deref(), Some(b"abc".as_slice()));
         assert_eq!(answer.external_ip, Some("1.2.3.4".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_line_break_behind_the_answer_is_no_part_of_it() {
+        assert_eq!(parse(b"d8:intervali9e5:peers0:e\r\n").unwrap().interval, Some(9));
+        assert!(parse(b"d8:intervali9e5:peers0:e\r\nx").is_err() && parse(b"\r\n").is_err());
     }
 
     #[test]

@@ -19,25 +19,31 @@ const WORD_LEN_MAX: usize = 3;
 
 /// What came of an announce, without the keys of its address in any text.
 pub fn redacted(url: &TrackerUrl, result: Result<Answer, Failure>) -> Result<Answer, Failure> {
-    let keys = url.keys();
-    let redact = |text: &str| -> Box<str> { redact_text(&keys, text).into() };
     match result {
         Ok(mut answer) => {
-            answer.warning = answer.warning.map(|text| redact(&text));
+            let keys = url.keys();
+            answer.warning = answer.warning.map(|text| redact_text(&keys, &text).into());
             Ok(answer)
         }
-        Err(failure) => Err(match failure {
-            Failure::Refused { reason, retry } => Failure::Refused {
-                reason: redact(&reason),
-                retry,
-            },
-            Failure::Malformed(text) => Failure::Malformed(redact(&text)),
-            Failure::Forbidden(text) => Failure::Forbidden(redact(&text)),
-            Failure::Name(text) => Failure::Name(redact(&text)),
-            Failure::Unreachable(text) => Failure::Unreachable(redact(&text)),
-            // Numbers.
-            Failure::Status { .. } | Failure::TooLong(_) | Failure::Redirects(_) | Failure::Busy => failure,
-        }),
+        Err(failure) => Err(redacted_failure(url, failure)),
+    }
+}
+
+/// Why there is no answer, likewise.
+pub fn redacted_failure(url: &TrackerUrl, failure: Failure) -> Failure {
+    let keys = url.keys();
+    let redact = |text: &str| -> Box<str> { redact_text(&keys, text).into() };
+    match failure {
+        Failure::Refused { reason, retry } => Failure::Refused {
+            reason: redact(&reason),
+            retry,
+        },
+        Failure::Malformed(text) => Failure::Malformed(redact(&text)),
+        Failure::Forbidden(text) => Failure::Forbidden(redact(&text)),
+        Failure::Name(text) => Failure::Name(redact(&text)),
+        Failure::Unreachable(text) => Failure::Unreachable(redact(&text)),
+        // Numbers.
+        Failure::Status { .. } | Failure::TooLong(_) | Failure::Redirects(_) | Failure::Busy => failure,
     }
 }
 

@@ -7,11 +7,13 @@ use std::net::{IpAddr, SocketAddr};
 use super::answer::{Answer, Failure, Retry, read_compact_v4, read_compact_v6};
 use super::request::{Event, Request, escape, query_joint};
 use super::text::clean;
+use crate::proto::InfoHash;
 
 /// What the first datagram begins with.
 const MAGIC: u64 = 0x0417_2710_1980;
 const CONNECT: u32 = 0;
 const ANNOUNCE: u32 = 1;
+const SCRAPE: u32 = 2;
 const ERROR: u32 = 3;
 /// BEP 41.
 const OPTION_URL: u8 = 2;
@@ -71,6 +73,18 @@ pub fn announce(connection: u64, transaction: u32, request: &Request, target: &s
     datagram
 }
 
+/// A scrape of these torrents, of which there are [`super::scrape::UDP_MAX`] at most. There is no room for the path of the
+/// tracker's address.
+#[must_use]
+pub fn scrape(connection: u64, transaction: u32, hashes: &[InfoHash]) -> Vec<u8> {
+    let mut datagram = Vec::with_capacity(16 + 20 * hashes.len());
+    datagram.extend(connection.to_be_bytes());
+    datagram.extend(SCRAPE.to_be_bytes());
+    datagram.extend(transaction.to_be_bytes());
+    hashes.iter().for_each(|info_hash| datagram.extend(info_hash.0));
+    datagram
+}
+
 /// What a datagram from a tracker is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply<'a> {
@@ -78,6 +92,8 @@ pub enum Reply<'a> {
     Connection(u64),
     /// The answer to an announce; see [`read_announce`].
     Announce(&'a [u8]),
+    /// The answer to a scrape; see [`super::scrape::read`].
+    Scrape(&'a [u8]),
     /// Why there is none.
     Error(&'a [u8]),
 }
@@ -90,6 +106,7 @@ pub fn read(datagram: &[u8]) -> Option<(u32, Reply<'_>)> {
     let reply = match u32::from_be_bytes(*action) {
         CONNECT => Reply::Connection(u64::from_be_bytes(*body.first_chunk()?)),
         ANNOUNCE => Reply::Announce(body),
+        SCRAPE => Reply::Scrape(body),
         ERROR => Reply::Error(body),
         _ => return None,
     };
@@ -164,6 +181,18 @@ mod tests {
     }
 
     #[test]
+    fn a_scrape_is_as_bep_15_has_it() {
+        let datagram = scrape(7, 9, &[InfoHash([1; 20]), InfoHash([2; 20])]);
+        let head = [0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 2, 0, 0, 0, 9];
+        assert_eq!(datagram, [&head[..], &[1; 20], &[2; 20]].concat());
+        assert_eq!(
+            scrape(7, 9, &[InfoHash([1; 20]); super::super::scrape::UDP_MAX]).len(),
+            1496
+        );
+        assert_eq!(read(&[0, 0, 0, 2, 0, 0, 0, 9, 5]), Some((9, Reply::Scrape(&[5]))));
+    }
+
+    #[test]
     fn a_path_is_sent_in_parts() {
         let datagram = announce(7, 9, &example(), "/announce?key=1");
         assert_eq!(datagram[98..], [&[2, 15], b"/announce?key=1".as_slice()].concat());
@@ -203,7 +232,7 @@ mod tests {
             Some((9, Reply::Connection(7)))
         );
         assert_eq!(read(&[0, 0, 0, 0, 0, 0, 0, 9, 0]), None);
-        assert_eq!(read(&[0, 0, 0, 2, 0, 0, 0, 9]), None);
+        assert_eq!(read(&[0, 0, 0, 4, 0, 0, 0, 9]), None);
         let body = [0, 0, 7, 8, 0, 0, 0, 2, 0, 0, 0, 3, 127, 0, 0, 1, 0, 7];
         let datagram = [[0, 0, 0, 1, 0, 0, 0, 9].as_slice(), &body].concat();
         assert_eq!(read(&datagram), Some((9, Reply::Announce(&body))));

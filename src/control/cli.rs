@@ -19,7 +19,7 @@ use super::ctl::Ctl;
     long_about = "A BitTorrent daemon for Linux seedboxes, on io_uring, one shard per core.\n\n\
         `btd --config FILE` runs the daemon in the foreground and logs to standard error; \
         it is ready when ports.json appears in its state folder.",
-    after_help = "Exit codes: 0 done, 1 `verify` found the payload not whole or `bench` lost connections or did not get done or `ctl` was refused, 64 usage, \
+    after_help = "Exit codes: 0 done, 1 `verify` found the payload not whole or `bench` lost connections, got wrong answers or did not get done or `ctl` was refused, 64 usage, \
         65 a torrent file or payload that cannot be used, 69 `ctl` found no btd, 73 state folder in use, 74 I/O, 78 bad configuration or missing kernel feature.",
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
@@ -48,7 +48,7 @@ pub struct DaemonArgs {
 /// Everything that is not the daemon.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Measure a BitTorrent client of any make, seeding or downloading
+    /// Measure a BitTorrent client of any make (seeding, downloading or announcing), or a tracker
     Bench(Bench),
     /// Check a configuration file, print every problem found, and exit (0 good, 78 bad)
     CheckConfig {

@@ -4,7 +4,7 @@
 //! `nsswitch.conf`, search domains, the resolver that Docker puts into a container, and all of that as it is now. It does
 //! not tell for how long an answer holds, so that a name is looked up again a minute after it was, if anybody asks, and
 //! sooner for who has found nobody there: that is how a peer is found that has another address now. A look-up that fails is
-//! not repeated for half a minute, and what was known before serves meanwhile.
+//! not repeated for half a minute, but for who keeps to a pace of his own, and what was known before serves meanwhile.
 //!
 //! Trackers and peers have a resolver each: names of peers, which trackers may make up, hold up no tracker.
 //!
@@ -57,6 +57,8 @@ struct Found {
     result: Result<Arc<[IpAddr]>, Arc<str>>,
     /// When it was answered; nothing if it was not.
     answered: Option<Instant>,
+    /// When it ended, with an answer or without.
+    ended: Instant,
     until: Instant,
     /// When the addresses were found.
     since: Instant,
@@ -71,7 +73,7 @@ impl Resolver {
         })
     }
 
-    fn with(look_up: impl Fn(&str) -> Result<Vec<IpAddr>, String> + Send + Sync + 'static) -> Arc<Self> {
+    pub(super) fn with(look_up: impl Fn(&str) -> Result<Vec<IpAddr>, String> + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             names: Mutex::default(),
             threads: Arc::new(Semaphore::new(AT_ONCE)),
@@ -93,21 +95,39 @@ impl Resolver {
     /// # Errors
     /// As for [`Self::addresses`].
     pub(super) async fn addresses_since(&self, host: &str, age: Duration) -> Result<Arc<[IpAddr]>, Arc<str>> {
+        self.found(host, age, FAILED_FOR).await
+    }
+
+    /// The same for who asks at a pace of his own: a failure, too, holds no longer than `age`.
+    ///
+    /// # Errors
+    /// As for [`Self::addresses`].
+    pub(super) async fn addresses_anew(&self, host: &str, age: Duration) -> Result<Arc<[IpAddr]>, Arc<str>> {
+        self.found(host, age, age).await
+    }
+
+    async fn found(&self, host: &str, age: Duration, failed_age: Duration) -> Result<Arc<[IpAddr]>, Arc<str>> {
         if let Ok(ip) = host.parse::<IpAddr>() {
             return Ok(Arc::new([ip]));
         }
-        let name = self.name(host, age, Instant::now());
+        let name = self.name(host, (age, failed_age), Instant::now());
         let found = name.found.get_or_init(|| self.look_up(host, name.known.as_ref())).await;
         found.result.clone()
     }
 
-    /// The look-up of a name that counts now.
-    fn name(&self, host: &str, age: Duration, now: Instant) -> Arc<Name> {
+    /// The look-up of a name that counts now: an answer younger than `age`, or a failure younger than `failed_age`.
+    fn name(&self, host: &str, (age, failed_age): (Duration, Duration), now: Instant) -> Arc<Name> {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let is_old = |name: &Name| name.found.get().is_some_and(|found| found.until <= now);
         let is_too_old = |name: &Name| {
-            let answered = name.found.get().and_then(|found| found.answered);
-            answered.is_some_and(|answered| now.saturating_duration_since(answered) >= age)
+            let Some(found) = name.found.get() else {
+                return false;
+            };
+            let (since, age) = match found.answered {
+                Some(answered) => (answered, age),
+                None => (found.ended, failed_age),
+            };
+            now.saturating_duration_since(since) >= age
         };
         if let Some(name) = names.get(host).filter(|name| !is_old(name) && !is_too_old(name)) {
             return Arc::clone(name);
@@ -145,6 +165,7 @@ impl Resolver {
         Found {
             result,
             answered,
+            ended: now,
             until: now + fresh_for,
             since,
         }
@@ -256,6 +277,28 @@ mod tests {
                 assert_eq!(found[..], [IpAddr::from([10, 0, 0, 1])]);
             }
             assert_eq!(count.load(Ordering::Relaxed), 3);
+        });
+    }
+
+    #[test]
+    fn a_failure_holds_no_longer_for_who_keeps_a_pace_of_his_own() {
+        run(async {
+            let count = Arc::new(AtomicUsize::new(0));
+            let counted = Arc::clone(&count);
+            let resolver = Resolver::with(move |_| match counted.fetch_add(1, Ordering::Relaxed) {
+                0 => Err("no server".to_owned()),
+                _ => Ok(vec![IpAddr::from([10, 0, 0, 1])]),
+            });
+            assert!(resolver.addresses("store").await.is_err());
+            assert!(resolver.addresses_since("store", Duration::ZERO).await.is_err());
+            assert!(
+                resolver
+                    .addresses_anew("store", Duration::from_secs(3600))
+                    .await
+                    .is_err()
+            );
+            assert!(resolver.addresses_anew("store", Duration::ZERO).await.is_ok());
+            assert_eq!(count.load(Ordering::Relaxed), 2);
         });
     }
 

@@ -9,6 +9,7 @@ mod downloading;
 
 pub(super) use controlling::{Neighbour, Source};
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::Path;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::announce::{Announcer, Found as FoundPeers, Sources};
@@ -34,7 +35,7 @@ use super::shards::{self, Shards};
 use super::signals::{Request, Signals};
 use super::state_dir::{self, Ports, StateDir};
 use super::torrents::{Addition, Entry, Removal, STATE_NAMES, State, Torrents};
-use super::tracker::{self, Tracked};
+use super::tracker::{self, SharingEnding, Tracked};
 use super::watch;
 use super::{example, service_manager};
 use crate::hashing::{Gather, Pool, PoolConfig};
@@ -218,6 +219,8 @@ pub(super) struct Supervisor<'a> {
     disk_done: mpsc::UnboundedReceiver<downloads::Done>,
     /// Addresses of the peers that the configuration names, by watch folder.
     peers: downloads::Peers,
+    /// Told when nobody is where a name of a folder's peers has led.
+    unreachable: HashMap<usize, Arc<Notify>>,
     resolved: mpsc::UnboundedReceiver<(usize, Vec<SocketAddr>)>,
     announcer: Announcer,
     peers_found: mpsc::UnboundedReceiver<FoundPeers>,
@@ -231,6 +234,8 @@ pub(super) struct Supervisor<'a> {
     pulse: Pulse,
     signals: Signals,
     tasks: Vec<JoinHandle<()>>,
+    /// What shares the tracker's swarms, and how it is ended.
+    sharing: Option<(JoinHandle<()>, SharingEnding)>,
     ports: Ports,
     metrics_address: Option<SocketAddr>,
     reporter: Option<Arc<Reporter>>,
@@ -319,6 +324,7 @@ impl<'a> Supervisor<'a> {
         };
         let resolver = Resolver::new();
         let (found, resolved) = mpsc::unbounded_channel();
+        let mut unreachable = HashMap::new();
         for (folder, watch) in config
             .watch
             .iter()
@@ -329,15 +335,15 @@ impl<'a> Supervisor<'a> {
                 folder,
                 watch.peers.clone(),
                 Arc::clone(&resolver),
+                Arc::clone(unreachable.entry(folder).or_default()),
                 found.clone(),
             )));
         }
         if let Some(lists) = tracked.as_mut().and_then(Tracked::follow) {
             tasks.push(tokio::task::spawn_local(lists));
         }
-        if let Some(sharing) = tracked.as_mut().and_then(|tracked| tracked.share(&resolver)) {
-            tasks.push(tokio::task::spawn_local(sharing));
-        }
+        let sharing = tracked.as_mut().and_then(|tracked| tracked.share(&resolver));
+        let sharing = sharing.map(|(sharing, ending)| (tokio::task::spawn_local(sharing), ending));
         let (tracker_http, tracker_udp) = shards.tracker_addresses();
         let (found, peers_found) = mpsc::unbounded_channel();
         let port = shards.addresses().first().map_or(0, SocketAddr::port);
@@ -371,6 +377,7 @@ impl<'a> Supervisor<'a> {
             events,
             disk_done,
             peers: downloads::Peers::new(),
+            unreachable,
             resolved,
             announcer,
             peers_found,
@@ -382,6 +389,7 @@ impl<'a> Supervisor<'a> {
             pulse,
             signals,
             tasks,
+            sharing,
             ports,
             metrics_address,
             reporter,
@@ -877,12 +885,19 @@ impl Supervisor<'_> {
         std::mem::forget(self.pool);
         let (checks, session, announcer) = (self.checks, self.session, self.announcer);
         let (mut downloads, mut disk_done, mut events) = (self.downloads, self.disk_done, self.events);
-        let totals = self.totals;
+        let (totals, shards, sharing) = (self.totals, self.shards, self.sharing);
+        let served = async {
+            shards.stop().await;
+            // Nothing is announced any more.
+            if let Some((task, ending)) = sharing {
+                ending.end(task).await;
+            }
+        };
         let kept = async {
             // A disk that hangs takes its time from nobody else's record.
             let rested = tokio::time::timeout(STOP_DEADLINE / 2, downloads.rest(&mut disk_done));
             let unannounced = announcer.stop(UNANNOUNCE_DEADLINE);
-            let (_, (), _, ()) = tokio::join!(checks.ended(STOP_DEADLINE / 2), self.shards.stop(), rested, unannounced);
+            let (_, (), _, ()) = tokio::join!(checks.ended(STOP_DEADLINE / 2), served, rested, unannounced);
             // What the shards have told last.
             while let Ok(event) = events.try_recv() {
                 if let Event::Written {

@@ -1,5 +1,5 @@
 //! The measuring harness: a swarm of leechers that drives a BitTorrent server of any make and a bare server to compare it
-//! with, a swarm of seeders that feeds a client of any make, and a load for trackers.
+//! with, a swarm of seeders that feeds a client of any make, a load for trackers, and trackers for a client that announces.
 //!
 //! - [`load`]: one run of the swarm, and its [`report`].
 //! - [`floor`]: an epoll and sendfile loop that answers the same protocol and does nothing else. It is the yardstick:
@@ -7,6 +7,7 @@
 //! - [`sends`]: what a bare sender costs on this machine, which no server can be below; [`cores`]: how far apart its CPUs are.
 //! - [`feed`]: one run of the seeders.
 //! - [`tracker`]: announces and scrapes for a tracker of any make, and a floor of its own.
+//! - [`announced`]: trackers that count what a client asks of them.
 //! - `leecher` (one peer, without sockets), `swarm` (their sockets), `frame` (the stream, payload walked past),
 //!   [`procfs`] (what the server spends), [`histogram`], `random`.
 //!
@@ -14,6 +15,7 @@
 //! the other's mistakes. To peers it speaks plain TCP: no encryption, no uTP.
 #![forbid(unsafe_code)]
 
+pub mod announced;
 pub mod cores;
 pub mod feed;
 pub mod floor;

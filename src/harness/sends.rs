@@ -1,9 +1,9 @@
 //! What a bare sender costs: the least that any server has to spend on a TCP connection of this machine, by three ways to send.
 //!
 //! One thread sends, one receives, each on its CPU. A connection asks for a batch with as many bytes as the requests of its blocks
-//! would have, and for the next one when it is there. The sender reads what it was asked and sends the batch, whole, in one call:
-//! no protocol is understood, nothing looked up, chosen, counted or kept. So a server that answers the same connections in batches
-//! of this size and is not cheaper than the cheapest way here stands at the machine's bound, and what is below that bound cannot be had.
+//! would have, and for as many blocks as have come whenever some have, so that a batch is always under way. The sender reads what it
+//! was asked and sends all of that in one call: no protocol is understood, nothing looked up, chosen, counted or kept, no block has a
+//! header. So whoever answers the same connections spends at least what the same way to send costs here.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -61,7 +61,7 @@ pub struct Sends {
     pub connections: usize,
     /// Bytes of a batch: a multiple of 16 KiB, at most [`BATCH_MAX`].
     pub batch: usize,
-    /// Bytes in all, for each source.
+    /// Bytes in all, for each source. Without any nothing is sent.
     pub bytes: u64,
     /// The CPU of the thread that sends, and of the one that receives.
     pub cpus: (usize, usize),
@@ -252,7 +252,7 @@ struct Connection {
     stream: TcpStream,
     /// Bytes of requests that have come.
     asked: usize,
-    /// Of the batch under way: where it begins, what of it is still to be sent, and how much of that is in the pipe.
+    /// Of what is being sent: where the rest of it lies, how long that is, and how much of it is in the pipe.
     at: usize,
     left: usize,
     piped: usize,
@@ -332,17 +332,17 @@ impl Sender {
 impl Connection {
     /// Sends what is asked for until there is nothing, or the socket takes no more: that is what `true` says.
     fn pump(&mut self, store: &Store, batch: usize, random: &mut Random) -> io::Result<bool> {
-        let request_len = batch / BLOCK_LEN * REQUEST_LEN;
         loop {
             if self.left == 0 {
-                if self.asked < request_len {
+                let blocks = (self.asked / REQUEST_LEN).min(batch / BLOCK_LEN);
+                if blocks == 0 {
                     return Ok(false);
                 }
-                self.asked -= request_len;
-                self.left = batch;
+                self.asked -= blocks * REQUEST_LEN;
+                self.left = blocks * BLOCK_LEN;
                 self.at = random.below(store.batches(batch)) as usize * batch;
             }
-            let from = self.at + batch - self.left;
+            let from = self.at;
             let sent = match (store, &self.pipe) {
                 (Store::File(file), Some((out, into))) => {
                     let flags = SpliceFlags::NONBLOCK;
@@ -354,12 +354,15 @@ impl Connection {
                     sent
                 }
                 (Store::Memory(memory), _) => {
-                    rustix::net::send(&self.stream, &memory[from..self.at + batch], SendFlags::NOSIGNAL)
+                    rustix::net::send(&self.stream, &memory[from..from + self.left], SendFlags::NOSIGNAL)
                 }
                 (Store::File(_), None) => unreachable!("each connection of a file has a pipe"),
             };
             match sent {
-                Ok(sent) => self.left -= sent,
+                Ok(sent) => {
+                    self.at += sent;
+                    self.left -= sent;
+                }
                 Err(Errno::AGAIN) => return Ok(true),
                 Err(error) => return Err(error.into()),
             }
@@ -410,10 +413,11 @@ fn receive(streams: &[TcpStream], batch: usize, bytes: u64) -> io::Result<()> {
                 Ok(len) => {
                     received += len as u64;
                     taken[index] += len;
-                    while taken[index] >= batch {
-                        taken[index] -= batch;
+                    let blocks = taken[index] / BLOCK_LEN;
+                    taken[index] %= BLOCK_LEN;
+                    if blocks > 0 {
                         // A few hundred bytes on a connection whose last ones were taken: there is room.
-                        stream.write_all(&request)?;
+                        stream.write_all(&request[..blocks * REQUEST_LEN])?;
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

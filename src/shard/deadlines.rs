@@ -3,7 +3,7 @@
 use super::Shard;
 use super::conn::Phase;
 use super::ended::Reason;
-use super::leech::LOOK_TICKS;
+use super::leech::asking::LOOK_TICKS;
 use super::wheel::TICK;
 use crate::io::{Driver, Owner};
 use crate::proto::wire::Message;

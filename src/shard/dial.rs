@@ -49,6 +49,8 @@ enum State {
 struct Known {
     state: State,
     failures: u8,
+    /// A name has led there.
+    named: bool,
 }
 
 /// The addresses that peers of a torrent may be at.
@@ -71,15 +73,17 @@ pub(super) enum Went {
 }
 
 impl Dial {
-    /// There may be a peer at this address.
-    pub(super) fn add(&mut self, addr: SocketAddr, tick: u64) {
+    /// There may be a peer at this address, to which a name has led or not.
+    pub(super) fn add(&mut self, addr: SocketAddr, named: bool, tick: u64) {
         if self.known.len() >= KNOWN_MAX && !self.known.contains_key(&addr) && !self.forget_worst() {
             return;
         }
-        self.known.entry(addr).or_insert(Known {
+        let known = self.known.entry(addr).or_insert(Known {
             state: State::Waits(tick),
             failures: 0,
+            named,
         });
+        known.named |= named;
         self.due_at = self.due_at.min(tick);
     }
 
@@ -109,13 +113,14 @@ impl Dial {
         Some(*addr)
     }
 
-    /// A connection to this address has ended. `random` spreads those that failed together.
-    pub(super) fn ended(&mut self, addr: SocketAddr, went: Went, tick: u64, random: u64) {
+    /// A connection to this address has ended. `random` spreads those that failed together. Whether its name should be asked
+    /// where else the peer may be.
+    pub(super) fn ended(&mut self, addr: SocketAddr, went: Went, tick: u64, random: u64) -> bool {
         let Some(known) = self.known.get_mut(&addr) else {
-            return;
+            return false;
         };
         if known.state == State::Never {
-            return;
+            return false;
         }
         known.failures = match went {
             Went::Well => 0,
@@ -129,6 +134,7 @@ impl Dial {
         if let State::Waits(at) = known.state {
             self.due_at = self.due_at.min(at);
         }
+        known.named && went == Went::Nowhere
     }
 }
 
@@ -237,9 +243,9 @@ mod tests {
     fn address_of_which_nothing_comes_gives_way_to_a_new_one() {
         let mut dial = Dial::default();
         for at in 0..KNOWN_MAX as u32 {
-            dial.add(SocketAddr::from((Ipv4Addr::from(at), 1)), 0);
+            dial.add(SocketAddr::from((Ipv4Addr::from(at), 1)), false, 0);
         }
-        dial.add(addr(9), 0);
+        dial.add(addr(9), false, 0);
         assert!(!dial.known.contains_key(&addr(9)), "none is known to be bad");
         let mut tick = 0;
         let bad = dial.next(tick).unwrap();
@@ -247,7 +253,7 @@ mod tests {
             dial.ended(bad, Went::Nowhere, tick, 0);
             tick += AGAIN_TICKS_MAX;
         }
-        dial.add(addr(9), tick);
+        dial.add(addr(9), false, tick);
         assert!(dial.known.contains_key(&addr(9)) && !dial.known.contains_key(&bad));
         assert_eq!(dial.known.len(), KNOWN_MAX);
     }
@@ -255,13 +261,13 @@ mod tests {
     #[test]
     fn address_is_tried_at_longer_and_longer_intervals_until_something_comes_of_it() {
         let mut dial = Dial::default();
-        dial.add(addr(1), 10);
+        dial.add(addr(1), false, 10);
         assert_eq!(dial.next(9), None);
         let (mut tick, mut before) = (10, 0);
         for _ in 0..20 {
             assert_eq!(dial.next(tick), Some(addr(1)));
             assert_eq!(dial.next(tick + 1_000_000), None, "it is being tried");
-            dial.add(addr(1), tick);
+            dial.add(addr(1), false, tick);
             dial.ended(addr(1), Went::Nowhere, tick, 0);
             let next = (tick..).find(|at| dial.next(*at).is_some()).unwrap();
             dial.ended(addr(1), Went::Nowhere, next, 0);
@@ -281,10 +287,10 @@ mod tests {
     #[test]
     fn address_that_is_wrong_is_never_tried_again_whoever_names_it() {
         let mut dial = Dial::default();
-        dial.add(addr(1), 0);
+        dial.add(addr(1), false, 0);
         assert_eq!(dial.next(0), Some(addr(1)));
         dial.ended(addr(1), Went::Wrong, 0, 0);
-        dial.add(addr(1), 0);
+        dial.add(addr(1), false, 0);
         dial.ended(addr(1), Went::Well, 0, 0);
         assert_eq!(dial.next(u64::MAX), None);
     }
@@ -292,7 +298,21 @@ mod tests {
     #[test]
     fn addresses_are_bounded() {
         let mut dial = Dial::default();
-        (0..5000).for_each(|port| dial.add(addr(port), 0));
+        (0..5000).for_each(|port| dial.add(addr(port), false, 0));
         assert_eq!(dial.known.len(), KNOWN_MAX);
+    }
+
+    #[test]
+    fn of_an_address_that_a_name_has_led_to_it_is_told_when_nobody_is_there() {
+        let mut dial = Dial::default();
+        dial.add(addr(1), false, 0);
+        dial.add(addr(2), true, 0);
+        assert!(!dial.ended(addr(1), Went::Nowhere, 0, 0));
+        assert!(dial.ended(addr(2), Went::Nowhere, 0, 0) && !dial.ended(addr(2), Went::Well, 0, 0));
+        // A tracker may tell it both ways.
+        dial.add(addr(1), true, 0);
+        dial.add(addr(2), false, 0);
+        assert!(dial.ended(addr(1), Went::Nowhere, 0, 0) && dial.ended(addr(2), Went::Nowhere, 0, 0));
+        assert!(!dial.ended(addr(2), Went::Wrong, 0, 0) && !dial.ended(addr(2), Went::Nowhere, 0, 0));
     }
 }

@@ -169,10 +169,27 @@ impl Download {
     /// liar spoils no more before it is found out, and twice as many with each that was right. Never less than the requests
     /// that a peer is to have under way.
     pub(super) fn begun_max(&self, key: PeerKey) -> usize {
-        let piece_len = self.served.torrent.geometry().piece_len_max();
-        let least = (DEPTH_MIN * BLOCK_LEN).div_ceil(piece_len).max(BEGUN_MIN);
+        let least = self.pieces_asked_min().max(BEGUN_MIN);
         let proven = self.proven.get(&key).copied().unwrap_or(0);
         (least as usize) << proven.min(16)
+    }
+
+    /// How many pieces that are not verified a peer may have part in, where `pieces_max` may be begun. One that nothing is known of,
+    /// or that is suspected, has part in one where not each has room for its own: if it lies, that one turns out wrong, and then
+    /// the first that it is to prove itself with, and no third.
+    pub(super) fn stakes_max(&self, key: PeerKey, pieces_max: usize) -> usize {
+        let is_room_for_all = !self.early && pieces_max >= BEGUN_MIN as usize * self.peers.len();
+        let shares = self.peers.len() > 1 && !is_room_for_all && !self.is_proven(key);
+        match shares || self.is_on_parole(key) {
+            true => self.pieces_asked_min() as usize,
+            false => usize::MAX,
+        }
+    }
+
+    /// Pieces that are as long as the requests that any peer is to have under way.
+    fn pieces_asked_min(&self) -> u32 {
+        let piece_len = self.served.torrent.geometry().piece_len_max();
+        (DEPTH_MIN * BLOCK_LEN).div_ceil(piece_len)
     }
 
     /// Whether a peer has given blocks of a piece that was right.
@@ -373,8 +390,8 @@ impl Download {
         }
     }
 
-    /// Addresses to connect to.
-    pub(super) fn add_peers(&mut self, addrs: &[SocketAddr], tick: u64) {
-        addrs.iter().for_each(|addr| self.dial.add(*addr, tick));
+    /// Addresses to connect to, and whether a name has led to them.
+    pub(super) fn add_peers(&mut self, addrs: &[SocketAddr], named: bool, tick: u64) {
+        addrs.iter().for_each(|addr| self.dial.add(*addr, named, tick));
     }
 }

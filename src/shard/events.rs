@@ -1,6 +1,7 @@
 //! What a shard tells the control plane: what has to be done on a disk that a shard must not wait for.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::proto::InfoHash;
@@ -43,7 +44,14 @@ pub enum Event {
         /// The torrent.
         info_hash: InfoHash,
         /// Where it was.
-        peer: std::net::SocketAddr,
+        peer: SocketAddr,
+    },
+    /// Nothing has come of a connection to where a peer's name has led.
+    Unreachable {
+        /// The torrent.
+        info_hash: InfoHash,
+        /// Where nobody was.
+        addr: SocketAddr,
     },
 }
 

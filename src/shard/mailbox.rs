@@ -29,6 +29,9 @@ pub enum Command {
         info_hash: InfoHash,
         /// Where.
         addrs: Vec<SocketAddr>,
+        /// Whether a name has led there, which may lead elsewhere another time: [`super::Event::Unreachable`] tells when
+        /// nobody is there.
+        named: bool,
     },
     /// The answer to [`super::Event::Wanted`].
     Prepared {

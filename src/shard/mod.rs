@@ -533,7 +533,11 @@ impl<D: Driver> Shard<D> {
             match command {
                 Command::Add(torrent) => self.add(torrent),
                 Command::Remove(info_hash) => self.remove(info_hash),
-                Command::Peers { info_hash, addrs } => self.on_addrs(info_hash, &addrs),
+                Command::Peers {
+                    info_hash,
+                    addrs,
+                    named,
+                } => self.on_addrs(info_hash, &addrs, named),
                 Command::Prepared { info_hash, made } => self.on_prepared(info_hash, made),
                 Command::TellPeers { info_hash, reply } => self.tell_peers(info_hash, reply),
                 Command::Take(handed) => self.take(*handed),
@@ -566,12 +570,12 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    fn on_addrs(&mut self, info_hash: InfoHash, addrs: &[SocketAddr]) {
+    fn on_addrs(&mut self, info_hash: InfoHash, addrs: &[SocketAddr], named: bool) {
         let number = self.torrents.get(&info_hash).map(|served| served.number);
         let Some(download) = number.and_then(|number| self.downloads.get_mut(&number)) else {
             return; // Complete, or gone.
         };
-        download.add_peers(addrs, self.tick);
+        download.add_peers(addrs, named, self.tick);
         let number = download.served.number;
         while self.stopping.is_none() && self.dial_for(number) {}
     }

@@ -211,10 +211,10 @@ impl<D: Driver> Shard<D> {
     }
 
     pub(super) fn on_piece_written(&mut self, number: u32, piece: PieceIndex, bytes: Bytes) {
-        self.counters.pieces_written += 1;
         let Some(download) = self.downloads.get_mut(&number) else {
-            return;
+            return; // The torrent has left, and nobody is told of what was still on its way: a piece, or a run of one.
         };
+        self.counters.pieces_written += 1;
         download.on_written(piece);
         download.account(&mut self.assembly);
         let served = download.served.clone();

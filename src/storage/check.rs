@@ -6,6 +6,7 @@
 //! [`check`] blocks: it is called on a thread of its own, once per torrent; several at once share one pool. It never
 //! fails because of what is on the disk. Nothing is written, truncated or renamed here, whatever it finds.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::layout::Layout;
@@ -105,7 +106,8 @@ pub fn check(
         have: Bitfield::new(piece_count),
         wrong: Bitfield::new(piece_count),
         unwritten: Bitfield::new(piece_count),
-        known_count: 0,
+        known: Bitfield::new(piece_count),
+        lost: BTreeSet::new(),
         written: vec![false; metainfo.files.len()],
         progress,
         keep,
@@ -116,7 +118,7 @@ pub fn check(
     if payload.parts().contains(&true) {
         verifier.find_unwritten(&mut payload);
     }
-    if verifier.known_count + verifier.unwritten.count() == piece_count {
+    if verifier.known.count() + verifier.unwritten.count() == piece_count {
         progress.add(metainfo.geometry.total_len());
     } else {
         pieces::run(&metainfo.geometry, &mut payload, means, progress, &mut verifier)?;
@@ -139,7 +141,7 @@ pub fn check(
         files,
         parts,
         modified,
-        known_count: verifier.known_count,
+        known_count: verifier.known.count(),
     })
 }
 
@@ -149,7 +151,10 @@ struct Verifier<'a, 'k> {
     wrong: Bitfield,
     /// Pieces of which nothing was ever written, and which are not zeros. They are neither right nor wrong.
     unwritten: Bitfield,
-    known_count: u32,
+    /// Pieces that were judged by an earlier check.
+    known: Bitfield,
+    /// Files that the disk does not take. Pieces of them may be on their way through the pool still.
+    lost: BTreeSet<usize>,
     /// Files that btd was writing to when the record was made that was taken over, and that are still there.
     written: Vec<bool>,
     progress: &'a Progress,
@@ -180,7 +185,7 @@ impl Verifier<'_, '_> {
             let mut files = payload.files_of(geometry.piece_offset(piece), geometry.piece_len(piece).into());
             if files.all(|file| unchanged[file]) {
                 judged.set(piece);
-                self.known_count += 1;
+                self.known.set(piece);
             }
         }
     }
@@ -212,9 +217,13 @@ impl Verifier<'_, '_> {
 
     /// Gives away what is known now. The files have just been looked at again.
     fn keep(&mut self, judged: u32, payload: &mut Payload<'_>) {
-        let Some(keep) = &mut self.keep else { return };
+        if self.keep.is_none() {
+            return;
+        }
         let began = Instant::now();
-        payload.sync_young(|| !self.progress.is_cancelled() || began.elapsed() < SYNC_PATIENCE);
+        let lost = payload.sync_young(|| !self.progress.is_cancelled() || began.elapsed() < SYNC_PATIENCE);
+        self.lost.extend(lost);
+        self.doubt(payload);
         let (mut wrong, mut files) = (self.wrong.clone(), payload.stamps().to_vec());
         // What btd was writing to when it was killed a moment ago is too young to be told by its time: it stays what it was,
         // or a second kill, before it is written to again, would have all of it read. Not where nothing is missing: nobody
@@ -233,12 +242,31 @@ impl Verifier<'_, '_> {
                 wrong.clear(piece);
             }
         }
-        keep(Record {
-            have: self.have.clone(),
-            wrong,
-            judged,
-            files,
-        });
+        let have = self.have.clone();
+        if let Some(keep) = &mut self.keep {
+            keep(Record {
+                have,
+                wrong,
+                judged,
+                files,
+            });
+        }
+    }
+
+    /// The disk does not take some files: what was read of them now is neither right nor wrong, and is not served either, since
+    /// shards read past the page cache. What was recorded before was on the disk by then.
+    fn doubt(&mut self, payload: &Payload<'_>) {
+        if self.lost.is_empty() {
+            return;
+        }
+        let geometry = &self.metainfo.geometry;
+        for piece in geometry.pieces().filter(|piece| !self.known.get(*piece)) {
+            let mut files = payload.files_of(geometry.piece_offset(piece), geometry.piece_len(piece).into());
+            if files.any(|file| self.lost.contains(&file)) {
+                self.have.clear(piece);
+                self.wrong.clear(piece);
+            }
+        }
     }
 
     fn is_there(&self, piece: PieceIndex, payload: &Payload<'_>) -> bool {

@@ -215,14 +215,15 @@ pub(super) fn allocate(file: &File, len: u64) -> Result<(), Errno> {
     }
 }
 
-/// Stands before each change. A test may have it fail from some point on, which leaves behind what `kill -9` would.
+/// Stands before each change and each sync. A test may have it fail from some point on, which leaves behind what `kill -9`
+/// would, or a disk that takes nothing any more.
 #[cfg(not(test))]
-fn step() -> Result<(), Errno> {
+pub(super) fn step() -> Result<(), Errno> {
     Ok(())
 }
 
 #[cfg(test)]
-use steps::step;
+pub(super) use steps::step;
 
 #[cfg(test)]
 pub(super) mod steps {
@@ -241,7 +242,7 @@ pub(super) mod steps {
         (result, stopped)
     }
 
-    pub(super) fn step() -> Result<(), Errno> {
+    pub(in crate::storage) fn step() -> Result<(), Errno> {
         let left = LEFT.get().map(|left| left.saturating_sub(1));
         LEFT.set(left);
         match left {

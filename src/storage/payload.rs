@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::cached::{CachedBytes, CachedPart};
+use super::folder::step;
 use super::holes::Stretch;
 use super::layout::{Layout, Span};
 use super::part::{self, PartNames};
@@ -557,16 +558,28 @@ impl<'a> Payload<'a> {
 
     /// Sees to it that what was read of files changed lately would be there after a power cut, for as long as `keep_going`
     /// says; the others have no stamp any more. Once is enough: whoever changes a file again changes its stamp too.
-    pub(super) fn sync_young(&mut self, keep_going: impl Fn() -> bool) {
+    ///
+    /// Gives the files of which nobody knows what is on the disk: what was read of them may have been in the page cache alone,
+    /// and the kernel calls such pages clean once it has told the error. They are not read any further.
+    pub(super) fn sync_young(&mut self, keep_going: impl Fn() -> bool) -> Vec<usize> {
+        let mut lost = Vec::new();
         for index in std::mem::take(&mut self.young) {
-            let path = self.path(index);
-            let synced = || rustix::fs::fdatasync(self.root.open_file(&path).map_err(OpenError::errno)?);
-            // After a sync that failed the kernel may call pages clean that never reached the disk.
-            if !keep_going() || synced().is_err() {
-                self.stamps[index as usize] = None;
+            let synced = match keep_going() {
+                true => self.root.open_file(&self.path(index)).and_then(|file| sync(&file)),
+                false => Ok(Synced::No),
+            };
+            let at = index as usize;
+            if synced != Ok(Synced::Yes) {
+                self.stamps[at] = None;
                 self.unsynced.push(index);
             }
+            if let Err(error) = synced {
+                self.states[at] = error.into();
+                self.readable[at] = 0;
+                lost.push(at);
+            }
         }
+        lost
     }
 
     /// After [`Payload::sync_young`]: whether a file has the length that it is to have, is as it was when it was first looked
@@ -690,6 +703,28 @@ fn stamp(metadata: &Metadata) -> FileStamp {
             .mtime()
             .saturating_mul(1_000_000_000)
             .saturating_add(metadata.mtime_nsec()),
+    }
+}
+
+/// Whether all of a file is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Synced {
+    Yes,
+    /// Nobody has asked the disk, or its filesystem knows no such thing: those that are never written to.
+    No,
+}
+
+/// Has the disk take all of a file. Of what it does not take the page cache keeps nothing, so that whoever reads it next sees
+/// what there is.
+fn sync(file: &File) -> Result<Synced, OpenError> {
+    match step().and_then(|()| rustix::fs::fdatasync(file)) {
+        Ok(()) => Ok(Synced::Yes),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(Synced::No),
+        Err(errno) => {
+            // Advice; nothing else is to be done when it is not taken.
+            let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+            Err(OpenError::Other(errno))
+        }
     }
 }
 

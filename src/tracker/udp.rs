@@ -173,7 +173,7 @@ impl Tracker {
         // 1 completed, 2 started, 3 stopped; anything else is a regular announce (4 is `paused`, BEP 21).
         let counts = if event == 3 {
             let left = self.store.leave(&info_hash, &address, stamp);
-            self.tell_left(&info_hash, &address, left.name);
+            self.tell_left(&info_hash, &address, left.name, now);
             left.counts
         } else {
             let completed = event == 1;
@@ -196,7 +196,7 @@ impl Tracker {
                 .store
                 .announce(&info_hash, &peer, &wish, stamp, &mut worker.random, sink);
             let announced = announced.map_err(|_full| (Outcome::Refused, "the tracker is full, try again later"))?;
-            self.tell_joined(&info_hash, &peer, &announced);
+            self.tell_joined(&info_hash, &peer, &announced, now);
             announced.counts
         };
         let mut header = &mut reply[..REPLY_HEADER_LEN];

@@ -1,12 +1,15 @@
 //! A filesystem that is written to and fails on command: what btd sees when a disk dies under a download. Everything of it
 //! is in memory, in one folder.
+//!
+//! Of a file whose sync fails it keeps what was there at the sync before, and that is read from then on: as of a disk whose
+//! page cache was dropped, after the kernel has told the one error that it tells and called all pages clean.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
     BackgroundSession, FileAttr, FileType, Filesystem, MountOption, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
@@ -24,14 +27,18 @@ const EEXIST: i32 = 17;
 
 /// Errors to fail with.
 pub const EIO: i32 = 5;
+pub const ENOSPC: i32 = 28;
 pub const EROFS: i32 = 30;
 
-/// What fails. Reads, names and lookups go on.
+/// What fails. Names and lookups go on.
 #[derive(Default)]
 pub struct Faults {
     /// The error, or zero.
     writes: AtomicI32,
     syncs: AtomicI32,
+    reads: AtomicI32,
+    refused: Mutex<Vec<Instant>>,
+    taken: Mutex<Vec<Instant>>,
 }
 
 impl Faults {
@@ -42,10 +49,27 @@ impl Faults {
     pub fn fail_syncs(&self, errno: Option<i32>) {
         self.syncs.store(errno.unwrap_or(0), Ordering::Relaxed);
     }
-}
 
-fn failure(errno: &AtomicI32) -> Option<i32> {
-    Some(errno.load(Ordering::Relaxed)).filter(|errno| *errno != 0)
+    pub fn fail_reads(&self, errno: Option<i32>) {
+        self.reads.store(errno.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// When anything failed, in order.
+    pub fn refused(&self) -> Vec<Instant> {
+        self.refused.lock().expect("no test panics with it").clone()
+    }
+
+    /// When bytes were written, in order.
+    pub fn taken(&self) -> Vec<Instant> {
+        self.taken.lock().expect("no test panics with it").clone()
+    }
+
+    fn failure(&self, errno: &AtomicI32) -> Option<i32> {
+        let errno = Some(errno.load(Ordering::Relaxed)).filter(|errno| *errno != 0)?;
+        let mut refused = self.refused.lock().expect("no test panics with it");
+        refused.push(Instant::now());
+        Some(errno)
+    }
 }
 
 /// Mounted until it is dropped.
@@ -86,6 +110,8 @@ impl FailingFs {
 
 struct Inode {
     contents: Vec<u8>,
+    /// What is on the disk.
+    synced: Vec<u8>,
     modified: SystemTime,
     links: u32,
 }
@@ -212,6 +238,7 @@ impl Filesystem for Files {
         self.names.insert(name.to_owned(), self.last);
         let inode = Inode {
             contents: Vec::new(),
+            synced: Vec::new(),
             modified: SystemTime::now(),
             links: 1,
         };
@@ -235,6 +262,9 @@ impl Filesystem for Files {
         _lock_owner: Option<u64>,
         reply: ReplyData,
     ) {
+        if let Some(errno) = self.faults.failure(&self.faults.reads) {
+            return reply.error(errno);
+        }
         let Some(inode) = self.inodes.get(&number) else {
             return reply.error(ENOENT);
         };
@@ -255,9 +285,14 @@ impl Filesystem for Files {
         _lock_owner: Option<u64>,
         reply: ReplyWrite,
     ) {
-        if let Some(errno) = failure(&self.faults.writes) {
+        if let Some(errno) = self.faults.failure(&self.faults.writes) {
             return reply.error(errno);
         }
+        self.faults
+            .taken
+            .lock()
+            .expect("no test panics with it")
+            .push(Instant::now());
         let Some(inode) = self.inodes.get_mut(&number) else {
             return reply.error(ENOENT);
         };
@@ -270,10 +305,21 @@ impl Filesystem for Files {
         reply.written(data.len() as u32);
     }
 
-    fn fsync(&mut self, _req: &Request<'_>, _number: u64, _handle: u64, _datasync: bool, reply: ReplyEmpty) {
-        match failure(&self.faults.syncs) {
-            Some(errno) => reply.error(errno),
-            None => reply.ok(),
+    fn fsync(&mut self, _req: &Request<'_>, number: u64, _handle: u64, _datasync: bool, reply: ReplyEmpty) {
+        let Some(inode) = self.inodes.get_mut(&number) else {
+            return reply.error(ENOENT);
+        };
+        // Its length is not lost: that was in the journal before.
+        inode.synced.resize(inode.contents.len(), 0);
+        match self.faults.failure(&self.faults.syncs) {
+            Some(errno) => {
+                inode.contents.clone_from(&inode.synced);
+                reply.error(errno);
+            }
+            None => {
+                inode.synced.clone_from(&inode.contents);
+                reply.ok();
+            }
         }
     }
 

@@ -10,6 +10,7 @@
 // Each test file compiles its own copy of this module and uses a part of it.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod aquatic;
 pub mod btd;
 pub mod claims;
 pub mod client;
@@ -23,12 +24,17 @@ pub mod peer;
 pub mod private_net;
 pub mod process;
 pub mod redis;
+pub mod relays;
+pub mod rogue;
 pub mod scrape;
 pub mod scratch;
+pub mod scripted_store;
+pub mod shared_tracker;
 pub mod sick_fs;
 pub mod stub_tracker;
 pub mod torrent;
 pub mod tracker;
+pub mod ward;
 pub mod webtorrent;
 
 use std::path::{Path, PathBuf};

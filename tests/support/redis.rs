@@ -17,32 +17,60 @@ pub struct Redis {
     pub port: u16,
 }
 
-/// A port that nobody listens on now. redis-server cannot be told to take any; another may get it first, and then the
-/// server says so and the test fails.
-pub fn free_port() -> u16 {
+/// How often a port is tried.
+const ATTEMPTS: usize = 20;
+
+/// A port that nobody listens on now.
+fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("bound").port()
 }
 
 impl Redis {
-    /// Starts one on a port, with its log in `dir`, and waits until it answers.
-    pub fn start(dir: &Path, port: u16, more: &[&str]) -> Self {
-        let redis = Self::spawn(dir, port, &[&["--port", &port.to_string()], more].concat());
-        wait_for("redis-server answers", within(20), || {
-            let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
-            let reply = exchange(stream, &[b"PING"]).ok()?;
-            (reply.starts_with("+PONG") || reply.starts_with("-NOAUTH")).then_some(())
-        });
-        redis
+    /// Starts one on a free port, with its log in `dir`, and waits until it serves.
+    pub fn start(dir: &Path, more: &[&str]) -> Self {
+        Self::start_by(dir, |port| arguments(port, more))
     }
 
-    /// Starts one with arguments that say where it listens.
-    pub fn spawn(dir: &Path, port: u16, arguments: &[&str]) -> Self {
+    /// The same with arguments that say where it listens. redis-server cannot be told to take any port, and another may get
+    /// a free one first: then the server ends, and the next is tried.
+    pub fn start_by(dir: &Path, arguments: impl Fn(u16) -> Vec<String>) -> Self {
+        for _ in 0..ATTEMPTS {
+            let port = free_port();
+            if let Some(redis) = Self::spawn(dir, port, &arguments(port)) {
+                return redis;
+            }
+        }
+        panic!("{ATTEMPTS} free ports were taken before redis-server had them");
+    }
+
+    /// The same on a port that must be had.
+    pub fn start_at(dir: &Path, port: u16, more: &[&str]) -> Self {
+        let redis = Self::spawn(dir, port, &arguments(port, more));
+        redis.unwrap_or_else(|| panic!("port {port} is taken by somebody else"))
+    }
+
+    /// Starts one and waits until it serves; nothing if its port is taken.
+    fn spawn(dir: &Path, port: u16, arguments: &[String]) -> Option<Self> {
         let mut command = Command::new("redis-server");
         command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"]);
         command.arg(dir).args(arguments);
-        let process = Process::spawn("redis-server", &mut command, &dir.join("redis.log"));
-        Self { process, port }
+        let mut process = Process::spawn("redis-server", &mut command, &dir.join("redis.log"));
+        // By its own log: whoever answers at the port may be another.
+        let serves = wait_for("redis-server serves or says that its port is taken", within(20), || {
+            let log = process.log();
+            let is_taken = log.contains("Address already in use");
+            if !is_taken {
+                process.assert_running();
+            }
+            (is_taken || log.contains("Ready to accept connections")).then_some(!is_taken)
+        });
+        serves.then_some(Self { process, port })
+    }
+
+    /// Stops it as it is, or has it go on: SIGSTOP, SIGCONT.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
     }
 
     /// Ends it as a crash does.
@@ -70,6 +98,15 @@ impl Redis {
         let seconds = reply.lines().nth(2).and_then(|seconds| seconds.parse::<u64>().ok());
         seconds.unwrap_or_else(|| panic!("{reply} is no time")) * 1000
     }
+}
+
+fn arguments(port: u16, more: &[&str]) -> Vec<String> {
+    let port = port.to_string();
+    ["--port", &port]
+        .iter()
+        .chain(more)
+        .map(|&argument| argument.to_owned())
+        .collect()
 }
 
 /// Sends one command and reads its reply: a line, a string, or a flat list of them.

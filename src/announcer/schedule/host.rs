@@ -1,10 +1,11 @@
 //! One tracker host: what waits to be asked of it, how fast, and whether it seems to be there at all.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::super::bucket::Bucket;
-use super::super::url::Scheme;
 use super::backoff;
+use super::trackers::HostName;
 
 /// Requests of one host that are under way. At 50 a second this is enough for answers that take half a second.
 const IN_FLIGHT_MAX: usize = 24;
@@ -27,7 +28,7 @@ pub(super) struct Wake {
 #[derive(Debug)]
 pub(super) struct Host {
     /// What it is found by.
-    pub(super) name: (Scheme, Box<str>, u16),
+    pub(super) name: HostName,
     /// Addresses of trackers that are here.
     pub(super) urls: u32,
     pub(super) queue: BTreeSet<Turn>,
@@ -40,10 +41,12 @@ pub(super) struct Host {
     proven: bool,
     /// Nothing is asked of it before.
     until: u64,
+    /// When all are leaving: requests under way that it may have.
+    parting_max: Option<usize>,
 }
 
 impl Host {
-    pub(super) fn new(name: (Scheme, Box<str>, u16)) -> Self {
+    pub(super) fn new(name: HostName) -> Self {
         Self {
             name,
             urls: 0,
@@ -54,6 +57,7 @@ impl Host {
             failures: 0,
             proven: false,
             until: 0,
+            parting_max: None,
         }
     }
 
@@ -78,7 +82,7 @@ impl Host {
             // One that was given up is tried with one request before the others follow.
             _ if self.is_given_up() => 1,
             false => UNPROVEN_MAX,
-            true => IN_FLIGHT_MAX,
+            true => self.parting_max.unwrap_or(IN_FLIGHT_MAX),
         };
         let (at, _) = self.queue.first().filter(|_| self.in_flight < max)?;
         Some(Wake {
@@ -91,6 +95,22 @@ impl Host {
     pub(super) fn take(&mut self, now: u64) {
         self.bucket.take(now);
         self.in_flight += 1;
+    }
+
+    /// Whether something else may be asked of it now, without an announce having to wait for it.
+    pub(super) fn is_free(&self, now: u64) -> bool {
+        self.bucket.ready_at() <= now && self.queue.first().is_none_or(|(at, _)| *at > now)
+    }
+
+    /// A scrape is sent, which does not count as under way.
+    pub(super) fn take_scrape(&mut self, now: u64) {
+        self.bucket.take(now);
+    }
+
+    /// All that waits is to be sent within this time, with so many requests under way.
+    pub(super) fn part(&mut self, within: Duration, in_flight_max: usize) {
+        self.bucket.hurry(self.queue.len() + self.in_flight, within);
+        self.parting_max = Some(in_flight_max);
     }
 
     /// It has answered, whatever it said.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::super::answer::{Failure, Retry};
 use super::super::request::Event;
+use super::super::scrape::Swarm;
 use super::super::url::TrackerUrl;
 use super::{TRACKERS_MAX, backoff};
 use crate::proto::InfoHash;
@@ -81,8 +82,10 @@ pub(super) struct Job {
     /// What the tracker said last that a user should know.
     pub(super) text: Option<Box<str>>,
     pub(super) tracker_id: Option<Box<[u8]>>,
-    /// Seeders and leechers, as the tracker counts them.
-    pub(super) swarm: (u32, u32),
+    /// How large the swarm is, as the tracker counts it.
+    pub(super) swarm: Option<Swarm>,
+    /// When the tracker is asked that again, at the latest, and has not told by itself.
+    pub(super) scrape_at: Option<u64>,
 }
 
 impl Job {

@@ -1,6 +1,10 @@
 //! What is kept over a restart, so that it neither asks all trackers at once nor one too early.
 
+use std::time::Instant;
+
 use super::super::url::TrackerUrl;
+use super::Schedule;
+use crate::proto::InfoHash;
 
 /// What of a list is kept over a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,4 +27,37 @@ pub(super) fn fingerprint(url: &TrackerUrl) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
+}
+
+impl Schedule {
+    /// What is to be kept over a restart of the torrents of which it has changed since the last call.
+    pub fn take_changed(&mut self, now: Instant, unix: u64) -> Vec<(InfoHash, Vec<Kept>)> {
+        let changed = std::mem::take(&mut self.changed);
+        changed
+            .into_iter()
+            .map(|info_hash| (info_hash, self.kept(info_hash, now, unix)))
+            .collect()
+    }
+
+    /// What is to be kept of a torrent: of each list the tracker that has us, and those that fail.
+    fn kept(&self, info_hash: InfoHash, now: Instant, unix: u64) -> Vec<Kept> {
+        let now = self.millis(now);
+        let mut kept = Vec::new();
+        for key in self.keys_of(info_hash) {
+            let job = &self.jobs[key as usize];
+            for place in &job.places {
+                let told = place.url == job.told;
+                let due = if place.failures > 0 { place.until } else { job.due };
+                if told || place.failures > 0 && !place.is_ours {
+                    kept.push(Kept {
+                        tracker: fingerprint(&self.trackers[place.url as usize].url),
+                        due: unix + due.saturating_sub(now) / 1000,
+                        failures: place.failures,
+                        told,
+                    });
+                }
+            }
+        }
+        kept
+    }
 }

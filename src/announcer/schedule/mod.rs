@@ -9,14 +9,22 @@
 //!
 //! [`Schedule::poll`] gives what is to be sent, [`Schedule::on_answer`] takes what came of it. Sending, and what a
 //! torrent has uploaded by then, is the caller's.
+//!
+//! - `job`: a torrent and one of its lists; `host`: a tracker's host; `trackers`: which of both there are.
+//! - `queue`: who waits for whom. `news`: what an answer means. `kept`: what outlives a restart.
+//! - `leaving`: torrents that end, and the end of all. `swarms`: scrapes.
 
 mod host;
 mod job;
 mod kept;
+mod leaving;
 mod news;
+mod queue;
 mod reannounce;
+mod swarms;
 #[cfg(test)]
 mod tests;
+mod trackers;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -26,21 +34,28 @@ use slab::Slab;
 
 use super::answer::{Answer, Failure};
 use super::request::Event;
-use super::url::{Scheme, TrackerUrl};
+use super::scrape::Swarm;
+use super::url::TrackerUrl;
 use crate::proto::InfoHash;
-use host::{Host, Wake};
+use host::Host;
 pub use job::Standing;
 use job::{Job, NONE, Place, listed, shuffle};
 pub use kept::Kept;
 use kept::fingerprint;
 pub use news::News;
 use news::{put_off, take_in};
+pub use swarms::{ScrapeCall, Swarms};
+use trackers::{HostName, Tracker};
 
 /// After the first failure, and the most, in milliseconds.
 const BACKOFF: u64 = 30 * 1000;
 const BACKOFF_MAX: u64 = 6 * 60 * 60 * 1000;
 /// Requests under way in all: each may be a socket.
 pub const IN_FLIGHT_MAX: usize = 192;
+/// The same when all torrents are leaving: beyond those there may be datagrams, which share a socket. And those of one
+/// host that have a socket each.
+const PARTING_MAX: usize = IN_FLIGHT_MAX + 2048;
+const PARTING_HOST_MAX: usize = 64;
 /// Of these, to hosts that have not answered yet, or were given up: a dead one holds each of its own for minutes, and
 /// however many are dead, those that answer have the rest.
 pub const TRIALS_MAX: usize = IN_FLIGHT_MAX / 3;
@@ -77,6 +92,8 @@ pub struct Call {
     pub event: Event,
     /// What this tracker asked to be told.
     pub tracker_id: Option<Box<[u8]>>,
+    /// How large the swarm is, as the tracker that has us in its list has said.
+    pub swarm: Option<Swarm>,
 }
 
 /// What an answer means.
@@ -105,16 +122,8 @@ pub struct Status {
     pub standing: Standing,
     /// What it said last that a user should know, or what is wrong with it.
     pub text: Option<Box<str>>,
-    /// Seeders and leechers, as it counts them.
-    pub swarm: (u32, u32),
-}
-
-#[derive(Debug)]
-struct Tracker {
-    url: Arc<TrackerUrl>,
-    host: u32,
-    /// Places in lists that are this one.
-    places: u32,
+    /// How large it says the swarm is.
+    pub swarm: Option<Swarm>,
 }
 
 /// All announces. See the module's page.
@@ -125,7 +134,7 @@ pub struct Schedule {
     trackers: Slab<Tracker>,
     tracker_of: HashMap<Arc<TrackerUrl>, u32>,
     hosts: Slab<Host>,
-    host_of: HashMap<(Scheme, Box<str>, u16), u32>,
+    host_of: HashMap<HostName, u32>,
     jobs: Slab<Job>,
     job_of: HashMap<(InfoHash, u8), u32>,
     /// Those that are leaving.
@@ -137,6 +146,12 @@ pub struct Schedule {
     /// Of these, to hosts that had not answered.
     trials: usize,
     serial: u32,
+    /// Trackers that can be scraped, and when.
+    scrape_wakes: BTreeSet<(u64, u32)>,
+    scrapes_in_flight: usize,
+    swarms: Swarms,
+    /// All torrents are leaving.
+    parting: bool,
     /// Torrents of which what is kept over a restart has changed.
     changed: HashSet<InfoHash>,
 }
@@ -160,6 +175,10 @@ impl Schedule {
             in_flight: 0,
             trials: 0,
             serial: 0,
+            scrape_wakes: BTreeSet::new(),
+            scrapes_in_flight: 0,
+            swarms: Swarms::default(),
+            parting: false,
             changed: HashSet::new(),
         }
     }
@@ -207,7 +226,8 @@ impl Schedule {
             standing: Standing::New,
             text: None,
             tracker_id: None,
-            swarm: (0, 0),
+            swarm: None,
+            scrape_at: None,
         };
         let mut known = None;
         let places = flat.into_iter().enumerate().map(|(at, (tier, url))| {
@@ -243,47 +263,9 @@ impl Schedule {
         }
         let key = u32::try_from(self.jobs.insert(job)).expect("fewer torrents than 2^32");
         self.job_of.insert((info_hash, list), key);
-        self.inherit(key);
+        self.inherit(key, time);
         self.jobs[key as usize].held = self.meets_leaving(key);
         self.file(key, time);
-    }
-
-    /// A torrent that comes again before its tracker was told that it leaves has never left.
-    fn inherit(&mut self, key: u32) {
-        let job = &self.jobs[key as usize];
-        let leaving = self.leaving_of.get(&job.info_hash).into_iter().flatten().copied();
-        let found = leaving
-            .filter(|old| !self.jobs[*old as usize].in_flight)
-            .find_map(|old| {
-                let told = self.jobs[old as usize].told;
-                let at = job.places.iter().position(|place| place.url == told)?;
-                Some((old, at))
-            });
-        let Some((old, at)) = found else { return };
-        let old_job = &mut self.jobs[old as usize];
-        let (told, min_until, id) = (old_job.told, old_job.min_until, old_job.tracker_id.take());
-        let job = &mut self.jobs[key as usize];
-        (job.told, job.min_until, job.tracker_id) = (told, min_until, id);
-        job.due = job.due.max(min_until);
-        job.at = at;
-        job.promote(); // It has answered before.
-        self.forget(old);
-    }
-
-    /// Whether one that is leaving still has to do with a tracker of this job: what a tracker is told last must be what
-    /// holds.
-    fn meets_leaving(&self, key: u32) -> bool {
-        let job = &self.jobs[key as usize];
-        let meets = |old: &u32| {
-            let old = &self.jobs[*old as usize];
-            let asked = old.in_flight.then(|| old.places[old.at].url);
-            job.places
-                .iter()
-                .any(|place| place.url == old.told || Some(place.url) == asked)
-        };
-        self.leaving_of
-            .get(&job.info_hash)
-            .is_some_and(|old| old.iter().any(meets))
     }
 
     /// Nothing is missing of a torrent any more: its trackers are told.
@@ -297,48 +279,6 @@ impl Schedule {
         }
     }
 
-    /// A torrent is not announced any more, once its trackers are told.
-    pub fn remove(&mut self, info_hash: InfoHash, now: Instant) {
-        let now = self.millis(now);
-        for key in self.keys_of(info_hash) {
-            self.leave(key, now);
-        }
-        self.changed.remove(&info_hash);
-    }
-
-    /// No torrent is announced any more, once its trackers are told. What was kept stays as it is, and is to be taken
-    /// before. What is under way may have reached its tracker: once it is answered that is taken back as well.
-    pub fn remove_all(&mut self, now: Instant) {
-        let now = self.millis(now);
-        let keys: Vec<u32> = self.job_of.values().copied().collect();
-        keys.into_iter().for_each(|key| self.leave(key, now));
-    }
-
-    /// Gives up the calls of torrents that are leaving to hosts where none is known, so that hosts that do answer have
-    /// their turn. Nobody waits any more for the answers to the calls that are returned.
-    pub fn give_up(&mut self, now: Instant) -> Vec<CallId> {
-        let now = self.millis(now);
-        let told = self.jobs.iter().filter(|(_, job)| job.told != NONE);
-        let told: HashSet<u32> = told.map(|(_, job)| self.trackers[job.told as usize].host).collect();
-        let in_vain = |job: &Job| job.leaving && job.in_flight && !told.contains(&job.places[job.at].host);
-        let jobs = self.jobs.iter().filter(|(_, job)| in_vain(job));
-        let given_up: Vec<CallId> = jobs
-            .map(|(key, job)| CallId {
-                job: u32::try_from(key).expect("keys are 32 bits"),
-                serial: job.serial,
-            })
-            .collect();
-        for call in &given_up {
-            let number = self.land(call.job);
-            match self.jobs[call.job as usize].told {
-                NONE => self.forget(call.job),
-                _ => self.file(call.job, now),
-            }
-            self.wake(number);
-        }
-        given_up
-    }
-
     /// How many lists are announced, also those whose trackers are told that it is the last time.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -349,13 +289,6 @@ impl Schedule {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.jobs.is_empty()
-    }
-
-    /// How many lists have a tracker that has us in its own, or may have: those that are leaving are over when it knows.
-    #[must_use]
-    pub fn untold(&self) -> usize {
-        let is_known = |job: &Job| job.told != NONE || job.in_flight;
-        self.jobs.iter().filter(|(_, job)| is_known(job)).count()
     }
 
     /// Requests under way.
@@ -389,10 +322,10 @@ impl Schedule {
         self.keys_of(info_hash).map(status).collect()
     }
 
-    /// When [`Schedule::poll`] will have something, if nothing happens before.
+    /// When [`Schedule::poll`] or [`Schedule::poll_scrape`] will have something, if nothing happens before.
     #[must_use]
     pub fn next_at(&self) -> Option<Instant> {
-        let (at, _) = self.first_wake()?;
+        let (at, _) = self.first_wake().into_iter().chain(self.first_scrape()).min()?;
         Some(self.epoch + Duration::from_millis(at))
     }
 
@@ -428,27 +361,9 @@ impl Schedule {
                 event: job.event(),
                 // It is the one's that has us.
                 tracker_id: job.tracker_id.clone().filter(|_| job.places[job.at].url == job.told),
+                swarm: job.swarm,
             });
         }
-    }
-
-    /// The host that wakes first of those that may be asked now, and when that is.
-    fn first_wake(&self) -> Option<(u64, u32)> {
-        let proven = self.wakes.first().filter(|_| self.in_flight < IN_FLIGHT_MAX);
-        let trial = self.trial_wakes.first();
-        let trial = trial.filter(|_| self.in_flight < IN_FLIGHT_MAX && self.trials < TRIALS_MAX);
-        proven.into_iter().chain(trial).min().copied()
-    }
-
-    /// A job's call has come to its end. The host that it was to.
-    fn land(&mut self, key: u32) -> u32 {
-        let job = &mut self.jobs[key as usize];
-        job.in_flight = false;
-        self.in_flight -= 1;
-        self.trials -= usize::from(job.is_trial);
-        let number = job.places[job.at].host;
-        self.hosts[number as usize].in_flight -= 1;
-        number
     }
 
     /// What came of a call. `event` is as it was sent. `None` if nobody waits for it any more.
@@ -481,6 +396,13 @@ impl Schedule {
         }
         match result {
             Ok(answer) => {
+                let (said, is_another) = (swarm_of(answer), job.told != job.places[job.at].url);
+                // What one that says nothing was scraped for holds until it is scraped again.
+                if said.is_some() || is_another {
+                    self.uncount(key);
+                    self.set_swarm(key, said);
+                }
+                let job = &mut self.jobs[key as usize];
                 outcome.news = take_in(job, answer, call.event, time, random);
                 outcome.completed_told = call.event == Event::Completed && self.all_told(call.info_hash);
             }
@@ -492,42 +414,14 @@ impl Schedule {
         } else {
             if !job.leaving {
                 self.changed.insert(call.info_hash);
+                if result.is_ok() && job.scrape_at.is_none() {
+                    self.count_from(key, time);
+                }
             }
             self.file(key, time);
         }
         self.wake(number);
         Some(outcome)
-    }
-
-    /// What is to be kept over a restart of the torrents of which it has changed since the last call.
-    pub fn take_changed(&mut self, now: Instant, unix: u64) -> Vec<(InfoHash, Vec<Kept>)> {
-        let changed = std::mem::take(&mut self.changed);
-        changed
-            .into_iter()
-            .map(|info_hash| (info_hash, self.kept(info_hash, now, unix)))
-            .collect()
-    }
-
-    /// What is to be kept of a torrent: of each list the tracker that has us, and those that fail.
-    fn kept(&self, info_hash: InfoHash, now: Instant, unix: u64) -> Vec<Kept> {
-        let now = self.millis(now);
-        let mut kept = Vec::new();
-        for key in self.keys_of(info_hash) {
-            let job = &self.jobs[key as usize];
-            for place in &job.places {
-                let told = place.url == job.told;
-                let due = if place.failures > 0 { place.until } else { job.due };
-                if told || place.failures > 0 && !place.is_ours {
-                    kept.push(Kept {
-                        tracker: fingerprint(&self.trackers[place.url as usize].url),
-                        due: unix + due.saturating_sub(now) / 1000,
-                        failures: place.failures,
-                        told,
-                    });
-                }
-            }
-        }
-        kept
     }
 
     /// No list of a torrent has yet to tell that it is complete.
@@ -552,135 +446,14 @@ impl Schedule {
         let has = |place: &Place| wanted.contains(&self.trackers[place.url as usize].url);
         wanted.len() == places.len() && places.iter().all(has)
     }
+}
 
-    /// The numbers of a tracker and its host, for one more place that is it.
-    fn number(&mut self, url: &Arc<TrackerUrl>) -> (u32, u32) {
-        if let Some(number) = self.tracker_of.get(url) {
-            let tracker = &mut self.trackers[*number as usize];
-            tracker.places += 1;
-            return (*number, tracker.host);
-        }
-        let name = (url.scheme(), Box::from(url.host()), url.port());
-        let host = match self.host_of.get(&name) {
-            Some(host) => *host,
-            None => {
-                let host = u32::try_from(self.hosts.insert(Host::new(name.clone()))).expect("fewer hosts than 2^32");
-                self.host_of.insert(name, host);
-                host
-            }
-        };
-        self.hosts[host as usize].urls += 1;
-        let tracker = Tracker {
-            url: Arc::clone(url),
-            host,
-            places: 1,
-        };
-        let number = u32::try_from(self.trackers.insert(tracker)).expect("fewer trackers than 2^32");
-        self.tracker_of.insert(Arc::clone(url), number);
-        (number, host)
-    }
-
-    /// Queues a job where and when it is to be done, in place of where it was. One that is under way is left to its end.
-    fn file(&mut self, key: u32, now: u64) {
-        let job = &mut self.jobs[key as usize];
-        if let Some((host, at)) = job.waits.take() {
-            self.hosts[host as usize].queue.remove(&(at, key));
-            self.wake(host);
-        }
-        let job = &mut self.jobs[key as usize];
-        if job.in_flight || job.held {
-            return;
-        }
-        let hosts = &self.hosts;
-        let Some((at, time)) = job.choose(now, |host| hosts[host as usize].until()) else {
-            return;
-        };
-        job.at = at;
-        let host = job.places[at].host;
-        job.waits = Some((host, time));
-        self.hosts[host as usize].queue.insert((time, key));
-        self.wake(host);
-    }
-
-    /// A host's queue has changed.
-    fn wake(&mut self, number: u32) {
-        let Some(host) = self.hosts.get_mut(number as usize) else {
-            return; // Its last tracker has left.
-        };
-        let next = host.next();
-        let before = std::mem::replace(&mut host.wakes_at, next);
-        if next == before {
-            return;
-        }
-        if let Some(wake) = before {
-            self.wakes_of(wake).remove(&(wake.at, number));
-        }
-        if let Some(wake) = next {
-            self.wakes_of(wake).insert((wake.at, number));
-        }
-    }
-
-    fn wakes_of(&mut self, wake: Wake) -> &mut BTreeSet<(u64, u32)> {
-        match wake.proven {
-            true => &mut self.wakes,
-            false => &mut self.trial_wakes,
-        }
-    }
-
-    /// A job ends: at once if no tracker knows of it.
-    fn leave(&mut self, key: u32, now: u64) {
-        let job = &mut self.jobs[key as usize];
-        self.job_of.remove(&(job.info_hash, job.list));
-        job.leaving = true;
-        job.held = false;
-        self.leaving_of.entry(job.info_hash).or_default().push(key);
-        job.due = job.due.min(now);
-        if job.told == NONE && !job.in_flight {
-            self.forget(key);
-        } else {
-            self.file(key, now);
-        }
-    }
-
-    fn forget(&mut self, key: u32) {
-        let job = self.jobs.remove(key as usize);
-        if let Some((host, at)) = job.waits {
-            self.hosts[host as usize].queue.remove(&(at, key));
-            self.wake(host);
-        }
-        if let Some(leaving) = self.leaving_of.get_mut(&job.info_hash) {
-            leaving.retain(|other| *other != key);
-            if leaving.is_empty() {
-                self.leaving_of.remove(&job.info_hash);
-            }
-        }
-        // Those that waited for it.
-        for key in self.keys_of(job.info_hash) {
-            if self.jobs[key as usize].held && !self.meets_leaving(key) {
-                self.jobs[key as usize].held = false;
-                let now = self.jobs[key as usize].due;
-                self.file(key, now);
-            }
-        }
-        for place in &job.places {
-            let tracker = &mut self.trackers[place.url as usize];
-            tracker.places -= 1;
-            if tracker.places > 0 {
-                continue;
-            }
-            let tracker = self.trackers.remove(place.url as usize);
-            self.tracker_of.remove(&tracker.url);
-            let host = &mut self.hosts[tracker.host as usize];
-            host.urls -= 1;
-            if host.urls == 0 {
-                let host = self.hosts.remove(tracker.host as usize);
-                if let Some(wake) = host.wakes_at {
-                    self.wakes_of(wake).remove(&(wake.at, tracker.host));
-                }
-                self.host_of.remove(&host.name);
-            }
-        }
-    }
+/// How large the swarm is, if an answer says so.
+fn swarm_of(answer: &Answer) -> Option<Swarm> {
+    (answer.complete.is_some() || answer.incomplete.is_some()).then(|| Swarm {
+        seeders: answer.complete.unwrap_or(0),
+        leechers: answer.incomplete.unwrap_or(0),
+    })
 }
 
 /// SplitMix64, by Steele, Lea and Flood: even enough for jitter.

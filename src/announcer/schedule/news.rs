@@ -2,6 +2,7 @@
 
 use super::super::answer::{Answer, Failure};
 use super::super::request::Event;
+use super::super::scrape::Swarm;
 use super::super::text::clean;
 use super::job::{Job, Standing};
 
@@ -9,6 +10,9 @@ use super::job::{Job, Standing};
 const INTERVAL: i64 = 30 * 60;
 const INTERVAL_MIN: i64 = 60;
 const INTERVAL_MAX: i64 = 6 * 60 * 60;
+
+/// By which part of the interval an announce is due before its time.
+const EARLIER: u64 = 50;
 
 /// When what could not be sent is due again, in milliseconds.
 const BUSY: u64 = 10 * 1000;
@@ -18,8 +22,8 @@ const BUSY: u64 = 10 * 1000;
 pub enum News {
     /// A tracker has answered, after none had.
     Working {
-        /// Seeders and leechers, as it counts them.
-        swarm: (u32, u32),
+        /// How large the swarm is, if it said so.
+        swarm: Option<Swarm>,
     },
     /// It says something to its users.
     Warning(Box<str>),
@@ -40,7 +44,6 @@ pub(super) fn take_in(job: &mut Job, answer: &Answer, event: Event, now: u64, ra
     if let Some(id) = &answer.tracker_id {
         job.tracker_id = Some(id.clone());
     }
-    job.swarm = (answer.complete.unwrap_or(0), answer.incomplete.unwrap_or(0));
     let millis = |seconds: i64| u64::try_from(seconds).unwrap_or(0) * 1000;
     let interval = millis(answer.interval.unwrap_or(INTERVAL).clamp(INTERVAL_MIN, INTERVAL_MAX));
     let least = answer
@@ -48,8 +51,9 @@ pub(super) fn take_in(job: &mut Job, answer: &Answer, event: Event, now: u64, ra
         .map_or(0, |least| millis(least.clamp(0, INTERVAL_MAX)));
     job.min_until = now + least;
     job.again_at = now + least.max(INTERVAL_MIN as u64 * 1000);
-    // Earlier by up to a tenth: those that began together part, and none is late.
-    job.due = (now + interval - random % (interval / 10))
+    // Earlier by up to a tenth: those that began together part. And a little earlier in any case, so that whoever waits for its
+    // turn at a host, and for the way there, is not late.
+    job.due = (now + interval - interval / EARLIER - random % (interval / 10))
         .max(now + INTERVAL_MIN as u64 * 1000)
         .max(job.min_until);
     if event == Event::Completed {

@@ -78,6 +78,11 @@ impl World {
             if let Some(call) = self.schedule.poll(self.now) {
                 return Some(call);
             }
+            // Nobody answers scrapes here: they have tests of their own.
+            if let Some(call) = self.schedule.poll_scrape(self.now) {
+                self.schedule.on_scraped(&call, Err(&unreachable()), self.now);
+                continue;
+            }
             let at = self.schedule.next_at()?;
             assert!(at > self.now, "it is due and not given");
             self.now = at;
@@ -109,11 +114,11 @@ fn a_torrent_is_started_then_announced_at_the_interval_and_stopped() {
     let (after, call) = world.wait();
     assert_eq!((after, call.event, call.info_hash), (0, Event::Started, hash(1)));
     let outcome = world.ok(&call, &answer(1000, None));
-    assert_eq!(outcome.news, Some(News::Working { swarm: (0, 0) }));
+    assert_eq!(outcome.news, Some(News::Working { swarm: None }));
     for _ in 0..20 {
         let (after, call) = world.wait();
         assert_eq!(call.event, Event::Regular);
-        assert!((900..=1000).contains(&after), "{after}");
+        assert!((880..=980).contains(&after), "{after}");
         assert_eq!(world.ok(&call, &answer(1000, None)).news, None);
     }
     world.schedule.remove(hash(1), world.now);
@@ -131,8 +136,8 @@ fn intervals_are_kept_within_bounds_and_min_interval_is_obeyed() {
         (Some(0), None, 60, 60),
         (Some(-1), None, 60, 60),
         (Some(i64::MIN), Some(i64::MIN), 60, 60),
-        (Some(i64::MAX), None, 19_440, 21_600),
-        (None, None, 1620, 1800),
+        (Some(i64::MAX), None, 19_008, 21_168),
+        (None, None, 1584, 1764),
         (Some(100), Some(100), 100, 100),
         (Some(100), Some(500), 500, 500),
         (Some(100), Some(i64::MAX), 21_600, 21_600),
@@ -168,7 +173,7 @@ fn completed_is_told_at_once_and_once_and_after_started() {
     assert_eq!(call.event, Event::Completed);
     assert!(world.ok(&call, &answer(1000, None)).completed_told);
     let (after, call) = world.wait();
-    assert!(after >= 900 && call.event == Event::Regular);
+    assert!(after >= 880 && call.event == Event::Regular);
 }
 
 #[test]
@@ -363,7 +368,7 @@ fn twenty_thousand_torrents_on_three_hosts_are_each_announced_within_their_inter
         assert!(of_host.len() as u64 <= PER_SECOND_MAX);
         if let Some(before) = last.insert(call.info_hash, world.now) {
             assert!(
-                world.now - before <= Duration::from_secs(1801),
+                world.now - before <= Duration::from_secs(1800),
                 "{:?}",
                 world.now - before
             );
@@ -372,7 +377,7 @@ fn twenty_thousand_torrents_on_three_hosts_are_each_announced_within_their_inter
         assert_eq!(world.schedule.in_flight(), 0);
     }
     assert_eq!(last.len(), 20_000);
-    assert!(last.values().all(|at| end - *at <= Duration::from_secs(1801)));
+    assert!(last.values().all(|at| end - *at <= Duration::from_secs(1800)));
     assert_eq!(world.schedule.overdue(world.now), 0);
 }
 
@@ -411,7 +416,7 @@ fn due_times_and_failures_are_kept_over_a_restart() {
     let (after, call) = world.wait();
     // The tracker that has us in its list is asked when it was to be; to it this is another run.
     assert!(
-        call.url == works && call.event == Event::Started && (900..=1100).contains(&after),
+        call.url == works && call.event == Event::Started && (880..=1100).contains(&after),
         "{after}"
     );
     world.fail(&call, &unreachable());
@@ -561,13 +566,66 @@ fn all_are_stopped_at_the_end_as_fast_as_the_rate_allows() {
         let call = world.next().unwrap();
         world.ok(&call, &answer(1800, None));
     }
-    world.schedule.remove_all(world.now);
+    let three = Duration::from_secs(3);
+    world.schedule.remove_all(three, world.now);
     let from = world.now;
     while let Some(call) = world.next() {
         assert_eq!(call.event, Event::Stopped);
         world.ok(&call, &answer(1800, None));
     }
-    assert!(world.schedule.is_empty() && world.now - from < Duration::from_secs(3));
+    assert!(world.schedule.is_empty() && world.now - from < three);
+}
+
+#[test]
+fn twenty_thousand_are_stopped_in_time_those_first_whom_most_would_ask_for() {
+    let mut world = World::new();
+    let hosts = ["http://a/", "http://b/", "udp://c:1/"];
+    for number in 0..20_000_u32 {
+        world.add(number, &[&[hosts[number as usize % 3]]]);
+        let call = world.next().unwrap();
+        let leechers = number * 7919 % 1000;
+        let said = Answer {
+            complete: Some(1),
+            incomplete: Some(leechers),
+            ..answer(21_600, None)
+        };
+        world.ok(&call, &said);
+    }
+    let (time, answered_after) = (Duration::from_millis(2250), Duration::from_millis(20));
+    let from = world.now;
+    world.schedule.remove_all(time, world.now);
+    let mut under_way: VecDeque<(Instant, Call)> = VecDeque::new();
+    let mut told: HashMap<String, Vec<u32>> = HashMap::new();
+    let mut most: HashMap<String, usize> = HashMap::new();
+    while !world.schedule.is_empty() {
+        while let Some(call) = world.schedule.poll(world.now) {
+            assert_eq!(call.event, Event::Stopped);
+            let [a, b, c, d, ..] = call.info_hash.0;
+            let number = u32::from_be_bytes([a, b, c, d]);
+            told.entry(call.url.host().to_owned())
+                .or_default()
+                .push(number * 7919 % 1000);
+            under_way.push_back((world.now + answered_after, call));
+        }
+        for host in ["a", "b", "c"] {
+            let count = under_way.iter().filter(|(_, call)| call.url.host() == host).count();
+            let most = most.entry(host.to_owned()).or_default();
+            *most = count.max(*most);
+        }
+        let next = [world.schedule.next_at(), under_way.front().map(|(at, _)| *at)];
+        world.now = next.into_iter().flatten().min().expect("something").max(world.now);
+        while let Some((_, call)) = under_way.pop_front_if(|(at, _)| *at <= world.now) {
+            world.ok(&call, &answer(1800, None));
+        }
+    }
+    assert!(world.now - from < time * 5 / 4, "{:?}", world.now - from);
+    assert_eq!(told.values().map(Vec::len).sum::<usize>(), 20_000);
+    assert!(told.values().all(|told| told.is_sorted_by(|one, next| one >= next)));
+    // Each has a connection of its own over HTTP.
+    assert!(
+        most["a"] <= PARTING_HOST_MAX && most["b"] <= PARTING_HOST_MAX,
+        "{most:?}"
+    );
 }
 
 #[test]
@@ -597,7 +655,7 @@ fn however_many_hosts_are_dead_those_that_answer_are_asked_and_told_at_the_end()
     assert!(world.schedule.poll(world.now).is_none());
 
     let given_up: HashSet<CallId> = {
-        world.schedule.remove_all(world.now);
+        world.schedule.remove_all(Duration::from_secs(3), world.now);
         world.schedule.give_up(world.now).into_iter().collect()
     };
     assert_eq!(given_up, hanging.iter().map(|call| call.id).collect());
@@ -623,7 +681,7 @@ fn a_torrent_that_asks_a_dead_tracker_at_the_end_is_taken_back_from_the_one_that
     world.fail(&call, &unreachable());
     let call = world.next().unwrap();
     assert_eq!(call.url.host(), "b");
-    world.schedule.remove_all(world.now);
+    world.schedule.remove_all(Duration::from_secs(3), world.now);
     assert!(world.schedule.poll(world.now).is_none(), "it may still be answered");
     assert_eq!(world.schedule.give_up(world.now), [call.id]);
     let (after, call) = world.wait();
@@ -635,13 +693,13 @@ fn a_torrent_whose_first_announce_is_under_way_at_the_end_is_taken_back() {
     let mut world = World::new();
     world.add(1, ONE);
     let call = world.next().unwrap();
-    world.schedule.remove_all(world.now);
-    assert_eq!((world.schedule.len(), world.schedule.untold()), (1, 1));
+    world.schedule.remove_all(Duration::from_secs(3), world.now);
+    assert_eq!(world.schedule.len(), 1);
     world.ok(&call, &answer(1800, None));
     let call = world.next().unwrap();
     assert_eq!(call.event, Event::Stopped);
     world.ok(&call, &answer(1800, None));
-    assert!(world.schedule.is_empty() && world.schedule.untold() == 0);
+    assert!(world.schedule.is_empty());
 }
 
 #[test]
@@ -686,6 +744,152 @@ fn a_tracker_id_is_sent_to_the_tracker_that_gave_it() {
     assert_eq!((call.url.host(), call.tracker_id), ("b", None));
 }
 
+/// The answers to announces of trackers that say nothing of swarms.
+fn silent() -> Answer {
+    answer(1800, None)
+}
+
+/// Time passes, every announce is answered so, until a scrape is due.
+fn next_scrape(world: &mut World, said: &Answer, until: Duration) -> Option<ScrapeCall> {
+    let end = world.now + until;
+    while world.now < end {
+        while let Some(call) = world.schedule.poll(world.now) {
+            world.ok(&call, said);
+        }
+        if let Some(call) = world.schedule.poll_scrape(world.now) {
+            return Some(call);
+        }
+        let at = world.schedule.next_at().expect("announces go on");
+        assert!(at > world.now, "it is due and not given");
+        world.now = at;
+    }
+    None
+}
+
+#[test]
+fn swarms_that_announces_say_nothing_of_are_scraped_together_and_again_after_half_an_hour() {
+    let mut world = World::new();
+    for number in 0..120 {
+        world.add(number, &[&["http://one/announce"]]);
+    }
+    let hour = Duration::from_secs(3600);
+    let mut last: HashMap<InfoHash, Instant> = HashMap::new();
+    let mut counts = Vec::new();
+    let end = world.now + 4 * hour;
+    let swarm = Swarm {
+        seeders: 2,
+        leechers: 1,
+    };
+    let next = |world: &mut World| {
+        let left = end.saturating_duration_since(world.now);
+        next_scrape(world, &silent(), left)
+    };
+    while let Some(call) = next(&mut world) {
+        counts.push(call.hashes.len());
+        assert!(call.hashes.len() <= 50);
+        for info_hash in &call.hashes {
+            if let Some(before) = last.insert(*info_hash, world.now) {
+                let gap = world.now - before;
+                assert!((hour / 2..hour).contains(&gap), "{gap:?}");
+            }
+        }
+        let swarms = vec![Some(swarm); call.hashes.len()];
+        world.schedule.on_scraped(&call, Ok(&swarms), world.now);
+    }
+    assert_eq!(last.len(), 120);
+    // Three for each round, of which there are up to eight.
+    assert!((15..=24).contains(&counts.len()), "{counts:?}");
+    let expected = Swarms {
+        known: 120,
+        seeders: 240,
+        leechers: 120,
+    };
+    assert_eq!(world.schedule.swarms(), expected);
+    assert_eq!(world.schedule.status(hash(1))[0].swarm, Some(swarm));
+    // An announce that says nothing takes nothing back, and is told with the next.
+    let call = world.next().unwrap();
+    assert_eq!(call.swarm, Some(swarm));
+    world.schedule.remove_all(hour, world.now);
+    assert_eq!(world.schedule.swarms(), Swarms { known: 120, ..expected });
+}
+
+#[test]
+fn a_tracker_that_says_it_with_each_announce_or_has_no_address_for_it_is_not_scraped() {
+    for (url, said) in [
+        (
+            "http://one/announce",
+            Answer {
+                complete: Some(1),
+                ..silent()
+            },
+        ),
+        ("http://one/a", silent()),
+    ] {
+        let mut world = World::new();
+        world.add(1, &[&[url]]);
+        let scraped = next_scrape(&mut world, &said, Duration::from_secs(40 * 3600));
+        assert!(scraped.is_none(), "{url}");
+    }
+    // Between two announces that are far apart it is.
+    let mut world = World::new();
+    world.add(1, &[&["udp://one:1/"]]);
+    let said = Answer {
+        complete: Some(1),
+        ..answer(21_600, None)
+    };
+    let from = world.now;
+    assert!(next_scrape(&mut world, &said, Duration::from_secs(3600)).is_some());
+    assert!(world.now - from > Duration::from_secs(30 * 60));
+}
+
+#[test]
+fn a_tracker_that_refuses_scrapes_is_left_alone_for_a_day_and_one_that_is_away_for_half_an_hour() {
+    let forbidden = Failure::Status {
+        code: 403,
+        retry: Retry::Unsaid,
+    };
+    for (failure, from, to) in [
+        (refused(Retry::Unsaid), 86_400, 87_000),
+        (forbidden, 86_400, 87_000),
+        (Failure::TooLong(1), 86_400, 87_000),
+        (unreachable(), 1800, 1900),
+    ] {
+        let mut world = World::new();
+        world.add(1, &[&["udp://one:1/"]]);
+        let call = next_scrape(&mut world, &silent(), Duration::from_secs(100)).expect("a scrape");
+        world.schedule.on_scraped(&call, Err(&failure), world.now);
+        let before = world.now;
+        assert!(next_scrape(&mut world, &silent(), Duration::from_secs(200_000)).is_some());
+        let after = (world.now - before).as_secs();
+        assert!((from..=to).contains(&after), "{failure:?}: {after}");
+    }
+}
+
+#[test]
+fn what_comes_of_a_scrape_of_torrents_that_have_left_is_nobodys() {
+    let mut world = World::new();
+    world.add(1, &[&["udp://one:1/"]]);
+    let scrape = next_scrape(&mut world, &silent(), Duration::from_secs(100)).expect("a scrape");
+    world.schedule.remove(hash(1), world.now);
+    let call = world.next().unwrap();
+    world.ok(&call, &silent());
+    assert!(world.schedule.is_empty() && world.schedule.trackers.is_empty());
+    // Another has its numbers.
+    world.add(2, &[&["udp://two:1/"]]);
+    let call = world.next().unwrap();
+    world.ok(&call, &silent());
+    let swarm = Some(Swarm {
+        seeders: 1,
+        leechers: 1,
+    });
+    world.schedule.on_scraped(&scrape, Ok(&[swarm]), world.now);
+    assert_eq!(
+        (world.schedule.swarms().known, world.schedule.scrapes_in_flight),
+        (0, 0)
+    );
+    assert!(next_scrape(&mut world, &silent(), Duration::from_secs(100)).is_some());
+}
+
 #[test]
 fn a_hundred_thousand_torrents_take_little_memory() {
     assert!(
@@ -700,13 +904,14 @@ proptest! {
     /// Whatever trackers do, in any order: requests are never more than allowed, nothing is lost, and all ends.
     #[test]
     fn whatever_happens_everything_stays_in_step(
-        steps in proptest::collection::vec((0..7_u8, 0..6_u32, 0..400_u64), 1..200),
+        steps in proptest::collection::vec((0..9_u8, 0..6_u32, 0..400_u64), 1..200),
         seed: u64,
     ) {
         let mut world = World::new();
         world.schedule = Schedule::new(seed, world.now);
         let lists: [&[&[&str]]; 3] = [ONE, &[&["http://a/", "udp://a:1"], &["http://one/announce"]], &[&["http://a/"], &["http://c/"]]];
         let mut calls: Vec<Call> = Vec::new();
+        let mut scrapes: Vec<ScrapeCall> = Vec::new();
         for (step, number, amount) in steps {
             match step {
                 0 => world.add(number, lists[number as usize % 3]),
@@ -714,6 +919,16 @@ proptest! {
                 2 => world.schedule.completed(hash(number), world.now),
                 3 => world.pass(amount),
                 4 => while let Some(call) = world.schedule.poll(world.now) { calls.push(call) },
+                7 => while let Some(call) = world.schedule.poll_scrape(world.now) { scrapes.push(call) },
+                8 if !scrapes.is_empty() => {
+                    let call = scrapes.swap_remove(number as usize % scrapes.len());
+                    let swarm = Some(Swarm { seeders: number, leechers: 1 });
+                    let swarms: Vec<Option<Swarm>> = call.hashes.iter().map(|_| swarm.filter(|_| amount % 3 > 0)).collect();
+                    match amount % 5 {
+                        0 => world.schedule.on_scraped(&call, Err(&unreachable()), world.now),
+                        _ => world.schedule.on_scraped(&call, Ok(&swarms), world.now),
+                    }
+                }
                 5 | 6 if !calls.is_empty() => {
                     let call = calls.swap_remove(number as usize % calls.len());
                     match (step, amount % 4) {
@@ -727,6 +942,20 @@ proptest! {
                 _ => {}
             }
             prop_assert_eq!(world.schedule.in_flight(), calls.len());
+            prop_assert_eq!(world.schedule.scrapes_in_flight, scrapes.len());
+            let jobs = world.schedule.jobs.iter();
+            let known = jobs.filter_map(|(_, job)| job.swarm).fold(Swarms::default(), |sum, swarm| Swarms {
+                known: sum.known + 1,
+                seeders: sum.seeders + u64::from(swarm.seeders),
+                leechers: sum.leechers + u64::from(swarm.leechers),
+            });
+            prop_assert_eq!(world.schedule.swarms(), known);
+            let counted = world.schedule.jobs.iter().filter(|(_, job)| job.scrape_at.is_some());
+            for (key, job) in counted {
+                prop_assert!(!job.leaving && job.told != job::NONE);
+                let at = (job.scrape_at.unwrap(), key as u32);
+                prop_assert!(world.schedule.trackers[job.told as usize].scrapes.has(at));
+            }
             prop_assert_eq!(world.schedule.trials, world.schedule.jobs.iter().filter(|(_, job)| job.in_flight && job.is_trial).count());
             // A tracker never hears of a torrent from two at once.
             let mut asked = HashSet::new();
@@ -739,7 +968,7 @@ proptest! {
             let expected = jobs.filter(|(_, job)| !job.in_flight && !job.held && (job.leaving || job.places.iter().any(|place| !place.dead))).count();
             prop_assert_eq!(waiting, expected);
         }
-        world.schedule.remove_all(world.now);
+        world.schedule.remove_all(Duration::from_secs(3), world.now);
         let given_up = world.schedule.give_up(world.now);
         calls.retain(|call| !given_up.contains(&call.id));
         prop_assert_eq!(world.schedule.in_flight(), calls.len());
@@ -749,6 +978,7 @@ proptest! {
         prop_assert!(world.schedule.is_empty() && world.schedule.hosts.is_empty() && world.schedule.wakes.is_empty());
         prop_assert!(world.schedule.leaving_of.is_empty());
         prop_assert!(world.schedule.trial_wakes.is_empty() && world.schedule.trials == 0);
+        prop_assert!(world.schedule.scrape_wakes.is_empty());
     }
 }
 

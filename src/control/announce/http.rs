@@ -1,4 +1,4 @@
-//! Announces over HTTP: one request, the redirects that it meets, and a body that is never larger than it may be.
+//! Announces and scrapes over HTTP: one request, the redirects that it meets, and a body that is never larger than it may be.
 //!
 //! Connections are kept for the next announce. TLS is always verified, against the certificates of the system.
 
@@ -20,10 +20,13 @@ use tokio::sync::Semaphore;
 
 use super::Sources;
 use super::connect::Connector;
-use crate::announcer::schedule::TRIALS_MAX;
+use crate::announcer::schedule::{IN_FLIGHT_MAX, TRIALS_MAX};
 use crate::announcer::url::Scheme;
-use crate::announcer::{Answer, Failure, Request, Retry, Rule, TrackerUrl, answer, redacted};
+use crate::announcer::{
+    Answer, Failure, Request, Retry, Rule, Swarm, TrackerUrl, answer, redacted, redacted_failure, scrape,
+};
 use crate::control::resolver::Resolver;
+use crate::proto::InfoHash;
 
 /// For the whole of an announce, redirects and all.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,12 +39,14 @@ const UNPACKED_LEN_MAX: usize = 4 << 20;
 /// Headers of an answer, in bytes.
 const HEADERS_LEN_MAX: usize = 32 << 10;
 /// Connections in all; each is a file descriptor.
-pub(in crate::control) const SOCKETS_MAX: usize = 96;
+pub(in crate::control) const SOCKETS_MAX: usize = IN_FLIGHT_MAX;
 // Dead hosts leave some to those that answer.
 const _: () = assert!(SOCKETS_MAX >= TRIALS_MAX + 32);
 /// How long a connection is kept that nobody uses, and how many of one host.
 const IDLE_FOR: Duration = Duration::from_secs(20);
 const IDLE_MAX: usize = 2;
+/// The same at the end of a run, when each host has its share of all connections, and needs it until the end.
+const PARTING_IDLE_MAX: usize = SOCKETS_MAX;
 /// Trackers that are remembered as telling of no names.
 const NAMELESS_MAX: usize = 4096;
 
@@ -49,6 +54,7 @@ const NAMELESS_MAX: usize = 4096;
 #[derive(Clone)]
 pub(super) struct Http {
     client: Client<HttpsConnector<Connector>, Empty<Bytes>>,
+    connector: HttpsConnector<Connector>,
     /// Host and port of trackers that refuse to be asked for the form of peers that has room for names.
     nameless: Arc<Mutex<HashSet<Box<str>>>>,
 }
@@ -62,24 +68,31 @@ impl Http {
             sockets: Arc::new(Semaphore::new(SOCKETS_MAX)),
         };
         let connector = with_tls().https_or_http().enable_http1().wrap_connector(connector);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_FOR)
-            .pool_max_idle_per_host(IDLE_MAX)
-            .http1_max_buf_size(HEADERS_LEN_MAX)
-            .http1_max_headers(64)
-            .build(connector);
         Self {
-            client,
+            client: client(&connector, IDLE_MAX),
+            connector,
             nameless: Arc::default(),
         }
     }
 
+    /// From now on no connection is closed while there is more to be said over it. Those that are open end with their requests.
+    pub(super) fn part(&mut self) {
+        self.client = client(&self.connector, PARTING_IDLE_MAX);
+    }
+
     /// Announces to a tracker.
     pub(super) async fn announce(&self, url: &TrackerUrl, request: &Request) -> Result<Answer, Failure> {
-        let announced = tokio::time::timeout(PATIENCE, self.ask(url, request));
-        let in_vain = || Failure::Unreachable(format!("no answer within {} s", PATIENCE.as_secs()).into());
-        announced.await.unwrap_or_else(|_| Err(in_vain()))
+        in_time(self.ask(url, request)).await
+    }
+
+    /// Scrapes torrents of a tracker.
+    pub(super) async fn scrape(&self, url: &TrackerUrl, hashes: &[InfoHash]) -> Result<Vec<Option<Swarm>>, Failure> {
+        let nowhere = || Failure::Malformed("it has no address for scrapes".into());
+        let target = scrape::target(url.target(), hashes).ok_or_else(nowhere)?;
+        let mut met = Vec::new();
+        let scraped = self.follow_met(url, target, &mut met, |body| scrape::parse(body, hashes));
+        let scraped = in_time(scraped).await;
+        scraped.map_err(|failure| met.iter().fold(failure, |failure, at| redacted_failure(at, failure)))
     }
 
     /// Where names are used, asks for them first; of a tracker that takes offence at it, what it has.
@@ -106,23 +119,24 @@ impl Http {
     /// Asks, and goes where redirects lead to; their keys are in no text that comes of it.
     async fn follow(&self, url: &TrackerUrl, target: String) -> Result<Answer, Failure> {
         let mut met = Vec::new();
-        let result = self.follow_met(url, target, &mut met).await;
+        let result = self.follow_met(url, target, &mut met, answer::parse).await;
         met.iter().fold(result, |result, at| redacted(at, result))
     }
 
-    /// The same; where redirects have led to is in `met`.
-    async fn follow_met(
+    /// The same, what comes being read by `parse`; where redirects have led to is in `met`.
+    async fn follow_met<T>(
         &self,
         url: &TrackerUrl,
         mut target: String,
         met: &mut Vec<TrackerUrl>,
-    ) -> Result<Answer, Failure> {
+        parse: impl Fn(&[u8]) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         let mut at = url.clone();
         for _ in 0..=REDIRECTS_MAX {
             let response = self.get(&at, &target).await?;
             let status = response.status();
             if !is_redirect(status) {
-                return read(response).await;
+                return read(response, parse).await;
             }
             let location = response.headers().get(header::LOCATION);
             let location = location.and_then(|location| location.to_str().ok());
@@ -158,6 +172,23 @@ impl Http {
         let request = request.map_err(|error| Failure::Malformed(error.to_string().into()))?;
         self.client.request(request).await.map_err(|error| failure_of(&error))
     }
+}
+
+/// What comes of a request, if it comes before anybody's patience ends.
+async fn in_time<T>(asked: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let in_vain = |_| Failure::Unreachable(format!("no answer within {} s", PATIENCE.as_secs()).into());
+    tokio::time::timeout(PATIENCE, asked).await.map_err(in_vain)?
+}
+
+/// A client that keeps so many idle connections of each host.
+fn client(connector: &HttpsConnector<Connector>, idle_max: usize) -> Client<HttpsConnector<Connector>, Empty<Bytes>> {
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_FOR)
+        .pool_max_idle_per_host(idle_max)
+        .http1_max_buf_size(HEADERS_LEN_MAX)
+        .http1_max_headers(64)
+        .build(connector.clone())
 }
 
 /// TLS with the certificates of the system. Without any, no tracker over TLS is trusted.
@@ -222,7 +253,7 @@ fn is_redirect(status: StatusCode) -> bool {
 }
 
 /// Reads an answer.
-async fn read(response: Response<Incoming>) -> Result<Answer, Failure> {
+async fn read<T>(response: Response<Incoming>, parse: impl Fn(&[u8]) -> Result<T, Failure>) -> Result<T, Failure> {
     let status = response.status();
     let retry = read_retry(response.headers());
     let is_packed = match response
@@ -236,8 +267,8 @@ async fn read(response: Response<Incoming>) -> Result<Answer, Failure> {
     };
     let body = collect(response.into_body()).await;
     let answer = body.and_then(|body| match is_packed {
-        true => answer::parse(&unpack(&body)?),
-        false => answer::parse(&body),
+        true => parse(&unpack(&body)?),
+        false => parse(&body),
     });
     match answer {
         // There are trackers that say why with another status.

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::announcer::{News, Outcome};
+use crate::announcer::{News, Outcome, Swarm};
 
 /// Lines at once, and how long it takes until there may be one more.
 const BURST: u32 = 20;
@@ -61,8 +61,9 @@ impl Teller {
 fn line(name: &str, outcome: &Outcome, news: &News) -> String {
     let (url, info_hash) = (&outcome.url, outcome.info_hash);
     match news {
+        News::Working { swarm: None } => format!("announced {name:?} ({info_hash}) to {url}"),
         News::Working {
-            swarm: (seeders, leechers),
+            swarm: Some(Swarm { seeders, leechers }),
         } => {
             let (seeders, leechers) = (counted(*seeders, "seeder"), counted(*leechers, "leecher"));
             format!("announced {name:?} ({info_hash}) to {url}: {seeders}, {leechers}")
@@ -100,7 +101,12 @@ mod tests {
             stays: true,
             stopped_told: false,
         };
-        for (swarm, text) in [((1, 0), ": 1 seeder, 0 leechers"), ((2, 1), ": 2 seeders, 1 leecher")] {
+        let swarm = |seeders, leechers| Some(Swarm { seeders, leechers });
+        for (swarm, text) in [
+            (swarm(1, 0), ": 1 seeder, 0 leechers"),
+            (swarm(2, 1), ": 2 seeders, 1 leecher"),
+            (None, "http://t.example/announce"),
+        ] {
             let line = line("a", &outcome, &News::Working { swarm });
             assert!(line.ends_with(text), "{line}");
         }

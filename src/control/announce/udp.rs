@@ -1,9 +1,10 @@
-//! Announces by datagrams (BEP 15): one socket for each family, answers told apart by their transaction and where they
+//! Announces and scrapes by datagrams (BEP 15): one socket for each family, answers told apart by their transaction and where they
 //! come from, connection ids kept for their minute.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,13 +14,16 @@ use tokio::sync::{OnceCell, oneshot};
 use super::connect::{permitted, plain};
 use super::{Sources, random};
 use crate::announcer::udp::{self, Reply};
-use crate::announcer::{Answer, Failure, Request, Rule, TrackerUrl};
+use crate::announcer::{Answer, Failure, Request, Rule, Swarm, TrackerUrl, scrape};
 use crate::control::resolver::Resolver;
+use crate::proto::InfoHash;
 
 /// For the first try; the next have twice as long each (BEP 15). The specification goes on for an hour; the schedule has
 /// its own back-off, and another tracker may be there.
 const PATIENCE: Duration = Duration::from_secs(15);
 const TRIES: u32 = 3;
+/// The same at the end of a run, which lasts a few seconds.
+const PARTING_PATIENCE: Duration = Duration::from_millis(800);
 /// How long a connection id may be used.
 const CONNECTION_FOR: Duration = Duration::from_secs(60);
 /// After an error of a socket.
@@ -39,6 +43,7 @@ struct Inner {
     v6: OnceCell<Arc<UdpSocket>>,
     waiting: Arc<Mutex<Waiting>>,
     connections: Mutex<HashMap<SocketAddr, (u64, Instant)>>,
+    is_parting: AtomicBool,
 }
 
 /// Who waits for an answer, by transaction, and from where it has to come.
@@ -75,16 +80,50 @@ impl Udp {
             v6: OnceCell::new(),
             waiting: Arc::default(),
             connections: Mutex::default(),
+            is_parting: AtomicBool::new(false),
         }))
     }
 
     /// Announces to a tracker.
     pub(super) async fn announce(&self, url: &TrackerUrl, request: &Request) -> Result<Answer, Failure> {
+        let make = |id, number| udp::announce(id, number, request, url.target());
+        let read = |reply: Reply<'_>, from| match reply {
+            Reply::Announce(body) => udp::read_announce(body, from),
+            _ => Err(Failure::Malformed("no answer to an announce".into())),
+        };
+        self.ask(url, make, read).await
+    }
+
+    /// Scrapes torrents of a tracker.
+    pub(super) async fn scrape(&self, url: &TrackerUrl, hashes: &[InfoHash]) -> Result<Vec<Option<Swarm>>, Failure> {
+        let make = |id, number| udp::scrape(id, number, hashes);
+        let read = |reply: Reply<'_>, _| match reply {
+            Reply::Scrape(body) => scrape::read(body, hashes.len()),
+            _ => Err(Failure::Malformed("no answer to a scrape".into())),
+        };
+        self.ask(url, make, read).await
+    }
+
+    /// From now on nobody waits long for an answer: what is lost is sent again soon, or not at all.
+    pub(super) fn part(&self) {
+        self.0.is_parting.store(true, Ordering::Relaxed);
+    }
+
+    async fn ask<T>(
+        &self,
+        url: &TrackerUrl,
+        make: impl Fn(u64, u32) -> Vec<u8>,
+        read: impl Fn(Reply<'_>, SocketAddr) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         let addresses = permitted(&self.0.resolver, self.0.rule, &self.0.sources, url.host()).await?;
         let mut failure = None;
         for (attempt, ip) in (0..TRIES).zip(addresses.iter().cycle()) {
             let to = SocketAddr::new(*ip, url.port());
-            let tried = tokio::time::timeout(PATIENCE * (1 << attempt), self.0.once(to, url, request));
+            let patience = match self.0.is_parting.load(Ordering::Relaxed) {
+                true => PARTING_PATIENCE,
+                false => PATIENCE,
+            };
+            let tried = tokio::time::timeout(patience * (1 << attempt), self.0.once(to, &make, &read));
             match tried.await {
                 Ok(Err(Failure::Unreachable(why))) => failure = Some(Failure::Unreachable(why)),
                 Ok(result) => return result,
@@ -96,7 +135,12 @@ impl Udp {
 }
 
 impl Inner {
-    async fn once(&self, to: SocketAddr, url: &TrackerUrl, request: &Request) -> Result<Answer, Failure> {
+    async fn once<T>(
+        &self,
+        to: SocketAddr,
+        make: impl Fn(u64, u32) -> Vec<u8>,
+        read: impl Fn(Reply<'_>, SocketAddr) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         let kept = lock(&self.connections).get(&to).copied();
         let kept = kept.filter(|(_, until)| Instant::now() < *until);
         let mut is_kept = kept.is_some();
@@ -105,11 +149,8 @@ impl Inner {
             None => self.connect(to).await?,
         };
         loop {
-            let datagram = self
-                .exchange(to, |number| udp::announce(id, number, request, url.target()))
-                .await?;
+            let datagram = self.exchange(to, |number| make(id, number)).await?;
             return match udp::read(&datagram) {
-                Some((_, Reply::Announce(body))) => udp::read_announce(body, to),
                 // The tracker may have been started again, and know the id no more.
                 Some((_, Reply::Error(_))) if is_kept => {
                     is_kept = false;
@@ -117,7 +158,8 @@ impl Inner {
                     continue;
                 }
                 Some((_, Reply::Error(text))) => Err(udp::read_error(text)),
-                Some((_, Reply::Connection(_))) | None => Err(Failure::Malformed("no answer to an announce".into())),
+                Some((_, reply)) => read(reply, to),
+                None => Err(Failure::Malformed("no answer".into())),
             };
         }
     }
@@ -127,7 +169,9 @@ impl Inner {
         let id = match udp::read(&datagram) {
             Some((_, Reply::Connection(id))) => id,
             Some((_, Reply::Error(text))) => return Err(udp::read_error(text)),
-            Some((_, Reply::Announce(_))) | None => return Err(Failure::Malformed("no connection id".into())),
+            Some((_, Reply::Announce(_) | Reply::Scrape(_))) | None => {
+                return Err(Failure::Malformed("no connection id".into()));
+            }
         };
         let now = Instant::now();
         let mut connections = lock(&self.connections);

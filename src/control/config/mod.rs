@@ -813,6 +813,23 @@ mod tests {
     }
 
     #[test]
+    fn a_time_that_cannot_be_read_is_told_with_examples_that_the_key_takes() {
+        for (text, message) in [
+            (
+                "[shards]\ngather-wait = 5",
+                "shards.gather-wait: expected a time such as \"500us\" or \"1ms\", found 5",
+            ),
+            (
+                "[tracker]\nhttp = \"127.0.0.1:0\"\ninterval = \"soon\"",
+                "tracker.interval: expected a time such as \"30m\" or \"90s\", found \"soon\"",
+            ),
+        ] {
+            let error = parse(text).expect_err("it is wrong").to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
     fn the_metrics_server_is_off_without_its_section() {
         assert_eq!(parse("").expect("valid").metrics, None);
     }

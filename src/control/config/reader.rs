@@ -255,6 +255,10 @@ impl<'a> Section<'a> {
                     let (min, max) = (units::display_time(*range.start()), units::display_time(*range.end()));
                     Err(format!("expected a time from \"{min}\" to \"{max}\", found {found}"))
                 }
+                // Examples that the key would take.
+                None if *range.end() < Duration::from_secs(1) => {
+                    Err(format!("expected a time such as \"500us\" or \"1ms\", found {found}"))
+                }
                 None => Err(format!("expected a time such as \"30m\" or \"90s\", found {found}")),
             }
         })

@@ -204,6 +204,27 @@ fn what_was_written_while_a_thread_was_at_work_is_recorded_at_the_end() {
     assert_eq!(session.load_history(&info_hash).unwrap().completed, None);
 }
 
+/// Files that become complete faster than the disk takes their names: all that wait are the next thread's, at once.
+#[test]
+fn what_is_written_while_a_thread_is_at_work_is_left_to_one_other() {
+    let mut fixture = fixture();
+    let info_hash = fixture.torrent.info_hash();
+    let is_current = Arc::clone(&fixture.downloads.entries[&info_hash].is_current);
+    fixture.wanted();
+    // The thread that begins with the first cannot come to its end.
+    let gate = lock(&is_current);
+    for _ in 0..4 {
+        fixture.begin_written();
+    }
+    let threads = |fixture: &Fixture| fixture.downloads.lanes.values().map(|lane| lane.threads).sum::<usize>();
+    assert_eq!(threads(&fixture), 1);
+    drop(gate);
+    assert!(fixture.next().is_empty());
+    assert_eq!(threads(&fixture), 1);
+    assert!(matches!(fixture.next()[..], [Outcome::Complete]));
+    assert_eq!(threads(&fixture), 0, "nothing is left to do");
+}
+
 /// A dead network mount holds up its own torrents alone.
 #[test]
 fn folders_have_threads_of_their_own() {

@@ -335,6 +335,18 @@ pub(super) fn describe() {
         "btd_announces_overdue",
         "Announces that were due a minute ago and have not come about since."
     );
+    describe_counter!(
+        "btd_scrapes_total",
+        "Requests to trackers for the sizes of many swarms, by result: ok, or why not."
+    );
+    describe_gauge!(
+        "btd_swarms_known",
+        "Torrents whose tracker has said how large their swarm is, once for each list of trackers."
+    );
+    describe_gauge!(
+        "btd_swarm_peers",
+        "Peers in all those swarms, by kind, as their trackers count them: this btd is among them."
+    );
     describe_counter!("btd_peer_drops_total", "Connections that ended, by reason.");
     describe_counter!("btd_hash_bytes_total", Unit::Bytes, "Bytes of payload hashed.");
     describe_counter!(

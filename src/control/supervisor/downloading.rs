@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::Supervisor;
 use crate::control::announce::Found;
@@ -17,6 +17,8 @@ use crate::shard::{Command, Event, Torrent};
 
 /// How often the names of peers are looked up again.
 const RESOLVE_EVERY: Duration = Duration::from_secs(60);
+/// The age from which an answer is not believed when nobody is where it has led.
+const UNREACHABLE_AGE: Duration = Duration::from_secs(5);
 /// How long a download rests whose files became doubtful, before they are checked.
 const DOUBT_FOR: Duration = Duration::from_secs(60);
 
@@ -56,6 +58,16 @@ impl Supervisor<'_> {
                     "{peer} has sent wrong bytes of {:?} ({info_hash}) and is shut out",
                     name(info_hash)
                 );
+            }
+            Event::Unreachable { info_hash, addr } => {
+                self.announcer.unreachable(info_hash, addr);
+                let folder = self.torrents.get(info_hash).map(|(folder, _)| folder);
+                if let Some(folder) =
+                    folder.filter(|folder| self.peers.get(folder).is_some_and(|at| at.contains(&addr)))
+                    && let Some(unreachable) = self.unreachable.get(&folder)
+                {
+                    unreachable.notify_one();
+                }
             }
         }
     }
@@ -149,10 +161,19 @@ impl Supervisor<'_> {
 
     /// Peers of a torrent may be at these addresses, says a tracker.
     pub(super) fn on_peers_found(&mut self, found: Found) {
-        let Found { info_hash, addrs } = found;
+        let Found {
+            info_hash,
+            addrs,
+            named,
+        } = found;
         let served = self.torrents.get(info_hash).and_then(|(_, served)| served);
         if served.is_some_and(|torrent| torrent.home().is_some()) {
-            self.shards.tell_home(info_hash, Command::Peers { info_hash, addrs });
+            let peers = Command::Peers {
+                info_hash,
+                addrs,
+                named,
+            };
+            self.shards.tell_home(info_hash, peers);
         }
     }
 
@@ -163,31 +184,44 @@ impl Supervisor<'_> {
             && let Some((folder, _)) = self.torrents.get(info_hash)
             && let Some(addrs) = self.peers.get(&folder).cloned()
         {
-            self.shards.tell_home(info_hash, Command::Peers { info_hash, addrs });
+            let peers = Command::Peers {
+                info_hash,
+                addrs,
+                named: true,
+            };
+            self.shards.tell_home(info_hash, peers);
         }
     }
 }
 
-/// Looks the names of peers up, over and over: behind a name there may be another address next time.
+/// Looks the names of peers up, over and over: behind a name there may be another address next time. At once when it is told
+/// that somebody is `unreachable`, by answers that are not too old for that.
 pub(super) async fn resolve(
     folder: usize,
     peers: Vec<String>,
     resolver: Arc<Resolver>,
+    unreachable: Arc<Notify>,
     found: mpsc::UnboundedSender<(usize, Vec<SocketAddr>)>,
 ) {
     let mut told = Vec::new();
     let mut due = tokio::time::interval(RESOLVE_EVERY);
     due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        due.tick().await;
+        let age = tokio::select! {
+            _ = due.tick() => RESOLVE_EVERY,
+            () = unreachable.notified() => UNREACHABLE_AGE,
+        };
         let mut addrs = Vec::new();
         // The configuration was read, so that each has a name and a port.
         for (name, port) in peers.iter().filter_map(|peer| peer.rsplit_once(':')) {
             let name = name.trim_start_matches('[').trim_end_matches(']');
             let port = port.parse().unwrap_or(0);
-            match resolver.addresses(name).await {
+            match resolver.addresses_since(name, age).await {
                 Ok(ips) => addrs.extend(ips.iter().map(|ip| SocketAddr::new(*ip, port))),
-                Err(error) => tracing::warn!("cannot look up the peer {name:?}: {error} (tried again in a minute)"),
+                Err(error) if age == RESOLVE_EVERY => {
+                    tracing::warn!("cannot look up the peer {name:?}: {error} (tried again in a minute)");
+                }
+                Err(error) => tracing::debug!("cannot look up the peer {name:?}: {error}"),
             }
         }
         if addrs != told {
@@ -195,6 +229,10 @@ pub(super) async fn resolve(
             if found.send((folder, addrs)).is_err() {
                 return;
             }
+        }
+        if age == UNREACHABLE_AGE {
+            // Whoever is told of meanwhile is looked up then: thousands of torrents may have the same peers.
+            tokio::time::sleep(UNREACHABLE_AGE).await;
         }
     }
 }

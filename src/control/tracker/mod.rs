@@ -6,6 +6,8 @@
 
 mod store;
 
+pub(super) use store::Ending as SharingEnding;
+
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
@@ -239,11 +241,15 @@ impl Tracked {
         (!lists.is_empty()).then(|| follow(self.door.clone(), lists))
     }
 
-    /// What shares the swarms with other btds, for as long as btd runs. Nothing, if there is no store to do it by.
-    pub(super) fn share(&mut self, resolver: &Arc<Resolver>) -> Option<impl Future<Output = ()> + 'static> {
+    /// What shares the swarms with other btds until it is ended, and how it is. Nothing, if there is no store to do it by.
+    pub(super) fn share(
+        &mut self,
+        resolver: &Arc<Resolver>,
+    ) -> Option<(impl Future<Output = ()> + 'static, store::Ending)> {
         let (url, news) = self.store.take()?;
         let sharing = store::Sharing::new(Arc::clone(&self.tracker), url, news, Arc::clone(resolver));
-        Some(sharing.run())
+        let ending = sharing.ending();
+        Some((sharing.run(), ending))
     }
 
     /// The torrents that btd holds are others than before.

@@ -42,6 +42,9 @@ const RANDOM_FIRST: u32 = 4;
 pub struct Asking<'a> {
     /// So many pieces of its own it may have that are not verified.
     pub begun_max: usize,
+    /// It may have part in so many pieces that are not verified, its own and those of others; of a suspect those count that are
+    /// its own alone. Where several give blocks of one piece, one that lies spoils no more.
+    pub stakes_max: usize,
     /// So many blocks may be picked that nobody was asked for: each takes memory. What is under way from others has its own.
     pub open_max: usize,
     /// Only these pieces: it chokes us, and allows them all the same (BEP 6).
@@ -60,6 +63,7 @@ impl Default for Asking<'_> {
     fn default() -> Self {
         Asking {
             begun_max: usize::MAX,
+            stakes_max: usize::MAX,
             open_max: usize::MAX,
             only: None,
             suggested: &[],
@@ -233,20 +237,26 @@ impl Picker {
     pub fn pick(&mut self, peer: PeerKey, has: &Pieces, asking: Asking<'_>, count: usize, out: &mut Vec<BlockRequest>) {
         let last = out.len() + count;
         let end = out.len() + count.min(asking.open_max);
-        self.pick_begun(peer, has, asking, end, out, books::of(Some(peer)));
+        let mut stakes = self.stakes_left(peer, asking);
+        self.pick_begun(peer, has, asking, (end, &mut stakes), out, books::of(Some(peer)));
         if out.len() < end {
-            self.pick_begun(peer, has, asking, end, out, books::of(None));
+            self.pick_begun(peer, has, asking, (end, &mut stakes), out, books::of(None));
         }
         if out.len() == last {
             return;
         }
-        let mut begun = self.books.begun(peer);
-        while out.len() < end && self.partials.len() < self.partials_max && begun < asking.begun_max {
+        let mut begun = match asking.alone {
+            true => self.proofs(peer),
+            false => self.books.begun(peer),
+        };
+        let is_room = |picker: &Picker| picker.partials.len() < picker.partials_max;
+        while out.len() < end && is_room(self) && begun < asking.begun_max && stakes > 0 {
             let Some(piece) = self.next_piece(has, asking) else {
                 break;
             };
             self.order.close(piece);
             begun += 1;
+            stakes -= 1;
             let mut partial = Partial::new(&self.geometry, piece, peer);
             partial.only = asking.alone.then_some(peer);
             while out.len() < end
@@ -258,11 +268,39 @@ impl Picker {
             self.partials.insert(partial);
         }
         if out.len() < end && begun < asking.begun_max {
-            self.pick_begun(peer, has, asking, end, out, books::of_anybody());
+            self.pick_begun(peer, has, asking, (end, &mut stakes), out, books::of_anybody());
         }
         if out.len() < last && asking.idle && !asking.alone {
-            self.pick_again(peer, has, asking, last, out);
+            self.pick_again(peer, has, asking, (last, &mut stakes), out);
         }
+    }
+
+    /// In how many more pieces a peer may have part.
+    fn stakes_left(&mut self, peer: PeerKey, asking: Asking<'_>) -> usize {
+        if asking.stakes_max == usize::MAX {
+            return usize::MAX; // The usual case, in which nothing is counted.
+        }
+        let stakes = match asking.alone {
+            true => self.proofs(peer),
+            false => {
+                let has_part = |partial: &mut Partial| {
+                    partial.leave(peer);
+                    partial.has_part(peer)
+                };
+                self.partials
+                    .iter_mut()
+                    .map(has_part)
+                    .filter(|has_part| *has_part)
+                    .count()
+            }
+        };
+        asking.stakes_max.saturating_sub(stakes)
+    }
+
+    /// Pieces with which a peer is to prove itself.
+    fn proofs(&mut self, peer: PeerKey) -> usize {
+        let is_its = |partial: &&mut Partial| partial.only == Some(peer);
+        self.partials.iter_mut().filter(is_its).count()
     }
 
     /// What is open of pieces that were begun, in this part of the books.
@@ -271,7 +309,7 @@ impl Picker {
         peer: PeerKey,
         has: &Pieces,
         asking: Asking<'_>,
-        end: usize,
+        (end, stakes): (usize, &mut usize),
         out: &mut Vec<BlockRequest>,
         within: RangeInclusive<(Option<PeerKey>, u32)>,
     ) {
@@ -284,10 +322,11 @@ impl Picker {
                 continue;
             }
             let partial = self.partials.get_mut(piece).expect("what the books say was begun");
-            if !partial.is_for(peer, asking.alone) {
+            if !partial.is_for(peer, asking.alone) || (*stakes == 0 && !partial.has_part(peer)) {
                 continue;
             }
             let before = partial.entry();
+            *stakes -= usize::from(partial.join(peer));
             while out.len() < end
                 && let Some(block) = partial.ask(&self.geometry, peer)
             {
@@ -320,15 +359,26 @@ impl Picker {
     }
 
     /// What is under way from one other peer.
-    fn pick_again(&mut self, peer: PeerKey, has: &Pieces, asking: Asking<'_>, end: usize, out: &mut Vec<BlockRequest>) {
+    fn pick_again(
+        &mut self,
+        peer: PeerKey,
+        has: &Pieces,
+        asking: Asking<'_>,
+        (end, stakes): (usize, &mut usize),
+        out: &mut Vec<BlockRequest>,
+    ) {
         for partial in self.partials.iter_mut() {
             let piece = partial.piece;
             if partial.is_here() || !partial.is_for(peer, false) || !has_piece(has, piece) || !asking.allows(piece) {
                 continue;
             }
+            if *stakes == 0 && !partial.has_part(peer) {
+                continue;
+            }
             while out.len() < end
                 && let Some(block) = partial.ask_again(&self.geometry, peer)
             {
+                *stakes -= usize::from(partial.join(peer));
                 out.push(block);
             }
             if out.len() == end {

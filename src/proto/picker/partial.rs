@@ -27,6 +27,8 @@ pub(super) struct Partial {
     pub(super) only: Option<PeerKey>,
     /// The peer that it was begun for, as long as that is there.
     pub(super) of: Option<PeerKey>,
+    /// Who was asked for any of it, or has sent some.
+    parts: Vec<PeerKey>,
     /// How often it was looked at while nobody was asked for any of it.
     pub(super) looks: u32,
 }
@@ -51,6 +53,7 @@ impl Partial {
             missing: count,
             only: None,
             of: Some(of),
+            parts: vec![of],
             looks: 0,
         }
     }
@@ -85,6 +88,35 @@ impl Partial {
         match self.only {
             Some(only) => only == peer,
             None => !alone,
+        }
+    }
+
+    /// Whether a peer was asked for any of it, or has sent some, or had been when [`Partial::leave`] was called last.
+    pub(super) fn has_part(&self, peer: PeerKey) -> bool {
+        self.parts.contains(&peer)
+    }
+
+    /// A peer is asked for some of it. Whether it had no part in it before.
+    pub(super) fn join(&mut self, peer: PeerKey) -> bool {
+        let is_new = !self.has_part(peer);
+        if is_new {
+            self.parts.push(peer);
+        }
+        is_new
+    }
+
+    /// A peer has no part in it any more, unless it has sent some or is to.
+    pub(super) fn leave(&mut self, peer: PeerKey) {
+        if !self.has_part(peer) {
+            return;
+        }
+        let is_its = |block: &Block| match block {
+            Block::Open => false,
+            Block::Asked(first, second) => *first == peer || *second == Some(peer),
+            Block::Here(giver) => *giver == peer,
+        };
+        if !self.blocks.iter().any(is_its) {
+            self.parts.retain(|part| *part != peer);
         }
     }
 
@@ -157,6 +189,7 @@ impl Partial {
         match self.number(geometry, block) {
             Some(at) if self.blocks[at] == Block::Asked(from, None) => {
                 self.blocks[at] = Block::Asked(to, None);
+                self.join(to);
                 true
             }
             _ => false,

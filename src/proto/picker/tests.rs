@@ -207,6 +207,71 @@ fn suggested_pieces_go_before_the_rarest_and_only_allowed_ones_while_choked() {
     assert_eq!(out, []);
 }
 
+/// Memory is short, so that several give blocks of one piece: who is not known yet gives some of one, until that is verified.
+#[test]
+fn peer_that_may_have_part_in_one_piece_is_asked_for_no_other_before_that_is_verified() {
+    let mut picker = settled(20);
+    picker.set_partials_max(2);
+    let one = Asking {
+        stakes_max: 1,
+        ..Asking::default()
+    };
+    let ask = |picker: &mut Picker, peer, count, asking| {
+        let mut out = Vec::new();
+        picker.pick(peer, &Pieces::HaveAll, asking, count, &mut out);
+        out
+    };
+    let first = ask(&mut picker, 1, 1000, one);
+    assert_eq!(first.len(), BLOCKS as usize, "one piece");
+    // Another helps with the one, or begins another, and has no part in a third.
+    let second = ask(&mut picker, 2, 2, one);
+    let both = ask(&mut picker, 3, 1000, one);
+    assert_eq!((pieces_of(&second).len(), pieces_of(&both)), (1, pieces_of(&second)));
+    assert_eq!(ask(&mut picker, 3, 1000, one), []);
+    let idle = Asking { idle: true, ..one };
+    let again = ask(&mut picker, 3, 1000, idle);
+    assert_eq!(
+        pieces_of(&again),
+        pieces_of(&second),
+        "not what the first was asked for"
+    );
+    // Whoever gives back all that it was asked for has no part any more.
+    first.iter().for_each(|block| assert!(picker.give_back(1, block)));
+    let anew = ask(&mut picker, 1, 1, one);
+    assert_eq!(anew.len(), 1);
+    let piece = second[0].piece();
+    for block in geometry(20).blocks(piece) {
+        let giver = if second.contains(&block) { 2 } else { 3 };
+        picker.on_block(giver, &block);
+    }
+    assert_eq!(ask(&mut picker, 2, 1, one), [], "it is not verified");
+    picker.on_verified(piece);
+    assert_eq!(ask(&mut picker, 2, 1, one).len(), 1);
+    // A suspect's one piece is its own, whatever it has given of others before.
+    let suspect = Asking { alone: true, ..one };
+    picker.set_partials_max(5);
+    assert_eq!(ask(&mut picker, 2, 1000, suspect).len(), BLOCKS as usize);
+    assert_eq!(ask(&mut picker, 2, 1000, suspect), []);
+}
+
+/// What it has begun before may have to wait for somebody who is not suspected, and there may be nobody.
+#[test]
+fn suspect_is_asked_for_a_piece_of_its_own_however_many_it_has_begun_before() {
+    let mut picker = settled(20);
+    let asking = Asking {
+        begun_max: 2,
+        ..Asking::default()
+    };
+    let mut before = Vec::new();
+    picker.pick(1, &Pieces::HaveAll, asking, 2 * BLOCKS as usize - 1, &mut before);
+    assert_eq!(pieces_of(&before).len(), 2);
+    let alone = Asking { alone: true, ..asking };
+    let mut own = Vec::new();
+    picker.pick(1, &Pieces::HaveAll, alone, 1000, &mut own);
+    assert_eq!(pieces_of(&own).len(), 2, "as many again, and no third");
+    assert!(pieces_of(&own).is_disjoint(&pieces_of(&before)));
+}
+
 #[test]
 fn suspect_is_asked_for_pieces_of_its_own() {
     let mut picker = settled(20);
@@ -366,8 +431,14 @@ proptest! {
                 // It is asked.
                 3 | 4 => {
                     let mut out = Vec::new();
-                    let asking = Asking { alone: what == 4 && number % 5 == 0, ..Asking::default() };
+                    let stakes_max = if number % 3 == 0 { 1 } else { usize::MAX };
+                    let alone = what == 4 && number % 5 == 0;
+                    let asking = Asking { alone, stakes_max, ..Asking::default() };
+                    let parts = picker.partials.iter().filter(|partial| partial.has_part(key));
+                    let before: BTreeSet<u32> = parts.map(|partial| partial.piece.get()).collect();
                     picker.pick(key, &told(model), asking, number as usize % 12, &mut out);
+                    let new = pieces_of(&out).difference(&before).count();
+                    prop_assert!(new <= stakes_max, "{new} pieces at once");
                     for block in out {
                         prop_assert!(model.has.contains(&block.piece().get()));
                         prop_assert!(!picker.have().get(block.piece()));

@@ -222,7 +222,11 @@ fn peers_are_connected_to_and_asked() {
     leeching
         .fixture
         .commands
-        .send(Command::Peers { info_hash, addrs })
+        .send(Command::Peers {
+            info_hash,
+            addrs,
+            named: false,
+        })
         .unwrap();
     leeching.fixture.world.ring();
     leeching.settle();
@@ -237,6 +241,33 @@ fn peers_are_connected_to_and_asked() {
 }
 
 #[test]
+fn where_nobody_is_is_told_if_a_name_has_led_there_and_again_each_time() {
+    let mut leeching = Leeching::new(200_000);
+    let info_hash = leeching.fixture.torrent.info_hash();
+    for (port, named) in [(7001, true), (7002, false)] {
+        let addrs = vec![SocketAddr::from(([127, 0, 0, 1], port))];
+        leeching
+            .fixture
+            .commands
+            .send(Command::Peers {
+                info_hash,
+                addrs,
+                named,
+            })
+            .unwrap();
+    }
+    leeching.fixture.world.ring();
+    leeching.settle();
+    let told = leeching.told();
+    assert!(
+        told.len() == 1 && told[0].starts_with("Unreachable") && told[0].contains(":7001"),
+        "{told:?}"
+    );
+    leeching.pass(10);
+    assert_eq!(leeching.told().len(), 2);
+}
+
+#[test]
 fn ourselves_are_not_connected_to_twice() {
     let mut leeching = Leeching::new(200_000);
     let addr = SocketAddr::from(([127, 0, 0, 1], 7000));
@@ -246,7 +277,11 @@ fn ourselves_are_not_connected_to_twice() {
     leeching
         .fixture
         .commands
-        .send(Command::Peers { info_hash, addrs })
+        .send(Command::Peers {
+            info_hash,
+            addrs,
+            named: false,
+        })
         .unwrap();
     leeching.fixture.world.ring();
     leeching.settle();
@@ -279,7 +314,11 @@ fn of_two_connections_to_one_peer_both_ends_keep_the_same() {
         leeching
             .fixture
             .commands
-            .send(Command::Peers { info_hash, addrs })
+            .send(Command::Peers {
+                info_hash,
+                addrs,
+                named: false,
+            })
             .unwrap();
         leeching.fixture.world.ring();
         leeching.settle();
@@ -313,6 +352,10 @@ fn torrent_that_is_removed_in_the_middle_leaves_nothing_behind() {
     assert_eq!(
         (shard.downloads.len(), shard.assembly.reserved(), shard.writing()),
         (0, 0, 0)
+    );
+    assert_eq!(
+        shard.counters.pieces_written, 0,
+        "what ended after it counts for nobody"
     );
     assert_eq!(leeching.fixture.drops(), ["torrent_removed"]);
 }
@@ -440,7 +483,11 @@ fn torrents_take_turns_at_connecting_and_few_connections_are_half_open() {
         leeching
             .fixture
             .commands
-            .send(Command::Peers { info_hash, addrs })
+            .send(Command::Peers {
+                info_hash,
+                addrs,
+                named: false,
+            })
             .unwrap();
         leeching.fixture.world.ring();
     };

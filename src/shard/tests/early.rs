@@ -211,5 +211,6 @@ fn torrent_of_long_pieces_that_is_removed_in_the_middle_leaves_nothing_behind() 
             (0, 0, 0)
         );
         assert!(!shard.assembly.early.is_reading());
+        assert_eq!(shard.counters.pieces_written, 0, "no run that ends after it is a piece");
     }
 }

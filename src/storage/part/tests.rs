@@ -535,6 +535,28 @@ fn many_files_are_finished_together_and_what_fails_is_told_of_its_own() {
     assert_eq!(fixture.found().len(), 1 + 40 + names.len());
 }
 
+/// However many they are, the disk is asked twice: for what is in the files, and for their names.
+#[test]
+fn two_thousand_files_in_forty_folders_are_finished_with_two_syncs() {
+    const FILES: u32 = 2000;
+    let names: Vec<String> = (0..FILES).map(|n| format!("t/d{}/f{n}", n % 40)).collect();
+    let files: Vec<_> = names.iter().map(|name| (&**name, 10, false)).collect();
+    let prepared = || {
+        let fixture = fixture(&files);
+        let parts = fixture.prepare(SPARSE).unwrap().parts;
+        (fixture, parts)
+    };
+    let (fixture, parts) = prepared();
+    // Each renaming is a step, and so is each sync. One too few: the last is the folders' sync, of which all hear.
+    let (failed, stopped) = stop_after(FILES + 1, || fixture.finish(&parts));
+    assert!(stopped && failed.len() == FILES as usize, "{} failed", failed.len());
+    let is_named = |name: &String| fixture.path(name).exists();
+    assert!(names.iter().all(is_named), "all are renamed by then");
+    let (fixture, parts) = prepared();
+    let (failed, stopped) = stop_after(FILES + 2, || fixture.finish(&parts));
+    assert_eq!((failed, stopped), (vec![], false));
+}
+
 /// What many small files cost: `cargo test --release -- --ignored --nocapture finish_time`.
 #[test]
 #[ignore = "measures, and judges nothing"]

@@ -145,7 +145,7 @@ impl Tracker {
         let stamp = self.store.stamp(now);
         let counts = if query.event == Event::Stopped {
             let left = self.store.leave(&query.info_hash, &address, stamp);
-            self.tell_left(&query.info_hash, &address, left.name);
+            self.tell_left(&query.info_hash, &address, left.name, now);
             left.counts
         } else {
             let rule = &self.settings.hostname_allow;
@@ -178,7 +178,7 @@ impl Tracker {
                 reason: "the tracker is full",
                 retry_in_min: Some(RETRY_IN_MIN),
             })?;
-            self.tell_joined(&query.info_hash, &peer, &announced);
+            self.tell_joined(&query.info_hash, &peer, &announced, now);
             announced.counts
         };
         body.clear();

@@ -1,11 +1,13 @@
 //! Updates put together: for each torrent what has become of each peer in the end.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
-use super::member::member;
+use super::member::{member, read_member};
 use super::outbox::{Update, What};
 use crate::proto::InfoHash;
 use crate::tracker::address::Address;
+use crate::tracker::store::LIFETIME_UNITS;
 
 /// Changes by torrent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub struct Shared {
 pub(super) struct Change {
     pub(super) name: Option<Box<[u8]>>,
     pub(super) to: To,
+    /// When it left, if it did so here: by that its age is found out when it is told.
+    left_at: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +42,8 @@ pub(super) enum To {
         is_completion: bool,
         age: u8,
     },
-    Left,
+    /// It left so many units ago.
+    Left { age: u8 },
 }
 
 /// A peer of a batch, by the members that it has in a sorted set.
@@ -57,6 +62,8 @@ pub enum Peer {
     Left {
         /// What may stand for it.
         members: Vec<Vec<u8>>,
+        /// How long ago it left, likewise.
+        age: u8,
     },
 }
 
@@ -78,17 +85,66 @@ impl Batch {
                     age: 0,
                 }
             }
-            What::Left => To::Left,
+            What::Left => To::Left { age: 0 },
         };
-        let change = Change { name: update.name, to };
+        let change = Change {
+            name: update.name,
+            to,
+            left_at: (update.what == What::Left).then_some(update.at),
+        };
         self.peers += usize::from(swarm.peers.insert(update.address, change).is_none());
     }
 
     /// Adds a peer that has been known for some time.
     pub(super) fn add_known(&mut self, info_hash: InfoHash, address: Address, name: Option<&[u8]>, to: To) {
-        let name = name.map(Box::from);
+        let change = Change {
+            name: name.map(Box::from),
+            to,
+            left_at: None,
+        };
         let swarm = self.swarms.entry(info_hash).or_default();
-        self.peers += usize::from(swarm.peers.insert(address, Change { name, to }).is_none());
+        self.peers += usize::from(swarm.peers.insert(address, change).is_none());
+    }
+
+    /// Drops those of whom `news` says something: it was taken after this was.
+    pub fn leave_out(&mut self, news: &Self) {
+        for (info_hash, swarm) in &mut self.swarms {
+            if let Some(told) = news.swarms.get(info_hash) {
+                let before = swarm.peers.len();
+                swarm.peers.retain(|address, _| !told.peers.contains_key(address));
+                self.peers -= before - swarm.peers.len();
+            }
+        }
+    }
+
+    /// Whether it says that the peer has left that a member of a torrent's set stands for.
+    #[must_use]
+    pub fn has_left(&self, info_hash: &InfoHash, member: &[u8]) -> bool {
+        let swarm = self.swarms.get(info_hash).filter(|swarm| !swarm.peers.is_empty());
+        let change = swarm.and_then(|swarm| swarm.peers.get(&read_member(member)?.0));
+        change.is_some_and(Change::is_left)
+    }
+
+    /// Says how long ago those have left that have, at the moment `now`. Who left longer ago than anybody is remembered is
+    /// dropped.
+    pub(super) fn set_ages(&mut self, now: Instant, unit_ms: u64) {
+        self.retain(|change| {
+            if let (To::Left { age }, Some(at)) = (&mut change.to, change.left_at) {
+                let ms = now.saturating_duration_since(at).as_millis();
+                *age = u8::try_from(ms / u128::from(unit_ms)).unwrap_or(u8::MAX);
+                return *age <= LIFETIME_UNITS;
+            }
+            true
+        });
+    }
+
+    /// Drops peers, and torrents of which nothing is said then.
+    fn retain(&mut self, mut is_kept: impl FnMut(&mut Change) -> bool) {
+        self.swarms.retain(|_, swarm| {
+            swarm.peers.retain(|_, change| is_kept(change));
+            !swarm.peers.is_empty() || swarm.completions > 0 || swarm.downloaded > 0
+        });
+        self.peers = self.swarms.values().map(|swarm| swarm.peers.len()).sum();
     }
 
     /// Says how many have completed a torrent in all.
@@ -122,15 +178,13 @@ impl Batch {
     /// Drops what will be told once more in any case: who is in a swarm. Left are those that have gone, and completions, but
     /// for those that may have been counted already.
     pub fn keep_what_is_told_once(&mut self, are_completions_told: bool) {
-        self.swarms.retain(|_, swarm| {
-            swarm.peers.retain(|_, change| change.to == To::Left);
+        for swarm in self.swarms.values_mut() {
             swarm.downloaded = 0;
             if are_completions_told {
                 swarm.completions = 0;
             }
-            !swarm.peers.is_empty() || swarm.completions > 0
-        });
-        self.peers = self.swarms.values().map(|swarm| swarm.peers.len()).sum();
+        }
+        self.retain(|change| change.is_left());
     }
 }
 
@@ -145,11 +199,12 @@ impl Shared {
                     is_seeder,
                     age,
                 },
-                To::Left => Peer::Left {
+                To::Left { age } => Peer::Left {
                     members: match name {
                         Some(_) => vec![member(address, None), member(address, name)],
                         None => vec![member(address, None)],
                     },
+                    age,
                 },
             }
         })
@@ -157,6 +212,10 @@ impl Shared {
 }
 
 impl Change {
+    fn is_left(&self) -> bool {
+        matches!(self.to, To::Left { .. })
+    }
+
     pub(super) fn is_completion(&self) -> bool {
         matches!(
             self.to,

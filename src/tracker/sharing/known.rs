@@ -20,29 +20,25 @@ pub struct Cursor {
 }
 
 impl Tracker {
-    /// Adds about `peers` more peers to `batch`, and their torrents' counts of completions, and takes note that these have
-    /// been asked for: who calls this looks up those that it adds to `done`, of which all peers have been told. False when
-    /// there is no more. What changes meanwhile leaves updates, as ever.
+    /// Adds more peers to `batch`, and their torrents' counts of completions, and takes note that these have been asked for:
+    /// who calls this looks up those that it adds to `done`, of which all peers have been told. Peers and torrents are about
+    /// `count` together. False when there is no more. What changes meanwhile leaves updates, as ever: whoever takes them after
+    /// this leaves their peers out of the batch.
     pub fn tell_known(
         &self,
         worker: &mut Worker,
         cursor: &mut Cursor,
-        peers: usize,
+        count: usize,
         batch: &mut Batch,
         done: &mut Vec<InfoHash>,
         now: Instant,
     ) -> bool {
         self.refresh_access(worker);
         let stamp = self.store.stamp(now);
-        let enough = batch.len() + peers;
-        while batch.len() < enough {
-            let Some(info_hash) = cursor.left.last().copied() else {
-                match self.store.stripe(cursor.stripe) {
-                    Some(left) => cursor.left = left,
-                    None => return false,
-                }
-                cursor.stripe += 1;
-                continue;
+        let before = batch.len() + done.len();
+        while batch.len() + done.len() < before + count {
+            let Some(info_hash) = self.torrent_at(cursor) else {
+                return false;
             };
             let place = std::mem::take(&mut cursor.place);
             let more = if worker.access.allows(&info_hash) {
@@ -50,7 +46,8 @@ impl Tracker {
                     let to = To::Joined {
                         is_seeder: known.is_seeder,
                         is_completion: false,
-                        age: known.age,
+                        // Never 0, which is for who has just announced: what the others have heard since counts.
+                        age: known.age.max(1),
                     };
                     batch.add_known(info_hash, known.address, known.name, to);
                 });
@@ -71,6 +68,32 @@ impl Tracker {
             }
         }
         true
+    }
+
+    /// Adds about `count` more torrents that are known here to `done`, likewise, of which nothing is told. False when there is
+    /// no more.
+    pub fn list_known(&self, worker: &mut Worker, cursor: &mut Cursor, count: usize, done: &mut Vec<InfoHash>) -> bool {
+        self.refresh_access(worker);
+        for _ in 0..count {
+            let Some(info_hash) = self.torrent_at(cursor) else {
+                return false;
+            };
+            cursor.left.pop();
+            if worker.access.allows(&info_hash) {
+                self.store.set_asked_for(&info_hash, true);
+                done.push(info_hash);
+            }
+        }
+        true
+    }
+
+    /// The torrent that somebody has come to.
+    fn torrent_at(&self, cursor: &mut Cursor) -> Option<InfoHash> {
+        while cursor.left.is_empty() {
+            cursor.left = self.store.stripe(cursor.stripe)?;
+            cursor.stripe += 1;
+        }
+        cursor.left.last().copied()
     }
 
     /// Takes note that a torrent has not been asked for after all: its next announce says so once more.

@@ -1,5 +1,8 @@
 //! What other trackers say, put into the swarms here: as strictly as if it had been announced here, by the lists of torrents,
 //! the rule of names and the cap of memory.
+//!
+//! What has age 0 was just announced, and counts like an announce here. What is older is from somebody's memory, or from the
+//! sets: it takes the place of nothing that is known here to be as young.
 
 use std::time::Instant;
 
@@ -54,7 +57,10 @@ impl Tracker {
         self.refresh_access(worker);
         let units = |age: u8| {
             let ms = u64::from(age) * u64::from(message.unit_ms);
-            u8::try_from(ms / self.store.unit_ms()).unwrap_or(u8::MAX)
+            // What is from memory stays so where units are longer.
+            u8::try_from(ms / self.store.unit_ms())
+                .unwrap_or(u8::MAX)
+                .max(age.min(1))
         };
         message.visit(|swarm, record| {
             let info_hash = &swarm.info_hash;
@@ -69,9 +75,12 @@ impl Tracker {
                 return;
             };
             match record.to {
-                To::Left => {
-                    self.store.leave(info_hash, &address, self.store.stamp(now));
-                    learnt.taken += 1;
+                To::Left { age } => {
+                    let has_left = self
+                        .store
+                        .learn_left(info_hash, &address, units(age), self.store.stamp(now));
+                    learnt.taken += u64::from(has_left);
+                    learnt.known += u64::from(!has_left);
                 }
                 To::Joined {
                     is_seeder,
@@ -110,7 +119,8 @@ impl Tracker {
         };
         let lifetime = self.store.unit_ms() * u64::from(LIFETIME_UNITS);
         let age = lifetime.saturating_sub(left_ms) / self.store.unit_ms();
-        let age = u8::try_from(age).unwrap_or(u8::MAX);
+        // Never 0: this is no announce, and what was announced here meanwhile is younger.
+        let age = u8::try_from(age).unwrap_or(u8::MAX).max(1);
         self.learn(
             worker,
             info_hash,

@@ -3,7 +3,7 @@
 //! ```text
 //! message: "btd" 1 | sender: 16 | unit: u32, ms | swarm...
 //! swarm:   info-hash: 20 | completions in all, 0 if not said: u32 | count: u16 | peer * count
-//! peer:    flags: 1 | address: 6 or 18 | age: 1, in units | if named: length: 1, name
+//! peer:    flags: 1 | address: 6 or 18 | how long ago that was: 1, in units | if named: length: 1, name
 //! ```
 //! Numbers are big-endian. A message is looked through to its end before any of it is used: one that is malformed anywhere is
 //! refused as a whole, since whoever made it is not what it says.
@@ -123,7 +123,7 @@ impl<'a> Fields<'a> {
             None
         };
         let to = if is(LEFT) {
-            To::Left
+            To::Left { age }
         } else {
             To::Joined {
                 is_seeder: is(SEEDER),
@@ -228,7 +228,7 @@ fn put_record(out: &mut Vec<u8>, address: &Address, change: &Change) {
             let of_completion = if is_completion { COMPLETION } else { 0 };
             (of_seeder | of_completion, age)
         }
-        To::Left => (LEFT, 0),
+        To::Left { age } => (LEFT, age),
     };
     let of_address = match address {
         Address::V4(_) => 0,
@@ -270,7 +270,7 @@ mod tests {
             any::<[u8; 18]>().prop_map(Address::V6)
         ];
         let to = prop_oneof![
-            1 => Just(To::Left),
+            1 => any::<u8>().prop_map(|age| To::Left { age }),
             4 => any::<(bool, bool, u8)>().prop_map(|(is_seeder, is_completion, age)| To::Joined {
                 is_seeder,
                 is_completion,

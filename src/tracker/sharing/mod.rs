@@ -8,6 +8,13 @@
 //! A torrent that is announced to here and has not been asked for is marked as such in its first update, so that whoever
 //! takes that looks it up. `known` goes through all that is here, for others that have lost it.
 //!
+//! What is told late has an age, be it of who has come or of who has left, and takes the place of nothing younger: not here,
+//! not elsewhere, not in the sets.
+//!
+//! A scrape asks nobody. What others have heard since this tracker runs is here already, and the rest comes with the torrent's
+//! first announce. To look it up for a scrape would let anybody have the sets asked for, by 74 made-up torrents a datagram,
+//! and there is no entry of such a torrent in which it could be noted that it was.
+//!
 //! Deliberately not here: connections, and the engine that keeps the sets.
 
 mod batch;
@@ -30,7 +37,7 @@ use super::Tracker;
 use super::address::Address;
 use super::store::{Announced, Joining, LIFETIME_UNITS};
 use crate::proto::InfoHash;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 impl Tracker {
     /// Shares the swarms with others from now on: every announce leaves an update, and `wake` is called when there is one
@@ -56,6 +63,11 @@ impl Tracker {
         self.outbox.as_ref().map_or(0, Outbox::dropped)
     }
 
+    /// Says in a batch that is told now how long ago those have left that have, and drops those whom nobody remembers any more.
+    pub fn set_ages(&self, batch: &mut Batch, now: Instant) {
+        batch.set_ages(now, self.store.unit_ms());
+    }
+
     /// How long a peer is known after it was heard of.
     pub const fn lifetime(&self) -> Duration {
         Duration::from_millis(self.store.unit_ms().saturating_mul(LIFETIME_UNITS as u64))
@@ -68,7 +80,7 @@ impl Tracker {
 
     /// Leaves an update of an announce that was accepted. Without sharing that is one branch.
     #[inline]
-    pub(super) fn tell_joined(&self, info_hash: &InfoHash, peer: &Joining<'_>, announced: &Announced) {
+    pub(super) fn tell_joined(&self, info_hash: &InfoHash, peer: &Joining<'_>, announced: &Announced, now: Instant) {
         if let Some(outbox) = &self.outbox {
             let pushed = outbox.push(Update {
                 info_hash: *info_hash,
@@ -78,6 +90,7 @@ impl Tracker {
                     is_seeder: announced.is_seeder,
                     is_completion: announced.is_completion,
                 },
+                at: now,
                 is_first: announced.is_first,
             });
             if !pushed && announced.is_first {
@@ -88,13 +101,14 @@ impl Tracker {
 
     /// Leaves an update of a peer that has left.
     #[inline]
-    pub(super) fn tell_left(&self, info_hash: &InfoHash, address: &Address, name: Option<Box<[u8]>>) {
+    pub(super) fn tell_left(&self, info_hash: &InfoHash, address: &Address, name: Option<Box<[u8]>>, now: Instant) {
         if let Some(outbox) = &self.outbox {
             outbox.push(Update {
                 info_hash: *info_hash,
                 address: *address,
                 name,
                 what: outbox::What::Left,
+                at: now,
                 is_first: false,
             });
         }

@@ -5,11 +5,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use crate::proto::InfoHash;
 use crate::tracker::address::Address;
 
-/// How many updates wait at most, each of some 70 bytes and its name. Beyond that the newest are dropped: a peer of whom an
+/// How many updates wait at most, each of some 90 bytes and its name. Beyond that the newest are dropped: a peer of whom an
 /// update is lost announces again.
 pub const OUTBOX_MAX: usize = 1 << 16;
 
@@ -20,6 +21,8 @@ pub struct Update {
     pub(super) address: Address,
     pub(super) name: Option<Box<[u8]>>,
     pub(super) what: What,
+    /// When it was.
+    pub(super) at: Instant,
     /// The torrent has not been asked for elsewhere.
     pub(super) is_first: bool,
 }

@@ -1,7 +1,8 @@
 //! What a store has in common with those of other trackers: peers that they have heard of come in with their age, and all
 //! that is known here can be gone through, a page at a time.
 //!
-//! What comes in is held to the same memory as what is announced here, and never makes a peer older than it is known to be.
+//! What comes in is held to the same memory as what is announced here, and never makes a peer older than it is known to be,
+//! nor a name that of a peer who had it before.
 
 use super::many::{Many, Pair, Place};
 use super::stamp::Stamp;
@@ -44,8 +45,9 @@ impl Store {
         self.clock.unit_ms()
     }
 
-    /// Notes a peer that another tracker has heard of `age` units ago. One of whom as much is known already stays as it is:
-    /// then, and if it is to be forgotten at once, the answer is false.
+    /// Notes a peer that another tracker has heard of `age` units ago, or just now if that is 0. Otherwise one of whom as much
+    /// is known already stays as it is, and one whose name somebody younger has by now is not noted: then, and if it is to be
+    /// forgotten at once, the answer is false. Its peer id, which trackers do not tell each other, stays what was heard here.
     pub(in crate::tracker) fn learn(
         &self,
         info_hash: &InfoHash,
@@ -57,15 +59,19 @@ impl Store {
         if now.has_outlived(now.before(age).0) {
             return Ok(false);
         }
-        if age > 0 {
-            let hash = self.hash_key.hash_1_3(&info_hash.0);
-            let shelf = self.shelf(hash);
-            let entry = shelf.map.get(info_hash, hash);
-            let stamp = entry.and_then(|entry| entry.swarm.stamp_of(&peer.address, self.address_key));
-            if stamp.is_some_and(|stamp| now.age(stamp.0) <= age) {
+        let mut peer_id = None;
+        let hash = self.hash_key.hash_1_3(&info_hash.0);
+        if let Some(entry) = self.shelf(hash).map.get(info_hash, hash) {
+            let swarm = &entry.swarm;
+            if age > 0 && swarm.is_ahead_of(peer, age, now, self.address_key) {
                 return Ok(false);
             }
+            peer_id = swarm.extra_of(&peer.address).and_then(|extra| extra.peer_id);
         }
+        let peer = &Joining {
+            peer_id: peer_id.as_ref(),
+            ..*peer
+        };
         let wish = Wish {
             want: 0,
             families: Families::Both,
@@ -74,6 +80,22 @@ impl Store {
         };
         self.announce(info_hash, peer, &wish, now, random, &mut Nowhere)?;
         Ok(true)
+    }
+
+    /// Takes a peer out that has left elsewhere `age` units ago, unless it has been heard of since: ages are rounded, so that
+    /// it goes if it may have been just before. Whether it is gone.
+    pub(in crate::tracker) fn learn_left(&self, info_hash: &InfoHash, address: &Address, age: u8, now: Stamp) -> bool {
+        let hash = self.hash_key.hash_1_3(&info_hash.0);
+        let stamp = {
+            let shelf = self.shelf(hash);
+            let entry = shelf.map.get(info_hash, hash);
+            entry.and_then(|entry| entry.swarm.stamp_of(address, self.address_key))
+        };
+        if stamp.is_some_and(|stamp| now.age(stamp.0).saturating_add(1) < age) {
+            return false;
+        }
+        self.leave(info_hash, address, now);
+        true
     }
 
     /// Counts so many completions of a torrent that is known here, unless there are more.
@@ -225,12 +247,32 @@ impl Swarm {
         }
     }
 
-    /// The name that a peer goes by.
-    pub(super) fn name_of(&self, address: &Address) -> Option<&[u8]> {
+    /// Whether as much is known of a peer as somebody says who has heard of it `age` units ago, or somebody younger has its
+    /// name by now. Of two who are equally old the one that is told later has it: pages of a set come in the order of age.
+    fn is_ahead_of(&self, peer: &Joining<'_>, age: u8, now: Stamp, key: AddressKey) -> bool {
+        let known = |address| self.stamp_of(address, key).map(|stamp| now.age(stamp.0));
+        let holder = match (self, peer.name) {
+            (Self::Many(many), Some(name)) => many
+                .extras
+                .as_ref()
+                .and_then(|extras| extras.holder(name, &peer.address)),
+            (Self::Few(_), _) | (_, None) => None,
+        };
+        known(&peer.address).is_some_and(|known| known <= age)
+            || holder.is_some_and(|holder| *holder != peer.address && known(holder).is_some_and(|known| known < age))
+    }
+
+    /// What a peer is beside its address.
+    fn extra_of(&self, address: &Address) -> Option<&Extra> {
         match self {
             Self::Few(_) => None,
-            Self::Many(many) => many.extras.as_ref()?.get(address)?.name.as_deref(),
+            Self::Many(many) => many.extras.as_ref()?.get(address),
         }
+    }
+
+    /// The name that a peer goes by.
+    pub(super) fn name_of(&self, address: &Address) -> Option<&[u8]> {
+        self.extra_of(address)?.name.as_deref()
     }
 }
 

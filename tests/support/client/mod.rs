@@ -16,6 +16,7 @@ use super::private_net::CLIENTS;
 use super::process::Process;
 use super::torrent::Torrent;
 use super::tracker::Tracker;
+use rustix::process::Signal;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -93,7 +94,7 @@ impl Client {
         self.seed_announced_to(&announce, scratch, torrent, data_dir)
     }
 
-    /// The same, and tells a tracker.
+    /// The same, and tells a tracker. What is missing of the payload is downloaded first.
     pub fn seed_announced_to(
         self,
         announce: &str,
@@ -114,7 +115,7 @@ impl Client {
             by_tracker: None,
             addr,
             port: 51_413,
-            control: SocketAddr::from(([127, 0, 0, 1], 9_090 + self as u16)),
+            control: self.control(),
             deadline: Instant::now(),
         };
         let process = match self {
@@ -152,8 +153,7 @@ impl Client {
             by_tracker: None,
             addr,
             port: 51_413,
-            // qBittorrent trusts callers from 127.0.0.1 alone.
-            control: SocketAddr::from(([127, 0, 0, 1], 9_090 + self as u16)),
+            control: self.control(),
             deadline,
         };
         self.run_download(&job);
@@ -177,11 +177,25 @@ impl Client {
             by_tracker: Some(announce.to_owned()),
             addr,
             port: 51_413,
-            control: SocketAddr::from(([127, 0, 0, 1], 9_090 + self as u16)),
+            control: self.control(),
             deadline,
         };
         self.run_download(&job);
         save
+    }
+
+    /// Has the process of [`Client::seed_announced_to`] leave its swarms, as its users would. It may run on.
+    pub fn leave(self, process: &Process) {
+        match self {
+            Self::Transmission => transmission::leave(self.control()),
+            Self::Rtorrent | Self::Aria2 => process.signal(Signal::INT),
+            Self::Libtorrent | Self::Qbittorrent => process.signal(Signal::TERM),
+        }
+    }
+
+    /// For its remote control. qBittorrent trusts callers from 127.0.0.1 alone.
+    fn control(self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 9_090 + self as u16))
     }
 
     fn run_download(self, job: &Job) {

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Starts it with the torrents, of which it checks what is there.
-fn start(job: &Job, done: &Path) -> Process {
+fn start(job: &Job, done: &Path, more: &str) -> Process {
     for dir in [done, &job.home.join("session")] {
         fs::create_dir_all(dir).expect("make rTorrent's folders");
     }
@@ -30,6 +30,7 @@ fn start(job: &Job, done: &Path) -> Process {
         port = job.port,
         done = done.display(),
     );
+    rc.push_str(more);
     for download in &job.downloads {
         let (torrent, save) = (download.torrent.path.display(), download.save.display());
         rc.push_str(&format!("load.start = {torrent}, \"d.directory.set={save}\"\n"));
@@ -49,12 +50,13 @@ fn start(job: &Job, done: &Path) -> Process {
 }
 
 pub fn seed(job: &Job) -> Process {
-    start(job, &job.home.join("done"))
+    // It would close what is complete to check it, and tell the tracker of that only with the next announce.
+    start(job, &job.home.join("done"), "pieces.hash.on_completion.set = no\n")
 }
 
 pub fn download(job: &Job) {
     let done = job.home.join("done");
-    let mut rtorrent = start(job, &done);
+    let mut rtorrent = start(job, &done, "");
     // Its files are mapped, so what it calls finished can be read by others at once.
     wait_for("rTorrent has everything", job.deadline, || {
         rtorrent.assert_running();

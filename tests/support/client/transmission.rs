@@ -6,10 +6,11 @@ use crate::support::process::Process;
 use crate::support::{http, wait_for, within};
 use serde_json::{Value, json};
 use std::fs;
+use std::net::SocketAddr;
 use std::process::Command;
 
 /// Starts it with the torrents, of which it checks what is there.
-fn start(job: &Job) -> (Process, Control<'_>) {
+fn start(job: &Job) -> (Process, Control) {
     let settings = json!({
         "bind-address-ipv4": job.addr.to_string(),
         "bind-address-ipv6": "::1",
@@ -37,10 +38,7 @@ fn start(job: &Job) -> (Process, Control<'_>) {
         .env("HOME", &job.home);
     let mut daemon = Process::spawn("transmission", &mut command, &job.home.join("log"));
 
-    let mut control = Control {
-        job,
-        session_id: String::new(),
-    };
+    let mut control = Control::new(job.control);
     wait_for("Transmission's remote control answers", within(20), || {
         daemon.assert_running();
         control.call("session-get", &json!({}))
@@ -75,18 +73,31 @@ pub fn download(job: &Job) {
     daemon.wait_success(within(30));
 }
 
-struct Control<'a> {
-    job: &'a Job,
+/// Takes all torrents out of their swarms. Version 3.00 may end without telling its trackers; this way it tells them.
+pub fn leave(control: SocketAddr) {
+    Control::new(control)
+        .call("torrent-stop", &json!({}))
+        .expect("stop Transmission's torrents");
+}
+
+struct Control {
+    addr: SocketAddr,
     session_id: String,
 }
 
-impl Control<'_> {
+impl Control {
+    fn new(addr: SocketAddr) -> Self {
+        Self {
+            addr,
+            session_id: String::new(),
+        }
+    }
+
     fn call(&mut self, method: &str, arguments: &Value) -> Option<Value> {
         let body = json!({"method": method, "arguments": arguments}).to_string();
         loop {
             let headers = [("X-Transmission-Session-Id", self.session_id.as_str())];
-            let response =
-                http::request(self.job.control, "POST", "/transmission/rpc", &headers, body.as_bytes()).ok()?;
+            let response = http::request(self.addr, "POST", "/transmission/rpc", &headers, body.as_bytes()).ok()?;
             // The first answer is always 409, with the id that the following calls must carry.
             if response.status == 409 {
                 self.session_id = response.header("X-Transmission-Session-Id")?.to_owned();

@@ -1,5 +1,6 @@
 //! `btd bench`: the measuring harness on the command line. What the figures mean is told in PERF.md.
 
+mod announcer;
 mod floor;
 mod leech;
 mod seed;
@@ -19,7 +20,7 @@ use super::super::config::units;
 use crate::harness;
 use crate::proto::metainfo::{self, Metainfo};
 
-/// Measure a BitTorrent client of any make, seeding or downloading, or a tracker.
+/// Measure a BitTorrent client of any make (seeding, downloading or announcing), or a tracker.
 #[derive(Debug, Args)]
 pub struct Bench {
     #[command(subcommand)]
@@ -57,6 +58,13 @@ enum What {
     Tracker(tracker::Tracker),
     /// Answer announces and scrapes with bytes that are ready: the yardstick for `tracker`.
     TrackerFloor(floor::TrackerFloor),
+    /// Be the trackers of a client that announces many torrents, and tell what it asks and what that costs it.
+    ///
+    /// The first line of output tells where the trackers listen; by then the torrents are written, if they are to be. The run
+    /// begins when the client's process is known. When all torrents have been announced, and some time after that, the
+    /// clock starts. The exit code is 0 if each was announced within its interval (and with --stop, was told of as stopped),
+    /// else 1.
+    Announcer(announcer::Announcer),
 }
 
 /// Why a measurement did not come about.
@@ -96,6 +104,9 @@ pub enum Error {
     /// The tracker's floor could not serve.
     #[error("cannot serve: {0}")]
     TrackerFloor(io::Error),
+    /// The trackers could not be announced to.
+    #[error(transparent)]
+    Announced(#[from] harness::announced::Error),
     /// The report could not be written.
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
@@ -108,12 +119,16 @@ pub enum Error {
     /// The run came to its end, but some requests had no good reply.
     #[error("not clean: requests were lost, refused or answered wrongly (see the report)")]
     NotAnswered,
+    /// The run came to its end, but some torrents were not announced as they should have been.
+    #[error("not clean: torrents were announced late, or not told of as stopped (see the report)")]
+    NotAnnounced,
 }
 
 /// Runs `btd bench`.
 ///
 /// # Errors
-/// [`Error::NotClean`], [`Error::NotFed`] and [`Error::NotAnswered`] after the report was written; any other before.
+/// [`Error::NotClean`], [`Error::NotFed`], [`Error::NotAnswered`] and [`Error::NotAnnounced`] after the report was written; any
+/// other before.
 pub fn run(bench: &Bench) -> Result<(), Error> {
     match &bench.what {
         What::Seed(args) => seed::run(args),
@@ -122,6 +137,7 @@ pub fn run(bench: &Bench) -> Result<(), Error> {
         What::Sends(args) => sends::run(args),
         What::Tracker(args) => tracker::run(args),
         What::TrackerFloor(args) => floor::serve_tracker(args),
+        What::Announcer(args) => announcer::run(args),
     }
 }
 

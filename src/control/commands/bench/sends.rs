@@ -13,9 +13,12 @@ pub(super) struct SendsArgs {
     /// What a connection asks for at a time: a multiple of 16 KiB, at most 1 MiB.
     #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = size)]
     batch: u64,
-    /// How much is sent each way; 0 only tells how far apart the CPUs are.
+    /// How much is sent each way.
     #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = size)]
     bytes: u64,
+    /// Send nothing: only tell how far apart the CPUs are.
+    #[arg(long)]
+    cpus_only: bool,
     /// The CPU that sends.
     #[arg(long, value_name = "CPU", default_value_t = 0)]
     sender: usize,
@@ -31,7 +34,7 @@ pub(super) fn run(args: &SendsArgs) -> Result<(), Error> {
     let sends = Sends {
         connections: args.connections.into(),
         batch: usize::try_from(args.batch).unwrap_or(usize::MAX),
-        bytes: args.bytes,
+        bytes: if args.cpus_only { 0 } else { args.bytes },
         cpus: (args.sender, args.receiver),
     };
     tell(&sends.run()?, args.json)

@@ -71,13 +71,13 @@ fn trackers(meta: &Metainfo, configured: Vec<TrackerUrl>, status: &[Status], sec
                 None if status.is_empty() => "off",
                 None => "waiting",
             };
-            let is_working = told.filter(|status| status.standing == Standing::Working);
+            let swarm = told.and_then(|status| status.swarm);
             TrackerRow {
                 url: shown(&url, secrets),
                 state: state.to_owned(),
                 text: told.and_then(|status| status.text.as_deref()).map(str::to_owned),
-                seeders: is_working.map(|status| status.swarm.0),
-                leechers: is_working.map(|status| status.swarm.1),
+                seeders: swarm.map(|swarm| swarm.seeders),
+                leechers: swarm.map(|swarm| swarm.leechers),
             }
         }
         // The text may hold a key, too.

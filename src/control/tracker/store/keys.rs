@@ -29,6 +29,20 @@ fn key(info_hash: &InfoHash) -> String {
     format!("btd:swarm:{info_hash}")
 }
 
+/// A command that changes nothing and is refused where nothing may be changed.
+pub(super) fn probe() -> Cmd {
+    let mut command = cmd("PEXPIRE");
+    command.arg("btd:swarm:").arg(1); // No torrent has this key.
+    command
+}
+
+/// Takes those members out that have not been heard of since they left, which was some time ago. Each is told with the least
+/// score that it has if it is younger.
+const LEAVE: &str = "for at = 1, #ARGV, 2 do \
+                     local score = redis.call('ZSCORE', KEYS[1], ARGV[at]) \
+                     if score and tonumber(score) < tonumber(ARGV[at + 1]) then redis.call('ZREM', KEYS[1], ARGV[at]) end \
+                     end";
+
 /// The moment a batch is written, by the store's clock.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment {
@@ -62,13 +76,20 @@ fn write_swarm(
 ) {
     let mut joined: Vec<(u64, Vec<u8>)> = Vec::new();
     let mut left: Vec<Vec<u8>> = Vec::new();
+    let mut left_before: Vec<(u64, Vec<u8>)> = Vec::new();
     for peer in swarm.peers() {
         match peer {
             Peer::Joined { member, is_seeder, age } => {
                 let expires = now_ms + ms(lifetime.saturating_sub(time_of_age(age)));
                 joined.push((score(expires, is_seeder), member));
             }
-            Peer::Left { members } => left.extend(members),
+            Peer::Left { members, age: 0 } => left.extend(members),
+            Peer::Left { members, age } => {
+                // Ages are rounded, so that scores may be off by a unit: as in a tracker's memory.
+                let lives = lifetime.saturating_sub(time_of_age(age - 1));
+                let younger = score(now_ms + ms(lives), true) + 1;
+                left_before.extend(members.into_iter().map(|member| (younger, member)));
+            }
         }
     }
     for members in joined.chunks(MEMBERS_MAX) {
@@ -90,6 +111,14 @@ fn write_swarm(
         }
         commands.push(command);
     }
+    for members in left_before.chunks(MEMBERS_MAX) {
+        let mut command = cmd("EVAL");
+        command.arg(LEAVE).arg(1).arg(key);
+        for (younger, member) in members {
+            command.arg(&member[..]).arg(*younger);
+        }
+        commands.push(command);
+    }
     if swarm.completions > 0 {
         let mut command = cmd("ZINCRBY");
         command.arg(key).arg(swarm.completions).arg(DOWNLOADS);
@@ -106,7 +135,9 @@ fn write_swarm(
         .arg(SCORE_LEAST)
         .arg(format!("({}", score(now_ms, false)));
     commands.push(command);
-    // The count of completions is known for a lifetime longer than the last peer, here as in a tracker's memory.
+    // The count of completions is known for a lifetime longer than the last peer, here as in a tracker's memory. Without GT,
+    // so that the tracker with the shortest interval decides, which is why all should have the same: GT would need NX before
+    // it, since a key without an end counts as one that has the latest, and Redis 6.2 has neither.
     let mut command = cmd("PEXPIRE");
     command.arg(key).arg(ms(lifetime.saturating_mul(2)));
     commands.push(command);
@@ -175,7 +206,10 @@ impl LookUp {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
+    use crate::tracker::{Settings, Tracker};
 
     fn shown(command: &Cmd) -> String {
         String::from_utf8_lossy(&command.get_packed_command())
@@ -222,5 +256,42 @@ mod tests {
                 format!("PEXPIRE {key} 7200000"),
             ]
         );
+    }
+    #[test]
+    fn who_left_some_time_ago_is_taken_out_if_it_was_not_heard_of_since() {
+        let now = Instant::now();
+        let tracker = Tracker::new(Settings::default(), [1; 32], now).shared(|| {});
+        let mut worker = tracker.worker(1);
+        let hash = "%ab".repeat(20);
+        let request = format!("GET /announce?info_hash={hash}&peer_id={hash}&port=258&event=stopped HTTP/1.1\r\n\r\n");
+        let from = "10.0.0.1:1".parse().expect("an address");
+        tracker.on_http(&mut worker, from, request.as_bytes(), now, &mut Vec::new());
+        let (mut updates, mut batch) = (Vec::new(), Batch::default());
+        tracker.take_updates(&mut updates);
+        updates.into_iter().for_each(|update| batch.add(update));
+
+        let lifetime = tracker.lifetime();
+        let moment = Moment {
+            now_ms: 1_800_000_000_000,
+            lifetime,
+        };
+        let key = format!("btd:swarm:{}", "ab".repeat(20));
+        let member = String::from_utf8_lossy(b"\x04\x0a\0\0\x01\x01\x02").into_owned();
+        for (units, expected) in [
+            (0, format!("ZREM {key} {member}")),
+            // One more than the score of a seeder that was heard of a unit later.
+            (
+                3,
+                format!(
+                    "EVAL {LEAVE} 1 {key} {member} {}",
+                    (1_800_000_000_000_u64 + 190 * 18_750) * 2 + 2
+                ),
+            ),
+        ] {
+            tracker.set_ages(&mut batch, now + tracker.time_of_age(units));
+            let commands = writes(&batch, moment, |age| tracker.time_of_age(age), true);
+            assert_eq!(shown(&commands[0]).trim(), expected);
+            assert_eq!(commands.len(), 3);
+        }
     }
 }

@@ -1,14 +1,16 @@
 //! A connection to the store: RESP3, so that replies and the messages of a channel come by one.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use hyper_rustls::ConfigBuilderExt;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Pipeline, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, Value};
+use redis::{
+    AsyncConnectionConfig, Pipeline, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, ServerError, Value,
+};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -16,9 +18,8 @@ use tokio::sync::mpsc::{self, Receiver};
 use tokio_rustls::TlsConnector;
 
 use super::guard::{Allowance, Exceeded, Guarded, TooMuch};
-use super::keys::channel;
+use super::keys::{channel, probe};
 use crate::control::config::StoreUrl;
-use crate::control::resolver::Resolver;
 use crate::tracker::sharing::MESSAGE_LEN_MAX;
 
 /// For a reply to a pipeline of commands.
@@ -27,6 +28,9 @@ const REPLY_PATIENCE: Duration = Duration::from_secs(5);
 const INBOX_MAX: usize = 256;
 /// What is shown of a text of the store's, in characters.
 const TEXT_MAX: usize = 200;
+/// The codes of refusals that are not about a command: it loads, it follows another and may not be written to, it follows one
+/// that is away, it runs somebody's script, we are nobody to it. A store that answers so is as good as none.
+const REFUSES_ALL: [&str; 5] = ["LOADING", "READONLY", "MASTERDOWN", "BUSY", "NOAUTH"];
 
 /// Why there is no connection, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +47,15 @@ pub(super) enum Gone {
     /// What it says, or why it does not.
     #[error("{0}")]
     Redis(String),
+    /// It is there, and of no use.
+    #[error("it refuses everything: {0}")]
+    Refuses(String),
+    /// There is no more of it.
+    #[error("the connection has ended")]
+    Ended,
+    /// It was not the store: btd stops.
+    #[error("btd is stopping")]
+    Stopping,
     /// It does not answer.
     #[error("no answer within {} s", .0.as_secs())]
     Silent(Duration),
@@ -84,30 +97,44 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects and logs in.
-    pub(super) async fn connect(url: &StoreUrl, resolver: &Resolver) -> Result<Self, Gone> {
-        // Whatever is known of a name that has failed is not good enough.
-        let young = Duration::from_secs(1);
-        let addresses = resolver.addresses_since(&url.host, young).await.map_err(Gone::Name)?;
-        let mut refused = None;
-        for ip in addresses.iter() {
-            match TcpStream::connect((*ip, url.port)).await {
-                Ok(stream) => return Self::log_in(url, stream).await,
-                Err(error) => refused = Some(error),
-            }
+    /// Connects to one of the store's addresses, logs in, and sees to it that everything works which is needed: the channel
+    /// is heard from then on, the clock is known, and the store may be written to.
+    pub(super) async fn open(
+        url: &StoreUrl,
+        address: SocketAddr,
+        tls: Option<Arc<ClientConfig>>,
+    ) -> Result<Self, Gone> {
+        let stream = TcpStream::connect(address).await.map_err(Gone::Connect)?;
+        let mut link = Self::log_in(url, stream, tls).await?;
+        let mut driver = link.driver.take().expect("a connection that is new");
+        let begun = tokio::select! {
+            begun = link.begin() => begun,
+            () = &mut driver => Err(Gone::Ended),
+        };
+        link.driver = Some(driver);
+        match link.exceeded() {
+            Some(Exceeded { what, .. }) => Err(what.into()),
+            None => begun.map(|()| link),
         }
-        Err(Gone::Connect(refused.unwrap_or(io::ErrorKind::NotFound.into())))
     }
 
-    async fn log_in(url: &StoreUrl, stream: TcpStream) -> Result<Self, Gone> {
+    async fn begin(&mut self) -> Result<(), Gone> {
+        let channel = self.channel.clone();
+        self.connection.subscribe(channel).await?;
+        self.read_clock().await?;
+        self.check().await
+    }
+
+    async fn log_in(url: &StoreUrl, stream: TcpStream, tls: Option<Arc<ClientConfig>>) -> Result<Self, Gone> {
         // A batch is one write, and its first bytes need not wait for more.
         stream.set_nodelay(true).map_err(Gone::Connect)?;
         let allowance = Allowance::new();
-        let stream = if url.tls {
-            let stream = with_tls(&url.host, stream).await.map_err(Gone::Tls)?;
-            Guarded::new(stream, allowance.clone())
-        } else {
-            Guarded::new(stream, allowance.clone())
+        let stream = match tls {
+            Some(tls) => {
+                let stream = with_tls(&url.host, stream, tls).await.map_err(Gone::Tls)?;
+                Guarded::new(stream, allowance.clone())
+            }
+            None => Guarded::new(stream, allowance.clone()),
         };
         let mut login = RedisConnectionInfo::default()
             .set_protocol(ProtocolVersion::RESP3)
@@ -146,12 +173,6 @@ impl Link {
         })
     }
 
-    /// Hears the channel from now on.
-    pub(super) async fn subscribe(&mut self) -> Result<(), Gone> {
-        let channel = self.channel.clone();
-        Ok(self.connection.subscribe(channel).await?)
-    }
-
     /// What has ended the connection, if it was more than can be borne.
     pub(super) fn exceeded(&self) -> Option<Exceeded> {
         self.allowance.exceeded()
@@ -163,7 +184,7 @@ impl Link {
     }
 
     /// Looks at the store's clock. Trackers write by this one, not by their own, which may differ.
-    pub(super) async fn read_clock(&mut self) -> Result<(), Gone> {
+    async fn read_clock(&mut self) -> Result<(), Gone> {
         let mut pipeline = Pipeline::new();
         pipeline.cmd("TIME");
         let replies = self.ask(&pipeline).await?;
@@ -187,21 +208,44 @@ impl Link {
         }
     }
 
+    /// Looks whether the store is there and may be written to.
+    pub(super) async fn check(&mut self) -> Result<(), Gone> {
+        let mut pipeline = Pipeline::new();
+        pipeline.add_command(probe());
+        self.ask(&pipeline).await.map(|_| ())
+    }
+
     /// What the store's clock shows, in milliseconds since 1970.
     pub(super) fn now_ms(&self) -> u64 {
-        let (then, since) = self.clock.expect("the clock is read before it is asked for");
+        let (then, since) = self.clock.expect("the clock is read before a connection is had");
         then + u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX / 4)
     }
 
-    /// Sends commands together, and gives their replies: one for each, of which any may be an error.
+    /// Sends commands together, and gives their replies: one for each, of which any may be an error that is about its command.
     pub(super) async fn ask(&mut self, pipeline: &Pipeline) -> Result<Vec<Value>, Gone> {
         self.allowance.renew();
         let count = pipeline.len();
         let replies = self.connection.send_packed_commands(pipeline, 0, count).await?;
+        if let Some(refusal) = replies.iter().find_map(refusal_of_all) {
+            return Err(Gone::Refuses(refusal));
+        }
         match replies.len() == count {
             true => Ok(replies),
             false => Err(Gone::Strange("a pipeline")),
         }
+    }
+}
+
+/// What a refusal says.
+pub(super) fn text_of(error: &ServerError) -> String {
+    format!("{} {}", error.code(), error.details().unwrap_or_default())
+}
+
+/// What a reply says if it means that there will be no better one to anything.
+fn refusal_of_all(reply: &Value) -> Option<String> {
+    match reply {
+        Value::ServerError(error) if REFUSES_ALL.contains(&error.code()) => Some(text_of(error)),
+        _ => None,
     }
 }
 
@@ -222,17 +266,15 @@ fn message_of(push: PushInfo, channel: &str) -> Option<Vec<u8>> {
     }
 }
 
-/// TLS with the certificates of the system, always verified.
-async fn with_tls(host: &str, stream: TcpStream) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring knows the versions of rustls")
-        .with_native_roots()?
-        .with_no_client_auth();
+/// TLS, always verified.
+async fn with_tls(
+    host: &str,
+    stream: TcpStream,
+    config: Arc<ClientConfig>,
+) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let name =
         ServerName::try_from(host.to_owned()).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    TlsConnector::from(config).connect(name, stream).await
 }
 
 #[cfg(test)]
@@ -257,6 +299,30 @@ mod tests {
             (heard.len(), heard.capacity()),
             (MESSAGE_LEN_MAX + 1, MESSAGE_LEN_MAX + 1)
         );
+    }
+
+    #[test]
+    fn a_refusal_of_everything_is_told_from_that_of_a_command() {
+        let reply = |text: &str| redis::parse_redis_value(text.as_bytes()).expect("a reply");
+        for text in [
+            "LOADING Redis is loading the dataset in memory",
+            "READONLY You can't write against a read only replica.",
+            "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+            "NOAUTH Authentication required.",
+            "BUSY Redis is busy running a script.",
+        ] {
+            let refusal = refusal_of_all(&reply(&format!("-{text}\r\n")));
+            assert_eq!(refusal.as_deref(), Some(text));
+        }
+        for text in [
+            "-WRONGTYPE Operation against a key\r\n",
+            "-ERR unknown command\r\n",
+            "-OOM command not allowed\r\n",
+            "$8\r\nREADONLY\r\n",
+            ":1\r\n",
+        ] {
+            assert_eq!(refusal_of_all(&reply(text)), None, "{text}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! and what others have accepted is put into the swarms here as it is heard. While the store is away everybody goes on with
 //! what they know; when it is back they tell each other all of it.
 //!
+//! - [`dial`]: the way to the store, by name and address.
 //! - [`link`]: a connection, over TLS or not, whose replies are bounded by [`guard`].
 //! - [`keys`]: a batch as commands: a sorted set for each torrent, which the engine forgets by itself.
 //! - [`session`]: what is done while there is a connection.
@@ -11,6 +12,7 @@
 //!
 //! Deliberately absent: what members and messages mean, which is [`crate::tracker::sharing`]'s affair; clusters and sentinels.
 
+mod dial;
 mod figures;
 mod guard;
 mod keys;
@@ -19,36 +21,76 @@ mod session;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use crate::control::config::StoreUrl;
 use crate::control::resolver::Resolver;
 use crate::proto::InfoHash;
 use crate::tracker::Tracker;
-use crate::tracker::sharing::{Batch, SenderId, Update};
+use crate::tracker::sharing::{Batch, OUTBOX_MAX, SenderId, Update};
+use dial::Dial;
 use figures::Figures;
 use link::Link;
 
 /// How long updates are gathered after the first.
 const GATHER: Duration = Duration::from_millis(50);
-/// From the first attempt to have a connection to its first answer.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(4);
 /// Between two attempts, at first and at most.
 const RETRY_LEAST: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(5);
 /// Peers and torrents of which something is to be told once while the store is away. Beyond that the newest are dropped.
 const PENDING_MAX: usize = 1 << 16;
+/// The same while there is a connection: with an outbox full of torrents that have a peer each.
+const PENDING_MAX_IN_ALL: usize = PENDING_MAX + 2 * OUTBOX_MAX;
+/// How long what was announced last may take to be told when btd stops.
+const STOP_PATIENCE: Duration = Duration::from_millis(300);
 /// Torrents that are not looked up because the reply could not be borne.
 const SPURNED_MAX: usize = 4096;
+
+/// What is said between the task and who ends it.
+#[derive(Debug, Default)]
+struct Flags {
+    is_up: AtomicBool,
+    is_stopping: AtomicBool,
+}
+
+impl Flags {
+    fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Relaxed)
+    }
+}
+
+/// How sharing is ended.
+pub(in crate::control) struct Ending {
+    flags: Arc<Flags>,
+    news: Arc<Notify>,
+}
+
+impl Ending {
+    /// Ends the task that shares, which tells what it has still to tell if the store is there: for a moment at most. Nothing
+    /// is announced any more when this is called.
+    pub(in crate::control) async fn end(self, mut task: JoinHandle<()>) {
+        self.flags.is_stopping.store(true, Relaxed);
+        self.news.notify_one();
+        if self.flags.is_up.load(Relaxed) && tokio::time::timeout(STOP_PATIENCE, &mut task).await.is_err() {
+            tracing::warn!(
+                "the tracker's store does not take what was announced last: others may know peers that have left"
+            );
+        }
+        task.abort();
+    }
+}
 
 /// What the task has over all connections.
 pub(in crate::control) struct Sharing {
     tracker: Arc<Tracker>,
     url: StoreUrl,
-    resolver: Arc<Resolver>,
+    dial: Arc<Dial>,
+    flags: Arc<Flags>,
     /// Told by the tracker that there are updates.
     news: Arc<Notify>,
     id: SenderId,
@@ -70,8 +112,9 @@ impl Sharing {
     ) -> Self {
         Self {
             tracker,
+            dial: Arc::new(Dial::new(url.clone(), resolver)),
             url,
-            resolver,
+            flags: Arc::default(),
             news,
             id: random(),
             figures: Figures::new(),
@@ -81,7 +124,15 @@ impl Sharing {
         }
     }
 
-    /// Shares for as long as btd runs.
+    /// How this is ended.
+    pub(in crate::control) fn ending(&self) -> Ending {
+        Ending {
+            flags: Arc::clone(&self.flags),
+            news: Arc::clone(&self.news),
+        }
+    }
+
+    /// Shares until it is ended.
     pub(in crate::control) async fn run(mut self) {
         let mut away: Option<Instant> = None;
         let mut retry = RETRY_LEAST;
@@ -96,10 +147,13 @@ impl Sharing {
                         ),
                         None => tracing::info!("the tracker's store at {} is there", self.url),
                     }
-                    self.figures.set_up(true);
+                    self.set_up(true);
                     let began = Instant::now();
                     let why = self.session(link).await;
-                    self.figures.set_up(false);
+                    self.set_up(false);
+                    if self.flags.is_stopping() {
+                        return;
+                    }
                     // One that accepts and ends at once is not asked ten times a second.
                     if began.elapsed() > RETRY_MOST {
                         retry = RETRY_LEAST;
@@ -124,11 +178,14 @@ impl Sharing {
         }
     }
 
+    fn set_up(&self, is: bool) {
+        self.figures.set_up(is);
+        self.flags.is_up.store(is, Relaxed);
+    }
+
     async fn connect(&mut self) -> Result<Link, link::Gone> {
-        let (url, resolver) = (self.url.clone(), Arc::clone(&self.resolver));
-        let connecting = tokio::time::timeout(CONNECT_PATIENCE, Link::connect(&url, &resolver));
-        let connected = self.while_absorbing(connecting).await;
-        connected.unwrap_or(Err(link::Gone::Silent(CONNECT_PATIENCE)))
+        let dial = Arc::clone(&self.dial);
+        self.while_absorbing(dial.connect()).await
     }
 
     async fn wait(&mut self, time: Duration) {
@@ -155,16 +212,26 @@ impl Sharing {
     }
 
     fn absorb(&mut self) {
-        self.tracker.take_updates(&mut self.updates);
-        for update in self.updates.drain(..) {
-            if update.is_told_once() && self.pending.weight() >= PENDING_MAX {
-                self.figures.drop_pending();
-            } else {
-                self.pending.add(update); // What is not kept is there until the end of this, and takes back what it must.
-            }
+        let mut updates = std::mem::take(&mut self.updates);
+        self.tracker.take_updates(&mut updates);
+        for update in updates.drain(..) {
+            self.keep(update, PENDING_MAX);
         }
+        self.updates = updates;
         self.pending.keep_what_is_told_once(false);
+        // Who left a lifetime ago takes the room of nobody who left since.
+        self.tracker.set_ages(&mut self.pending, Instant::now());
         self.figures.set_outbox_dropped(self.tracker.updates_dropped());
+    }
+
+    /// Adds an update to what is to be told, unless there is so much of it already and nobody would tell it again. One that is
+    /// told again takes back what it must, and does not stay for long.
+    fn keep(&mut self, update: Update, max: usize) {
+        if update.is_told_once() && self.pending.weight() >= max {
+            self.figures.drop_pending();
+        } else {
+            self.pending.add(update);
+        }
     }
 }
 

@@ -1,0 +1,129 @@
+//! Names of peers: looked up when a tracker tells them, and again while nothing comes of where they lead to.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Found;
+use super::task::{Entry, Task};
+use crate::proto::InfoHash;
+
+/// The age from which an answer is asked for anew when nothing has come since the last time.
+const IDLE_AGE: Duration = Duration::from_secs(5);
+
+/// For how long nothing has come of a torrent, counted in the times that its names were asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Idle {
+    downloaded: u64,
+    times: u32,
+}
+
+impl Idle {
+    /// Whether addresses may be wrong and it is time to ask anew: the first, second, fourth, eighth.. time that nothing has
+    /// come. What has no peers for hours should not ask for them every few seconds.
+    fn asks_anew(&mut self, downloaded: u64) -> bool {
+        self.times = match downloaded == self.downloaded {
+            true => self.times.saturating_add(1),
+            false => 0,
+        };
+        self.downloaded = downloaded;
+        self.times.is_power_of_two()
+    }
+}
+
+/// Addresses that a name has led to, and the name; none if it could not be looked up.
+pub(super) type Named = (Box<str>, Vec<SocketAddr>);
+
+impl Task {
+    pub(super) fn look_up_names(&mut self) {
+        let is_due = |entry: &Entry| !entry.names.is_empty() && entry.torrent.home().is_some();
+        let due = self.torrents.iter_mut().filter(|(_, entry)| is_due(entry));
+        let due = due.map(|(info_hash, entry)| (*info_hash, entry.idle.asks_anew(entry.torrent.downloaded())));
+        let due: Vec<(InfoHash, bool)> = due.collect();
+        due.into_iter()
+            .for_each(|(info_hash, anew)| self.look_up(info_hash, None, anew));
+    }
+
+    /// Nobody is at an address: its name is looked up anew, if one has led there.
+    pub(super) fn on_unreachable(&mut self, info_hash: InfoHash, addr: SocketAddr) {
+        let entry = self.torrents.get(&info_hash);
+        if let Some(name) = entry.and_then(|entry| entry.led_to.get(&addr).cloned()) {
+            self.look_up(info_hash, Some(&name), true);
+        }
+    }
+
+    /// Looks the names of a torrent's peers up, or one of them, `anew` where what is remembered has led to nobody.
+    pub(super) fn look_up(&mut self, info_hash: InfoHash, only: Option<&str>, anew: bool) {
+        let Some(entry) = self.torrents.get_mut(&info_hash).filter(|entry| !entry.is_looking) else {
+            return;
+        };
+        let is_meant = |(name, _): &&(Box<str>, u16)| only.is_none_or(|only| **name == *only);
+        let names: Vec<(Box<str>, u16)> = entry.names.iter().filter(is_meant).cloned().collect();
+        if names.is_empty() {
+            return;
+        }
+        entry.is_looking = true;
+        let (resolver, rule) = (Arc::clone(&self.resolver), self.rule);
+        let found = self.found.clone();
+        self.lookups.spawn(async move {
+            let mut led: Vec<Named> = Vec::new();
+            for (name, port) in names {
+                let looked_up = match anew {
+                    true => resolver.addresses_since(&name, IDLE_AGE).await,
+                    false => resolver.addresses(&name).await,
+                };
+                let ips = match looked_up {
+                    Ok(ips) => ips,
+                    Err(error) => {
+                        tracing::debug!("cannot look up the peer {name:?}: {error}");
+                        continue;
+                    }
+                };
+                let permitted = ips.iter().filter(|ip| rule.permits(**ip));
+                let addrs: Vec<SocketAddr> = permitted.map(|ip| SocketAddr::new(*ip, port)).collect();
+                led.push((name, addrs.clone()));
+                // At once: the next name may take its time.
+                if !addrs.is_empty() {
+                    let named = true;
+                    // Nobody listens when btd is stopping.
+                    let _ = found.send(Found {
+                        info_hash,
+                        addrs,
+                        named,
+                    });
+                }
+            }
+            (info_hash, led)
+        });
+    }
+
+    /// Names have been looked up. What they led to before is forgotten, so that no more is kept than there are names.
+    pub(super) fn on_looked_up(&mut self, info_hash: InfoHash, led: Vec<Named>) {
+        let Some(entry) = self.torrents.get_mut(&info_hash) else {
+            return;
+        };
+        entry.is_looking = false;
+        let names = &entry.names;
+        entry.led_to.retain(|_, name| {
+            let is_told = names.iter().any(|(told, _)| told == name);
+            is_told && !led.iter().any(|(looked_up, _)| looked_up == name)
+        });
+        for (name, addrs) in led {
+            entry.led_to.extend(addrs.into_iter().map(|addr| (addr, name.clone())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_asked_for_anew_when_nothing_comes_and_ever_less_often() {
+        let mut idle = Idle::default();
+        assert!(!idle.asks_anew(5) && !idle.asks_anew(6), "something comes");
+        let anew: Vec<u32> = (1..=20).filter(|_| idle.asks_anew(6)).collect();
+        assert_eq!(anew, [1, 2, 4, 8, 16]);
+        assert!(!idle.asks_anew(7) && idle.asks_anew(7), "from the beginning");
+    }
+}

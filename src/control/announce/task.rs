@@ -1,0 +1,351 @@
+//! The task that has the schedule: takes orders, sends what is due, and hears what came of it.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::http::Http;
+use super::known::Loaded;
+use super::names::{Idle, Named};
+use super::tell::Teller;
+use super::udp::Udp;
+use super::{Found, Order};
+use crate::announcer::schedule::{CallId, Swarms};
+use crate::announcer::url::Scheme;
+use crate::announcer::{
+    Answer, Call, Event, Failure, Request, Rule, Schedule, ScrapeCall, Swarm, redacted, redacted_failure,
+};
+use crate::control::blocking;
+use crate::control::config::Announce;
+use crate::control::history::note_announced;
+use crate::control::resolver::Resolver;
+use crate::proto::{InfoHash, PeerId};
+use crate::session::Store;
+use crate::shard::Torrent;
+
+/// A download that has as many connections asks for no more peers.
+const PEERS_WANTED: u32 = 100;
+/// A swarm may have grown since it was counted: to twice as many peers and some more.
+const SWARM_MORE: u32 = 20;
+/// How often what is kept over a restart is written: after `kill -9` what was announced since is announced again.
+const KEEP_EVERY: Duration = Duration::from_secs(30);
+/// How often metrics are brought up to date.
+const TICK: Duration = Duration::from_secs(5);
+/// How often names of peers are asked for again while their torrent is downloaded: behind one that cannot be connected to
+/// there may be another address by then. The resolver remembers for longer, so that most of these cost nothing.
+const NAMES_EVERY: Duration = Duration::from_secs(10);
+/// How long what a torrent has moved is known after it has left, for the last announce.
+const LEAVING_FOR: Duration = Duration::from_secs(300);
+
+/// A scrape, and what came of it.
+type Scraped = (ScrapeCall, Result<Vec<Option<Swarm>>, Failure>);
+
+/// A torrent that is announced.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) torrent: Arc<Torrent>,
+    /// What was moved before `torrent`, which is a new one after each check.
+    pub(super) uploaded: u64,
+    pub(super) downloaded: u64,
+    /// Peers by name and port, as a tracker gave them last.
+    pub(super) names: Vec<(Box<str>, u16)>,
+    /// Where their names have led, last.
+    pub(super) led_to: HashMap<SocketAddr, Box<str>>,
+    pub(super) is_looking: bool,
+    pub(super) idle: Idle,
+}
+
+pub(super) struct Task {
+    pub(super) plan: Announce,
+    pub(super) rule: Rule,
+    pub(super) peer_id: PeerId,
+    pub(super) port: u16,
+    pub(super) secret: u64,
+    pub(super) schedule: Schedule,
+    pub(super) torrents: HashMap<InfoHash, Entry>,
+    /// Those that have left, and when.
+    pub(super) leaving: HashMap<InfoHash, (Entry, Instant)>,
+    /// All are to leave.
+    pub(super) is_stopping: bool,
+    pub(super) http: Http,
+    pub(super) udp: Udp,
+    pub(super) resolver: Arc<Resolver>,
+    pub(super) session: Arc<Store>,
+    pub(super) calls: JoinSet<(Call, Result<Answer, Failure>)>,
+    pub(super) scrapes: JoinSet<Scraped>,
+    /// Ends a call before its time.
+    pub(super) handles: HashMap<CallId, AbortHandle>,
+    /// Torrents of which nothing was loaded yet.
+    pub(super) fresh: HashSet<InfoHash>,
+    pub(super) loads: JoinSet<Loaded>,
+    pub(super) lookups: JoinSet<(InfoHash, Vec<Named>)>,
+    pub(super) teller: Teller,
+    pub(super) orders: UnboundedReceiver<Order>,
+    pub(super) found: UnboundedSender<Found>,
+}
+
+impl Task {
+    pub(super) async fn run(mut self) {
+        let interval = |every| {
+            let mut interval = tokio::time::interval(every);
+            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            interval
+        };
+        let (mut keep, mut tick, mut names) = (interval(KEEP_EVERY), interval(TICK), interval(NAMES_EVERY));
+        loop {
+            let next = self.schedule.next_at();
+            let next_call = async {
+                match next {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                order = self.orders.recv() => match order {
+                    Some(Order::Serve(torrent)) => self.serve(torrent),
+                    Some(Order::Completed(info_hash)) => self.schedule.completed(info_hash, Instant::now()),
+                    Some(Order::Remove(info_hash)) => self.remove(info_hash),
+                    // Whoever asks may have gone.
+                    Some(Order::Reannounce(info_hash, answer)) => {
+                        let _ = answer.send(self.schedule.reannounce(info_hash, Instant::now()));
+                    }
+                    Some(Order::Status(info_hash, answer)) => {
+                        let _ = answer.send(self.schedule.status(info_hash));
+                    }
+                    Some(Order::Unreachable(info_hash, addr)) => self.on_unreachable(info_hash, addr),
+                    Some(Order::Stop(deadline, done)) => {
+                        self.stop(deadline).await;
+                        let _ = done.send(()); // It has waited long enough.
+                        return;
+                    }
+                    None => return,
+                },
+                Some(Ok((call, result))) = self.calls.join_next() => self.on_done(&call, result),
+                Some(Ok(scraped)) = self.scrapes.join_next() => self.on_scraped(&scraped),
+                Some(loaded) = self.loads.join_next() => self.on_loaded(loaded.unwrap_or_default()),
+                Some(Ok((info_hash, led))) = self.lookups.join_next() => self.on_looked_up(info_hash, led),
+                () = next_call => {}
+                _ = keep.tick() => self.keep(),
+                _ = names.tick() => self.look_up_names(),
+                _ = tick.tick() => self.on_tick(),
+            }
+            self.load();
+            self.send();
+            self.scrape();
+        }
+    }
+
+    fn serve(&mut self, torrent: Arc<Torrent>) {
+        let info_hash = torrent.info_hash();
+        let mut entry = Entry {
+            torrent,
+            uploaded: 0,
+            downloaded: 0,
+            names: Vec::new(),
+            led_to: HashMap::new(),
+            is_looking: false,
+            idle: Idle::default(),
+        };
+        if let Some(before) = self.torrents.remove(&info_hash) {
+            // To trackers it is the same one.
+            entry.uploaded = before.uploaded + before.torrent.uploaded();
+            entry.downloaded = before.downloaded + before.torrent.downloaded();
+            (entry.names, entry.led_to) = (before.names, before.led_to);
+        }
+        self.torrents.insert(info_hash, entry);
+        self.fresh.insert(info_hash);
+    }
+
+    fn remove(&mut self, info_hash: InfoHash) {
+        self.fresh.remove(&info_hash);
+        if let Some(entry) = self.torrents.remove(&info_hash) {
+            let now = Instant::now();
+            self.schedule.remove(info_hash, now);
+            self.session.put_announced(info_hash, &[]);
+            self.leaving.insert(info_hash, (entry, now));
+        }
+    }
+
+    /// Sends what is due.
+    pub(super) fn send(&mut self) {
+        while let Some(call) = self.schedule.poll(Instant::now()) {
+            let request = self.request(&call);
+            let (http, udp) = (self.http.clone(), self.udp.clone());
+            tracing::debug!("announcing {} to {}: {:?}", call.info_hash, call.url, call.event);
+            if self.is_stopping && call.event == Event::Stopped {
+                // Answered or not (its own tracker ends with this btd): the next start does not take it that we are known.
+                self.session.put_announced(call.info_hash, &[]);
+            }
+            let id = call.id;
+            let handle = self.calls.spawn(async move {
+                let result = match call.url.scheme() {
+                    Scheme::Http | Scheme::Https => http.announce(&call.url, &request).await,
+                    Scheme::Udp => udp.announce(&call.url, &request).await,
+                };
+                let result = redacted(&call.url, result);
+                (call, result)
+            });
+            self.handles.insert(id, handle);
+        }
+        ::metrics::gauge!("btd_announces_in_flight").set(self.schedule.in_flight() as f64);
+    }
+
+    /// Sends the scrapes that are due.
+    fn scrape(&mut self) {
+        while let Some(call) = self.schedule.poll_scrape(Instant::now()) {
+            let (http, udp) = (self.http.clone(), self.udp.clone());
+            tracing::debug!("scraping {} torrents of {}", call.hashes.len(), call.url);
+            self.scrapes.spawn(async move {
+                let result = match call.url.scheme() {
+                    Scheme::Http | Scheme::Https => http.scrape(&call.url, &call.hashes).await,
+                    Scheme::Udp => udp.scrape(&call.url, &call.hashes).await,
+                };
+                let result = result.map_err(|failure| redacted_failure(&call.url, failure));
+                (call, result)
+            });
+        }
+    }
+
+    fn on_scraped(&mut self, (call, result): &Scraped) {
+        let kind = result.as_ref().map_or_else(Failure::kind, |_| "ok");
+        ::metrics::counter!("btd_scrapes_total", "result" => kind).increment(1);
+        // Nobody has to act on it: the sizes of swarms are a help and no need.
+        if let Err(failure) = result {
+            tracing::debug!("cannot scrape {}: {failure}", call.url);
+        }
+        self.schedule.on_scraped(call, result.as_deref(), Instant::now());
+    }
+
+    fn request(&self, call: &Call) -> Request {
+        let info_hash = call.info_hash;
+        let leaving = || self.leaving.get(&info_hash).map(|(entry, _)| entry);
+        let entry = self.torrents.get(&info_hash).or_else(leaving);
+        let (uploaded, downloaded, left, numwant) = entry.map_or((0, 0, 0, 0), |entry| {
+            let torrent = &entry.torrent;
+            let wanted = match torrent.home() {
+                Some(_) if call.event != Event::Stopped => wanted(torrent.connections(), call.swarm),
+                _ => 0,
+            };
+            let uploaded = entry.uploaded + torrent.uploaded();
+            let downloaded = entry.downloaded + torrent.downloaded();
+            (uploaded, downloaded, torrent.left(), wanted)
+        });
+        Request {
+            info_hash,
+            peer_id: self.peer_id,
+            port: self.port,
+            uploaded,
+            downloaded,
+            left,
+            event: call.event,
+            numwant,
+            key: key_of(self.secret, info_hash),
+            ip: self.plan.ip,
+            hostname: self.plan.hostname.clone().map(String::into_boxed_str),
+            tracker_id: call.tracker_id.clone(),
+        }
+    }
+
+    pub(super) fn on_done(&mut self, call: &Call, result: Result<Answer, Failure>) {
+        self.handles.remove(&call.id);
+        let kind = result.as_ref().map_or_else(Failure::kind, |_| "ok");
+        ::metrics::counter!("btd_announces_total", "result" => kind).increment(1);
+        let Some(outcome) = self.schedule.on_answer(call, result.as_ref(), Instant::now()) else {
+            return;
+        };
+        let info_hash = outcome.info_hash;
+        // One that has come again meanwhile is kept as it is now.
+        if outcome.stopped_told && !self.torrents.contains_key(&info_hash) {
+            self.session.put_announced(info_hash, &[]);
+        }
+        if outcome.completed_told {
+            let session = Arc::clone(&self.session);
+            // It reads before it writes.
+            let noted = blocking::run("btd-announce", move || note_announced(&session, info_hash));
+            tokio::task::spawn_local(noted);
+        }
+        let Some(entry) = self.torrents.get_mut(&info_hash).filter(|_| outcome.stays) else {
+            return;
+        };
+        if let Some(news) = &outcome.news {
+            self.teller
+                .tell(&entry.torrent.meta().name, &outcome, news, Instant::now());
+        }
+        let Ok(answer) = result else { return };
+        if entry.torrent.home().is_none() {
+            return; // Whoever lacks something connects to us.
+        }
+        let addrs: Vec<SocketAddr> = answer
+            .peers
+            .into_iter()
+            .filter(|addr| self.rule.permits(addr.ip()))
+            .collect();
+        if !addrs.is_empty() {
+            let _ = self.found.send(Found {
+                info_hash,
+                addrs,
+                named: false,
+            }); // Nobody listens when btd is stopping.
+        }
+        if !answer.names.is_empty() {
+            entry.names = answer.names;
+            self.look_up(info_hash, None, false);
+        }
+    }
+
+    fn on_tick(&mut self) {
+        let now = Instant::now();
+        self.leaving.retain(|_, (_, since)| now < *since + LEAVING_FOR);
+        ::metrics::gauge!("btd_announces_overdue").set(self.schedule.overdue(now) as f64);
+        let Swarms {
+            known,
+            seeders,
+            leechers,
+        } = self.schedule.swarms();
+        ::metrics::gauge!("btd_swarms_known").set(known as f64);
+        for (kind, count) in [("seeder", seeders), ("leecher", leechers)] {
+            ::metrics::gauge!("btd_swarm_peers", "kind" => kind).set(count as f64);
+        }
+    }
+}
+
+/// How many peers a download with so many connections asks for, in a swarm of which the tracker has said how large it is.
+fn wanted(connections: u32, swarm: Option<Swarm>) -> u32 {
+    let need = PEERS_WANTED.saturating_sub(connections);
+    swarm.map_or(need, |swarm| {
+        need.min(swarm.peers().saturating_mul(2).saturating_add(SWARM_MORE))
+    })
+}
+
+/// What a tracker tells us by should our address change: another for each torrent and each run.
+fn key_of(secret: u64, info_hash: InfoHash) -> u32 {
+    let InfoHash([a, b, c, d, e, f, g, h, ..]) = info_hash;
+    let mixed = (secret ^ u64::from_be_bytes([a, b, c, d, e, f, g, h])).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 32) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_peers_are_asked_for_than_are_needed_and_there_may_be() {
+        let swarm = |seeders, leechers| Some(Swarm { seeders, leechers });
+        for (connections, swarm, expected) in [
+            (0, None, 100),
+            (70, None, 30),
+            (100, None, 0),
+            (500, None, 0),
+            (0, swarm(1, 0), 22),
+            (90, swarm(1, 0), 10),
+            (0, swarm(30, 10), 100),
+            (0, swarm(u32::MAX, u32::MAX), 100),
+        ] {
+            assert_eq!(wanted(connections, swarm), expected, "{connections} {swarm:?}");
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! What is known of payload after a restart: what is not read again, and what is not believed.
+
+use super::*;
+use crate::storage::folder::steps::stop_after;
+
+#[test]
+fn what_is_known_of_unchanged_files_is_not_read_again() {
+    let fixture = fixture(1024, &[("a", 5000, false), ("b", 5000, false), ("c", 5000, false)]);
+    fixture.flip("c", 4999);
+    age(&fixture.path("c"));
+    let (first, kept) = check_knowing(&fixture, &Throttle::default(), None, &Progress::default());
+    let (first, record) = (first.unwrap(), kept.last().unwrap().clone());
+    assert_eq!((first.known_count, record.judged), (0, 15));
+    assert_eq!((record.have.count(), indexes(&record.wrong)), (14, vec![14]));
+
+    let read_before = fixture.pool.stats().bytes;
+    let progress = Progress::default();
+    let (again, kept) = check_knowing(&fixture, &Throttle::default(), Some(record.clone()), &progress);
+    let again = again.unwrap();
+    assert_eq!((again.known_count, fixture.pool.stats().bytes), (15, read_before));
+    assert_eq!((&again.have, &again.wrong), (&first.have, &first.wrong));
+    assert_eq!(kept, std::slice::from_ref(&record));
+    assert_eq!(progress.bytes_done(), 15_000);
+
+    // As long as before, and no longer the same; its first piece is also the last of "a".
+    fixture.flip("b", 2500);
+    let file = std::fs::File::options().write(true).open(fixture.path("b")).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    let (changed, _) = check_knowing(&fixture, &Throttle::default(), Some(record), &Progress::default());
+    let changed = changed.unwrap();
+    assert_eq!(indexes(&changed.wrong), [7, 14]);
+    assert_eq!(changed.known_count, 4 + 5, "pieces with no byte of the changed file");
+}
+
+#[test]
+fn pieces_that_were_not_judged_are_read() {
+    let fixture = fixture(1024, &[("a", 10_240, false)]);
+    let (_, kept) = check_knowing(&fixture, &Throttle::default(), None, &Progress::default());
+    let mut record = kept.last().unwrap().clone();
+    record.have.clear(fixture.metainfo.geometry.piece_index(2).unwrap());
+    let (report, _) = check_knowing(&fixture, &Throttle::default(), Some(record), &Progress::default());
+    let report = report.unwrap();
+    assert_eq!((report.known_count, report.have.is_full()), (9, true));
+}
+
+#[test]
+fn a_check_that_was_cancelled_goes_on_from_where_it_stood() {
+    let fixture = fixture(1 << 20, &[("a", 16 << 20, false)]);
+    let progress = Progress::default();
+    // The first piece is read at once, and the next in twelve days.
+    let throttle = Throttle::new(Some(1), None);
+    let (result, kept) = std::thread::scope(|scope| {
+        let check = scope.spawn(|| check_knowing(&fixture, &throttle, None, &progress));
+        while progress.bytes_done() < 1 << 20 {
+            std::thread::yield_now();
+        }
+        progress.cancel();
+        check.join().unwrap()
+    });
+    assert_eq!(result.unwrap_err(), Error::Cancelled);
+    let record = kept.last().unwrap().clone();
+    assert_eq!(record.judged, 1);
+    let read_before = fixture.pool.stats().bytes;
+    let (report, _) = check_knowing(&fixture, &Throttle::default(), Some(record), &Progress::default());
+    let report = report.unwrap();
+    assert_eq!((report.known_count, report.have.is_full()), (1, true));
+    assert_eq!(fixture.pool.stats().bytes - read_before, 15 << 20);
+}
+
+#[test]
+fn what_is_known_of_a_download_is_known_after_a_restart_and_after_it_is_finished() {
+    let fixture = fixture(1024, &[("a", 5000, false), ("b", 5000, false)]);
+    let part = fixture.part("a");
+    fixture.flip("a.part", 100);
+    age(&part);
+    let (first, kept) = check_knowing(&fixture, &Throttle::default(), None, &Progress::default());
+    assert_eq!(indexes(&first.unwrap().wrong), [0]);
+    let record = kept.last().unwrap().clone();
+    let read_before = fixture.pool.stats().bytes;
+    for finished in [false, true] {
+        if finished {
+            let root = Root::open(fixture.temp.path()).unwrap();
+            let names = PartNames::new(&fixture.metainfo.files);
+            let failed = part::finish(&root, &fixture.metainfo.files, &names, &[true, false], &[0]);
+            assert_eq!(failed, []);
+        }
+        let (again, kept) = check_knowing(
+            &fixture,
+            &Throttle::default(),
+            Some(record.clone()),
+            &Progress::default(),
+        );
+        let again = again.unwrap();
+        assert_eq!((again.known_count, again.parts), (10, vec![!finished, false]));
+        assert_eq!(kept.last(), Some(&record));
+        assert_eq!(fixture.pool.stats().bytes, read_before);
+    }
+}
+
+/// As after a kill: the next one may come before anything is recorded but by the check.
+#[test]
+fn what_btd_was_writing_to_a_moment_ago_stays_known_though_it_is_too_young_for_a_stamp() {
+    let fixture = fixture(1024, &[("a", 3072, false), ("b", 2048, false), ("c", 1024, false)]);
+    // Piece 1 is wrong, and each file was changed just now.
+    fixture.flip("a", 1500);
+    for file in ["b", "c"] {
+        fixture.flip(file, 0);
+        fixture.flip(file, 0);
+    }
+    let mut have = crate::proto::bitfield::Bitfield::new(6);
+    have.set(fixture.metainfo.geometry.piece_index(0).unwrap());
+    let being_written = |len| Some(FileStamp::being_written(len));
+    let record = Record {
+        wrong: crate::proto::bitfield::Bitfield::new(6),
+        have,
+        judged: 6,
+        // The second has another length than it had then.
+        files: vec![being_written(3072), being_written(2047), None],
+    };
+    let check = |record: &Record| {
+        let (report, kept) = check_knowing(
+            &fixture,
+            &Throttle::default(),
+            Some(record.clone()),
+            &Progress::default(),
+        );
+        (report.unwrap(), kept.last().unwrap().clone())
+    };
+    let (report, kept) = check(&record);
+    assert_eq!((report.known_count, indexes(&report.wrong)), (1, vec![1]));
+    assert_eq!(kept.files, [being_written(3072), None, None]);
+    assert_eq!(
+        (indexes(&kept.have), indexes(&kept.wrong)),
+        (vec![0, 2, 3, 4, 5], vec![])
+    );
+    // What was found right then is not read again, and what was wrong is.
+    let (report, kept_again) = check(&kept);
+    assert_eq!((report.known_count, indexes(&report.wrong)), (2, vec![1]));
+    assert_eq!(kept_again, kept);
+
+    // Of a torrent of which nothing is missing the length does not tell enough.
+    fixture.flip("a", 1500);
+    let (report, whole) = check(&kept);
+    assert_eq!((report.known_count, indexes(&report.wrong)), (2, vec![]));
+    assert_eq!(whole.files, [None, None, None]);
+}
+
+#[test]
+fn a_download_that_has_only_begun_is_not_read() {
+    use std::os::unix::fs::FileExt;
+    // Pieces of 64 KiB, as holes are of whole blocks.
+    let piece_len = 64 << 10;
+    let fixture = fixture(
+        piece_len,
+        &[("a", 10 << 16, false), ("b", 6 << 16, false), ("c", 5, false)],
+    );
+    let payload = std::fs::read(fixture.path("a")).unwrap();
+    for preallocate in [part::Preallocate::Sparse, part::Preallocate::Full] {
+        fixture.prepare(preallocate);
+        let read_before = fixture.pool.stats().bytes;
+        let report = fixture.check();
+        assert_eq!((report.have.count(), report.wrong.count()), (0, 0));
+        assert_eq!(report.parts, [true; 3]);
+        assert_eq!(fixture.pool.stats().bytes, read_before, "{preallocate:?}");
+
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .open(fixture.path("a.part"))
+            .unwrap();
+        // Two pieces, and a part of another.
+        for (from, to) in [(1, 2), (5, 6)] {
+            let (from, to) = (from << 16, to << 16);
+            file.write_all_at(&payload[from..to], from as u64).unwrap();
+        }
+        file.write_all_at(&payload[8 << 16..][..4096], 8 << 16).unwrap();
+        let report = fixture.check();
+        assert_eq!((indexes(&report.have), indexes(&report.wrong)), (vec![1, 5], vec![8]));
+        assert_eq!(fixture.pool.stats().bytes - read_before, 3 << 16);
+    }
+}
+
+/// A torrent whose payload is zeros, but for its last piece.
+#[test]
+fn zeros_are_right_where_they_are_due_whether_they_were_written_or_not() {
+    let piece_len = 64 << 10;
+    let mut fixture = fixture(piece_len, &[("a", 4 << 16, false)]);
+    let payload = [vec![0; 3 << 16], vec![1; 1 << 16]].concat();
+    let files = [NewFile {
+        path: RelPath::parse("a").unwrap(),
+        len: payload.len() as u64,
+        pad: false,
+    }];
+    let piece_hashes: Vec<[u8; 20]> = payload.chunks(piece_len as usize).map(sha1).collect();
+    let torrent = encode(&NewTorrent {
+        name: "t",
+        content: NewContent::Folder(&files),
+        piece_len,
+        piece_hashes: &piece_hashes,
+        private: false,
+        source: None,
+        announce: &[],
+        url_list: &[],
+        comment: None,
+        created_by: None,
+        creation_date: None,
+    });
+    fixture.metainfo = Metainfo::parse(&torrent).unwrap();
+    fixture.prepare(part::Preallocate::Sparse);
+    let report = fixture.check();
+    assert_eq!((indexes(&report.have), report.absent_count()), (vec![0, 1, 2], 1));
+}
+
+/// Files of a download whose pieces were all written a moment ago, of which the first piece of two is in the record: btd was
+/// killed since.
+fn unrecorded() -> (Fixture, Record) {
+    let fixture = fixture(1024, &[("a", 3072, false), ("b", 2048, false), ("c", 1024, false)]);
+    fixture.part("a");
+    for file in ["a.part", "b"] {
+        fixture.flip(file, 0);
+        fixture.flip(file, 0);
+    }
+    let mut have = crate::proto::bitfield::Bitfield::new(6);
+    for piece in [0, 3] {
+        have.set(fixture.metainfo.geometry.piece_index(piece).unwrap());
+    }
+    let being_written = |len| Some(FileStamp::being_written(len));
+    let record = Record {
+        wrong: crate::proto::bitfield::Bitfield::new(6),
+        have,
+        judged: 6,
+        files: vec![being_written(3072), being_written(2048), None],
+    };
+    (fixture, record)
+}
+
+/// What was read may have been in the page cache alone, and the kernel forgets that it was not written.
+#[test]
+fn pieces_of_files_that_cannot_be_synced_are_not_had_but_for_those_that_were_recorded() {
+    let (fixture, record) = unrecorded();
+    let check = || {
+        check_knowing(
+            &fixture,
+            &Throttle::default(),
+            Some(record.clone()),
+            &Progress::default(),
+        )
+    };
+    let ((report, kept), refused) = stop_after(0, check);
+    assert!(refused);
+    let report = report.unwrap();
+    assert_eq!((indexes(&report.have), report.wrong.count()), (vec![0, 3], 0));
+    let unreadable = FileState::Unreadable(OpenError::Other(rustix::io::Errno::IO));
+    assert_eq!(report.files, [unreadable; 3]);
+    let kept = kept.last().unwrap();
+    assert_eq!((indexes(&kept.have), &kept.files), (vec![0, 3], &vec![None; 3]));
+    // The next check reads them anew.
+    let (report, _) = check_knowing(&fixture, &Throttle::default(), Some(kept.clone()), &Progress::default());
+    let report = report.unwrap();
+    assert_eq!((report.known_count, report.have.is_full()), (0, true));
+}
+
+#[test]
+fn what_was_wrong_of_a_file_that_cannot_be_synced_is_not_said_to_be_wrong() {
+    let (fixture, record) = unrecorded();
+    fixture.flip("b", 1500);
+    let check = || {
+        check_knowing(
+            &fixture,
+            &Throttle::default(),
+            Some(record.clone()),
+            &Progress::default(),
+        )
+    };
+    let ((report, _), refused) = stop_after(1, check);
+    assert!(refused, "but for the first file");
+    let report = report.unwrap();
+    assert_eq!((indexes(&report.have), report.wrong.count()), (vec![0, 1, 2, 3], 0));
+}
+
+/// As on procfs, or an image that nobody can write to: there is nothing to sync.
+#[test]
+fn filesystem_that_knows_no_sync_loses_nothing() {
+    let root = Root::open("/proc/self").unwrap();
+    let entry = crate::proto::metainfo::FileEntry {
+        path: RelPath::parse("stat").unwrap(),
+        len: 0,
+        offset: 0,
+        pad: false,
+    };
+    let files = [entry];
+    let layout = Layout::of_files(&files);
+    let mut payload = payload::Payload::look(&root, &layout, &files, None, || true).unwrap();
+    assert!(payload.sync_young(|| true).is_empty());
+    assert!(payload.states()[0].is_ok() && payload.stamps()[0].is_none());
+    assert!(!payload.is_on_disk(0), "nobody knows that it is");
+}

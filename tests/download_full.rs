@@ -1,0 +1,166 @@
+//! Downloads to a disk that is full: nothing is asked for that has no room, what is there is served, the log says how much is
+//! missing of each torrent, and all of them go on by themselves when there is room.
+
+mod support;
+
+use std::fs;
+
+use support::btd::{Btd, Config};
+use support::claims::{check_claims, claimed};
+use support::leech::{SECONDS, Source, files, info_hash, metainfo, wait_for_metric};
+use support::mount::Tmpfs;
+use support::payload::Payload;
+use support::torrent::Torrent;
+use support::{cannot, wait_for, within};
+
+#[test]
+fn a_disk_that_is_full_stops_requests_until_there_is_room() {
+    if !rustix::process::geteuid().is_root() {
+        return cannot("mounting needs root");
+    }
+    let source = Source::start("full", &files(), 64 << 10);
+    let small = source.scratch.dir("small");
+    let _mounted = match Tmpfs::mount(&small, c"size=24m") {
+        Ok(mounted) => mounted,
+        Err(why) => return cannot(&why),
+    };
+    // Of 15.7 MB the last some do not fit.
+    let ballast = small.join("ballast");
+    fs::write(&ballast, vec![1; 14 << 20]).expect("fill the disk");
+    let watch = source.scratch.dir("leech-watch");
+    fs::copy(&source.torrent.path, watch.join("t.torrent")).expect("copy a torrent");
+    let data = small.join("data");
+    fs::create_dir(&data).expect("make a folder");
+    let config = Config {
+        watch: vec![(watch, data.clone())],
+        peers: vec![source.btd.peers],
+        ..Config::default()
+    };
+    let leech = Btd::start(&source.scratch.dir("leech"), &config);
+    wait_for("btd says that the disk is full", within(SECONDS), || {
+        leech.process.log().contains("the disk is full").then_some(())
+    });
+    assert!(
+        leech.process.log().contains("MiB of the torrent are missing"),
+        "how much is needed"
+    );
+    // What was asked for comes, and nothing more is asked for: not when it has come, and not a second later.
+    wait_for_metric(&leech, "btd_requests_under_way", |requests| requests == 0.0);
+    let turns = source.btd.metric("btd_loop_turns_total");
+    wait_for_metric(&source.btd, "btd_loop_turns_total", |now| now > turns);
+    let given = source.btd.metric("btd_uploaded_bytes_total");
+    // What is there is served meanwhile.
+    let hash = info_hash(&source.torrent);
+    let claims = claimed(&leech, hash, metainfo(&source.torrent).geometry.piece_count());
+    check_claims(&source.torrent, &data, &claims);
+    assert!(claims.contains(&true) && claims.contains(&false));
+    let turns = source.btd.metric("btd_loop_turns_total");
+    wait_for_metric(&source.btd, "btd_loop_turns_total", |now| now > turns + 1.0);
+    assert_eq!(
+        source.btd.metric("btd_uploaded_bytes_total"),
+        given,
+        "nothing is asked for"
+    );
+    assert_eq!(leech.metric("btd_requests_under_way"), 0.0);
+    fs::remove_file(&ballast).expect("make room");
+    leech.wait_seeding(1);
+    assert!(leech.process.log().contains("goes on"));
+    source.payload.assert_same(&data, true);
+    leech.stop();
+}
+
+/// The log says that a torrent waits for the disk, and how much is missing of it.
+fn waits_for_room(btd: &Btd, name: &str) {
+    wait_for(&format!("{name} waits for its disk"), within(SECONDS), || {
+        let log = btd.process.log();
+        let of_it = |line: &&str| line.contains(&format!("downloading {name:?}"));
+        let line = log
+            .lines()
+            .filter(of_it)
+            .find(|line| line.contains("the disk is full"))?;
+        let missing = line
+            .split(", and ")
+            .last()?
+            .strip_suffix(" MiB of the torrent are missing")?;
+        // The whole of it is 15 MiB or less.
+        let missing: u32 = missing.parse().expect("a number");
+        (1..=15).contains(&missing).then_some(())
+    });
+}
+
+/// Neither keeps the other from being asked for again, and none is stuck.
+#[test]
+fn two_torrents_on_a_full_disk_both_stop_and_both_go_on_when_there_is_room() {
+    if !rustix::process::geteuid().is_root() {
+        return cannot("mounting needs root");
+    }
+    let source = Source::start_with("full-both", &files(), 64 << 10, "[limits]\nupload-rate = \"3 MB/s\"\n");
+    let scratch = &source.scratch;
+    let other_data = scratch.dir("other-seed-data");
+    let other = Payload::make(&other_data, "other", 9, &[("other".to_owned(), 12_000_000)]);
+    let torrent = Torrent::create(&other.path(), 256 << 10, scratch.path().join("other.torrent"));
+    fs::copy(other.path(), scratch.path().join("seed-data/other")).expect("copy payload");
+    fs::copy(&torrent.path, scratch.path().join("seed-watch/other.torrent")).expect("copy a torrent");
+    source.btd.wait_seeding(2);
+    let small = scratch.dir("small");
+    let _mounted = match Tmpfs::mount(&small, c"size=32m") {
+        Ok(mounted) => mounted,
+        Err(why) => return cannot(&why),
+    };
+    // Of 27.7 MB in all some 12 MB fit.
+    let ballast = small.join("ballast");
+    fs::write(&ballast, vec![1; 20 << 20]).expect("fill the disk");
+    let watch = scratch.dir("leech-watch");
+    let data = small.join("data");
+    fs::create_dir(&data).expect("make a folder");
+    for torrent in [&source.torrent, &torrent] {
+        let name = torrent.path.file_name().expect("a file");
+        fs::copy(&torrent.path, watch.join(name)).expect("copy a torrent");
+    }
+    let config = Config {
+        watch: vec![(watch, data.clone())],
+        peers: vec![source.btd.peers],
+        ..Config::default()
+    };
+    let leech = Btd::start(&scratch.dir("leech"), &config);
+    waits_for_room(&leech, "folder");
+    waits_for_room(&leech, "other");
+    wait_for_metric(&leech, "btd_requests_under_way", |requests| requests == 0.0);
+    // Told by the seed too, which publishes its figures once a second.
+    let turns = source.btd.metric("btd_loop_turns_total");
+    wait_for_metric(&source.btd, "btd_loop_turns_total", |now| now > turns);
+    let given = source.btd.metric("btd_uploaded_bytes_total");
+    for torrent in [&source.torrent, &torrent] {
+        let claims = claimed(&leech, info_hash(torrent), metainfo(torrent).geometry.piece_count());
+        check_claims(torrent, &data, &claims);
+        assert!(claims.contains(&false), "{claims:?}");
+    }
+    let turns = source.btd.metric("btd_loop_turns_total");
+    wait_for_metric(&source.btd, "btd_loop_turns_total", |now| now > turns + 1.0);
+    assert_eq!(
+        source.btd.metric("btd_uploaded_bytes_total"),
+        given,
+        "nothing is asked for"
+    );
+    // Some three seconds' worth had been asked for.
+    let all = (source.payload.len() + other.len()) as f64;
+    assert!(
+        given < 0.9 * all,
+        "{given} of {all} bytes, of which the disk took less than half"
+    );
+    fs::remove_file(&ballast).expect("make room");
+    leech.wait_seeding(2);
+    for name in ["folder", "other"] {
+        let goes_on = |line: &str| line.contains(&format!("downloading {name:?}")) && line.ends_with("goes on");
+        assert!(leech.process.log().lines().any(goes_on), "{name}");
+    }
+    // Both lie in one folder, each beside the other.
+    source.payload.assert_same(&data, true);
+    other.assert_same(&data, true);
+    assert_eq!(
+        leech.metric("btd_wasted_bytes_total"),
+        0.0,
+        "what the disk did not take is kept"
+    );
+    leech.stop();
+}
