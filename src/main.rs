@@ -4,14 +4,14 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use btd::control::commands::{Fault, bench};
-use btd::control::{self, cli::Cli, supervisor};
+use btd::control::{self, cli::Cli, ctl, supervisor};
 use clap::Parser;
 
 /// Control and hashing allocate in bursts and from many threads; the shards allocate at start.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What was looked at is not whole or not clean; the output says in what.
+/// What was looked at is not whole or not clean, or what was asked for was refused; the output says in what.
 const NOT_WHOLE: u8 = 1;
 /// btd does not run on this machine, says `btd doctor`.
 const UNFIT: u8 = 2;
@@ -19,6 +19,8 @@ const UNFIT: u8 = 2;
 const USAGE: u8 = 64;
 /// The content of a file is not what it has to be.
 const DATA: u8 = 65;
+/// No btd runs that could be asked.
+const UNAVAILABLE: u8 = 69;
 /// Another btd has the state folder.
 const IN_USE: u8 = 73;
 /// Reading or writing failed.
@@ -61,6 +63,14 @@ fn exit_code(error: &control::Error) -> u8 {
             Fault::Usage => USAGE,
             Fault::Data => DATA,
             Fault::Io => IO,
+        },
+        control::Error::Ctl(error) => match error.fault() {
+            ctl::Fault::No => NOT_WHOLE,
+            ctl::Fault::Usage => USAGE,
+            ctl::Fault::Data => DATA,
+            ctl::Fault::Unavailable => UNAVAILABLE,
+            ctl::Fault::Io => IO,
+            ctl::Fault::Config => CONFIG,
         },
         control::Error::Daemon(error) => match error.fault() {
             supervisor::Fault::InUse => IN_USE,

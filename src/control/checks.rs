@@ -55,6 +55,16 @@ impl Progress {
         }
     }
 
+    /// The bytes that there are to look at.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Those that were looked at.
+    pub(super) fn done(&self) -> u64 {
+        self.inner.bytes_done()
+    }
+
     /// Nobody wants the result any more.
     pub(super) fn cancel(&self) {
         self.inner.cancel();

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::commands::bench::Bench;
 use super::commands::{completions, create, doctor, man, show, verify};
+use super::ctl::Ctl;
 
 /// What was asked for.
 #[derive(Debug, Parser)]
@@ -19,8 +20,8 @@ use super::commands::{completions, create, doctor, man, show, verify};
         `btd --config FILE` runs the daemon in the foreground and logs to standard error; \
         it is ready when ports.json appears in its state folder.",
     after_help = "Exit codes: 0 done, 1 `verify` found the payload not whole or `bench` lost connections, got wrong answers or did not get done \
-         or `doctor` found a higher price, 2 `doctor` found that btd does not run, 64 usage, \
-        65 a torrent file or payload that cannot be used, 73 state folder in use, 74 I/O, 78 bad configuration or missing kernel feature.",
+         or `ctl` was refused or `doctor` found a higher price, 2 `doctor` found that btd does not run, 64 usage, \
+         65 a torrent file or payload that cannot be used, 69 `ctl` found no btd, 73 state folder in use, 74 I/O, 78 bad configuration or missing kernel feature.",
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     disable_help_subcommand = true
@@ -58,6 +59,8 @@ pub enum Command {
     },
     /// Print a completion script for a shell
     Completions(completions::Args),
+    /// Control a btd that runs: list, add, remove, pause, resume, verify, peers and more
+    Ctl(Ctl),
     /// Make a torrent file of a file or folder
     Create(create::Args),
     /// Look for what keeps btd from running well on this machine (exit code 0 nothing, 1 a little, 2 it does not run)

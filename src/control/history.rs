@@ -81,6 +81,8 @@ struct Moved {
 /// A torrent that shards have, or may still have, and how much of what it has moved was taken over.
 #[derive(Debug)]
 struct Counted {
+    /// Of `torrent`, which would have to be fetched from elsewhere in memory to be asked.
+    info_hash: InfoHash,
     torrent: Arc<Torrent>,
     uploaded: u64,
     downloaded: u64,
@@ -113,10 +115,25 @@ impl Totals {
     /// all that it will.
     pub(super) fn follow(&mut self, torrent: &Arc<Torrent>) {
         self.counted.push(Counted {
+            info_hash: torrent.info_hash(),
             torrent: Arc::clone(torrent),
             uploaded: 0,
             downloaded: 0,
         });
+    }
+
+    /// What a torrent has moved, up and down, and that is not recorded: before it was last checked, too.
+    pub(super) fn unrecorded(&self, info_hash: InfoHash) -> (u64, u64) {
+        let mut unrecorded = (0, 0);
+        for counted in self.counted.iter().filter(|counted| counted.info_hash == info_hash) {
+            unrecorded.0 += counted.torrent.uploaded() - counted.uploaded;
+            unrecorded.1 += counted.torrent.downloaded() - counted.downloaded;
+        }
+        for moved in self.moved.iter().filter(|moved| moved.info_hash == info_hash) {
+            unrecorded.0 += moved.uploaded;
+            unrecorded.1 += moved.downloaded;
+        }
+        unrecorded
     }
 
     /// Records what has been moved, if it is time to.
@@ -161,13 +178,14 @@ impl Totals {
             // Asked first: whoever has it after that may count on.
             let is_left = Arc::get_mut(&mut counted.torrent).is_some();
             let Counted {
+                info_hash,
                 torrent,
                 uploaded,
                 downloaded,
             } = counted;
             let grown = |before: &mut u64, now: u64| now - std::mem::replace(before, now);
             let of_torrent = Moved {
-                info_hash: torrent.info_hash(),
+                info_hash: *info_hash,
                 uploaded: grown(uploaded, torrent.uploaded()),
                 downloaded: grown(downloaded, torrent.downloaded()),
             };
@@ -271,6 +289,8 @@ mod tests {
         fixture.totals.follow(&fixture.torrent);
         fixture.torrent.count_uploaded(6);
         assert_eq!(fixture.totals.counted.len(), 2);
+        let info_hash = fixture.torrent.info_hash();
+        assert_eq!(fixture.totals.unrecorded(info_hash), (11, 0), "of both");
         fixture.minute();
         assert_eq!(fixture.recorded(), Some((11, 0)));
         assert_eq!(fixture.totals.counted.len(), 1, "nobody else has the first any more");

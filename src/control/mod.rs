@@ -4,12 +4,13 @@
 //! publishes. Nothing here is on the path of a block. What may take long (reading folders, checking payload) happens on
 //! threads of its own, so that a hung disk can neither stall the metrics nor delay a stop.
 //!
-//! Start at `supervisor`, which owns everything; `config` is what it is told.
+//! Start at `supervisor`, which owns everything; `config` is what it is told, `ctl` is who asks it while it runs.
 #![forbid(unsafe_code)]
 
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod ctl;
 pub mod example;
 pub mod logging;
 pub mod metrics;
@@ -24,6 +25,7 @@ mod blocking;
 mod checks;
 mod downloads;
 mod history;
+mod meter;
 mod open_files;
 mod pulse;
 mod resolver;
@@ -51,6 +53,9 @@ pub enum Error {
     /// Another command did not do what was asked for.
     #[error(transparent)]
     Command(#[from] commands::Error),
+    /// A running btd could not be asked, or did not do what it was asked for.
+    #[error(transparent)]
+    Ctl(#[from] ctl::Error),
     /// The daemon could not start, or not stop cleanly.
     #[error(transparent)]
     Daemon(#[from] supervisor::Error),
@@ -70,6 +75,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
             writeln!(std::io::stdout(), "{}: good", file.display()).map_err(Error::Output)
         }
         (Some(Command::Completions(args)), _) => Ok(commands::completions::run(&args)?),
+        (Some(Command::Ctl(ctl)), _) => Ok(ctl::run(&ctl)?),
         (Some(Command::Create(args)), _) => Ok(commands::create::run(&args)?),
         (Some(Command::Doctor(args)), _) => Ok(commands::doctor::run(&args)?),
         (Some(Command::Man(args)), _) => Ok(commands::man::run(&args)?),

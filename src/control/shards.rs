@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::oneshot;
 
 use super::blocking;
 use super::config::{self, Config};
@@ -18,13 +19,17 @@ use crate::hashing::Pool;
 use crate::io::uring::Features;
 use crate::proto::{InfoHash, PeerId};
 use crate::shard::tracker::{Served, Service};
-use crate::shard::{self, Caps, Command, Events, Handle, Limits, Mailbox, Pace, Settings, ShardConfig, Torrent};
+use crate::shard::{
+    self, Caps, Command, Events, Handle, Limits, Mailbox, Pace, PeerStatus, PeersReply, Settings, ShardConfig, Torrent,
+};
 use crate::stats;
 use crate::tracker::Tracker;
 
 /// Buffers of a shard without a cache: sixty-four reads or sends at once. They are each shard's own, so that more than two
 /// have more than the smallest cache, which is for all together.
 pub(super) const UNCACHED_LEN: u64 = 8 << 20;
+/// Commands that a shard has not taken, from which on it is not asked anything more.
+const WAITING_MAX: usize = 1024;
 /// How long to wait for room in a mailbox that is full when btd stops.
 const MAILBOX_PAUSE: Duration = Duration::from_millis(1);
 /// How long to wait at the start for a port that is taken, and how often to look.
@@ -81,6 +86,7 @@ pub(super) struct Shards {
     shards: Vec<One>,
     peer_id: PeerId,
     checks_max: usize,
+    /// The rates that all of them keep to together.
     upload_pace: Arc<Pace>,
     download_pace: Arc<Pace>,
     limits: Arc<Limits>,
@@ -244,8 +250,9 @@ impl Shards {
 
     /// Changes the rates of all torrents together, in bytes a second; `None` is no limit.
     pub(super) fn set_rates(&self, upload: Option<u64>, download: Option<u64>) {
-        self.upload_pace.set(upload.and_then(NonZeroU64::new));
-        self.download_pace.set(download.and_then(NonZeroU64::new));
+        let now = Instant::now();
+        self.upload_pace.set(upload.and_then(NonZeroU64::new), now);
+        self.download_pace.set(download.and_then(NonZeroU64::new), now);
     }
 
     /// Checks of payload that may run at once beside them.
@@ -256,6 +263,11 @@ impl Shards {
     /// Whether one has ended without being told to: its ring broke.
     pub(super) fn any_has_ended(&self) -> bool {
         self.shards.iter().any(|shard| shard.handle.has_ended())
+    }
+
+    /// What all torrents together upload and download at most, by rates that can be changed: it is obeyed at once.
+    pub(super) fn paces(&self) -> (&Pace, &Pace) {
+        (&self.upload_pace, &self.download_pace)
     }
 
     /// Where they listen, one address for each of the configuration.
@@ -322,6 +334,23 @@ impl Shards {
     /// Serve it no more.
     pub(super) fn remove(&mut self, info_hash: InfoHash) {
         self.tell(|| Command::Remove(info_hash));
+    }
+
+    /// Asks each of them for a torrent's peers. One that has too much to do already, or ends, gives up its answer.
+    pub(super) fn peers_of(&mut self, info_hash: InfoHash) -> Vec<oneshot::Receiver<Vec<PeerStatus>>> {
+        let ask = |shard: &mut One| {
+            let (answer, told) = oneshot::channel();
+            if shard.waiting.len() < WAITING_MAX {
+                let reply = PeersReply::new(move |peers| {
+                    let _ = answer.send(peers); // Nobody may wait any more.
+                });
+                shard.waiting.push_back(Command::TellPeers { info_hash, reply });
+            }
+            told
+        };
+        let answers = self.shards.iter_mut().map(ask).collect();
+        self.flush();
+        answers
     }
 
     fn tell(&mut self, command: impl Fn() -> Command) {

@@ -4,9 +4,12 @@
 //! decides nothing about bytes: what a torrent is comes from `torrent_file`, what is there of it from `checks`, and
 //! who gets it is the shards' affair.
 
+mod controlling;
 mod downloading;
 mod folders;
 mod reload;
+
+pub(super) use controlling::{Neighbour, Source};
 
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
@@ -15,14 +18,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::announce::{Announcer, Found as FoundPeers, Sources};
 use super::checks::{self, Checked, Checks, Found, Job, Progress};
 use super::config::{Config, display_size};
+use super::ctl::door::{Ask, door};
+use super::ctl::{handlers, socket};
 use super::downloads::{self, Downloads};
 use super::history::Totals;
+use super::meter::{Pulse, Throughput};
 use super::metrics::{self, Reporter};
 use super::resolver::Resolver;
 use super::rivals::{Rival, rival_of};
@@ -48,6 +54,8 @@ use reload::{Refused, Reload};
 const EVENTS_MAX: usize = 64;
 /// How often the status is brought up to date and messages that a full mailbox refused are tried again.
 const TICK: Duration = Duration::from_millis(250);
+/// Each torrent is measured once in so many ticks, which takes 5 s.
+const MEASURE_TURNS: usize = 20;
 /// How often a long check says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// How often payload that was not there is looked for again: it may be on a disk that is mounted late.
@@ -206,7 +214,8 @@ pub fn run(config: &Config, file: &Path) -> Result<(), Error> {
     })
 }
 
-struct Supervisor<'a> {
+/// Everything, and what has to be told to whom.
+pub(super) struct Supervisor<'a> {
     /// What is in force: a reload leaves what needs a restart as it was.
     config: Config,
     reload: Reload,
@@ -232,6 +241,12 @@ struct Supervisor<'a> {
     peers_found: mpsc::UnboundedReceiver<FoundPeers>,
     checked: mpsc::UnboundedReceiver<Checked>,
     watched: mpsc::Receiver<watch::Told>,
+    /// What those who control btd ask for.
+    asked: mpsc::Receiver<Ask>,
+    /// Torrents that somebody has added, and waits for.
+    expected: Vec<(InfoHash, oneshot::Sender<()>)>,
+    throughput: Throughput,
+    pulse: Pulse,
     signals: Signals,
     tasks: Vec<JoinHandle<()>>,
     /// What shares the tracker's swarms, and how it is ended.
@@ -297,6 +312,19 @@ impl<'a> Supervisor<'a> {
             reporter = Some(source);
         }
         let (sender, watched) = mpsc::channel(EVENTS_MAX);
+        let (door, asked) = door();
+        match socket::listen(&config.state_dir) {
+            Ok(listener) => {
+                let means = handlers::Means::new(door);
+                tasks.push(tokio::task::spawn_local(socket::serve(listener, means)));
+            }
+            // Peers are served all the same.
+            Err(error) => tracing::error!(
+                "cannot listen on {}: {error} (`btd ctl` does not work)",
+                config.state_dir.join(socket::FILE_NAME).display()
+            ),
+        }
+        let paused = session.load_paused().into_iter().collect();
         let (done, disk_done) = mpsc::unbounded_channel();
         let options = part::Options {
             preallocate: config.storage.preallocate,
@@ -330,6 +358,7 @@ impl<'a> Supervisor<'a> {
         let now = Instant::now();
         let (reload, config_read) = Reload::new(PathBuf::from(file));
         metrics::publish_config();
+        let pulse = Pulse::new(&shards.counters(), now);
         Ok(Self {
             config: config.clone(),
             reload,
@@ -339,7 +368,7 @@ impl<'a> Supervisor<'a> {
             watchdog: Watchdog::new(shards.counters(), now),
             shards,
             tracked,
-            torrents: Torrents::default(),
+            torrents: Torrents::new(paused),
             checks,
             throttle,
             pool,
@@ -354,6 +383,10 @@ impl<'a> Supervisor<'a> {
             peers_found,
             checked,
             watched,
+            asked,
+            expected: Vec::new(),
+            throughput: Throughput::new(now),
+            pulse,
             signals,
             tasks,
             sharing,
@@ -388,6 +421,7 @@ impl<'a> Supervisor<'a> {
                 Some((folder, addrs)) = self.resolved.recv() => self.on_resolved(folder, addrs),
                 Some(found) = self.peers_found.recv() => self.on_peers_found(found),
                 Some(read) = self.config_read.recv() => self.on_config(read),
+                Some(ask) = self.asked.recv() => ask(self),
                 _ = tick.tick() => {
                     self.on_tick();
                     if self.shards.any_has_ended() {
@@ -474,6 +508,7 @@ impl Supervisor<'_> {
         let (generation, trust) = match addition {
             Addition::New { generation } => {
                 self.on_held_changed();
+                self.tell_arrived(info_hash);
                 (generation, true)
             }
             // Somebody touched the file: the way to ask for another look. What was served is served until its
@@ -565,6 +600,9 @@ impl Supervisor<'_> {
             Ok(_) => (State::Missing, None),
             Err(_) => (State::Error, None),
         };
+        // What is paused is looked at like the others, and nothing is done with it.
+        let is_paused = self.torrents.is_paused(*info_hash);
+        let state = if is_paused { State::Paused } else { state };
         let Some(settled) = self
             .torrents
             .settle(*info_hash, *generation, state.clone(), served.clone())
@@ -579,6 +617,17 @@ impl Supervisor<'_> {
             self.shards.remove(*info_hash); // What it had then is not what it has now.
         }
         self.downloads.remove(*info_hash);
+        let why = match &result {
+            Ok(found) => found.why.clone(),
+            Err(error) => Some(error.to_string()),
+        };
+        self.torrents.explain(*info_hash, why);
+        if is_paused {
+            self.announcer.remove(*info_hash);
+            tracing::info!("{name:?} ({info_hash}) is paused: it is neither served nor downloaded until it is resumed");
+            self.publish_counts();
+            return;
+        }
         if let Some(torrent) = &served {
             let rate = self.config.limits.upload_rate_per_torrent;
             torrent.keep_to(rate.and_then(NonZeroU64::new), Instant::now());
@@ -674,6 +723,7 @@ impl Supervisor<'_> {
         self.downloads.on_tick(now);
         self.totals.on_tick(now);
         self.check_doubtful(now);
+        self.measure(now);
         if let Some(reporter) = &self.reporter {
             reporter.look_at_shards(now);
         }
@@ -701,6 +751,16 @@ impl Supervisor<'_> {
         if !self.ready && count > self.start_told {
             service_manager::starting(&format!("reading torrent files, {count} so far"), START_PATIENCE);
             self.start_told = count;
+        }
+    }
+
+    /// Takes the rates that those who ask are told.
+    fn measure(&mut self, now: Instant) {
+        let shards = self.shards.counters();
+        self.pulse.look(&shards, now);
+        self.throughput.look(shards.iter().map(|shard| shard.counters()), now);
+        if self.throughput.is_moving(now) {
+            self.torrents.measure(self.torrents.len() / MEASURE_TURNS + 1, now);
         }
     }
 
@@ -735,6 +795,9 @@ impl Supervisor<'_> {
         self.announcer.remove(info_hash);
         // Whoever adds it again wants to know whether it is still there.
         self.session.remove(info_hash);
+        if entry.is_paused() {
+            self.session.put_paused(info_hash, false);
+        }
         tracing::info!("removed {:?} ({info_hash}): {why}", entry.name);
     }
 
@@ -831,10 +894,12 @@ impl Supervisor<'_> {
         if let Err(error) = self.state_dir.remove_ports() {
             tracing::error!("{error}");
         }
+        socket::remove(&self.config.state_dir);
         for task in &self.tasks {
             task.abort();
         }
         self.folders.close_all();
+        drop(self.asked); // Who waits for an answer is told that there will be none.
         self.watched.close();
         self.checks.cancel();
         for entry in self.torrents.iter() {

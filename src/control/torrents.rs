@@ -3,11 +3,14 @@
 //! A plain table without disk, clock or shard: the supervisor asks it what an event means, and acts. One torrent may
 //! come from several files; it is added with the first and removed with the last.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::checks::Progress;
+use super::meter::Meter;
 use crate::proto::InfoHash;
 use crate::shard::Torrent;
 
@@ -26,10 +29,20 @@ pub(super) enum State {
     Error,
     /// What is missing of it comes from peers, and what is there is served.
     Downloading,
+    /// Somebody wants it to be neither served nor downloaded, until it is resumed.
+    Paused,
 }
 
 /// The states as metrics name them, in the order of [`Torrents::counts`].
-pub(super) const STATE_NAMES: [&str; 6] = ["checking", "seeding", "partial", "missing", "error", "downloading"];
+pub(super) const STATE_NAMES: [&str; 7] = [
+    "checking",
+    "seeding",
+    "partial",
+    "missing",
+    "error",
+    "downloading",
+    "paused",
+];
 
 impl State {
     fn index(&self) -> usize {
@@ -40,7 +53,13 @@ impl State {
             Self::Missing => 3,
             Self::Error => 4,
             Self::Downloading => 5,
+            Self::Paused => 6,
         }
+    }
+
+    /// As metrics name it.
+    pub(super) fn name(&self) -> &'static str {
+        STATE_NAMES[self.index()]
     }
 }
 
@@ -61,6 +80,44 @@ pub(super) struct Entry {
     folder: usize,
     /// Where it comes from, each with its watch folder. Never empty.
     files: BTreeMap<PathBuf, usize>,
+    /// Its length in bytes.
+    len: u64,
+    paused: bool,
+    /// Why it stands as it does, where that wants saying.
+    why: Option<Box<str>>,
+    meter: Meter,
+}
+
+impl Entry {
+    /// Its length in bytes.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The watch folder whose data folder its payload is looked for in.
+    pub(super) fn folder(&self) -> usize {
+        self.folder
+    }
+
+    /// The files that it comes from.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.keys().map(PathBuf::as_path)
+    }
+
+    /// Whether it is paused, though it may be checked meanwhile.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Why it stands as it does, where that wants saying.
+    pub(super) fn why(&self) -> Option<&str> {
+        self.why.as_deref()
+    }
+
+    /// Bytes a second, up and down.
+    pub(super) fn rates(&self) -> (u64, u64) {
+        self.meter.rates()
+    }
 }
 
 /// What a file that holds a torrent means.
@@ -107,13 +164,26 @@ pub(super) struct Settled {
 /// All torrents.
 #[derive(Debug, Default)]
 pub(super) struct Torrents {
-    by_hash: HashMap<InfoHash, Entry>,
+    /// In order, so that they can be gone through page by page while they come and go.
+    by_hash: BTreeMap<InfoHash, Entry>,
     by_file: HashMap<PathBuf, InfoHash>,
     counts: [usize; STATE_NAMES.len()],
     generations: u64,
+    /// Those that are paused, or will be when they are added.
+    paused: HashSet<InfoHash>,
+    /// Whose rates were taken last.
+    measured: Option<InfoHash>,
 }
 
 impl Torrents {
+    /// No torrents yet; these are paused when they come.
+    pub(super) fn new(paused: HashSet<InfoHash>) -> Self {
+        Self {
+            paused,
+            ..Self::default()
+        }
+    }
+
     /// `file`, of a watch folder, holds this torrent now. Gives what that means, and what it means for the torrent that
     /// the file held before.
     pub(super) fn add(
@@ -143,6 +213,10 @@ impl Torrents {
             settled_as: None,
             folder,
             files: BTreeMap::from([(file.to_owned(), folder)]),
+            len: progress.total(),
+            paused: self.paused.contains(&info_hash),
+            why: None,
+            meter: Meter::default(),
         };
         self.counts[entry.state.index()] += 1;
         self.by_hash.insert(info_hash, entry);
@@ -176,6 +250,7 @@ impl Torrents {
         match self.by_hash.remove(&info_hash) {
             Some(entry) => {
                 self.counts[entry.state.index()] -= 1;
+                self.paused.remove(&info_hash);
                 Removal::Gone(info_hash, entry)
             }
             None => Removal::Nothing,
@@ -239,6 +314,7 @@ impl Torrents {
         self.generations += 1;
         entry.generation = self.generations;
         entry.settled_as = None;
+        entry.why = None;
         let state = State::Checking(Arc::clone(progress));
         self.counts[entry.state.index()] -= 1;
         self.counts[state.index()] += 1;
@@ -311,10 +387,77 @@ impl Torrents {
         if is_downloading {
             self.counts[entry.state.index()] -= 1;
             entry.state = State::Seeding;
+            entry.why = None;
             entry.settled_as = Some(entry.state.index());
             self.counts[entry.state.index()] += 1;
         }
         is_downloading
+    }
+
+    /// Pauses a torrent, or ends its pause. `None` if there is no such torrent, else whether that is news. One that is being
+    /// checked stays so; any other is in the state of those that are paused until it is checked again.
+    pub(super) fn set_paused(&mut self, info_hash: InfoHash, paused: bool) -> Option<bool> {
+        let entry = self.by_hash.get_mut(&info_hash)?;
+        let is_news = std::mem::replace(&mut entry.paused, paused) != paused;
+        match paused {
+            true => self.paused.insert(info_hash),
+            false => self.paused.remove(&info_hash),
+        };
+        if paused && !matches!(entry.state, State::Checking(_)) {
+            self.counts[entry.state.index()] -= 1;
+            entry.state = State::Paused;
+            self.counts[entry.state.index()] += 1;
+        }
+        Some(is_news)
+    }
+
+    /// Whether a torrent that is not there yet will be paused when it comes. Not any more, after this.
+    pub(super) fn forget_paused(&mut self, info_hash: InfoHash) -> bool {
+        !self.has(info_hash) && self.paused.remove(&info_hash)
+    }
+
+    /// Whether there is this one and it is paused.
+    pub(super) fn is_paused(&self, info_hash: InfoHash) -> bool {
+        self.by_hash.get(&info_hash).is_some_and(Entry::is_paused)
+    }
+
+    /// Says why a torrent stands as it does.
+    pub(super) fn explain(&mut self, info_hash: InfoHash, why: Option<String>) {
+        if let Some(entry) = self.by_hash.get_mut(&info_hash) {
+            entry.why = why.map(String::into_boxed_str);
+        }
+    }
+
+    /// Takes the rates of the next `count` torrents, in turn.
+    pub(super) fn measure(&mut self, count: usize, now: Instant) {
+        let from = self.measured.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut last = None;
+        for (info_hash, entry) in self.by_hash.range_mut((from, Bound::Unbounded)).take(count) {
+            if let Some(torrent) = &entry.served {
+                entry.meter.look((torrent.uploaded(), torrent.downloaded()), now);
+            }
+            last = Some(*info_hash);
+        }
+        self.measured = last; // From the beginning, after the last.
+    }
+
+    /// All that come after one, or from the first, in the order of their info-hashes.
+    pub(super) fn after(&self, info_hash: Option<InfoHash>) -> impl Iterator<Item = (InfoHash, &Entry)> {
+        let from = info_hash.map_or(Bound::Unbounded, Bound::Excluded);
+        let range = self.by_hash.range((from, Bound::Unbounded));
+        range.map(|(info_hash, entry)| (*info_hash, entry))
+    }
+
+    /// All from one to another, both included.
+    pub(super) fn between(&self, from: InfoHash, to: InfoHash) -> impl Iterator<Item = (InfoHash, &Entry)> {
+        self.by_hash
+            .range(from..=to)
+            .map(|(info_hash, entry)| (*info_hash, entry))
+    }
+
+    /// This one.
+    pub(super) fn entry(&self, info_hash: InfoHash) -> Option<&Entry> {
+        self.by_hash.get(&info_hash)
     }
 
     /// The watch folder that a torrent's payload belongs to, and the torrent as the shards have it.
@@ -387,7 +530,7 @@ mod tests {
         };
         assert_eq!((file, folder), ("1/a".into(), 1));
         assert_eq!(torrents.check_in(1, ONE, &Arc::default()), Some(2));
-        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0, 0]);
+        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0, 0, 0]);
         assert!(matches!(torrents.remove(Path::new("1/a")), Removal::Gone(ONE, _)));
     }
 
@@ -400,7 +543,7 @@ mod tests {
         assert_eq!(torrents.len(), 1);
         assert_eq!(remove(&mut torrents, "a"), None);
         assert_eq!(remove(&mut torrents, "b"), Some(ONE));
-        assert_eq!((torrents.len(), torrents.counts()), (0, [0; 6]));
+        assert_eq!((torrents.len(), torrents.counts()), (0, [0; 7]));
     }
 
     #[test]
@@ -432,7 +575,7 @@ mod tests {
         assert!(torrents.settle(ONE, 1, State::Seeding, None).is_none());
         add(&mut torrents, "a", ONE);
         assert!(torrents.settle(ONE, 1, State::Seeding, None).is_none());
-        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0, 0]);
+        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0, 0, 0]);
         assert_eq!(
             torrents.settle(ONE, 2, State::Partial, None),
             Some(Settled {
@@ -440,7 +583,7 @@ mod tests {
                 is_news: true
             })
         );
-        assert_eq!(torrents.counts(), [0, 0, 1, 0, 0, 0]);
+        assert_eq!(torrents.counts(), [0, 0, 1, 0, 0, 0, 0]);
     }
 
     #[test]
@@ -483,7 +626,7 @@ mod tests {
         assert_eq!(is_news(1), Some(true));
         assert_eq!(torrents.check_again(ONE, &Arc::default()), Some(2));
         assert!(torrents.settle(ONE, 1, State::Missing, None).is_none());
-        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0, 0], "it is being looked at");
+        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0, 0, 0], "it is being looked at");
         let mut is_news = |generation| {
             torrents
                 .settle(ONE, generation, State::Missing, None)
@@ -498,5 +641,40 @@ mod tests {
         };
         assert_eq!(is_news(3), Some(true));
         assert!(torrents.is_missing(ONE, 3) && !torrents.is_missing(ONE, 2));
+    }
+
+    #[test]
+    fn a_pause_outlives_a_check_and_ends_with_the_torrent() {
+        let mut torrents = Torrents::new(HashSet::from([ONE]));
+        add(&mut torrents, "a", ONE);
+        assert!(torrents.is_paused(ONE), "it was paused before it came");
+        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0, 0, 0], "it is checked all the same");
+        torrents.settle(ONE, 1, State::Paused, None);
+        assert_eq!(torrents.counts(), [0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(torrents.set_paused(ONE, true), Some(false));
+        assert_eq!(torrents.set_paused(ONE, false), Some(true));
+        assert_eq!(torrents.set_paused(TWO, false), None);
+        torrents.set_paused(ONE, true);
+        remove(&mut torrents, "a");
+        add(&mut torrents, "a", ONE);
+        assert!(!torrents.is_paused(ONE));
+    }
+
+    #[test]
+    fn pages_go_on_where_the_last_ended_whatever_has_gone_meanwhile() {
+        let mut torrents = Torrents::default();
+        let hash = |byte| InfoHash([byte; 20]);
+        for byte in [5, 1, 9, 3] {
+            add(&mut torrents, &byte.to_string(), hash(byte));
+        }
+        let page = |torrents: &Torrents, after| -> Vec<InfoHash> {
+            torrents.after(after).take(2).map(|(info_hash, _)| info_hash).collect()
+        };
+        assert_eq!(page(&torrents, None), [hash(1), hash(3)]);
+        remove(&mut torrents, "3");
+        assert_eq!(page(&torrents, Some(hash(3))), [hash(5), hash(9)]);
+        assert_eq!(page(&torrents, Some(hash(9))), []);
+        let between: Vec<_> = torrents.between(hash(1), hash(5)).map(|(hash, _)| hash).collect();
+        assert_eq!(between, [hash(1), hash(5)]);
     }
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
 use redb::backends::FileBackend;
-use redb::{Builder, DatabaseError, Durability, ReadableDatabase, TableDefinition, TableError};
+use redb::{Builder, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 
 use super::Error;
 use super::writer::{Change, Changes, Kind};
@@ -41,6 +41,9 @@ const HISTORIES: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("h
 
 /// When trackers are to be asked, by info-hash. Likewise.
 const ANNOUNCED: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("announced");
+
+/// The info-hashes of those that are paused. Likewise.
+const PAUSED: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("paused");
 
 /// What redb may keep of the file in memory, in bytes; its default is 1 GiB. Records are read once each, when their
 /// torrent is added, and a transaction writes few of them, so that nothing is won by more.
@@ -81,6 +84,15 @@ impl Database {
             return Ok(None); // The writer has said so already.
         };
         get(inner, kind, info_hash).map_err(|error| self.io("read", error))
+    }
+
+    /// The info-hashes of which something of this kind is stored.
+    pub(super) fn info_hashes(&self, kind: Kind) -> Result<Vec<InfoHash>, Error> {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(inner) = &*inner else {
+            return Ok(Vec::new()); // The writer has said so already.
+        };
+        info_hashes(inner, kind).map_err(|error| self.io("read", error))
     }
 
     /// Puts all changes on the disk, or none. After an error the file is closed, and the next call opens it again.
@@ -128,10 +140,23 @@ impl std::fmt::Debug for Database {
 
 fn get(database: &redb::Database, kind: Kind, info_hash: &InfoHash) -> Result<Option<Vec<u8>>, redb::Error> {
     let table = match (database.begin_read()?.open_table(table(kind)), kind) {
-        (Err(TableError::TableDoesNotExist(_)), Kind::History | Kind::Announced) => return Ok(None),
+        (Err(TableError::TableDoesNotExist(_)), Kind::History | Kind::Announced | Kind::Paused) => return Ok(None),
         (table, _) => table?,
     };
     Ok(table.get(&info_hash.0)?.map(|bytes| bytes.value().to_vec()))
+}
+
+fn info_hashes(database: &redb::Database, kind: Kind) -> Result<Vec<InfoHash>, redb::Error> {
+    let table = match database.begin_read()?.open_table(table(kind)) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        table => table?,
+    };
+    let mut found = Vec::new();
+    for entry in table.iter()? {
+        let (info_hash, _) = entry?;
+        found.push(InfoHash(*info_hash.value()));
+    }
+    Ok(found)
 }
 
 fn table(kind: Kind) -> TableDefinition<'static, &'static [u8; 20], &'static [u8]> {
@@ -139,13 +164,14 @@ fn table(kind: Kind) -> TableDefinition<'static, &'static [u8; 20], &'static [u8
         Kind::Record => RECORDS,
         Kind::History => HISTORIES,
         Kind::Announced => ANNOUNCED,
+        Kind::Paused => PAUSED,
     }
 }
 
 fn commit(database: &redb::Database, changes: &Changes) -> Result<(), redb::Error> {
     let mut write = database.begin_write()?;
     write.set_durability(Durability::Immediate)?; // Synced when `commit` returns. The default, but a promise here.
-    for kind in [Kind::Record, Kind::History, Kind::Announced] {
+    for kind in [Kind::Record, Kind::History, Kind::Announced, Kind::Paused] {
         let mut of_kind = changes.iter().filter(|((is, _), _)| *is == kind).peekable();
         if of_kind.peek().is_none() {
             continue;

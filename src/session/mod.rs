@@ -173,6 +173,24 @@ impl Store {
         self.writer.queue(Kind::Announced, info_hash, change);
     }
 
+    /// The torrents that were paused when the database was opened, or have been since as far as it was written. None if that
+    /// cannot be read. Blocks on the disk.
+    pub fn load_paused(&self) -> Vec<InfoHash> {
+        self.writer.database.info_hashes(Kind::Paused).unwrap_or_else(|error| {
+            tracing::warn!("{error}: torrents that were paused are not");
+            Vec::new()
+        })
+    }
+
+    /// Queues that a torrent is paused, or not any more, to be written. Never blocks on the disk.
+    pub fn put_paused(&self, info_hash: InfoHash, paused: bool) {
+        let change = match paused {
+            true => Change::Put(Vec::new()),
+            false => Change::Remove,
+        };
+        self.writer.queue(Kind::Paused, info_hash, change);
+    }
+
     /// Changes what a torrent has been through: `change` is given what is known of it, and gives what is so now. Nobody else
     /// changes it meanwhile, and what stays as it was is not written. Blocks on the disk.
     pub fn change_history(&self, info_hash: InfoHash, change: impl FnOnce(Option<History>) -> History) {
@@ -194,6 +212,7 @@ impl Store {
     pub fn forget(&self, info_hash: InfoHash) {
         self.remove(info_hash);
         self.put_announced(info_hash, &[]);
+        self.put_paused(info_hash, false);
         self.writer.queue(Kind::History, info_hash, Change::Remove);
     }
 

@@ -179,6 +179,24 @@ fn a_history_is_seen_at_once_replaced_kept_and_outlives_its_record() {
 }
 
 #[test]
+fn what_is_paused_is_known_after_a_restart_until_it_is_resumed_or_forgotten() {
+    let dir = folder();
+    let store = open(dir.path());
+    assert_eq!(store.load_paused(), [], "there is no such table yet");
+    for number in 1..4 {
+        store.put_paused(info_hash(number), true);
+    }
+    store.put_paused(info_hash(2), false);
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(store.load_paused(), [info_hash(1), info_hash(3)]);
+    store.put_paused(info_hash(1), false);
+    store.forget(info_hash(3));
+    drop(store);
+    assert_eq!(open(dir.path()).load_paused(), []);
+}
+
+#[test]
 fn a_database_from_before_there_were_histories_is_read_and_given_them() {
     let dir = folder();
     // As the first btd made it, and nothing else.

@@ -25,6 +25,8 @@ pub(super) enum Kind {
     History,
     /// When its trackers are to be asked.
     Announced,
+    /// That it is paused.
+    Paused,
 }
 
 /// What is to become of it.

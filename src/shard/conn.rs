@@ -14,6 +14,7 @@ use super::leech::Leech;
 use super::lending::Route;
 use super::upload::Upload;
 use crate::io::{Handle, SendBatch, Token};
+use crate::proto::PeerId;
 use crate::proto::handshake::HANDSHAKE_LEN;
 use crate::proto::peer::Peer;
 use crate::proto::rate::Rate;
@@ -94,6 +95,8 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct PeerConn {
     pub(super) served: Rc<Served>,
+    /// What it calls itself.
+    pub(super) id: PeerId,
     pub(super) peer: Peer,
     pub(super) decoder: Decoder,
     /// What it said after its request queue was full, not looked at yet. See [`super::held`].

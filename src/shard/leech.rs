@@ -8,14 +8,15 @@ pub(super) mod asking;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::Shard;
 use super::assembly::Assembly;
 use super::conn::{Conn, PeerConn, Phase};
 use super::dial::Went;
 use super::download::{Download, Who};
 use super::ended::Reason;
+use super::events::Event;
 use super::slots::Slots;
 use super::write::skew_of;
-use super::{Event, Shard};
 use crate::io::{Driver, Owner};
 use crate::proto::depth::{DEPTH_MAX, DEPTH_MIN, Depth};
 use crate::proto::geometry::{BlockRequest, PieceIndex};

@@ -9,6 +9,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::Torrent;
 use super::handover::Handed;
+use super::report::PeersReply;
 use crate::io::Errno;
 use crate::proto::{InfoHash, choker};
 
@@ -38,6 +39,13 @@ pub enum Command {
         info_hash: InfoHash,
         /// Whether its files can be written to. If not, it is asked again.
         made: bool,
+    },
+    /// Somebody wants to know of a torrent's peers.
+    TellPeers {
+        /// The torrent.
+        info_hash: InfoHash,
+        /// Who.
+        reply: PeersReply,
     },
     /// A connection that another shard has accepted.
     Take(Box<Handed>),

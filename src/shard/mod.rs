@@ -17,6 +17,7 @@
 //!   better asked of another; `assembly`: pieces in memory; `early`: those too long for that;
 //!   `verify`: from the last block to a bit; `write`: from a piece to its files; `events`: what the control plane does of it;
 //! - `tracker`: the tracker's sockets, connections and deadlines;
+//! - `report`: what is told of peers to who asks;
 //! - `gather`: when many peers ask for little; `mailbox`: what the control plane says; `start`: threads, rings and listeners.
 //!
 //! Deliberately absent: parsing (`proto`), SQEs (`io`), where files lie (`storage`).
@@ -46,6 +47,7 @@ mod mailbox;
 mod pace;
 mod peers;
 mod reclaim;
+mod report;
 mod slots;
 mod spares;
 mod stage;
@@ -86,6 +88,7 @@ use lending::Lent;
 pub use limits::{Caps, Limits};
 pub use mailbox::{Command, Full, Inbox, Mailbox, mailbox};
 pub use pace::Pace;
+pub use report::{PEERS_TOLD_MAX, PeerStatus, PeersReply};
 use slots::Slots;
 pub use start::{BACKLOG, CACHE_LEN_MIN, DATAGRAM_QUEUE_LEN, Handle, ShardConfig, StartError, spawn};
 pub use torrent::Torrent;
@@ -143,7 +146,7 @@ pub struct Settings {
     pub read_mode: ReadMode,
     /// Files held open.
     pub files_max: usize,
-    /// The upload rate that all shards keep to together, if there is one.
+    /// The upload rate that all shards keep to together, if there is one. It may be changed meanwhile.
     pub upload_pace: Arc<Pace>,
     /// The download rate, likewise.
     pub download_pace: Arc<Pace>,
@@ -521,6 +524,7 @@ impl<D: Driver> Shard<D> {
                     named,
                 } => self.on_addrs(info_hash, &addrs, named),
                 Command::Prepared { info_hash, made } => self.on_prepared(info_hash, made),
+                Command::TellPeers { info_hash, reply } => self.tell_peers(info_hash, reply),
                 Command::Take(handed) => self.take(*handed),
                 Command::Choke { kind, slots } => self.choker.set(kind, slots),
                 Command::Stop => self.stop(),

@@ -38,10 +38,11 @@ impl Pace {
         }
     }
 
-    /// Changes the rate. What was sent at the old one has taken its time at that.
-    pub fn set(&self, bytes_per_second: Option<NonZeroU64>) {
-        let rate = bytes_per_second.map_or(0, NonZeroU64::get);
-        self.bytes_per_second.store(rate, Relaxed);
+    /// Another rate from now on, or none. What was sent at the old one is not waited for.
+    pub fn set(&self, bytes_per_second: Option<NonZeroU64>, now: Instant) {
+        self.bytes_per_second
+            .store(bytes_per_second.map_or(0, NonZeroU64::get), Relaxed);
+        self.used_up_to.fetch_min(self.nanoseconds(now), Relaxed);
     }
 
     /// The rate in bytes a second; `None` is no limit.
@@ -140,6 +141,7 @@ mod tests {
         assert!(!pace.is_due(start + Duration::from_millis(999)));
         assert!(pace.is_due(start + Duration::from_millis(1000)));
     }
+
     #[test]
     fn rate_that_is_changed_holds_from_then_on_and_none_is_no_limit() {
         let (start, look) = (Instant::now(), Duration::from_millis(1));
@@ -147,14 +149,31 @@ mod tests {
         let bytes = sent(&pace, start, look, 10);
         assert!(bytes.abs_diff(10_000_000) < 200_000, "{bytes}");
         let later = start + Duration::from_secs(10);
-        pace.set(NonZeroU64::new(4_000_000));
+        pace.set(NonZeroU64::new(4_000_000), later);
         let bytes = sent(&pace, later, look, 10);
         assert!(bytes.abs_diff(40_000_000) < 800_000, "{bytes}");
         let later = later + Duration::from_secs(10);
         pace.charge(1 << 40, later);
         assert!(!pace.is_due(later));
-        pace.set(None);
+        pace.set(None, later);
         assert!(pace.is_due(later) && pace.limited().is_none());
         assert_eq!(pace.share(), u64::MAX);
+    }
+
+    #[test]
+    fn rate_that_is_changed_holds_at_once_and_none_is_no_limit() {
+        let start = Instant::now();
+        let pace = pace(16_384, start);
+        pace.charge(1 << 20, start);
+        assert!(!pace.is_due(start + Duration::from_secs(60)));
+        let faster = NonZeroU64::new(1_000_000);
+        pace.set(faster, start);
+        assert_eq!(pace.bytes_per_second(), faster);
+        let bytes = sent(&pace, start, Duration::from_millis(7), 20);
+        assert!(bytes.abs_diff(20_000_000) < 400_000, "{bytes}");
+        pace.set(None, start);
+        assert!(pace.is_due(start) && pace.share() == u64::MAX);
+        pace.set(faster, start);
+        assert!(pace.is_due(start), "what went without a limit is not waited for");
     }
 }

@@ -168,6 +168,7 @@ impl<D: Driver> Shard<D> {
         }
         conn.phase = Phase::Peer(PeerConn {
             served,
+            id: theirs.peer_id,
             peer,
             decoder,
             held: Vec::new(),

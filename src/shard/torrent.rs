@@ -283,12 +283,12 @@ impl Torrent {
     /// From now on it is uploaded at so many bytes a second at most, on all shards together; `None` is no limit.
     pub fn keep_to(&self, bytes_per_second: Option<NonZeroU64>, now: Instant) {
         match self.pace.get() {
-            Some(pace) => pace.set(bytes_per_second),
+            Some(pace) => pace.set(bytes_per_second, now),
             None if bytes_per_second.is_none() => {} // Most torrents never have one.
             None => self
                 .pace
                 .get_or_init(|| Box::new(Pace::new(None, now)))
-                .set(bytes_per_second),
+                .set(bytes_per_second, now),
         }
     }
 

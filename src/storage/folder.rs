@@ -1,7 +1,8 @@
 //! A folder beneath a data folder, and what btd changes in it: folders and files made, names given, all of it synced.
 //!
 //! Names are single ones, so that nothing done here can leave the folder; the folder itself is reached as
-//! [`Root`](super::Root) reaches files, through no symbolic link. Nothing that exists is ever replaced or cut off.
+//! [`Root`](super::Root) reaches files, through no symbolic link. Nothing that exists is ever replaced or cut off, and only
+//! what [`super::erase`] was asked to delete is deleted.
 //!
 //! Blocks on the disk.
 
@@ -11,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use super::root::{OpenError, Root, open_beneath, regular};
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 /// A folder, open.
@@ -103,6 +104,28 @@ impl Folder {
     fn remove_link(&self, name: &str) -> Result<(), Errno> {
         step()?;
         rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())
+    }
+
+    /// What has a name, and how long it is if it is a regular file. A link is looked at, not followed.
+    pub(super) fn look(&self, name: &str) -> Result<Option<u64>, Errno> {
+        let stat = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        Ok(is_file.then(|| u64::try_from(stat.st_size).unwrap_or(0)))
+    }
+
+    /// Deletes a file, or one of its names if it has several.
+    pub(super) fn delete(&self, name: &str) -> Result<(), Errno> {
+        self.remove_link(name)
+    }
+
+    /// Deletes a folder in this one if there is nothing in it. False if there is, or no such folder.
+    pub(super) fn delete_empty_child(&self, name: &str) -> Result<bool, Errno> {
+        step()?;
+        match rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT | Errno::NOTDIR) => Ok(false),
+            Err(errno) => Err(errno),
+        }
     }
 
     fn is_one_file(&self, one: &str, other: &str) -> Result<bool, Errno> {

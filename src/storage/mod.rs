@@ -4,6 +4,7 @@
 //! - [`root`]: a data folder, held by a descriptor; nothing named in a torrent can be opened outside of it.
 //! - [`part`]: files that are not complete: made before they are written, given their own names when they are.
 //! - [`mod@check`]: reads the payload of a torrent and says which pieces are right and what is wrong with the files.
+//! - [`mod@erase`]: deletes the files of a torrent, and nothing else.
 //! - [`digest`]: reads files that are to become a torrent and gives the digest of each piece.
 //!
 //! Blocking reads live behind one function of `payload`; nothing here runs on a shard. A shard asks [`root`] for
@@ -21,6 +22,7 @@ mod cached;
 pub mod check;
 pub mod device;
 pub mod digest;
+pub mod erase;
 pub mod extents;
 pub mod file_numbers;
 mod folder;
@@ -40,6 +42,7 @@ pub mod throttle;
 
 pub use check::{CheckReport, FileState, Memory, check};
 pub use device::Device;
+pub use erase::{Erased, erase};
 pub use layout::{Layout, Span};
 pub use part::{PART_SUFFIX, PartNames};
 pub use pieces::{Error, Means, Progress};

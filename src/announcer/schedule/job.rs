@@ -61,6 +61,8 @@ pub(super) struct Job {
     pub(super) due: u64,
     /// No regular announce to the tracker that is told before that.
     pub(super) min_until: u64,
+    /// Nobody who asks for an announce gets one before that.
+    pub(super) again_at: u64,
     /// Where it waits: the host and its place in that queue.
     pub(super) waits: Option<(u32, u64)>,
     /// Which of the trackers is asked next, or being asked.

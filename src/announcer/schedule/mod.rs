@@ -20,6 +20,7 @@ mod kept;
 mod leaving;
 mod news;
 mod queue;
+mod reannounce;
 mod swarms;
 #[cfg(test)]
 mod tests;
@@ -213,6 +214,7 @@ impl Schedule {
             places: Box::default(),
             due: time,
             min_until: 0,
+            again_at: 0,
             waits: None,
             at: 0,
             in_flight: false,

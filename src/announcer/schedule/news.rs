@@ -50,6 +50,7 @@ pub(super) fn take_in(job: &mut Job, answer: &Answer, event: Event, now: u64, ra
         .min_interval
         .map_or(0, |least| millis(least.clamp(0, INTERVAL_MAX)));
     job.min_until = now + least;
+    job.again_at = now + least.max(INTERVAL_MIN as u64 * 1000);
     // Earlier by up to a tenth: those that began together part. And a little earlier in any case, so that whoever waits for its
     // turn at a host, and for the way there, is not late.
     job.due = (now + interval - interval / EARLIER - random % (interval / 10))

@@ -981,3 +981,30 @@ proptest! {
         prop_assert!(world.schedule.scrape_wakes.is_empty());
     }
 }
+
+#[test]
+fn announce_that_is_asked_for_comes_at_once_but_not_before_the_tracker_allows() {
+    let mut world = World::new();
+    world.add(1, &[&["http://a.example/announce"]]);
+    assert_eq!(world.schedule.reannounce(hash(2), world.now), None, "nobody knows it");
+    let call = world.schedule.poll(world.now).unwrap();
+    let asks = |world: &mut World| world.schedule.reannounce(hash(1), world.now);
+    assert_eq!(asks(&mut world), Some(Duration::ZERO), "it is being asked");
+    world.schedule.on_answer(&call, Ok(&answer(1800, Some(300))), world.now);
+    world.pass(100);
+    assert_eq!(asks(&mut world), Some(Duration::from_secs(200)));
+    assert!(world.schedule.poll(world.now).is_none());
+    world.pass(200);
+    let call = world.schedule.poll(world.now).unwrap();
+    assert_eq!(call.event, Event::Regular);
+    // A tracker that names no least interval is left alone for a minute all the same.
+    world.schedule.on_answer(&call, Ok(&answer(1800, None)), world.now);
+    world.pass(10);
+    assert_eq!(asks(&mut world), Some(Duration::from_secs(50)));
+    world.pass(50);
+    let call = world.schedule.poll(world.now).unwrap();
+    // What has failed rests.
+    world.schedule.on_answer(&call, Err(&refused(Retry::Unsaid)), world.now);
+    assert!(asks(&mut world) >= Some(Duration::from_secs(300)));
+    assert!(world.schedule.poll(world.now).is_none());
+}

@@ -28,6 +28,7 @@ use tokio::task::JoinSet;
 
 use super::config::Announce;
 use super::resolver::Resolver;
+use crate::announcer::schedule::Status;
 use crate::announcer::{Rule, Schedule, TrackerUrl};
 use crate::proto::metainfo::Metainfo;
 use crate::proto::{InfoHash, PeerId};
@@ -54,6 +55,8 @@ enum Order {
     Serve(Arc<Torrent>),
     Completed(InfoHash),
     Remove(InfoHash),
+    Reannounce(InfoHash, oneshot::Sender<Option<Duration>>),
+    Status(InfoHash, oneshot::Sender<Vec<Status>>),
     Unreachable(InfoHash, SocketAddr),
     Plan(Box<Announce>),
     Stop(Instant, oneshot::Sender<()>),
@@ -141,6 +144,28 @@ impl Announcer {
     /// A torrent is neither served nor downloaded any more.
     pub(super) fn remove(&self, info_hash: InfoHash) {
         self.order(Order::Remove(info_hash));
+    }
+
+    /// Announces a torrent ahead of its time. Gives how long that has to be waited for, `None` if it is not announced.
+    pub(super) fn reannounce(&self, info_hash: InfoHash) -> oneshot::Receiver<Option<Duration>> {
+        let (answer, told) = oneshot::channel();
+        self.order(Order::Reannounce(info_hash, answer));
+        told
+    }
+
+    /// How a torrent does with its trackers; nothing if it is not announced.
+    pub(super) fn status(&self, info_hash: InfoHash) -> oneshot::Receiver<Vec<Status>> {
+        let (answer, told) = oneshot::channel();
+        self.order(Order::Status(info_hash, answer));
+        told
+    }
+
+    /// The trackers that a torrent has beside its own.
+    pub(super) fn configured(&self, private: bool) -> &[TrackerUrl] {
+        match private {
+            true => &[],
+            false => &self.plan.trackers,
+        }
     }
 
     /// Nobody is at this address, to which a peer's name has led.

@@ -109,6 +109,13 @@ impl Task {
                     Some(Order::Serve(torrent)) => self.serve(torrent),
                     Some(Order::Completed(info_hash)) => self.schedule.completed(info_hash, Instant::now()),
                     Some(Order::Remove(info_hash)) => self.remove(info_hash),
+                    // Whoever asks may have gone.
+                    Some(Order::Reannounce(info_hash, answer)) => {
+                        let _ = answer.send(self.schedule.reannounce(info_hash, Instant::now()));
+                    }
+                    Some(Order::Status(info_hash, answer)) => {
+                        let _ = answer.send(self.schedule.status(info_hash));
+                    }
                     Some(Order::Unreachable(info_hash, addr)) => self.on_unreachable(info_hash, addr),
                     Some(Order::Plan(plan)) => self.take_over(*plan),
                     Some(Order::Stop(deadline, done)) => {

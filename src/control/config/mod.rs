@@ -48,7 +48,7 @@ const CACHE_SIZE_MAX: u64 = 1 << 40;
 /// What one fast peer has under way, in pieces that are often as long.
 const WRITE_BUFFER_MIN: u64 = 16 << 20;
 /// A block a second: less would look like a peer that hangs.
-const UPLOAD_RATE_MIN: u64 = 16 << 10;
+pub(super) const RATE_MIN: u64 = 16 << 10;
 /// Shorter intervals are for tests; with longer ones whoever left without a word is kept for days.
 /// Longer, and who asks for one block at a time would notice.
 const GATHER_WAIT_MAX: Duration = Duration::from_millis(10);
@@ -67,7 +67,7 @@ const TOP_KEYS: [&str; 3] = ["log-level", "state-dir", "watch"];
 /// What the daemon is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where btd keeps its own files: `lock`, `session.redb`, `ports.json`.
+    /// Where btd keeps its own files: `lock`, `session.redb`, `ctl.sock`, `ports.json`.
     pub state_dir: PathBuf,
     /// How much is logged.
     pub log_level: LogLevel,
@@ -450,13 +450,9 @@ fn read(context: &Context<'_>, root: Table) -> Config {
     let limits = Limits {
         upload_slots: section.count("upload-slots", default.upload_slots, 1..=CONNECTIONS_MAX),
         seed_choker: section.choice("seed-choker", default.seed_choker, &chokers),
-        upload_rate: section.rate("upload-rate", default.upload_rate, UPLOAD_RATE_MIN),
-        upload_rate_per_torrent: section.rate(
-            "upload-rate-per-torrent",
-            default.upload_rate_per_torrent,
-            UPLOAD_RATE_MIN,
-        ),
-        download_rate: section.rate("download-rate", default.download_rate, UPLOAD_RATE_MIN),
+        upload_rate: section.rate("upload-rate", default.upload_rate, RATE_MIN),
+        upload_rate_per_torrent: section.rate("upload-rate-per-torrent", default.upload_rate_per_torrent, RATE_MIN),
+        download_rate: section.rate("download-rate", default.download_rate, RATE_MIN),
     };
     section.finish();
 

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::oneshot;
 
 pub(super) use job::Done;
 
@@ -94,6 +95,10 @@ pub(super) struct Downloads {
     done: UnboundedSender<Done>,
     /// By data folder.
     lanes: HashMap<PathBuf, Lane>,
+    /// How many threads are at work for a torrent, be it for an earlier one of its info-hash.
+    working: HashMap<InfoHash, usize>,
+    /// Those who wait until none is.
+    waiting_for_rest: Vec<(InfoHash, oneshot::Sender<()>)>,
     /// No thread is begun any more.
     resting: bool,
 }
@@ -116,6 +121,8 @@ impl Downloads {
             options,
             done,
             lanes: HashMap::new(),
+            working: HashMap::new(),
+            waiting_for_rest: Vec::new(),
             resting: false,
         }
     }
@@ -137,6 +144,15 @@ impl Downloads {
     /// A torrent has left, or is checked anew.
     pub(super) fn remove(&mut self, info_hash: InfoHash) {
         self.entries.remove(&info_hash);
+    }
+
+    /// What to wait for before the files of a torrent that has left can be deleted: it ends when no thread is at work for it
+    /// any more. `None` if none is.
+    pub(super) fn at_rest(&mut self, info_hash: InfoHash) -> Option<oneshot::Receiver<()>> {
+        self.working.get(&info_hash)?;
+        let (rests, told) = oneshot::channel();
+        self.waiting_for_rest.push((info_hash, rests));
+        Some(told)
     }
 
     /// Torrents that are being downloaded.
@@ -215,6 +231,7 @@ impl Downloads {
             Ok(_) => {
                 entry.work = Work::default();
                 lane.threads += 1;
+                *self.working.entry(info_hash).or_default() += 1;
             }
             Err(error) => {
                 entry.busy = false;
@@ -228,6 +245,15 @@ impl Downloads {
 
     /// A thread has ended. Gives what is to be told.
     pub(super) fn on_done(&mut self, done: Done) -> Vec<Outcome> {
+        let info_hash = done.torrent().info_hash();
+        if let Some(count) = self.working.get_mut(&info_hash) {
+            *count -= 1;
+            if *count == 0 {
+                self.working.remove(&info_hash);
+                // Whoever waits looks for the end of the channel.
+                self.waiting_for_rest.retain(|(of, _)| *of != info_hash);
+            }
+        }
         let folder = folder_of(done.torrent()).to_owned();
         if let Some(lane) = self.lanes.get_mut(&folder) {
             lane.threads -= 1;

@@ -94,6 +94,21 @@ fn files_are_made_recorded_and_named() {
     assert_eq!(fixture.known(), Some(1));
 }
 
+/// Its files could be made after they were deleted.
+#[test]
+fn torrent_that_has_left_is_not_at_rest_before_its_thread_has_ended() {
+    let mut fixture = fixture();
+    let info_hash = fixture.torrent.info_hash();
+    assert!(fixture.downloads.at_rest(info_hash).is_none(), "nothing was begun");
+    fixture.downloads.on_wanted(info_hash);
+    fixture.downloads.remove(info_hash);
+    let mut rests = fixture.downloads.at_rest(info_hash).expect("a thread is at work");
+    assert_eq!(rests.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+    fixture.next();
+    assert_eq!(rests.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+    assert!(fixture.downloads.at_rest(info_hash).is_none());
+}
+
 #[test]
 fn file_that_is_gone_is_a_doubt_and_nothing_is_recorded_of_it() {
     let mut fixture = fixture();

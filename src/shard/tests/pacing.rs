@@ -134,13 +134,13 @@ fn those_who_wait_go_on_when_the_limit_is_lifted_and_wait_again_when_it_is_back(
     let (mut fixture, mut fars) = limited(3);
     pass(&mut fixture, 2);
     let pace = Arc::clone(&fixture.shard.settings.upload_pace);
-    pace.set(None);
+    pace.set(None, fixture.now.get());
     pass(&mut fixture, 1);
     for far in &mut fars {
         assert_eq!(heard(&fixture, far), LEN, "nobody is left in the line");
     }
     assert!(fixture.shard.paced.is_empty());
-    pace.set(Some(rate()));
+    pace.set(Some(rate()), fixture.now.get());
     for far in &mut fars {
         far.blocks.clear();
         fixture.request_all(far);

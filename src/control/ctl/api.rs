@@ -1,0 +1,443 @@
+//! What can be asked of a running btd, and what it answers, as values with a JSON form.
+//!
+//! A request is one object, `{"command":"show","hash":"3f2a"}`. The answer is any number of rows and one end, each an
+//! object of one key: `{"row":{..}}`, `{"end":{"rows":1}}` or, in the place of the end, `{"error":{"kind":"not-found",
+//! "message":".."}}`. Sizes are in bytes, rates in bytes a second, times in seconds since 1970 unless a name says otherwise.
+//! Keys are only ever added; whoever reads passes over those it does not know.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The fewest digits that name a torrent.
+pub const PREFIX_LEN_MIN: usize = 4;
+
+/// Something to be done or told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// All torrents, in the order of their info-hashes: a [`TorrentRow`] each.
+    List {},
+    /// One torrent: a [`Detail`].
+    Show {
+        /// Its info-hash, or the beginning of it that no other has.
+        hash: String,
+        /// Whether addresses of trackers are told with their keys.
+        #[serde(default)]
+        secrets: bool,
+    },
+    /// A torrent file, whose bytes follow the request's line: an [`Added`].
+    Add {
+        /// What it was called.
+        name: String,
+        /// How many bytes follow.
+        len: u64,
+        /// The watch folder to put it into; the first if it is absent.
+        #[serde(default)]
+        watch: Option<String>,
+    },
+    /// Takes a torrent out: a [`Removed`].
+    Remove {
+        /// See [`Request::Show`].
+        hash: String,
+        /// Whether its files are deleted, too.
+        #[serde(default)]
+        with_data: bool,
+    },
+    /// Neither serve nor download it, over restarts, until it is resumed: a [`Done`], or an [`AllDone`] for all.
+    Pause {
+        /// See [`Request::Show`].
+        #[serde(default)]
+        hash: Option<String>,
+        /// All torrents, in the place of one.
+        #[serde(default)]
+        all: bool,
+    },
+    /// The end of a pause. Likewise.
+    Resume {
+        /// See [`Request::Show`].
+        #[serde(default)]
+        hash: Option<String>,
+        /// All torrents, in the place of one.
+        #[serde(default)]
+        all: bool,
+    },
+    /// Read and judge all of its payload, whatever is known of it. Likewise.
+    Verify {
+        /// See [`Request::Show`].
+        #[serde(default)]
+        hash: Option<String>,
+        /// All torrents, in the place of one.
+        #[serde(default)]
+        all: bool,
+    },
+    /// Announce it as soon as its trackers allow. Likewise.
+    Reannounce {
+        /// See [`Request::Show`].
+        #[serde(default)]
+        hash: Option<String>,
+        /// All torrents, in the place of one.
+        #[serde(default)]
+        all: bool,
+    },
+    /// The peers of a torrent: a [`PeerRow`] each.
+    Peers {
+        /// See [`Request::Show`].
+        hash: String,
+    },
+    /// What btd does as a whole: a [`Stats`].
+    Stats {},
+    /// The rates that all torrents together keep to, after what is given here was set until btd ends: a [`Limits`].
+    Limits {
+        /// Bytes a second, 0 for no limit; as it is if absent.
+        #[serde(default)]
+        upload_rate: Option<u64>,
+        /// Likewise.
+        #[serde(default)]
+        download_rate: Option<u64>,
+    },
+    /// Whether btd works: a [`Health`].
+    Health {},
+}
+
+/// A line of an answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Line<R> {
+    /// One of what was asked for.
+    Row(R),
+    /// That was all of it.
+    End {
+        /// How many rows there were.
+        rows: u64,
+    },
+    /// It ends here, and not because that was all.
+    Error(Refusal),
+}
+
+/// Why something was not done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// For programs.
+    pub kind: Kind,
+    /// For people.
+    pub message: String,
+}
+
+/// The kinds of a [`Refusal`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The request makes no sense, or names several torrents by one beginning.
+    BadRequest,
+    /// There is no such torrent or watch folder.
+    NotFound,
+    /// It is there and cannot be done.
+    Refused,
+    /// What was to be added is no torrent.
+    BadTorrent,
+    /// The disk does not let it.
+    Io,
+    /// Too many ask, or it took too long, or btd is stopping.
+    Unavailable,
+    /// Who asks may not.
+    Denied,
+}
+
+impl Refusal {
+    /// One of this kind.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { kind, message }
+    }
+
+    /// btd ends, and answers nothing more.
+    pub fn stopping() -> Self {
+        Self::new(Kind::Unavailable, "btd is stopping")
+    }
+}
+
+/// A torrent, in short.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TorrentRow {
+    /// 40 digits.
+    pub info_hash: String,
+    /// Chosen by whoever made the torrent: it may hold anything.
+    pub name: String,
+    /// `checking`, `seeding`, `partial`, `missing`, `error`, `downloading` or `paused`.
+    pub state: String,
+    /// Whether it is paused. One that is paused may be `checking`.
+    pub paused: bool,
+    /// Its length.
+    pub size: u64,
+    /// How much of it is here; `None` when nobody knows yet.
+    pub done: Option<u64>,
+    /// How much of it a check that goes on has looked at.
+    pub checked: Option<u64>,
+    /// Its connections.
+    pub peers: u32,
+    /// What it uploads and downloads, over the last seconds.
+    pub upload_rate: u64,
+    /// See `upload_rate`.
+    pub download_rate: u64,
+    /// What it has uploaded and downloaded since it was last checked.
+    pub uploaded: u64,
+    /// See `uploaded`.
+    pub downloaded: u64,
+}
+
+/// A torrent, at length.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Detail {
+    /// In short.
+    #[serde(flatten)]
+    pub row: TorrentRow,
+    /// Why it stands as it does, where that wants saying.
+    pub why: Option<String>,
+    /// The .torrent files that it comes from.
+    pub torrent_files: Vec<String>,
+    /// The folder of its payload.
+    pub data_dir: String,
+    /// Its pieces, how many of them are here, and their length.
+    pub piece_count: Option<u32>,
+    /// See `piece_count`.
+    pub have_count: Option<u32>,
+    /// See `piece_count`.
+    pub piece_len: Option<u32>,
+    /// How many files it has.
+    pub file_count: Option<usize>,
+    /// Whether peers may come from its own trackers only.
+    pub private: Option<bool>,
+    /// When it was added and completed, as far as that was noted.
+    pub added: Option<u64>,
+    /// See `added`.
+    pub completed: Option<u64>,
+    /// What it has uploaded and downloaded in all of its life.
+    pub uploaded_ever: u64,
+    /// See `uploaded_ever`.
+    pub downloaded_ever: u64,
+    /// Its trackers, those of the configuration behind its own. Without their keys, unless these were asked for.
+    pub trackers: Vec<TrackerRow>,
+}
+
+/// A tracker of a torrent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrackerRow {
+    /// Its address.
+    pub url: String,
+    /// `new`, `working`, `failing` or `dead` of the one that is asked, `waiting` of one behind it, `off` if btd does not
+    /// announce this torrent.
+    pub state: String,
+    /// What it said last that somebody should know.
+    pub text: Option<String>,
+    /// Seeders and leechers, as it counts them.
+    pub seeders: Option<u32>,
+    /// See `seeders`.
+    pub leechers: Option<u32>,
+}
+
+/// A torrent was added.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Added {
+    /// 40 digits.
+    pub info_hash: String,
+    /// Its name.
+    pub name: String,
+    /// Where its file is now.
+    pub torrent_file: String,
+    /// Whether btd has taken it in; if not, it is about to.
+    pub loaded: bool,
+}
+
+/// A torrent was removed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Removed {
+    /// 40 digits.
+    pub info_hash: String,
+    /// Its name.
+    pub name: String,
+    /// The .torrent files that were deleted.
+    pub torrent_files: Vec<String>,
+    /// How many files of payload, and how many folders, were deleted.
+    pub files: u64,
+    /// See `files`.
+    pub folders: u64,
+    /// What was left alone, and why.
+    pub kept: Vec<String>,
+}
+
+/// Something was done to a torrent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Done {
+    /// 40 digits.
+    pub info_hash: String,
+    /// Its name.
+    pub name: String,
+    /// Whether there was anything to do.
+    pub changed: bool,
+    /// What came of it.
+    pub note: String,
+}
+
+/// Something was done to all torrents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllDone {
+    /// Those that it was done to.
+    pub changed: u64,
+    /// Those where there was nothing to do, or nothing that could be done.
+    pub unchanged: u64,
+}
+
+/// A peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerRow {
+    /// Address and port.
+    pub address: String,
+    /// What it calls itself: by its extension handshake, else by its peer id.
+    pub client: String,
+    /// Its peer id, with what cannot be shown as `%xx`.
+    pub peer_id: String,
+    /// Whether btd made the connection.
+    pub outgoing: bool,
+    /// Whether it wants something of us, and may ask.
+    pub interested: bool,
+    /// See `interested`.
+    pub unchoked: bool,
+    /// Whether we want something of it, and may ask.
+    pub we_are_interested: bool,
+    /// See `we_are_interested`.
+    pub we_are_unchoked: bool,
+    /// What it gets and gives, over the last seconds.
+    pub upload_rate: u64,
+    /// See `upload_rate`.
+    pub download_rate: u64,
+    /// How many of the pieces it has, and of how many.
+    pub have_count: u32,
+    /// See `have_count`.
+    pub piece_count: u32,
+    /// The shard that it is connected to.
+    pub shard: u32,
+}
+
+/// What btd does as a whole.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Of btd.
+    pub version: String,
+    /// Of its process.
+    pub pid: u32,
+    /// How long it has been running, in seconds.
+    pub uptime: f64,
+    /// Whether it has read its watch folders.
+    pub ready: bool,
+    /// How many torrents there are in each state.
+    pub torrents: BTreeMap<String, usize>,
+    /// Payload, over the last seconds, and since the start.
+    pub upload_rate: u64,
+    /// See `upload_rate`.
+    pub download_rate: u64,
+    /// See `upload_rate`.
+    pub uploaded: u64,
+    /// See `upload_rate`.
+    pub downloaded: u64,
+    /// Payload read from the disk and written to it since the start.
+    pub disk_read: u64,
+    /// See `disk_read`.
+    pub disk_written: u64,
+    /// Connections past the handshake.
+    pub peers: u64,
+    /// Of what peers asked for, what was in the cache; `None` if nobody has asked for anything.
+    pub cache_hit_ratio: Option<f64>,
+    /// Whether checks of payload are paused.
+    pub checks_paused: bool,
+    /// Each shard.
+    pub shards: Vec<ShardRow>,
+}
+
+/// A shard.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShardRow {
+    /// From 0.
+    pub index: usize,
+    /// Connections past the handshake.
+    pub peers: u64,
+    /// Torrents that it downloads.
+    pub downloads: u64,
+    /// Since the start.
+    pub uploaded: u64,
+    /// Since the start.
+    pub downloaded: u64,
+    /// Of what peers asked for, what was in the cache.
+    pub cache_hit_ratio: Option<f64>,
+    /// For how long it has given no sign of life, in seconds. It gives one each second.
+    pub silent: f64,
+}
+
+/// The rates that all torrents together keep to, until btd ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Bytes a second; `None` is no limit.
+    pub upload_rate: Option<u64>,
+    /// Likewise.
+    pub download_rate: Option<u64>,
+}
+
+/// Whether btd works.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Whether everything is as it should be.
+    pub healthy: bool,
+    /// What is not.
+    pub why: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Request, String> {
+        serde_json::from_str(text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_request_is_read_as_it_is_written_down() {
+        assert_eq!(read(r#"{"command":"list"}"#), Ok(Request::List {}));
+        let show = Request::Show {
+            hash: "3f2a".to_owned(),
+            secrets: false,
+        };
+        assert_eq!(read(r#"{"command":"show","hash":"3f2a"}"#), Ok(show.clone()));
+        assert_eq!(read(&serde_json::to_string(&show).unwrap()), Ok(show));
+        let pause = Request::Pause { hash: None, all: true };
+        assert_eq!(read(r#"{"command":"pause","all":true}"#), Ok(pause));
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused_by_what_is_wrong_with_it() {
+        let wrong = |text: &str, what: &str| {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(what), "{text}: {error}");
+        };
+        wrong(
+            r#"{"command":"lisst"}"#,
+            "unknown variant `lisst`, expected one of `list`",
+        );
+        wrong(r#"{"command":"show"}"#, "missing field `hash`");
+        wrong(r#"{"command":"list","colour":1}"#, "unknown field `colour`");
+        wrong(r#"{"command":"show","hash":7}"#, "invalid type: integer `7`");
+        wrong("{}", "missing field `command`");
+        wrong("[]", "");
+    }
+
+    #[test]
+    fn lines_of_an_answer_have_one_key_each() {
+        let text = |line: &Line<u32>| serde_json::to_string(line).unwrap();
+        assert_eq!(text(&Line::Row(7)), r#"{"row":7}"#);
+        assert_eq!(text(&Line::End { rows: 1 }), r#"{"end":{"rows":1}}"#);
+        assert_eq!(
+            text(&Line::Error(Refusal::new(Kind::NotFound, "no"))),
+            r#"{"error":{"kind":"not-found","message":"no"}}"#
+        );
+    }
+}

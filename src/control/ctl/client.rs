@@ -1,0 +1,383 @@
+//! The asking end: finds the socket, sends requests, and prints what is answered as it comes.
+//!
+//! Nothing is kept of a list, however long it is. What comes from the socket is btd's own, and bounded all the same.
+
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use super::api::{self, Kind, Line, Refusal, Request};
+use super::args::{Command, Ctl};
+use super::socket::reachable;
+use super::table::{self, Shown};
+use crate::control::config::{self, Config};
+use crate::control::torrent_file::FILE_LEN_MAX;
+use crate::proto::path::escaped;
+
+/// The longest line of an answer: a torrent with many trackers.
+const LINE_LEN_MAX: u64 = 8 << 20;
+/// How long the next line may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The same where payload is deleted, or something is done to all torrents.
+const PATIENCE_FOR_WORK: Duration = Duration::from_secs(900);
+
+/// Why something that was asked for is not so.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing says where the socket is.
+    #[error("which btd? (hint: --state-dir DIR, --config FILE, or BTD_STATE_DIR in the environment)")]
+    Nowhere,
+    /// The configuration cannot be read.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// Nobody listens.
+    #[error("btd is not running with this state-dir ({}): {source}", path.display())]
+    NotRunning {
+        /// The state folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The socket cannot be used.
+    #[error("cannot {step} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        step: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// What was to be added cannot be a torrent file.
+    #[error("{}: {reason}", escaped(&path.to_string_lossy()))]
+    NotATorrent {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// btd has hung up, or what it says is no answer.
+    #[error("btd's answer breaks off: {0}")]
+    Broken(String),
+    /// btd says no.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// btd is not healthy; the output says why.
+    #[error("btd is not healthy")]
+    NotHealthy,
+    /// Standard output could not be written to.
+    #[error("cannot write to standard output: {0}")]
+    Output(io::Error),
+}
+
+/// Whose fault an [`Error`] is; each has an exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// btd's answer is no.
+    No,
+    /// The command line's.
+    Usage,
+    /// The torrent file's.
+    Data,
+    /// No btd runs, or it has no time.
+    Unavailable,
+    /// The system's.
+    Io,
+    /// The configuration's.
+    Config,
+}
+
+impl Error {
+    /// Whose fault it is.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Nowhere => Fault::Usage,
+            Self::Config(_) => Fault::Config,
+            Self::NotRunning { .. } => Fault::Unavailable,
+            Self::NotATorrent { .. } => Fault::Data,
+            Self::Io { .. } | Self::Broken(_) | Self::Output(_) => Fault::Io,
+            Self::NotHealthy => Fault::No,
+            Self::Refused(refusal) => match refusal.kind {
+                Kind::BadRequest => Fault::Usage,
+                Kind::NotFound | Kind::Refused | Kind::Denied => Fault::No,
+                Kind::BadTorrent => Fault::Data,
+                Kind::Io => Fault::Io,
+                Kind::Unavailable => Fault::Unavailable,
+            },
+        }
+    }
+}
+
+/// Asks a running btd, and prints what it answers.
+///
+/// # Errors
+/// It does not run, or does not do what it was asked for. What is done to several torrents goes on behind one where it cannot
+/// be done; the last of these errors is given.
+pub fn run(args: &Ctl) -> Result<(), Error> {
+    let mut client = Client::connect(&state_dir(args)?, args.json)?;
+    match client.command(&args.command) {
+        // A reader that has gone (`btd ctl list | head`) has what it wanted.
+        Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
+}
+
+/// The state folder of the btd that is meant.
+fn state_dir(args: &Ctl) -> Result<PathBuf, Error> {
+    if let Some(dir) = &args.state_dir {
+        return Ok(dir.clone());
+    }
+    if let Some(file) = &args.config {
+        return Ok(Config::load(file)?.state_dir); // Which the environment may have a say in.
+    }
+    let named = std::env::var_os("BTD_STATE_DIR").filter(|dir| !dir.is_empty());
+    named.map(PathBuf::from).ok_or(Error::Nowhere)
+}
+
+struct Client {
+    path: PathBuf,
+    from: BufReader<UnixStream>,
+    json: bool,
+    out: BufWriter<io::Stdout>,
+}
+
+impl Client {
+    fn connect(state_dir: &Path, json: bool) -> Result<Self, Error> {
+        let path = state_dir.join(super::socket::FILE_NAME);
+        let connected = reachable(state_dir).and_then(|(path, _dir)| UnixStream::connect(path));
+        let stream = connected.map_err(|source| match source.kind() {
+            // No folder, no socket, or one that nobody listens on.
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory => {
+                Error::NotRunning {
+                    path: state_dir.to_owned(),
+                    source,
+                }
+            }
+            _ => Error::Io {
+                step: "connect to",
+                path: path.clone(),
+                source,
+            },
+        })?;
+        Ok(Self {
+            path,
+            from: BufReader::new(stream),
+            json,
+            out: BufWriter::new(io::stdout()),
+        })
+    }
+
+    fn command(&mut self, command: &Command) -> Result<(), Error> {
+        match command {
+            Command::List => self.table::<api::TorrentRow>(&Request::List {}),
+            Command::Show { hash, secrets } => self.rows::<api::Detail>(&Request::Show {
+                hash: hash.clone(),
+                secrets: *secrets,
+            }),
+            Command::Add { files, watch } => {
+                let watch = watch.as_deref().map(absolute);
+                self.each(files, |client, file| client.add(file, watch.clone()))
+            }
+            Command::Remove { hashes, with_data } => {
+                let with_data = *with_data;
+                self.each(hashes, |client, hash| {
+                    let hash = hash.clone();
+                    client.rows::<api::Removed>(&Request::Remove { hash, with_data })
+                })
+            }
+            Command::Pause(which) => self.act(&which.requests(|hash, all| Request::Pause { hash, all })),
+            Command::Resume(which) => self.act(&which.requests(|hash, all| Request::Resume { hash, all })),
+            Command::Verify(which) => self.act(&which.requests(|hash, all| Request::Verify { hash, all })),
+            Command::Reannounce(which) => self.act(&which.requests(|hash, all| Request::Reannounce { hash, all })),
+            Command::Peers { hash } => self.table::<api::PeerRow>(&Request::Peers { hash: hash.clone() }),
+            Command::Stats => self.rows::<api::Stats>(&Request::Stats {}),
+            Command::Limits {
+                upload_rate,
+                download_rate,
+            } => self.rows::<api::Limits>(&Request::Limits {
+                upload_rate: upload_rate.map(|rate| rate.0),
+                download_rate: download_rate.map(|rate| rate.0),
+            }),
+            Command::Health => {
+                let mut healthy = false;
+                self.ask(&Request::Health {}, &[], |health: &api::Health| {
+                    healthy = health.healthy
+                })?;
+                healthy.then_some(()).ok_or(Error::NotHealthy)
+            }
+        }
+    }
+
+    /// Does something for each, whatever becomes of the others.
+    fn each<T>(&mut self, all: &[T], mut one: impl FnMut(&mut Self, &T) -> Result<(), Error>) -> Result<(), Error> {
+        let mut last = Ok(());
+        for item in all {
+            match one(self, item) {
+                // The connection is still good.
+                Err(error @ (Error::Refused(_) | Error::NotATorrent { .. })) => {
+                    if let Err(before) = std::mem::replace(&mut last, Err(error)) {
+                        let _ = writeln!(io::stderr(), "{before}");
+                    }
+                }
+                Err(error) => {
+                    if let Err(before) = last {
+                        let _ = writeln!(io::stderr(), "{before}");
+                    }
+                    return Err(error);
+                }
+                Ok(()) => {}
+            }
+        }
+        last
+    }
+
+    fn act(&mut self, requests: &[Request]) -> Result<(), Error> {
+        self.each(requests, |client, request| match request {
+            Request::Pause { all: true, .. }
+            | Request::Resume { all: true, .. }
+            | Request::Verify { all: true, .. }
+            | Request::Reannounce { all: true, .. } => client.rows::<api::AllDone>(request),
+            _ => client.rows::<api::Done>(request),
+        })
+    }
+
+    fn add(&mut self, file: &Path, watch: Option<String>) -> Result<(), Error> {
+        let content = read(file)?;
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let len = content.len() as u64;
+        let request = Request::Add { name, len, watch };
+        let added = self.ask(&request, &content, |_: &api::Added| ());
+        // One that is refused may be hung up on, since it is not known how much of the file was read.
+        if added.is_err() {
+            let state_dir = self.path.parent().unwrap_or(Path::new(".")).to_owned();
+            if let Ok(fresh) = Self::connect(&state_dir, self.json) {
+                self.from = fresh.from;
+            }
+        }
+        added.map_err(|error| match error {
+            Error::Refused(Refusal {
+                kind: Kind::BadTorrent,
+                message: reason,
+            }) => Error::NotATorrent {
+                path: file.to_owned(),
+                reason,
+            },
+            error => error,
+        })
+    }
+
+    /// Rows under a head.
+    fn table<R: DeserializeOwned + Shown>(&mut self, request: &Request) -> Result<(), Error> {
+        if !self.json {
+            table::head::<R>(&mut self.out).map_err(Error::Output)?;
+        }
+        self.rows::<R>(request)
+    }
+
+    fn rows<R: DeserializeOwned + Shown>(&mut self, request: &Request) -> Result<(), Error> {
+        self.ask(request, &[], |_: &R| ())
+    }
+
+    /// Sends a request and what follows it, and prints what comes.
+    fn ask<R: DeserializeOwned + Shown>(
+        &mut self,
+        request: &Request,
+        body: &[u8],
+        mut look: impl FnMut(&R),
+    ) -> Result<(), Error> {
+        let socket = self.path.clone();
+        let failed = |step| {
+            let path = socket.clone();
+            move |source| Error::Io { step, path, source }
+        };
+        let patience = match request {
+            Request::Remove { .. }
+            | Request::Pause { .. }
+            | Request::Resume { .. }
+            | Request::Verify { .. }
+            | Request::Reannounce { .. } => PATIENCE_FOR_WORK,
+            _ => PATIENCE,
+        };
+        let stream = self.from.get_mut();
+        stream
+            .set_read_timeout(Some(patience))
+            .and_then(|()| stream.set_write_timeout(Some(PATIENCE)))
+            .map_err(failed("set up"))?;
+        let mut line = serde_json::to_vec(request).map_err(|error| Error::Broken(error.to_string()))?;
+        line.push(b'\n');
+        let sent = stream.write_all(&line).and_then(|()| stream.write_all(body));
+        loop {
+            let line = match self.line() {
+                Ok(line) => line,
+                // Whoever has hung up has mostly said why.
+                Err(error) => return Err(sent.err().map_or(error, failed("write to"))),
+            };
+            // The row as it is: what a later btd says more is for who reads JSON.
+            let read = serde_json::from_slice::<Line<Box<RawValue>>>(&line);
+            let row = match read.map_err(|error| Error::Broken(error.to_string()))? {
+                Line::Row(row) => row,
+                Line::End { .. } => return self.out.flush().map_err(Error::Output),
+                Line::Error(refusal) => {
+                    self.out.flush().map_err(Error::Output)?;
+                    return Err(refusal.into());
+                }
+            };
+            let value: R = serde_json::from_str(row.get()).map_err(|error| Error::Broken(error.to_string()))?;
+            look(&value);
+            let written = match self.json {
+                true => writeln!(self.out, "{}", row.get()),
+                false => value.show(&mut self.out),
+            };
+            written.map_err(Error::Output)?;
+        }
+    }
+
+    fn line(&mut self) -> Result<Vec<u8>, Error> {
+        let mut line = Vec::new();
+        let read = (&mut self.from).take(LINE_LEN_MAX).read_until(b'\n', &mut line);
+        match read {
+            Ok(_) if line.ends_with(b"\n") => Ok(line),
+            Ok(0) => Err(Error::Broken("it has hung up".to_owned())),
+            Ok(len) => Err(Error::Broken(format!("a line of {len} bytes without an end"))),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Err(Error::Broken("nothing came for too long".to_owned()))
+            }
+            Err(error) => Err(Error::Broken(error.to_string())),
+        }
+    }
+}
+
+/// A path that means the same to btd.
+fn absolute(path: &Path) -> String {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    path.to_string_lossy().into_owned()
+}
+
+/// A file that may be a torrent's.
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    let io = |source| Error::Io {
+        step: "read",
+        path: path.to_owned(),
+        source,
+    };
+    let not = |reason: &str| Error::NotATorrent {
+        path: path.to_owned(),
+        reason: reason.to_owned(),
+    };
+    let metadata = std::fs::metadata(path).map_err(io)?;
+    if !metadata.is_file() {
+        return Err(not("not a regular file"));
+    }
+    let file = std::fs::File::open(path).map_err(io)?;
+    let mut content = Vec::new();
+    file.take(FILE_LEN_MAX + 1).read_to_end(&mut content).map_err(io)?;
+    match content.len() as u64 > FILE_LEN_MAX {
+        true => Err(not(&format!("longer than {FILE_LEN_MAX} bytes"))),
+        false => Ok(content),
+    }
+}

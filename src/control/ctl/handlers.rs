@@ -1,0 +1,418 @@
+//! What requests mean: each is answered by asking the supervisor a few short questions, and by rows.
+//!
+//! Knows no transport: a [`Rows`] takes the rows and gives what follows a request. Nothing is held up: lists are asked for
+//! page by page, as fast as the rows are taken, and what waits for a disk does so on a thread of its own.
+
+mod remove;
+mod show;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::add;
+use super::api::{Added, AllDone, Done, Kind, PeerRow, Refusal, Request};
+use super::door::Door;
+use crate::control::supervisor::Source;
+use crate::control::{blocking, torrent_file};
+use crate::proto::InfoHash;
+use crate::proto::metainfo::Metainfo;
+use crate::shard::{PeerStatus, Torrent};
+
+/// Torrents that are looked at for a list at a time: well below a millisecond.
+const PAGE_LEN: usize = 128;
+/// Torrents that something is done to at a time, and the rest between: a shard that has thousands of connections looks at
+/// all of them for each torrent it lets go.
+const BATCH_LEN: usize = 64;
+const BATCH_REST: Duration = Duration::from_millis(1);
+/// How long shards may take to tell of their peers.
+const PEERS_DEADLINE: Duration = Duration::from_secs(2);
+/// How long trackers' schedule may take to answer, which only waits for its turn.
+const SCHEDULE_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a torrent that was added may take to be taken in. Longer, and it is said that it will be.
+const ARRIVAL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Takes what is answered.
+pub(in crate::control) trait Rows {
+    /// Takes a row.
+    ///
+    /// # Errors
+    /// Nobody wants any more.
+    async fn row(&mut self, row: &impl Serialize) -> Result<(), Stop>;
+
+    /// Gives what follows the request.
+    ///
+    /// # Errors
+    /// It does not come.
+    async fn body(&mut self, len: usize) -> Result<Vec<u8>, Stop>;
+}
+
+/// Why an answer is not given to its end.
+#[derive(Debug)]
+pub(in crate::control) enum Stop {
+    /// What was asked for cannot be done.
+    Refused(Refusal),
+    /// Whoever asked is gone.
+    Gone,
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// What it takes to answer.
+#[derive(Clone)]
+pub(in crate::control) struct Means {
+    door: Door,
+    /// Torrent files are taken one by one: each may be long.
+    adding: Arc<Semaphore>,
+}
+
+impl Means {
+    /// By this way to the supervisor.
+    pub(in crate::control) fn new(door: Door) -> Self {
+        let adding = Arc::new(Semaphore::new(1));
+        Self { door, adding }
+    }
+}
+
+/// Answers a request.
+///
+/// # Errors
+/// It cannot be done, or nobody wants to hear of it any more.
+pub(in crate::control) async fn answer(request: Request, means: &Means, rows: &mut impl Rows) -> Result<(), Stop> {
+    let door = &means.door;
+    match request {
+        Request::List {} => list(door, rows).await,
+        Request::Show { hash, secrets } => rows.row(&show::show(door, hash, secrets).await?).await,
+        Request::Add { name, len, watch } => add((name, len, watch), means, rows).await,
+        Request::Remove { hash, with_data } => rows.row(&remove::remove(door, hash, with_data).await?).await,
+        Request::Pause { hash, all } => act(Action::Pause, (hash, all), door, rows).await,
+        Request::Resume { hash, all } => act(Action::Resume, (hash, all), door, rows).await,
+        Request::Verify { hash, all } => act(Action::Verify, (hash, all), door, rows).await,
+        Request::Reannounce { hash, all } => act(Action::Reannounce, (hash, all), door, rows).await,
+        Request::Peers { hash } => peers(hash, door, rows).await,
+        Request::Stats {} => rows.row(&door.ask(|supervisor| supervisor.stats()).await?).await,
+        Request::Limits {
+            upload_rate,
+            download_rate,
+        } => {
+            let limits = door.ask(move |supervisor| supervisor.limit(upload_rate, download_rate));
+            rows.row(&limits.await??).await
+        }
+        Request::Health {} => rows.row(&door.ask(|supervisor| supervisor.health()).await?).await,
+    }
+}
+
+async fn list(door: &Door, rows: &mut impl Rows) -> Result<(), Stop> {
+    let mut after = None;
+    loop {
+        let page = door.ask(move |supervisor| supervisor.page(after, PAGE_LEN)).await?;
+        for (_, row) in &page {
+            rows.row(row).await?;
+        }
+        match page.last() {
+            Some((last, _)) if page.len() == PAGE_LEN => after = Some(*last),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// The torrent that is meant.
+async fn find(door: &Door, hash: String) -> Result<InfoHash, Refusal> {
+    door.ask(move |supervisor| supervisor.find(&hash)).await?
+}
+
+fn gone(info_hash: InfoHash) -> Refusal {
+    Refusal::new(Kind::NotFound, format!("the torrent {info_hash} is gone"))
+}
+
+/// A path as whoever asks can use it: the configuration's may be relative to where btd is.
+fn shown(path: &Path) -> String {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    path.display().to_string()
+}
+
+/// Does something that waits for a disk.
+async fn wait_for<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    match blocking::run("btd-ctl", work).await {
+        Ok(Some(done)) => Ok(done),
+        Ok(None) => Err(Refusal::new(Kind::Io, "the thread that did it has ended")),
+        Err(error) => Err(Refusal::new(Kind::Io, format!("no thread to do it: {error}"))),
+    }
+}
+
+/// What is in a torrent's file. It may be long, and is copied on a thread only.
+#[derive(Clone)]
+enum Contents {
+    Served(Arc<Torrent>),
+    Read(Arc<Metainfo>),
+}
+
+impl std::ops::Deref for Contents {
+    type Target = Metainfo;
+
+    fn deref(&self) -> &Metainfo {
+        match self {
+            Self::Served(torrent) => torrent.meta(),
+            Self::Read(meta) => meta,
+        }
+    }
+}
+
+async fn contents(door: &Door, info_hash: InfoHash) -> Result<Contents, Refusal> {
+    match door.ask(move |supervisor| supervisor.source(info_hash)).await? {
+        None => Err(gone(info_hash)),
+        Some(Source::Served(torrent)) => Ok(Contents::Served(torrent)),
+        Some(Source::File(file)) => {
+            let shown = shown(&file);
+            match wait_for(move || torrent_file::read(&file)).await? {
+                Ok(meta) if meta.info_hash == info_hash => Ok(Contents::Read(Arc::new(meta))),
+                Ok(_) => Err(gone(info_hash)),
+                Err(error) => Err(Refusal::new(Kind::Io, format!("{shown}: {error}"))),
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Action {
+    Pause,
+    Resume,
+    Verify,
+    Reannounce,
+}
+
+/// Does something to one torrent, or to all.
+async fn act(
+    action: Action,
+    (hash, all): (Option<String>, bool),
+    door: &Door,
+    rows: &mut impl Rows,
+) -> Result<(), Stop> {
+    match (hash, all) {
+        (Some(hash), false) => {
+            let info_hash = find(door, hash).await?;
+            let (changed, note) = act_on(action, info_hash, door).await?;
+            settle(action, door).await?;
+            let known = door.ask(move |supervisor| supervisor.known(info_hash)).await?;
+            let name = known.map(|known| known.row.name).unwrap_or_default();
+            let info_hash = info_hash.to_string();
+            rows.row(&Done {
+                info_hash,
+                name,
+                changed,
+                note,
+            })
+            .await
+        }
+        (None, true) => {
+            let mut done = AllDone {
+                changed: 0,
+                unchanged: 0,
+            };
+            let mut after = None;
+            loop {
+                let page = door.ask(move |supervisor| supervisor.hashes(after, BATCH_LEN)).await?;
+                for info_hash in &page {
+                    match act_on(action, *info_hash, door).await {
+                        Ok((true, _)) => done.changed += 1,
+                        // It may have gone, and its file may not be readable: that is said to who asks for it alone.
+                        Ok((false, _)) => done.unchanged += 1,
+                        Err(refusal) if refusal.kind == Kind::Unavailable => return Err(refusal.into()),
+                        Err(_) => done.unchanged += 1,
+                    }
+                }
+                match page.last() {
+                    Some(last) if page.len() == BATCH_LEN => after = Some(*last),
+                    _ => break,
+                }
+                tokio::time::sleep(BATCH_REST).await;
+            }
+            settle(action, door).await?;
+            rows.row(&done).await
+        }
+        _ => Err(Refusal::new(Kind::BadRequest, "either `hash` or `all` is needed, and not both").into()),
+    }
+}
+
+/// Does something to a torrent. Whether there was anything to do, and what came of it.
+async fn act_on(action: Action, info_hash: InfoHash, door: &Door) -> Result<(bool, String), Refusal> {
+    let (changed, note) = match action {
+        Action::Pause => {
+            let paused = door.ask(move |supervisor| supervisor.pause(info_hash)).await?;
+            match paused.ok_or_else(|| gone(info_hash))? {
+                true => (true, "paused"),
+                false => (false, "it was paused already"),
+            }
+        }
+        Action::Resume => {
+            let resumed = door.ask(move |supervisor| supervisor.resume(info_hash)).await?;
+            match resumed.ok_or_else(|| gone(info_hash))? {
+                true => {
+                    check(info_hash, true, door).await?;
+                    (true, "resumed")
+                }
+                false => (false, "it was not paused"),
+            }
+        }
+        Action::Verify => match check(info_hash, false, door).await? {
+            true => (true, "its payload is being checked"),
+            false => (false, "its payload is being checked already"),
+        },
+        Action::Reannounce => {
+            let asked = door.ask(move |supervisor| supervisor.reannounce(info_hash)).await?;
+            return match timeout(SCHEDULE_DEADLINE, asked).await {
+                Ok(Ok(Some(wait))) if wait.is_zero() => Ok((true, "it is being announced".to_owned())),
+                Ok(Ok(Some(wait))) => {
+                    let seconds = wait.as_secs_f64().ceil();
+                    Ok((
+                        false,
+                        format!("its trackers may be asked again in {seconds} s, and will be"),
+                    ))
+                }
+                // The schedule is not there when announcing is turned off.
+                Ok(Ok(None) | Err(_)) => Ok((false, "it is not announced".to_owned())),
+                Err(_) => Err(Refusal::new(Kind::Unavailable, "trackers' schedule does not answer")),
+            };
+        }
+    };
+    Ok((changed, note.to_owned()))
+}
+
+/// Has a torrent checked. Whether it was not being checked.
+async fn check(info_hash: InfoHash, trust: bool, door: &Door) -> Result<bool, Refusal> {
+    let meta = match contents(door, info_hash).await? {
+        Contents::Read(meta) => meta,
+        Contents::Served(torrent) => wait_for(move || Arc::new(torrent.meta().clone())).await?,
+    };
+    let checked = door.ask(move |supervisor| supervisor.check_known(meta, trust)).await?;
+    checked.ok_or_else(|| gone(info_hash))
+}
+
+/// Waits until what is to outlive btd is on the disk.
+async fn settle(action: Action, door: &Door) -> Result<(), Refusal> {
+    match action {
+        Action::Verify | Action::Reannounce => return Ok(()),
+        Action::Pause | Action::Resume => {}
+    }
+    let store = door.ask(|supervisor| supervisor.store()).await?;
+    match wait_for(move || store.flush()).await? {
+        true => Ok(()),
+        false => Err(Refusal::new(
+            Kind::Io,
+            "it is done, but could not be recorded: a restart may undo it (the log says why)",
+        )),
+    }
+}
+
+async fn peers(hash: String, door: &Door, rows: &mut impl Rows) -> Result<(), Stop> {
+    let info_hash = find(door, hash).await?;
+    let known = door.ask(move |supervisor| supervisor.known(info_hash)).await?;
+    let known = known.ok_or_else(|| gone(info_hash))?;
+    let piece_count = known.torrent.map_or(0, |torrent| torrent.geometry().piece_count());
+    let answers = door.ask(move |supervisor| supervisor.peers(info_hash)).await?;
+    let deadline = tokio::time::Instant::now() + PEERS_DEADLINE;
+    for (shard, answer) in (0..).zip(answers) {
+        let peers = match tokio::time::timeout_at(deadline, answer).await {
+            Ok(Ok(peers)) => peers,
+            Ok(Err(_)) | Err(_) => {
+                let message = format!("shard {shard} does not answer");
+                return Err(Refusal::new(Kind::Unavailable, message).into());
+            }
+        };
+        for peer in peers {
+            rows.row(&peer_row(peer, shard, piece_count)).await?;
+        }
+    }
+    Ok(())
+}
+
+fn peer_row(peer: PeerStatus, shard: u32, piece_count: u32) -> PeerRow {
+    let peer_id = peer.peer_id.to_string();
+    PeerRow {
+        address: peer.addr.to_string(),
+        // What its peer id begins with says the same in short (BEP 20).
+        client: peer.client.unwrap_or_else(|| peer_id.chars().take(8).collect()),
+        peer_id,
+        outgoing: peer.dialed,
+        interested: peer.peer_interested,
+        unchoked: peer.unchoked,
+        we_are_interested: peer.am_interested,
+        we_are_unchoked: peer.peer_unchokes,
+        upload_rate: peer.upload_rate,
+        download_rate: peer.download_rate,
+        have_count: peer.have_count,
+        piece_count,
+        shard,
+    }
+}
+
+async fn add(
+    (name, len, watch): (String, u64, Option<String>),
+    means: &Means,
+    rows: &mut impl Rows,
+) -> Result<(), Stop> {
+    if len > torrent_file::FILE_LEN_MAX {
+        let max = torrent_file::FILE_LEN_MAX;
+        return Err(Refusal::new(Kind::BadTorrent, format!("{len} bytes long, at most {max} accepted")).into());
+    }
+    let door = &means.door;
+    let dirs = door.ask(|supervisor| supervisor.watch_dirs()).await?;
+    let dir = wait_for(move || choose(&dirs, watch.as_deref())).await??;
+    // Until it is written, so that no two write beside the same file, or hold more than one in memory.
+    let _place = means.adding.acquire().await.map_err(|_| Refusal::stopping())?;
+    let content = rows.body(usize::try_from(len).unwrap_or(usize::MAX)).await?;
+    let (parsed, content) = wait_for(move || (Metainfo::parse(&content), content)).await?;
+    let meta = parsed.map_err(|error| Refusal::new(Kind::BadTorrent, error.to_string()))?;
+    let info_hash = meta.info_hash;
+    let known = door.ask(move |supervisor| supervisor.known(info_hash)).await?;
+    if let Some(known) = known {
+        let file = known.files.first().map(|file| shown(file));
+        let message = format!(
+            "{:?} ({info_hash}) is there already: it comes from {}",
+            meta.name,
+            file.unwrap_or_default()
+        );
+        return Err(Refusal::new(Kind::Refused, message).into());
+    }
+    let arrival = door.ask(move |supervisor| supervisor.expect(info_hash)).await?;
+    let into = shown(&dir);
+    let put = wait_for(move || add::put(&dir, &name, info_hash, &content)).await?;
+    let path = put.map_err(|error| Refusal::new(Kind::Io, format!("cannot put it into {into}: {error}")))?;
+    // The channel ends when it is there.
+    let loaded = timeout(ARRIVAL_DEADLINE, arrival).await.is_ok();
+    rows.row(&Added {
+        info_hash: info_hash.to_string(),
+        name: meta.name,
+        torrent_file: shown(&path),
+        loaded,
+    })
+    .await
+}
+
+/// The watch folder that is meant.
+fn choose(dirs: &[PathBuf], wanted: Option<&str>) -> Result<PathBuf, Refusal> {
+    let Some(first) = dirs.first() else {
+        let message = "there is no watch folder to put it into (hint: [[watch]] in the configuration)";
+        return Err(Refusal::new(Kind::Refused, message));
+    };
+    let Some(wanted) = wanted.map(Path::new) else {
+        return Ok(first.clone());
+    };
+    let is_same = |dir: &&PathBuf| {
+        let same_folder = || Some(dir.canonicalize().ok()? == wanted.canonicalize().ok()?);
+        dir.as_path() == wanted || same_folder() == Some(true)
+    };
+    dirs.iter().find(is_same).cloned().ok_or_else(|| {
+        let dirs: Vec<String> = dirs.iter().map(|dir| shown(dir)).collect();
+        let message = format!("{} is no watch folder, only {}", wanted.display(), dirs.join(", "));
+        Refusal::new(Kind::NotFound, message)
+    })
+}

@@ -1,0 +1,197 @@
+//! A torrent taken out, with its payload or without.
+//!
+//! Payload is deleted last, when nobody reads or writes it any more, and only if no other torrent has the same files. That
+//! is looked for before anything is changed: among the torrents of the same data folder, and of data folders that lie within
+//! it or around it.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::{Contents, contents, find, gone, shown, wait_for};
+use crate::control::ctl::api::{Kind, Refusal, Removed};
+use crate::control::ctl::door::Door;
+use crate::control::supervisor::Neighbour;
+use crate::proto::InfoHash;
+use crate::proto::metainfo::Metainfo;
+use crate::storage::{Erased, Root, erase};
+
+/// Torrents that are looked at for the same files at a time: below a millisecond.
+const PAGE_LEN: usize = 2048;
+/// How long those who make and sync files of the torrent may go on with that.
+const REST_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Takes a torrent out.
+pub(super) async fn remove(door: &Door, hash: String, with_data: bool) -> Result<Removed, Refusal> {
+    let info_hash = find(door, hash).await?;
+    let known = door.ask(move |supervisor| supervisor.known(info_hash)).await?;
+    let known = known.ok_or_else(|| gone(info_hash))?;
+    let (name, data_dir, files) = (known.row.name, known.data_dir, known.files);
+    drop(known.torrent);
+    let meta = match with_data {
+        true => {
+            let meta = contents(door, info_hash).await?;
+            ensure_own(door, &meta, &name, &data_dir).await?;
+            Some(meta)
+        }
+        false => None,
+    };
+    let taken = files.clone();
+    wait_for(move || take_out(&taken)).await??;
+    let took = files.clone();
+    let (is_gone, rest) = door
+        .ask(move |supervisor| supervisor.took_out(info_hash, &took))
+        .await?;
+    let mut removed = Removed {
+        info_hash: info_hash.to_string(),
+        name,
+        torrent_files: files.iter().map(|file| shown(file)).collect(),
+        files: 0,
+        folders: 0,
+        kept: Vec::new(),
+    };
+    let Some(meta) = meta else { return Ok(removed) };
+    if !is_gone {
+        let message = "another .torrent file of it has come meanwhile: it stays, and its payload with it";
+        return Err(Refusal::new(Kind::Refused, message));
+    }
+    if let Some(rest) = rest
+        && timeout(REST_DEADLINE, rest).await.is_err()
+    {
+        let message = "it is removed, but its files are still being worked on and were not deleted (a slow disk?)";
+        return Err(Refusal::new(Kind::Io, message));
+    }
+    let store = door.ask(|supervisor| supervisor.store()).await?;
+    // That it was complete once would keep it from being downloaded, should it be added again.
+    store.forget(info_hash);
+    let erased = wait_for(move || match Root::open(&data_dir) {
+        Ok(root) => Ok(erase(&root, &meta.files)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Erased::default()),
+        Err(error) => {
+            let message = format!("it is removed, but {} cannot be opened: {error}", data_dir.display());
+            Err(Refusal::new(Kind::Io, message))
+        }
+    });
+    let erased = erased.await??;
+    tracing::info!(
+        "deleted {} files and {} folders of {:?} ({info_hash}), as somebody asked for",
+        erased.files,
+        erased.folders,
+        removed.name
+    );
+    (removed.files, removed.folders) = (erased.files, erased.folders);
+    removed.kept = erased
+        .kept
+        .into_iter()
+        .map(|(path, why)| format!("{path}: {why}"))
+        .collect();
+    if erased.more_kept > 0 {
+        removed.kept.push(format!("{} more", erased.more_kept));
+    }
+    Ok(removed)
+}
+
+/// Deletes the files that a torrent comes from.
+fn take_out(files: &[PathBuf]) -> Result<(), Refusal> {
+    for file in files {
+        match std::fs::remove_file(file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                let message = format!("cannot delete {}: {error} (nothing else was changed)", file.display());
+                return Err(Refusal::new(Kind::Io, message));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether no other torrent has a file of this one.
+async fn ensure_own(door: &Door, meta: &Contents, name: &str, data_dir: &Path) -> Result<(), Refusal> {
+    let dirs = door.ask(|supervisor| supervisor.data_dirs()).await?;
+    let (own_dir, own_meta) = (data_dir.to_owned(), meta.clone());
+    let (own, near) = wait_for(move || (Own::new(&own_meta, &own_dir), near(&own_dir, &dirs))).await?;
+    let (own, near) = (Arc::new(own), Arc::new(near));
+    let mut after: Option<InfoHash> = None;
+    loop {
+        let (info_hash, name, data_dir, near) =
+            (meta.info_hash, name.to_owned(), data_dir.to_owned(), Arc::clone(&near));
+        let page = door.ask(move |supervisor| {
+            let is_near = |dir: &Path| near.contains(dir);
+            supervisor.neighbours((info_hash, &name, &data_dir), is_near, (after, PAGE_LEN))
+        });
+        let (neighbours, last) = page.await?;
+        if !neighbours.is_empty() {
+            let own = Arc::clone(&own);
+            let shared = wait_for(move || neighbours.iter().find_map(|other| own.shares(other))).await?;
+            if let Some(message) = shared {
+                return Err(Refusal::new(Kind::Refused, message));
+            }
+        }
+        match last {
+            Some(last) => after = Some(last),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Which of the data folders lie within one, around it, or are it by another path.
+fn near(data_dir: &Path, dirs: &[PathBuf]) -> HashSet<PathBuf> {
+    let real = real(data_dir);
+    let overlaps = |dir: &&PathBuf| {
+        let other = self::real(dir);
+        dir.as_path() != data_dir && (other.starts_with(&real) || real.starts_with(&other))
+    };
+    dirs.iter().filter(overlaps).cloned().collect()
+}
+
+/// A path without links, as far as it exists.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+/// What is to be deleted.
+struct Own {
+    /// The file, or the folder of all files.
+    top: PathBuf,
+    paths: HashSet<PathBuf>,
+}
+
+impl Own {
+    fn new(meta: &Metainfo, data_dir: &Path) -> Self {
+        let dir = real(data_dir);
+        let top = |path: &str| dir.join(path.split('/').next().unwrap_or_default());
+        let first = meta.files.first();
+        Self {
+            top: first.map_or_else(|| dir.clone(), |file| top(file.path.as_str())),
+            paths: erase::names(&meta.files).map(|path| dir.join(path)).collect(),
+        }
+    }
+
+    /// What another torrent has of it, in words.
+    fn shares(&self, other: &Neighbour) -> Option<String> {
+        let (name, info_hash) = (&other.name, other.info_hash);
+        let dir = real(&other.data_dir);
+        match &other.torrent {
+            Some(torrent) => {
+                let path = erase::names(&torrent.meta().files).find(|path| self.paths.contains(&dir.join(path)))?;
+                Some(format!(
+                    "{:?} is a file of {name:?} ({info_hash}) too: nothing was removed (hint: without --with-data, or the \
+                     other one first)",
+                    path.as_str()
+                ))
+            }
+            None => {
+                let top = dir.join(name);
+                (top.starts_with(&self.top) || self.top.starts_with(&top)).then(|| {
+                    format!(
+                        "{name:?} ({info_hash}) may have the same files, which is not known while it is checked or cannot \
+                         be served: nothing was removed"
+                    )
+                })
+            }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! One torrent, at length.
+
+use tokio::time::timeout;
+
+use super::{SCHEDULE_DEADLINE, contents, find, gone, wait_for};
+use crate::announcer::TrackerUrl;
+use crate::announcer::schedule::{Standing, Status};
+use crate::control::ctl::api::{Detail, Refusal, TrackerRow};
+use crate::control::ctl::door::Door;
+use crate::proto::metainfo::Metainfo;
+
+/// So many trackers are told of: more are hardly ever asked.
+const TRACKERS_MAX: usize = 128;
+
+/// What there is to tell of a torrent.
+pub(super) async fn show(door: &Door, hash: String, secrets: bool) -> Result<Detail, Refusal> {
+    let info_hash = find(door, hash).await?;
+    let known = door.ask(move |supervisor| supervisor.known(info_hash)).await?;
+    let known = known.ok_or_else(|| gone(info_hash))?;
+    // Its file may have become unreadable, which is no reason to tell nothing.
+    let meta = contents(door, info_hash).await.ok();
+    let status = door.ask(move |supervisor| supervisor.trackers(info_hash)).await?;
+    // Nobody answers when announcing is turned off.
+    let status = timeout(SCHEDULE_DEADLINE, status).await.ok().and_then(Result::ok);
+    let private = meta.as_ref().is_none_or(|meta| meta.private);
+    let configured = door
+        .ask(move |supervisor| supervisor.configured_trackers(private))
+        .await?;
+    let trackers = meta.as_ref().map_or(Vec::new(), |meta| {
+        trackers(meta, configured, &status.unwrap_or_default(), secrets)
+    });
+    let store = door.ask(|supervisor| supervisor.store()).await?;
+    let history = wait_for(move || store.load_history(&info_hash)).await?;
+    let ever = history.map_or((0, 0), |history| (history.uploaded, history.downloaded));
+    Ok(Detail {
+        why: known.why,
+        torrent_files: known.files.iter().map(|file| super::shown(file)).collect(),
+        data_dir: super::shown(&known.data_dir),
+        piece_count: meta.as_ref().map(|meta| meta.geometry.piece_count()),
+        have_count: known.torrent.as_ref().map(|torrent| torrent.have_count()),
+        piece_len: meta.as_ref().map(|meta| meta.geometry.piece_len_max()),
+        file_count: meta.as_ref().map(|meta| meta.files.len()),
+        private: meta.as_ref().map(|meta| meta.private),
+        added: history.map(|history| history.added),
+        completed: history
+            .and_then(|history| history.completed)
+            .map(|completed| completed.at),
+        uploaded_ever: ever.0.saturating_add(known.unrecorded.0),
+        downloaded_ever: ever.1.saturating_add(known.unrecorded.1),
+        trackers,
+        row: known.row,
+    })
+}
+
+/// A torrent's trackers, its own before those of the configuration, and how they do.
+fn trackers(meta: &Metainfo, configured: Vec<TrackerUrl>, status: &[Status], secrets: bool) -> Vec<TrackerRow> {
+    let own = meta
+        .announce
+        .iter()
+        .flatten()
+        .map(|text| TrackerUrl::parse(text).map_err(|error| error.to_string()));
+    let all = own.chain(configured.into_iter().map(Ok));
+    let row = |url: Result<TrackerUrl, String>| match url {
+        Ok(url) => {
+            let told = status.iter().find(|status| *status.url == url);
+            let state = match told.map(|status| status.standing) {
+                Some(Standing::New) => "new",
+                Some(Standing::Working) => "working",
+                Some(Standing::Failing) => "failing",
+                Some(Standing::Dead) => "dead",
+                None if status.is_empty() => "off",
+                None => "waiting",
+            };
+            let swarm = told.and_then(|status| status.swarm);
+            TrackerRow {
+                url: shown(&url, secrets),
+                state: state.to_owned(),
+                text: told.and_then(|status| status.text.as_deref()).map(str::to_owned),
+                seeders: swarm.map(|swarm| swarm.seeders),
+                leechers: swarm.map(|swarm| swarm.leechers),
+            }
+        }
+        // The text may hold a key, too.
+        Err(error) => TrackerRow {
+            url: "…".to_owned(),
+            state: "off".to_owned(),
+            text: Some(format!("not announced to: {error}")),
+            seeders: None,
+            leechers: None,
+        },
+    };
+    all.take(TRACKERS_MAX).map(row).collect()
+}
+
+/// A tracker's address; its key only for those who want it.
+fn shown(url: &TrackerUrl, secrets: bool) -> String {
+    match secrets {
+        true => format!("{}://{}{}", url.scheme().name(), url.authority(), url.target()),
+        false => url.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_shown_to_those_only_who_ask_for_it() {
+        let url = TrackerUrl::parse("https://t.example/0123456789abcdef/announce?user=7").expect("an address");
+        assert_eq!(shown(&url, false), "https://t.example/…/announce?…");
+        assert_eq!(
+            shown(&url, true),
+            "https://t.example:443/0123456789abcdef/announce?user=7"
+        );
+    }
+}

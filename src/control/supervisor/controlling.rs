@@ -1,0 +1,427 @@
+//! What the supervisor does for those who control btd while it runs: see [`crate::control::ctl`].
+//!
+//! Each of these is short, and none waits: whatever may take long is given back as something to wait for elsewhere.
+
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::{State, Supervisor};
+use crate::announcer::TrackerUrl;
+use crate::announcer::schedule::Status;
+use crate::control::checks::Progress;
+use crate::control::config::RATE_MIN;
+use crate::control::ctl::api::{Health, Kind, Limits, PREFIX_LEN_MIN, Refusal, ShardRow, Stats, TorrentRow};
+use crate::control::torrents::{Entry, STATE_NAMES};
+use crate::proto::InfoHash;
+use crate::proto::metainfo::Metainfo;
+use crate::session::Store;
+use crate::shard::{Pace, PeerStatus, Torrent};
+use crate::stats::Counters;
+
+/// A shard ticks at least once a second. One that has not for this long serves nobody.
+const STUCK_AFTER: Duration = Duration::from_secs(10);
+/// How many torrents are named where a beginning is that of several.
+const NAMED_MAX: usize = 4;
+
+/// Where the contents of a torrent's file are to be had.
+pub(in crate::control) enum Source {
+    /// Of a torrent that the shards have, or had.
+    Served(Arc<Torrent>),
+    /// In this file.
+    File(PathBuf),
+}
+
+/// What is known of a torrent without waiting for a disk.
+pub(in crate::control) struct Known {
+    pub(in crate::control) row: TorrentRow,
+    pub(in crate::control) why: Option<String>,
+    pub(in crate::control) files: Vec<PathBuf>,
+    pub(in crate::control) data_dir: PathBuf,
+    pub(in crate::control) torrent: Option<Arc<Torrent>>,
+    /// What it has moved that is not recorded yet.
+    pub(in crate::control) unrecorded: (u64, u64),
+}
+
+/// Another torrent that may have the same files as one.
+pub(in crate::control) struct Neighbour {
+    pub(in crate::control) info_hash: InfoHash,
+    pub(in crate::control) name: String,
+    pub(in crate::control) data_dir: PathBuf,
+    /// Which files it has, if that is known.
+    pub(in crate::control) torrent: Option<Arc<Torrent>>,
+}
+
+/// Questions.
+impl Supervisor<'_> {
+    /// The torrent whose info-hash begins so.
+    pub(in crate::control) fn find(&self, prefix: &str) -> Result<InfoHash, Refusal> {
+        let (from, to) = bounds(prefix)?;
+        let mut found = self.torrents.between(from, to).map(|(info_hash, _)| info_hash);
+        let Some(first) = found.next() else {
+            return Err(Refusal::new(Kind::NotFound, format!("there is no torrent {prefix}")));
+        };
+        let mut others = found.take(NAMED_MAX).peekable();
+        if others.peek().is_none() {
+            return Ok(first);
+        }
+        let named: Vec<String> = std::iter::once(first)
+            .chain(others)
+            .map(|hash| hash.to_string())
+            .collect();
+        let message = format!("{prefix} is the beginning of several info-hashes: {}", named.join(", "));
+        Err(Refusal::new(Kind::BadRequest, message))
+    }
+
+    /// The torrents behind one, in the order of their info-hashes.
+    pub(in crate::control) fn page(&self, after: Option<InfoHash>, max: usize) -> Vec<(InfoHash, TorrentRow)> {
+        let page = self.torrents.after(after).take(max);
+        page.map(|(info_hash, entry)| (info_hash, row(info_hash, entry)))
+            .collect()
+    }
+
+    /// The same without their rows.
+    pub(in crate::control) fn hashes(&self, after: Option<InfoHash>, max: usize) -> Vec<InfoHash> {
+        let page = self.torrents.after(after).take(max);
+        page.map(|(info_hash, _)| info_hash).collect()
+    }
+
+    pub(in crate::control) fn known(&self, info_hash: InfoHash) -> Option<Known> {
+        let entry = self.torrents.entry(info_hash)?;
+        Some(Known {
+            row: row(info_hash, entry),
+            why: entry
+                .why()
+                .map(str::to_owned)
+                .or_else(|| entry.served.as_ref().and_then(|torrent| torrent.fault())),
+            files: entry.files().map(Into::into).collect(),
+            data_dir: self.folders.plan(entry.folder()).data_dir.clone(),
+            torrent: entry.served.clone(),
+            unrecorded: self.totals.unrecorded(info_hash),
+        })
+    }
+
+    /// Where a torrent's contents are to be had.
+    pub(in crate::control) fn source(&self, info_hash: InfoHash) -> Option<Source> {
+        let entry = self.torrents.entry(info_hash)?;
+        match &entry.served {
+            Some(torrent) => Some(Source::Served(Arc::clone(torrent))),
+            None => entry.files().next().map(|file| Source::File(file.into())),
+        }
+    }
+
+    /// Others of the page behind `after` that may have the same files as the torrent `info_hash` of this name and data
+    /// folder, and where the page ends; `None` when that was the last. `is_near` tells of another data folder whether it
+    /// overlaps with that.
+    pub(in crate::control) fn neighbours(
+        &self,
+        (info_hash, name, data_dir): (InfoHash, &str, &Path),
+        is_near: impl Fn(&Path) -> bool,
+        (after, max): (Option<InfoHash>, usize),
+    ) -> (Vec<Neighbour>, Option<InfoHash>) {
+        let (mut found, mut last, mut count) = (Vec::new(), None, 0);
+        for (other, entry) in self.torrents.after(after).take(max) {
+            (last, count) = (Some(other), count + 1);
+            let dir = &self.folders.plan(entry.folder()).data_dir;
+            // All files of a torrent lie below its name, or are it.
+            let is_candidate = match dir == data_dir {
+                true => entry.name == name,
+                false => is_near(dir),
+            };
+            if other != info_hash && is_candidate {
+                found.push(Neighbour {
+                    info_hash: other,
+                    name: entry.name.clone(),
+                    data_dir: dir.clone(),
+                    torrent: entry.served.clone(),
+                });
+            }
+        }
+        (found, last.filter(|_| count == max))
+    }
+
+    /// All data folders.
+    pub(in crate::control) fn data_dirs(&self) -> Vec<PathBuf> {
+        self.folders
+            .open_ones()
+            .map(|(_, watch)| watch.data_dir.clone())
+            .collect()
+    }
+
+    /// All watch folders.
+    pub(in crate::control) fn watch_dirs(&self) -> Vec<PathBuf> {
+        self.folders.open_ones().map(|(_, watch)| watch.dir.clone()).collect()
+    }
+
+    pub(in crate::control) fn store(&self) -> Arc<Store> {
+        Arc::clone(&self.session)
+    }
+
+    /// How a torrent does with its trackers.
+    pub(in crate::control) fn trackers(&self, info_hash: InfoHash) -> oneshot::Receiver<Vec<Status>> {
+        self.announcer.status(info_hash)
+    }
+
+    /// The trackers of the configuration that a torrent is announced to, be it private or not.
+    pub(in crate::control) fn configured_trackers(&self, private: bool) -> Vec<TrackerUrl> {
+        self.announcer.configured(private).to_vec()
+    }
+
+    /// The answers of all shards.
+    pub(in crate::control) fn peers(&mut self, info_hash: InfoHash) -> Vec<oneshot::Receiver<Vec<PeerStatus>>> {
+        self.shards.peers_of(info_hash)
+    }
+
+    pub(in crate::control) fn stats(&self) -> Stats {
+        let now = Instant::now();
+        let counters: Vec<Counters> = self.shards.counters().iter().map(|shard| shard.counters()).collect();
+        let sum = |read: fn(&Counters) -> u64| counters.iter().map(read).sum();
+        let (upload_rate, download_rate) = self.throughput.rates(now);
+        let shards = counters.iter().zip(self.pulse.silent(now)).enumerate();
+        Stats {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime: self.started.elapsed().as_secs_f64(),
+            ready: self.ready,
+            torrents: std::iter::zip(STATE_NAMES, self.torrents.counts())
+                .map(|(name, count)| (name.to_owned(), count))
+                .collect(),
+            upload_rate,
+            download_rate,
+            uploaded: sum(|shard| shard.uploaded_bytes),
+            downloaded: sum(|shard| shard.downloaded_bytes),
+            disk_read: sum(|shard| shard.disk_read_bytes),
+            disk_written: sum(|shard| shard.disk_written_bytes),
+            peers: sum(|shard| shard.peers_now),
+            cache_hit_ratio: ratio(sum(|shard| shard.cache_hits), sum(|shard| shard.cache_misses)),
+            checks_paused: self.throttle.is_paused(),
+            shards: shards
+                .map(|(index, (shard, silent))| ShardRow {
+                    index,
+                    peers: shard.peers_now,
+                    downloads: shard.downloads_now,
+                    uploaded: shard.uploaded_bytes,
+                    downloaded: shard.downloaded_bytes,
+                    cache_hit_ratio: ratio(shard.cache_hits, shard.cache_misses),
+                    silent: silent.as_secs_f64(),
+                })
+                .collect(),
+        }
+    }
+
+    pub(in crate::control) fn health(&self) -> Health {
+        let mut why = Vec::new();
+        if !self.ready {
+            why.push("it has not read all of its watch folders yet".to_owned());
+        }
+        let silent = self.pulse.silent(Instant::now());
+        for (index, silent) in silent.enumerate().filter(|(_, silent)| *silent > STUCK_AFTER) {
+            why.push(format!("shard {index} has not ticked for {} s", silent.as_secs()));
+        }
+        if self.shards.any_has_ended() {
+            why.push("a shard has ended by itself".to_owned());
+        }
+        Health {
+            healthy: why.is_empty(),
+            why,
+        }
+    }
+}
+
+/// Orders. `None` where there is no such torrent.
+impl Supervisor<'_> {
+    /// Whether it was not paused before.
+    pub(in crate::control) fn pause(&mut self, info_hash: InfoHash) -> Option<bool> {
+        let is_news = self.torrents.set_paused(info_hash, true)?;
+        if is_news {
+            self.session.put_paused(info_hash, true);
+            if self
+                .torrents
+                .entry(info_hash)
+                .is_some_and(|entry| entry.served.is_some())
+            {
+                self.shards.remove(info_hash);
+            }
+            self.downloads.remove(info_hash);
+            self.announcer.remove(info_hash);
+            self.publish_counts();
+            tracing::info!("paused {:?} ({info_hash})", self.name_of(info_hash));
+        }
+        Some(is_news)
+    }
+
+    /// Whether it was paused before, or has not gone on since. What is there of it is looked at, as at a start, and then it
+    /// goes on: unless it is being looked at anyway, [`Supervisor::check_known`] is to follow.
+    pub(in crate::control) fn resume(&mut self, info_hash: InfoHash) -> Option<bool> {
+        let is_news = self.torrents.set_paused(info_hash, false)?;
+        if is_news {
+            self.session.put_paused(info_hash, false);
+            tracing::info!("resumed {:?} ({info_hash})", self.name_of(info_hash));
+        }
+        // Its file may not have been readable the last time.
+        let entry = self.torrents.entry(info_hash)?;
+        Some(is_news || matches!(entry.state, State::Paused))
+    }
+
+    /// Has a torrent of these contents checked; with `trust`, only what is not known. Whether it was not being checked.
+    pub(in crate::control) fn check_known(&mut self, meta: Arc<Metainfo>, trust: bool) -> Option<bool> {
+        let info_hash = meta.info_hash;
+        let folder = self.torrents.entry(info_hash)?.folder();
+        let progress = Arc::new(Progress::new(meta.geometry.total_len()));
+        let Some(generation) = self.torrents.check_anew(info_hash, &progress) else {
+            return Some(false);
+        };
+        self.stop_downloading(info_hash);
+        self.check(folder, generation, meta, trust, progress);
+        self.publish_counts();
+        Some(true)
+    }
+
+    /// Sets the rates that all torrents together keep to, those that are given, and gives them all.
+    pub(in crate::control) fn limit(&mut self, upload: Option<u64>, download: Option<u64>) -> Result<Limits, Refusal> {
+        let (up, down) = self.shards.paces();
+        let now = Instant::now();
+        let wanted = [(upload, up, "upload-rate"), (download, down, "download-rate")];
+        let wanted = wanted
+            .into_iter()
+            .filter_map(|(rate, pace, what)| Some((rate?, pace, what)));
+        if let Some((rate, _, what)) = wanted.clone().find(|(rate, _, _)| (1..RATE_MIN).contains(rate)) {
+            let message = format!("{what}: {rate} bytes a second, at least {RATE_MIN} accepted");
+            return Err(Refusal::new(Kind::BadRequest, message));
+        }
+        for (rate, pace, what) in wanted {
+            pace.set(NonZeroU64::new(rate), now);
+            match rate {
+                0 => tracing::info!("{what} is unlimited until btd ends, as somebody asked for"),
+                rate => tracing::info!("{what} is {rate} bytes a second until btd ends, as somebody asked for"),
+            }
+        }
+        let rate = |pace: &Pace| pace.bytes_per_second().map(NonZeroU64::get);
+        Ok(Limits {
+            upload_rate: rate(up),
+            download_rate: rate(down),
+        })
+    }
+
+    /// When it will be announced. The receiver gets `None` if it is not announced at all.
+    pub(in crate::control) fn reannounce(&self, info_hash: InfoHash) -> oneshot::Receiver<Option<Duration>> {
+        self.announcer.reannounce(info_hash)
+    }
+
+    /// A torrent is about to be added by somebody who wants it to be served. What is given ends when it is there.
+    pub(in crate::control) fn expect(&mut self, info_hash: InfoHash) -> oneshot::Receiver<()> {
+        if self.torrents.forget_paused(info_hash) {
+            self.session.put_paused(info_hash, false);
+        }
+        let (arrived, told) = oneshot::channel();
+        self.expected.retain(|(_, arrived)| !arrived.is_closed());
+        self.expected.push((info_hash, arrived));
+        told
+    }
+
+    /// A torrent is there.
+    pub(super) fn tell_arrived(&mut self, info_hash: InfoHash) {
+        // Whoever waits looks for the end of the channel.
+        self.expected.retain(|(expected, _)| *expected != info_hash);
+    }
+
+    /// The files that a torrent came from were deleted. Whether it is gone, and what to wait for before its payload can be
+    /// deleted.
+    pub(in crate::control) fn took_out(
+        &mut self,
+        info_hash: InfoHash,
+        files: &[PathBuf],
+    ) -> (bool, Option<oneshot::Receiver<()>>) {
+        for file in files {
+            let removal = self.torrents.remove(file);
+            self.on_removal(removal, || "somebody asked for it".to_owned());
+        }
+        self.publish_counts();
+        (!self.torrents.has(info_hash), self.downloads.at_rest(info_hash))
+    }
+
+    fn name_of(&self, info_hash: InfoHash) -> &str {
+        self.torrents.entry(info_hash).map_or("", |entry| &entry.name)
+    }
+}
+
+/// The first and the last info-hash that begin so.
+fn bounds(prefix: &str) -> Result<(InfoHash, InfoHash), Refusal> {
+    let is_digit = |byte: u8| byte.is_ascii_hexdigit();
+    if !(PREFIX_LEN_MIN..=40).contains(&prefix.len()) || !prefix.bytes().all(is_digit) {
+        let message = format!(
+            "{:?} is no info-hash: 40 hexadecimal digits, or the first {PREFIX_LEN_MIN} or more of them",
+            prefix.chars().take(64).collect::<String>()
+        );
+        return Err(Refusal::new(Kind::BadRequest, message));
+    }
+    let parse = |text: String| text.parse().map_err(|_| Refusal::new(Kind::BadRequest, "no info-hash"));
+    Ok((parse(format!("{prefix:0<40}"))?, parse(format!("{prefix:f<40}"))?))
+}
+
+fn ratio(hits: u64, misses: u64) -> Option<f64> {
+    let asked = hits + misses;
+    (asked > 0).then(|| hits as f64 / asked as f64)
+}
+
+fn row(info_hash: InfoHash, entry: &Entry) -> TorrentRow {
+    let torrent = entry.served.as_ref();
+    let (upload_rate, download_rate) = entry.rates();
+    TorrentRow {
+        info_hash: info_hash.to_string(),
+        name: entry.name.clone(),
+        state: entry.state.name().to_owned(),
+        paused: entry.is_paused(),
+        size: entry.len(),
+        done: match (torrent, &entry.state) {
+            (Some(torrent), _) => Some(entry.len() - torrent.left().min(entry.len())),
+            (None, State::Missing | State::Paused) => Some(0),
+            (None, _) => None,
+        },
+        checked: match &entry.state {
+            State::Checking(progress) => Some(progress.done()),
+            _ => None,
+        },
+        peers: torrent.map_or(0, |torrent| torrent.connections()),
+        upload_rate,
+        download_rate,
+        uploaded: torrent.map_or(0, |torrent| torrent.uploaded()),
+        downloaded: torrent.map_or(0, |torrent| torrent.downloaded()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_beginning_stands_for_all_info_hashes_that_begin_so() {
+        let (from, to) = bounds("AbC12").expect("digits");
+        assert_eq!(from.to_string(), format!("abc12{}", "0".repeat(35)));
+        assert_eq!(to.to_string(), format!("abc12{}", "f".repeat(35)));
+        let whole = "0123456789abcdef0123456789abcdef01234567";
+        let (from, to) = bounds(whole).expect("digits");
+        assert_eq!((from.to_string().as_str(), from), (whole, to));
+    }
+
+    #[test]
+    fn what_is_no_beginning_of_an_info_hash_is_refused() {
+        for text in [
+            "",
+            "abc",
+            "abcg",
+            "0x12",
+            "+123",
+            "é123",
+            &"a".repeat(41),
+            &"9".repeat(8000),
+        ] {
+            let refusal = bounds(text).expect_err(text);
+            assert_eq!(refusal.kind, Kind::BadRequest);
+            assert!(refusal.message.len() < 300);
+        }
+    }
+}

@@ -1,0 +1,1056 @@
+//! `btd ctl` against a btd that runs: each command as an operator types it, its JSON, and what becomes of those that ask
+//! for nonsense, stall, or may not ask.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use btd::hashing::sha1;
+use btd::proto::InfoHash;
+use btd::proto::handshake::Reserved;
+use btd::proto::metainfo::{Metainfo, NewContent, NewFile, NewTorrent, encode};
+use btd::proto::path::RelPath;
+use rustix::process::Signal;
+use serde_json::Value;
+use support::btd::{Btd, Config};
+use support::peer::Peer;
+use support::scratch::Scratch;
+use support::stub_tracker::StubTracker;
+use support::{age, wait_for, within};
+
+const PIECE_LEN: u32 = 16 << 10;
+const SECONDS: u64 = 60;
+const REFUSED: i32 = 1;
+const USAGE: i32 = 64;
+const DATA: i32 = 65;
+const NOT_RUNNING: i32 = 69;
+const CONFIG: i32 = 78;
+
+/// A folder with a watch folder and a data folder, and a btd there.
+struct Home {
+    scratch: Scratch,
+    watch: PathBuf,
+    data: PathBuf,
+}
+
+/// What `btd ctl` left behind.
+struct Run {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Run {
+    /// Its rows, of `--json`.
+    fn rows(&self) -> Vec<Value> {
+        assert_eq!(self.code, 0, "{}{}", self.out, self.err);
+        let read = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        self.out.lines().map(read).collect()
+    }
+
+    /// Its only row.
+    fn row(&self) -> Value {
+        let rows = self.rows();
+        assert_eq!(rows.len(), 1, "{}", self.out);
+        rows.into_iter().next().expect("counted")
+    }
+
+    fn assert_fails(&self, code: i32, why: &str) {
+        assert!(
+            self.code == code && self.err.contains(why),
+            "{} and not {code} with {why:?}: {}{}",
+            self.code,
+            self.out,
+            self.err
+        );
+    }
+}
+
+fn run(command: &mut Command) -> Run {
+    for (key, _) in std::env::vars_os() {
+        if key.to_str().is_some_and(|key| key.starts_with("BTD_")) {
+            command.env_remove(key);
+        }
+    }
+    let output = command.stdin(Stdio::null()).output().expect("run btd ctl");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Run {
+        code: output.status.code().expect("an exit code"),
+        out: text(&output.stdout),
+        err: text(&output.stderr),
+    }
+}
+
+impl Home {
+    fn new(name: &str) -> Self {
+        let scratch = Scratch::new(name);
+        let (watch, data) = (scratch.dir("watch"), scratch.dir("data"));
+        Self { scratch, watch, data }
+    }
+
+    fn path(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    fn config(&self, more: &str) -> Config {
+        Config {
+            watch: vec![(self.watch.clone(), self.data.clone())],
+            more: more.to_owned(),
+            ..Config::default()
+        }
+    }
+
+    fn start(&self) -> Btd {
+        Btd::start(self.path(), &self.config(""))
+    }
+
+    /// Ends btd as a power cut would, without its having a say.
+    fn kill(&self, mut btd: Btd) {
+        btd.process.signal(Signal::KILL);
+        btd.process.wait(within(SECONDS));
+        // It would say that the next one is ready.
+        fs::remove_file(self.path().join("state/ports.json")).expect("left behind");
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.path().join("state/ctl.sock")
+    }
+
+    fn ctl(&self, args: &[&str]) -> Run {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_btd"));
+        command.args(["ctl", "--state-dir", "state"]).args(args);
+        run(command.current_dir(self.path()))
+    }
+
+    fn json(&self, args: &[&str]) -> Run {
+        self.ctl(&[args, &["--json"]].concat())
+    }
+
+    /// A payload of these files in the data folder, and its torrent in the watch folder.
+    fn payload(&self, name: &str, files: &[(&str, usize)]) -> Metainfo {
+        let torrent = self.payload_without_torrent(name, files);
+        self.drop_in(name, &torrent)
+    }
+
+    fn payload_without_torrent(&self, name: &str, files: &[(&str, usize)]) -> Vec<u8> {
+        let mut content = Vec::new();
+        for (file, len) in files {
+            let path = self.data.join(file);
+            let bytes: Vec<u8> = file.bytes().cycle().take(*len).collect();
+            fs::create_dir_all(path.parent().expect("a folder")).expect("make a folder");
+            fs::write(&path, &bytes).expect("write a payload");
+            age(&path);
+            content.extend(bytes);
+        }
+        torrent(name, files, &content, "")
+    }
+
+    fn drop_in(&self, name: &str, torrent: &[u8]) -> Metainfo {
+        let beside = self.path().join(format!("{name}.tmp"));
+        fs::write(&beside, torrent).expect("write a torrent");
+        fs::rename(beside, self.watch.join(format!("{name}.torrent"))).expect("move it into the watch folder");
+        Metainfo::parse(torrent).expect("a torrent")
+    }
+
+    /// Waits until `list` shows this torrent so.
+    fn wait_state(&self, info_hash: InfoHash, state: &str) -> Value {
+        wait_for(&format!("{info_hash} is {state}"), within(SECONDS), || {
+            let rows = self.json(&["list"]).rows();
+            let ours = rows.into_iter().find(|row| row["info_hash"] == info_hash.to_string())?;
+            (ours["state"] == state).then_some(ours)
+        })
+    }
+}
+
+/// A torrent of these files, which lie in its folder but for one that has its name.
+fn torrent(name: &str, files: &[(&str, usize)], content: &[u8], tracker: &str) -> Vec<u8> {
+    let hashes: Vec<[u8; 20]> = content.chunks(PIECE_LEN as usize).map(sha1).collect();
+    let in_folder: Vec<NewFile> = files
+        .iter()
+        .map(|(file, len)| NewFile {
+            path: RelPath::parse(file.strip_prefix(&format!("{name}/")).unwrap_or(file)).expect("a path"),
+            len: *len as u64,
+            pad: false,
+        })
+        .collect();
+    let announce: Vec<Vec<String>> = match tracker {
+        "" => Vec::new(),
+        url => vec![vec![url.to_owned()]],
+    };
+    encode(&NewTorrent {
+        name,
+        content: match files {
+            [(file, len)] if *file == name => NewContent::File(*len as u64),
+            _ => NewContent::Folder(&in_folder),
+        },
+        piece_len: PIECE_LEN,
+        piece_hashes: &hashes,
+        private: false,
+        source: None,
+        announce: &announce,
+        url_list: &[],
+        comment: None,
+        created_by: None,
+        creation_date: None,
+    })
+}
+
+fn hash_of(meta: &Metainfo) -> String {
+    meta.info_hash.to_string()
+}
+
+/// A connection that says what a test wants.
+struct Raw(BufReader<UnixStream>);
+
+impl Raw {
+    fn connect(home: &Home) -> Self {
+        let stream = UnixStream::connect(home.socket()).expect("btd listens");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(SECONDS)))
+            .expect("set");
+        Self(BufReader::new(stream))
+    }
+
+    fn say(&mut self, text: &[u8]) {
+        // btd may have hung up.
+        let _ = self.0.get_mut().write_all(text);
+    }
+
+    /// The next line, empty at the end.
+    fn hear(&mut self) -> String {
+        let mut line = String::new();
+        let _ = self.0.read_line(&mut line); // A reset is an end, too.
+        line
+    }
+
+    fn error_kind(&mut self) -> String {
+        let line = self.hear();
+        let value: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+        value["error"]["kind"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{line}"))
+            .to_owned()
+    }
+}
+
+#[test]
+fn list_show_stats_and_health_tell_what_there_is() {
+    let home = Home::new("ctl-list");
+    let seed = home.payload("seed", &[("seed/a", 40_000), ("seed/b", 9)]);
+    let missing = home.drop_in("gone", &torrent("gone", &[("gone", 20_000)], &[7; 20_000], ""));
+    let btd = home.start();
+    home.wait_state(seed.info_hash, "seeding");
+    home.wait_state(missing.info_hash, "missing");
+
+    let rows = home.json(&["list"]).rows();
+    let hashes: Vec<&str> = rows.iter().filter_map(|row| row["info_hash"].as_str()).collect();
+    assert!(hashes.len() == 2 && hashes.is_sorted(), "{hashes:?}");
+    let row = rows.iter().find(|row| row["name"] == "seed").expect("listed");
+    for (key, value) in [
+        ("state", Value::from("seeding")),
+        ("paused", false.into()),
+        ("size", 40_009.into()),
+        ("done", 40_009.into()),
+        ("checked", Value::Null),
+        ("peers", 0.into()),
+        ("upload_rate", 0.into()),
+        ("uploaded", 0.into()),
+    ] {
+        assert_eq!(row[key], value, "{key}");
+    }
+    let table = home.ctl(&["list"]).out;
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines.len() == 3 && lines[0].starts_with("HASH"), "{table}");
+    let line = lines.iter().find(|line| line.ends_with("  seed")).expect("listed");
+    assert!(
+        line.starts_with(&hash_of(&seed)[..12]) && line.contains("seeding") && line.contains("100.0%"),
+        "{table}"
+    );
+
+    let shown = home.json(&["show", &hash_of(&seed)[..6].to_uppercase()]).row();
+    assert_eq!(shown["info_hash"], hash_of(&seed));
+    assert_eq!((&shown["piece_count"], &shown["have_count"]), (&3.into(), &3.into()));
+    assert_eq!((&shown["file_count"], &shown["private"]), (&2.into(), &false.into()));
+    assert_eq!(shown["data_dir"], home.data.to_str().expect("UTF-8"));
+    assert_eq!(
+        shown["torrent_files"][0],
+        home.watch.join("seed.torrent").to_str().expect("UTF-8")
+    );
+    assert!(shown["completed"].is_u64(), "{shown}");
+    let text = home.ctl(&["show", &hash_of(&missing)]).out;
+    assert!(
+        text.contains("state         missing") && text.contains("why "),
+        "{text}"
+    );
+
+    let stats = home.json(&["stats"]).row();
+    assert_eq!(
+        (&stats["torrents"]["seeding"], &stats["torrents"]["missing"]),
+        (&1.into(), &1.into())
+    );
+    assert_eq!(
+        (&stats["ready"], &stats["pid"]),
+        (&true.into(), &btd.process.pid().into())
+    );
+    let shards = stats["shards"].as_array().expect("a list");
+    assert!(shards.len() == 2 && shards[1]["silent"].as_f64() < Some(5.0), "{stats}");
+    assert!(
+        home.ctl(&["stats"])
+            .out
+            .contains("torrents      2: 1 missing, 1 seeding\n")
+    );
+
+    let health = home.ctl(&["health"]);
+    assert_eq!((health.code, health.out.as_str()), (0, "healthy\n"));
+    assert_eq!(home.json(&["health"]).row()["healthy"], true);
+    // The configuration and the environment lead to the same socket.
+    let mut by_config = Command::new(env!("CARGO_BIN_EXE_btd"));
+    by_config
+        .args(["ctl", "list", "--config", "btd.toml"])
+        .current_dir(home.path());
+    assert_eq!(run(&mut by_config).out, table);
+    let by_env = Command::new(env!("CARGO_BIN_EXE_btd"))
+        .args(["ctl", "list"])
+        .env("BTD_STATE_DIR", home.path().join("state"))
+        .output()
+        .expect("run btd ctl");
+    assert_eq!(String::from_utf8_lossy(&by_env.stdout), table);
+    btd.stop();
+    home.ctl(&["list"])
+        .assert_fails(NOT_RUNNING, "btd is not running with this state-dir (state)");
+    assert!(!home.socket().exists(), "it is taken away at the end");
+}
+
+#[test]
+fn who_asks_a_btd_that_is_not_there_or_nowhere_is_told_so() {
+    let home = Home::new("ctl-away");
+    home.ctl(&["health"]).assert_fails(NOT_RUNNING, "not running");
+    let nowhere = run(Command::new(env!("CARGO_BIN_EXE_btd"))
+        .args(["ctl", "list"])
+        .current_dir(home.path()));
+    nowhere.assert_fails(USAGE, "--state-dir");
+    let no_config = run(Command::new(env!("CARGO_BIN_EXE_btd"))
+        .args(["ctl", "list", "--config", "none.toml"])
+        .current_dir(home.path()));
+    no_config.assert_fails(CONFIG, "none.toml");
+    // A socket that a btd has left behind which was killed is nobody's, and the next one's.
+    home.kill(home.start());
+    assert!(
+        fs::symlink_metadata(home.socket())
+            .expect("left behind")
+            .file_type()
+            .is_socket()
+    );
+    home.ctl(&["list"]).assert_fails(NOT_RUNNING, "not running");
+    let btd = home.start();
+    assert_eq!(home.ctl(&["health"]).code, 0);
+    btd.stop();
+}
+
+#[test]
+fn beginning_of_several_info_hashes_is_refused_and_names_them() {
+    let home = Home::new("ctl-prefix");
+    let mut seen: BTreeMap<String, Metainfo> = BTreeMap::new();
+    let (one, two) = (0..)
+        .find_map(|number| {
+            let name = format!("t{number}");
+            let meta = Metainfo::parse(&torrent(&name, &[(&name, 10)], &[1; 10], "")).expect("a torrent");
+            let other = seen.insert(hash_of(&meta)[..4].to_owned(), meta.clone());
+            other.map(|other| (other, meta))
+        })
+        .expect("two of 65,537 at the latest");
+    for meta in [&one, &two] {
+        home.drop_in(&meta.name, &torrent(&meta.name, &[(&meta.name, 10)], &[1; 10], ""));
+    }
+    let btd = home.start();
+    let prefix = &hash_of(&one)[..4];
+    let ambiguous = home.ctl(&["show", prefix]);
+    ambiguous.assert_fails(USAGE, &hash_of(&one));
+    ambiguous.assert_fails(USAGE, &hash_of(&two));
+    home.ctl(&["remove", prefix]).assert_fails(USAGE, "several");
+    assert_eq!(home.json(&["list"]).rows().len(), 2, "neither was removed");
+    assert_eq!(home.json(&["show", &hash_of(&one)]).row()["name"], one.name.as_str());
+    for (hash, code, why) in [
+        ("abc", USAGE, "no info-hash"),
+        ("xyzw", USAGE, "no info-hash"),
+        ("../../etc", USAGE, "no info-hash"),
+        (&"0".repeat(40), REFUSED, "there is no torrent"),
+    ] {
+        home.ctl(&["show", hash]).assert_fails(code, why);
+        home.ctl(&["pause", hash]).assert_fails(code, why);
+    }
+    btd.stop();
+}
+
+#[test]
+fn torrent_that_is_paused_stays_so_over_a_restart_until_it_is_resumed() {
+    let home = Home::new("ctl-pause");
+    let meta = home.payload("seed", &[("seed", 40_000)]);
+    let other = home.payload("other", &[("other", 20_000)]);
+    let btd = home.start();
+    home.wait_state(meta.info_hash, "seeding");
+    home.wait_state(other.info_hash, "seeding");
+    let join = |btd: &Btd| Peer::join(btd.peers, Ipv4Addr::LOCALHOST, meta.info_hash, Reserved::OURS);
+    let mut peer = join(&btd).expect("it is served");
+
+    let hash = hash_of(&meta);
+    let paused = home.json(&["pause", &hash]).row();
+    assert_eq!((&paused["changed"], &paused["name"]), (&true.into(), &"seed".into()));
+    assert_eq!(home.json(&["pause", &hash]).row()["changed"], false);
+    peer.wait_closed("a peer of a torrent that is paused", within(SECONDS));
+    let row = home.wait_state(meta.info_hash, "paused");
+    assert_eq!((&row["paused"], &row["done"]), (&true.into(), &40_000.into()));
+    assert!(join(&btd).is_err(), "it is not served any more");
+    assert_eq!(btd.metric("btd_torrents{state=\"paused\"}"), 1.0);
+
+    // What was answered survives a kill.
+    home.kill(btd);
+    let btd = home.start();
+    home.wait_state(other.info_hash, "seeding");
+    home.wait_state(meta.info_hash, "paused");
+    assert!(join(&btd).is_err(), "it is not served after a restart either");
+    // Checked, it stays paused.
+    assert_eq!(home.json(&["verify", &hash]).row()["changed"], true);
+    home.wait_state(meta.info_hash, "paused");
+    assert!(join(&btd).is_err(), "nor after a check");
+
+    assert_eq!(home.json(&["resume", &hash]).row()["changed"], true);
+    home.wait_state(meta.info_hash, "seeding");
+    join(&btd).expect("it is served again");
+    btd.stop();
+    let btd = home.start();
+    home.wait_state(meta.info_hash, "seeding");
+
+    let all = home.json(&["pause", "--all"]).row();
+    assert_eq!((&all["changed"], &all["unchanged"]), (&2.into(), &0.into()));
+    assert_eq!(home.json(&["pause", "--all"]).row()["unchanged"], 2);
+    home.wait_state(other.info_hash, "paused");
+    // One that is taken out and comes back was not paused.
+    fs::remove_file(home.watch.join("other.torrent")).expect("take a torrent out");
+    wait_for("it is gone", within(SECONDS), || {
+        (home.json(&["list"]).rows().len() == 1).then_some(())
+    });
+    home.payload("other", &[("other", 20_000)]);
+    home.wait_state(other.info_hash, "seeding");
+    assert_eq!(home.json(&["resume", "--all"]).row()["changed"], 1);
+    home.wait_state(meta.info_hash, "seeding");
+    btd.stop();
+}
+
+#[test]
+fn download_that_is_paused_makes_no_connection_and_goes_on_when_it_is_resumed() {
+    let (home, from) = (Home::new("ctl-pause-download"), Home::new("ctl-pause-seed"));
+    let meta = from.payload("seed", &[("seed", 3_000_000)]);
+    let seed = from.start();
+    from.wait_state(meta.info_hash, "seeding");
+    home.drop_in("seed", &fs::read(from.watch.join("seed.torrent")).expect("there"));
+    let config = Config {
+        peers: vec![seed.peers],
+        more: "[limits]\ndownload-rate = \"100 kB/s\"\n".to_owned(),
+        ..home.config("")
+    };
+    let btd = Btd::start(home.path(), &config);
+    let hash = hash_of(&meta);
+    wait_for("some of it has come", within(SECONDS), || {
+        (home.json(&["show", &hash]).row()["have_count"].as_u64() >= Some(2)).then_some(())
+    });
+    home.ctl(&["pause", &hash]);
+    let row = home.wait_state(meta.info_hash, "paused");
+    let done = row["done"].as_u64().expect("known");
+    assert!((1..3_000_000).contains(&done), "{row}");
+    wait_for("the seed is left alone", within(SECONDS), || {
+        (from.json(&["peers", &hash]).rows().is_empty()).then_some(())
+    });
+    assert!(home.data.join("seed.part").exists());
+    // What limits a download is changed while it runs: at 100 kB/s it would take half a minute.
+    let limits = home.json(&["limits", "--download-rate", "unlimited"]).row();
+    assert_eq!(limits["download_rate"], Value::Null);
+    home.ctl(&["resume", &hash]);
+    home.wait_state(meta.info_hash, "seeding");
+    assert_eq!(
+        fs::read(home.data.join("seed")).expect("complete"),
+        fs::read(from.data.join("seed")).expect("the seed's")
+    );
+    let shown = home.json(&["show", &hash]).row();
+    assert!(shown["downloaded_ever"].as_u64() >= Some(3_000_000), "{shown}");
+    assert_eq!(shown["why"], Value::Null, "{shown}");
+    btd.stop();
+    seed.stop();
+}
+
+#[test]
+fn verify_finds_what_was_changed_behind_its_back() {
+    let home = Home::new("ctl-verify");
+    let meta = home.payload("seed", &[("seed", 40_000)]);
+    let btd = home.start();
+    home.wait_state(meta.info_hash, "seeding");
+    let file = home.data.join("seed");
+    let mut bytes = fs::read(&file).expect("there");
+    bytes[20_000] ^= 1;
+    // It looks as it did before.
+    let modified = fs::metadata(&file)
+        .and_then(|metadata| metadata.modified())
+        .expect("there");
+    fs::write(&file, bytes).expect("written");
+    let opened = fs::File::options().append(true).open(&file);
+    opened.and_then(|file| file.set_modified(modified)).expect("set");
+    let hash = hash_of(&meta);
+    let done = home.ctl(&["verify", &hash[..8]]);
+    assert!(
+        done.code == 0 && done.out.contains("is being checked"),
+        "{}{}",
+        done.out,
+        done.err
+    );
+    home.wait_state(meta.info_hash, "partial");
+    assert_eq!(home.json(&["show", &hash]).row()["have_count"], 2);
+    // Also of one that nothing is there of.
+    fs::remove_file(&file).expect("removed");
+    home.ctl(&["verify", &hash]);
+    home.wait_state(meta.info_hash, "missing");
+    home.payload_without_torrent("seed", &[("seed", 40_000)]);
+    let all = home.json(&["verify", "--all"]).row();
+    assert_eq!(all["changed"], 1, "{all}");
+    home.wait_state(meta.info_hash, "seeding");
+    btd.stop();
+}
+
+#[test]
+fn reannounce_asks_the_tracker_again_but_not_before_it_allows_and_keys_are_shown_to_who_asks_only() {
+    let home = Home::new("ctl-reannounce");
+    let stub = StubTracker::saying("d8:completei5e10:incompletei2e8:intervali1800e12:min intervali2e5:peers0:e");
+    let url = format!("{}?passkey=0123456789abcdef", stub.url());
+    home.payload_without_torrent("seed", &[("seed", 40_000)]);
+    let content = fs::read(home.data.join("seed")).expect("there");
+    let meta = home.drop_in("seed", &torrent("seed", &[("seed", 40_000)], &content, &url));
+    let lonely = home.payload("lonely", &[("lonely", 10)]);
+    let btd = Btd::start(home.path(), &home.config("[announce]\nallow-private = true\n"));
+    let hash = hash_of(&meta);
+    let tracker = wait_for("the tracker has answered", within(SECONDS), || {
+        let tracker = home.json(&["show", &hash]).row()["trackers"][0].take();
+        (tracker["state"] == "working").then_some(tracker)
+    });
+    assert_eq!((&tracker["seeders"], &tracker["leechers"]), (&5.into(), &2.into()));
+    for args in [&["show", &hash][..], &["show", &hash, "--json"]] {
+        let text = home.ctl(args).out;
+        assert!(
+            text.contains(&stub.addr.to_string()) && !text.contains("0123456789abcdef"),
+            "{text}"
+        );
+        let text = home.ctl(&[args, &["--secrets"]].concat()).out;
+        assert!(text.contains(&url), "{text}");
+    }
+    assert!(!btd.process.log().contains("0123456789abcdef"));
+
+    // It allows it every two seconds; btd asks once a minute at most.
+    let asked = home.json(&["reannounce", &hash]).row();
+    assert_eq!(asked["changed"], false, "{asked}");
+    assert!(
+        asked["note"].as_str().is_some_and(|note| note.contains("again in")),
+        "{asked}"
+    );
+    assert_eq!(stub.requests().len(), 1);
+    let asked = home.json(&["reannounce", &hash_of(&lonely)]).row();
+    assert_eq!(asked["note"], "it is not announced");
+    btd.stop();
+}
+
+#[test]
+fn file_that_is_added_is_served_and_lies_in_the_watch_folder_it_was_put_into() {
+    let home = Home::new("ctl-add");
+    let (watch_two, data_two) = (home.scratch.dir("watch-two"), home.scratch.dir("data-two"));
+    let mut config = home.config("");
+    config.watch.push((watch_two.clone(), data_two));
+    let first = home.payload_without_torrent("seed", &[("seed", 40_000)]);
+    let meta = Metainfo::parse(&first).expect("a torrent");
+    let elsewhere = home.scratch.dir("elsewhere");
+    fs::write(elsewhere.join("A name.torrent"), &first).expect("written");
+    let btd = Btd::start(home.path(), &config);
+
+    let added = home.json(&["add", "elsewhere/A name.torrent"]).row();
+    let put = home.watch.join("A name.torrent");
+    assert_eq!(
+        (&added["info_hash"], &added["name"]),
+        (&hash_of(&meta).into(), &"seed".into())
+    );
+    assert_eq!(
+        (&added["torrent_file"], &added["loaded"]),
+        (&put.to_str().into(), &true.into())
+    );
+    assert_eq!(fs::read(&put).expect("put there"), first);
+    assert!(elsewhere.join("A name.torrent").exists(), "it is a copy");
+    home.wait_state(meta.info_hash, "seeding");
+    home.ctl(&["add", "elsewhere/A name.torrent"])
+        .assert_fails(REFUSED, "there already");
+
+    // A name that is taken, another folder, and several at once of which some are none.
+    let other = torrent("other", &[("other", 10)], &[3; 10], "");
+    let third = torrent("third", &[("third", 10)], &[4; 10], "");
+    fs::write(home.path().join("A name.torrent"), &other).expect("written");
+    fs::write(home.path().join("third.torrent"), &third).expect("written");
+    fs::write(home.path().join("junk.torrent"), "d4:infode").expect("written");
+    let added = home.json(&["add", "A name.torrent"]).row();
+    assert_eq!(
+        added["torrent_file"],
+        home.watch.join("A name-1.torrent").to_str().expect("UTF-8")
+    );
+    let some = home.ctl(&["add", "junk.torrent", "third.torrent", "--watch", "watch-two"]);
+    some.assert_fails(DATA, "junk.torrent");
+    assert!(
+        some.out.contains("third") && watch_two.join("third.torrent").exists(),
+        "{}",
+        some.out
+    );
+    home.ctl(&["add", "junk.torrent", "--watch", "data"])
+        .assert_fails(REFUSED, "no watch folder");
+    home.ctl(&["add", "/dev/null"]).assert_fails(DATA, "not a regular file");
+    home.ctl(&["add", "none.torrent"]).assert_fails(74, "none.torrent");
+    assert_eq!(home.json(&["list"]).rows().len(), 3);
+    btd.stop();
+    let btd = Btd::start(home.path(), &config);
+    home.wait_state(meta.info_hash, "seeding");
+    assert_eq!(home.json(&["list"]).rows().len(), 3, "it survives a restart");
+    let hidden = |dir: &Path| {
+        fs::read_dir(dir)
+            .expect("listed")
+            .filter(|entry| {
+                let name = entry.as_ref().expect("an entry").file_name();
+                name.to_string_lossy().starts_with('.')
+            })
+            .count()
+    };
+    assert_eq!(
+        (hidden(&home.watch), hidden(&watch_two)),
+        (0, 0),
+        "nothing is left beside"
+    );
+    btd.stop();
+}
+
+#[test]
+fn what_is_removed_with_its_data_takes_nothing_else_along() {
+    let home = Home::new("ctl-remove");
+    let meta = home.payload("t", &[("t/a", 40_000), ("t/in/b", 9), ("t/in/deep/c", 5)]);
+    let keeps = home.payload("keeps", &[("keeps", 40_000)]);
+    // The same file in two torrents.
+    let shared = home.payload("shared", &[("shared/x", 100), ("shared/y", 100)]);
+    let sharing = home.drop_in(
+        "sharing",
+        &torrent(
+            "shared",
+            &[("shared/x", 100)],
+            &fs::read(home.data.join("shared/x")).expect("there"),
+            "",
+        ),
+    );
+    let mine = home.data.join("t/in/mine");
+    fs::write(&mine, "a note").expect("written");
+    fs::write(home.data.join("a"), "beside").expect("written");
+    let btd = home.start();
+    for meta in [&meta, &keeps, &shared, &sharing] {
+        home.wait_state(meta.info_hash, "seeding");
+    }
+    let mut peer = Peer::join(btd.peers, Ipv4Addr::LOCALHOST, meta.info_hash, Reserved::OURS).expect("served");
+
+    // Without its data.
+    let removed = home.json(&["remove", &hash_of(&keeps)]).row();
+    assert_eq!((&removed["files"], &removed["name"]), (&0.into(), &"keeps".into()));
+    assert!(home.data.join("keeps").exists() && !home.watch.join("keeps.torrent").exists());
+    home.ctl(&["show", &hash_of(&keeps)])
+        .assert_fails(REFUSED, "there is no torrent");
+
+    let refused = home.ctl(&["remove", &hash_of(&shared), "--with-data"]);
+    refused.assert_fails(REFUSED, "shared/x");
+    refused.assert_fails(REFUSED, &hash_of(&sharing));
+    assert!(home.data.join("shared/x").exists() && home.watch.join("shared.torrent").exists());
+    home.wait_state(shared.info_hash, "seeding");
+
+    // One of its files has become another's: longer than the torrent says.
+    fs::write(home.data.join("t/in/b"), "mine, and longer").expect("written");
+    let removed = home.json(&["remove", &hash_of(&meta), "--with-data"]).row();
+    assert_eq!(
+        (&removed["files"], &removed["folders"]),
+        (&2.into(), &1.into()),
+        "{removed}"
+    );
+    let kept = removed["kept"].as_array().expect("a list");
+    assert!(
+        kept.len() == 1 && kept[0].as_str().is_some_and(|kept| kept.starts_with("t/in/b")),
+        "{removed}"
+    );
+    peer.wait_closed("a peer of a torrent that was removed", within(SECONDS));
+    let there = |path: &str| home.data.join(path).exists();
+    assert!(!there("t/a") && !there("t/in/deep") && !home.watch.join("t.torrent").exists());
+    assert!(there("t/in/mine") && there("t/in/b") && there("a") && there("keeps") && there("shared/y"));
+
+    // The other one of two that share is gone: now it can be.
+    home.ctl(&["remove", &hash_of(&sharing)]);
+    let removed = home.json(&["remove", &hash_of(&shared), "--with-data"]).row();
+    assert_eq!(
+        (&removed["files"], &removed["folders"]),
+        (&2.into(), &1.into()),
+        "{removed}"
+    );
+    assert!(!there("shared"));
+    assert_eq!(home.json(&["list"]).rows(), Vec::<Value>::new());
+    btd.stop();
+}
+
+#[test]
+fn data_that_another_torrent_may_have_from_a_folder_around_it_is_not_deleted() {
+    let home = Home::new("ctl-remove-nested");
+    // A second watch folder whose data folder lies in the first one's, so that `in/x` there is `x` here.
+    let (watch_two, data_two) = (home.scratch.dir("watch-two"), home.data.join("in"));
+    let outer = home.payload("in", &[("in/x", 100)]);
+    let inner = torrent(
+        "x",
+        &[("x", 100)],
+        &fs::read(home.data.join("in/x")).expect("there"),
+        "",
+    );
+    fs::write(watch_two.join("x.torrent"), &inner).expect("written");
+    let inner = Metainfo::parse(&inner).expect("a torrent");
+    let mut config = home.config("");
+    config.watch.push((watch_two, data_two));
+    let btd = Btd::start(home.path(), &config);
+    home.wait_state(outer.info_hash, "seeding");
+    home.wait_state(inner.info_hash, "seeding");
+    for (meta, other) in [(&outer, &inner), (&inner, &outer)] {
+        home.ctl(&["remove", &hash_of(meta), "--with-data"])
+            .assert_fails(REFUSED, &hash_of(other));
+    }
+    assert!(home.data.join("in/x").exists());
+    btd.stop();
+}
+
+#[test]
+fn download_that_is_removed_with_its_data_leaves_no_part_and_can_be_added_again() {
+    let (home, from) = (Home::new("ctl-remove-download"), Home::new("ctl-remove-seed"));
+    let meta = from.payload("t", &[("t/a", 1_000_000), ("t/b", 1_000_000)]);
+    let seed = from.start();
+    from.wait_state(meta.info_hash, "seeding");
+    let file = from.watch.join("t.torrent");
+    home.drop_in("t", &fs::read(&file).expect("there"));
+    let config = Config {
+        peers: vec![seed.peers],
+        more: "[limits]\ndownload-rate = \"100 kB/s\"\n".to_owned(),
+        ..home.config("")
+    };
+    let btd = Btd::start(home.path(), &config);
+    let hash = hash_of(&meta);
+    wait_for("some of it has come", within(SECONDS), || {
+        (home.json(&["show", &hash]).row()["have_count"].as_u64() >= Some(1)).then_some(())
+    });
+    assert!(home.data.join("t/a.part").exists());
+    let removed = home.json(&["remove", &hash, "--with-data"]).row();
+    assert_eq!(
+        (&removed["files"], &removed["folders"]),
+        (&2.into(), &1.into()),
+        "{removed}"
+    );
+    assert_eq!(fs::read_dir(&home.data).expect("listed").count(), 0);
+
+    home.ctl(&["limits", "--download-rate", "unlimited"]);
+    home.ctl(&["add", file.to_str().expect("UTF-8")]);
+    home.wait_state(meta.info_hash, "seeding");
+    // Also when it was complete once.
+    home.json(&["remove", &hash, "--with-data"]).row();
+    assert_eq!(fs::read_dir(&home.data).expect("listed").count(), 0);
+    home.ctl(&["add", file.to_str().expect("UTF-8")]);
+    home.wait_state(meta.info_hash, "seeding");
+    btd.stop();
+    seed.stop();
+}
+
+#[test]
+fn peers_are_told_with_what_they_are_and_do() {
+    let home = Home::new("ctl-peers");
+    let meta = home.payload("seed", &[("seed", 40_000)]);
+    let btd = home.start();
+    home.wait_state(meta.info_hash, "seeding");
+    let hash = hash_of(&meta);
+    assert_eq!(home.json(&["peers", &hash]).rows(), Vec::<Value>::new());
+    let mut peer = Peer::join(btd.peers, Ipv4Addr::LOCALHOST, meta.info_hash, Reserved::default()).expect("served");
+    peer.hear_id(1).expect("unchoked");
+    peer.fetch(0, 0, PIECE_LEN).expect("served");
+    let rows = wait_for("the rate is told", within(SECONDS), || {
+        let rows = home.json(&["peers", &hash]).rows();
+        (rows.first()?["upload_rate"].as_u64()? > 0).then_some(rows)
+    });
+    let row = &rows[0];
+    assert_eq!(rows.len(), 1);
+    let local = peer.stream().local_addr().expect("connected").to_string();
+    for (key, value) in [
+        ("address", Value::from(local.clone())),
+        ("client", "-TE0001-".into()),
+        ("peer_id", "-TE0001-tester-peers".into()),
+        ("outgoing", false.into()),
+        ("interested", true.into()),
+        ("unchoked", true.into()),
+        ("we_are_interested", false.into()),
+        ("have_count", 0.into()),
+        ("piece_count", 3.into()),
+    ] {
+        assert_eq!(row[key], value, "{key}: {row}");
+    }
+    let table = home.ctl(&["peers", &hash]).out;
+    let line = table.lines().nth(1).unwrap_or_default();
+    assert!(
+        line.starts_with("IU ") && line.ends_with(&local) && line.contains("0.0%"),
+        "{table}"
+    );
+    assert_eq!(home.json(&["show", &hash]).row()["peers"], 1);
+    let stats = wait_for("the shards have told of the upload", within(SECONDS), || {
+        let stats = home.json(&["stats"]).row();
+        (stats["uploaded"].as_u64()? >= PIECE_LEN.into()).then_some(stats)
+    });
+    assert_eq!(stats["peers"], 1);
+    wait_for("the list tells the rate", within(SECONDS), || {
+        peer.fetch(1, 0, PIECE_LEN).expect("served");
+        let row = home.json(&["list"]).row();
+        (row["upload_rate"].as_u64()? > 0).then_some(())
+    });
+    assert!(home.json(&["stats"]).row()["upload_rate"].as_u64() > Some(0));
+    assert!(stats["cache_hit_ratio"].is_f64(), "{stats}");
+    btd.stop();
+}
+
+#[test]
+fn limits_hold_as_soon_as_they_are_set_and_until_the_next_start() {
+    const RATE: usize = 200_000;
+    let home = Home::new("ctl-limits");
+    let meta = home.payload("seed", &[("seed", 400_000)]);
+    let btd = home.start();
+    home.wait_state(meta.info_hash, "seeding");
+    let all = home.json(&["limits"]).row();
+    assert_eq!(
+        (&all["upload_rate"], &all["download_rate"]),
+        (&Value::Null, &Value::Null)
+    );
+    let set = home.json(&["limits", "--upload-rate", "200 kB/s"]).row();
+    assert_eq!(
+        (&set["upload_rate"], &set["download_rate"]),
+        (&RATE.into(), &Value::Null)
+    );
+    assert!(home.ctl(&["limits"]).out.contains("upload-rate   200.0 kB/s"));
+
+    let mut peer = Peer::join(btd.peers, Ipv4Addr::LOCALHOST, meta.info_hash, Reserved::default()).expect("served");
+    peer.hear_id(1).expect("unchoked");
+    let fetch = |peer: &mut Peer| {
+        let started = Instant::now();
+        for piece in 0..20 {
+            peer.fetch(piece, 0, PIECE_LEN).expect("served");
+        }
+        started.elapsed()
+    };
+    // The first block and what may be made up for come for nothing.
+    let least = Duration::from_secs_f64(19.0 * f64::from(PIECE_LEN) / RATE as f64 - 0.2);
+    let took = fetch(&mut peer);
+    assert!(took >= least, "{took:?}, at least {least:?}");
+    home.ctl(&["limits", "--upload-rate", "unlimited"]);
+    let took = fetch(&mut peer);
+    assert!(took < least, "{took:?} without a limit");
+    home.ctl(&["limits", "--upload-rate", "1 kB/s"])
+        .assert_fails(USAGE, "at least 16384");
+    home.ctl(&["limits", "--upload-rate", "1 MB/s"]);
+    btd.stop();
+    let btd = home.start();
+    assert_eq!(home.json(&["limits"]).row()["upload_rate"], Value::Null);
+    btd.stop();
+}
+
+#[test]
+fn nonsense_is_answered_by_an_error_and_harms_nobody() {
+    let home = Home::new("ctl-nonsense");
+    let meta = home.payload("seed", &[("seed", 40_000)]);
+    let mut btd = home.start();
+    home.wait_state(meta.info_hash, "seeding");
+    let mut raw = Raw::connect(&home);
+    for line in [
+        "",
+        "list",
+        "{}",
+        "[]",
+        "null",
+        "{\"command\":\"explode\"}",
+        "{\"command\":\"list\",\"more\":1}",
+        "{\"command\":\"show\"}",
+        "{\"command\":\"show\",\"hash\":7}",
+        "{\"command\":\"show\",\"hash\":\"\"}",
+        "{\"command\":\"pause\"}",
+        "{\"command\":\"pause\",\"hash\":\"abcd\",\"all\":true}",
+        "{\"command\":\"limits\",\"upload_rate\":-1}",
+        "{\"command\":\"limits\",\"upload_rate\":1}",
+        "\u{0}\u{1}\u{2}",
+    ] {
+        raw.say(format!("{line}\n").as_bytes());
+        assert_eq!(raw.error_kind(), "bad-request", "{line:?}");
+    }
+    // The connection is still good, and may be used for several requests at once.
+    raw.say(b"{\"command\":\"health\"}\n{\"command\":\"list\"}\n");
+    assert_eq!(raw.hear(), "{\"row\":{\"healthy\":true,\"why\":[]}}\n");
+    assert_eq!(raw.hear(), "{\"end\":{\"rows\":1}}\n");
+    assert!(raw.hear().starts_with("{\"row\":{\"info_hash\":"));
+    assert_eq!(raw.hear(), "{\"end\":{\"rows\":1}}\n");
+
+    let mut long = Raw::connect(&home);
+    long.say(&vec![b'x'; 1 << 20]);
+    assert_eq!(long.error_kind(), "bad-request");
+    assert_eq!(long.hear(), "", "it is hung up on");
+    let mut deep = Raw::connect(&home);
+    deep.say(&[vec![b'['; 8000], vec![b'\n']].concat());
+    assert_eq!(deep.error_kind(), "bad-request");
+    let mut torn = Raw::connect(&home);
+    torn.say(b"{\"command\":");
+    torn.0.get_mut().shutdown(std::net::Shutdown::Write).expect("shut");
+    assert_eq!(torn.error_kind(), "bad-request");
+    // More than any torrent, less than was announced, and no torrent.
+    for (len, sent, kind) in [
+        (u64::MAX, 10, "bad-torrent"),
+        (1 << 26, 10, "bad-torrent"),
+        (10, 10, "bad-torrent"),
+    ] {
+        let mut add = Raw::connect(&home);
+        add.say(format!("{{\"command\":\"add\",\"name\":\"../../x\",\"len\":{len}}}\n").as_bytes());
+        add.say(&vec![b'd'; sent]);
+        assert_eq!(add.error_kind(), kind, "{len}");
+    }
+    let mut gone = Raw::connect(&home);
+    gone.say(b"{\"command\":\"add\",\"name\":\"x\",\"len\":1000}\nd4:info");
+    drop(gone);
+    btd.process.assert_running();
+    assert_eq!(home.json(&["list"]).rows().len(), 1);
+    assert_eq!(fs::read_dir(&home.watch).expect("listed").count(), 1);
+    btd.stop();
+}
+
+#[test]
+fn socket_is_for_btds_own_user_and_root_only() {
+    let home = Home::new("ctl-permission");
+    let btd = home.start();
+    let mode = fs::metadata(home.socket()).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    if !rustix::process::geteuid().is_root() {
+        btd.stop();
+        return support::cannot("another user's part of it needs root");
+    }
+    // Outside of the scratch folder, which others may not enter.
+    let public = tempfile::tempdir().expect("a temporary folder");
+    fs::set_permissions(public.path(), fs::Permissions::from_mode(0o755)).expect("set");
+    let binary = public.path().join("btd");
+    fs::copy(env!("CARGO_BIN_EXE_btd"), &binary).expect("copied");
+    btd.stop();
+    let state = public.path().join("state");
+    let config = format!(
+        "state-dir = {state:?}\n\n{}",
+        home.config("").to_toml().split_once("\n\n").expect("its head").1
+    );
+    fs::write(home.path().join("btd.toml"), config).expect("written");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_btd"));
+    command.arg("--config").arg(home.path().join("btd.toml"));
+    let mut process = support::process::Process::spawn("btd", &mut command, &home.path().join("btd.log"));
+    wait_for("btd is ready", within(SECONDS), || {
+        state.join("ports.json").exists().then_some(())
+    });
+    let as_nobody = || {
+        let mut command = Command::new(&binary);
+        command.args(["ctl", "list", "--state-dir"]).arg(&state);
+        run(command.uid(65_534).gid(65_534))
+    };
+    let shut_out = as_nobody();
+    assert!(
+        shut_out.code != 0 && shut_out.err.contains("ermission denied"),
+        "{}",
+        shut_out.err
+    );
+    // Somebody has opened it: whoever connects is still asked who he is.
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o755)).expect("set");
+    fs::set_permissions(state.join("ctl.sock"), fs::Permissions::from_mode(0o777)).expect("set");
+    as_nobody().assert_fails(REFUSED, "only btd's own user and root");
+    process.signal(Signal::TERM);
+    process.wait_success(within(SECONDS));
+}
+
+#[test]
+fn a_long_list_comes_whole_to_two_at_once_while_another_does_not_read_its_own() {
+    const COUNT: usize = 3_000;
+    let home = Home::new("ctl-many");
+    for number in 0..COUNT {
+        let name = format!("torrent number {number}");
+        let torrent = torrent(&name, &[(&name, 10)], &number.to_be_bytes(), "");
+        fs::write(home.watch.join(format!("{number}.torrent")), torrent).expect("written");
+    }
+    let btd = home.start();
+    let mut stalls = Raw::connect(&home);
+    // Far more than a socket holds: it is written to until it takes no more, and nobody waits for it.
+    for _ in 0..20 {
+        stalls.say(b"{\"command\":\"list\"}\n");
+    }
+    std::thread::scope(|scope| {
+        let lists: Vec<_> = (0..2).map(|_| scope.spawn(|| home.json(&["list"]).rows())).collect();
+        for list in lists {
+            let rows = list.join().expect("listed");
+            let hashes: Vec<&str> = rows.iter().filter_map(|row| row["info_hash"].as_str()).collect();
+            assert!(hashes.len() == COUNT && hashes.is_sorted_by(|one, two| one < two));
+        }
+    });
+    assert_eq!(home.ctl(&["health"]).code, 0);
+    // What it did not read is all there when it does.
+    let mut rows = 0;
+    for _ in 0..20 {
+        loop {
+            let line = stalls.hear();
+            match line.starts_with("{\"row\"") {
+                true => rows += 1,
+                false => break assert_eq!(line, format!("{{\"end\":{{\"rows\":{COUNT}}}}}\n")),
+            }
+        }
+    }
+    assert_eq!(rows, 20 * COUNT);
+    // One who has seen enough ends it.
+    let mut head = Command::new(env!("CARGO_BIN_EXE_btd"));
+    head.args(["ctl", "list", "--state-dir", "state"])
+        .current_dir(home.path());
+    let mut child = head
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("run btd ctl");
+    let mut first = [0; 4];
+    let mut out = child.stdout.take().expect("piped");
+    out.read_exact(&mut first).expect("a head");
+    drop(out);
+    let output = child.wait_with_output().expect("ended");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    btd.stop();
+}
+
+#[test]
+fn those_that_say_nothing_are_bounded_and_let_go_after_a_while() {
+    let home = Home::new("ctl-stall");
+    let btd = home.start();
+    let started = Instant::now();
+    let mut silent: Vec<Raw> = (0..32).map(|_| Raw::connect(&home)).collect();
+    silent.iter_mut().for_each(|raw| raw.say(b"{\"comm"));
+    // All places are taken, and it is said so.
+    let mut more = Raw::connect(&home);
+    assert_eq!(more.error_kind(), "unavailable");
+    home.ctl(&["health"])
+        .assert_fails(NOT_RUNNING, "others are being answered");
+    for raw in &mut silent {
+        assert_eq!(raw.error_kind(), "unavailable");
+        assert_eq!(raw.hear(), "");
+    }
+    assert!(started.elapsed() >= Duration::from_secs(9), "{:?}", started.elapsed());
+    assert_eq!(home.ctl(&["health"]).code, 0, "there is room again");
+    btd.stop();
+}
