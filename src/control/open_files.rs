@@ -114,9 +114,9 @@ mod tests {
 
     #[test]
     fn what_is_given_out_is_there() {
-        assert_eq!(of(1024, 8000, 2), (559, 92));
-        assert_eq!(of(1024, 500, 2), (500, 121));
-        for limit in (416..70_000).step_by(111) {
+        assert_eq!(of(1024, 8000, 2), (487, 80));
+        assert_eq!(of(1024, 400, 2), (400, 123));
+        for limit in (520..70_000).step_by(111) {
             for (connections, shards) in [(1, 1), (8000, 2), (200, 4), (1_000_000, 4)] {
                 let (connections, files) = of(limit, connections, shards);
                 let checks = share_out(limit, 1, shards).checks as u64 * PER_CHECK;
