@@ -87,7 +87,7 @@ pub enum Request {
     },
     /// What btd does as a whole: a [`Stats`].
     Stats {},
-    /// The rates that all torrents together keep to, after what is given here was set until btd ends: a [`Limits`].
+    /// The rates that all torrents together keep to, after what is given here was set until btd ends or reads its configuration again: a [`Limits`].
     Limits {
         /// Bytes a second, 0 for no limit; as it is if absent.
         #[serde(default)]
@@ -374,7 +374,7 @@ pub struct ShardRow {
     pub silent: f64,
 }
 
-/// The rates that all torrents together keep to, until btd ends.
+/// The rates that all torrents together keep to, until btd ends or reads its configuration again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Bytes a second; `None` is no limit.

@@ -80,7 +80,7 @@ pub(super) enum Command {
     },
     /// Show what btd does as a whole
     Stats,
-    /// Show the rates that all torrents together keep to, or change them until btd ends
+    /// Show the rates that all torrents together keep to, or change them until btd ends or reads its configuration again
     ///
     /// What is changed here is not written to the configuration, and is over with the next start.
     Limits {

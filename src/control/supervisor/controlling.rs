@@ -295,8 +295,12 @@ impl Supervisor<'_> {
         for (rate, pace, what) in wanted {
             pace.set(NonZeroU64::new(rate), now);
             match rate {
-                0 => tracing::info!("{what} is unlimited until btd ends, as somebody asked for"),
-                rate => tracing::info!("{what} is {rate} bytes a second until btd ends, as somebody asked for"),
+                0 => tracing::info!(
+                    "{what} is unlimited until btd ends or reads its configuration again, as somebody asked for"
+                ),
+                rate => tracing::info!(
+                    "{what} is {rate} bytes a second until btd ends or reads its configuration again, as somebody asked for"
+                ),
             }
         }
         let rate = |pace: &Pace| pace.bytes_per_second().map(NonZeroU64::get);

@@ -1,6 +1,6 @@
 //! `btd doctor`: whether this machine lets btd be what it can be, and which line to change where it does not.
 //!
-//! Looks and changes nothing. Each thing that was looked at is a [`finding`]; `kernel`, `limits` and `disks` know what is
+//! Looks and changes nothing. Each thing that was looked at is a `finding`; `kernel`, `limits` and `disks` know what is
 //! good, `machine` where it is written. A running btd notices most of this itself and runs in a fallback; here it is told
 //! before, and all at once.
 
