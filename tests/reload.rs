@@ -235,6 +235,26 @@ fn watch_folders_come_go_and_change_their_payload() {
 }
 
 #[test]
+fn torrents_that_are_paused_stay_so_when_a_reload_moves_their_payload() {
+    let home = Home::new("paused");
+    let (one, two) = (home.watch("one", true), home.watch("two", true));
+    let btd = Btd::start(home.path(), &config(&[&one, &two], ""));
+    btd.wait_seeding(2);
+    let paused = Command::new(env!("CARGO_BIN_EXE_btd"))
+        .args(["ctl", "--state-dir", "state", "pause", "--all"])
+        .current_dir(home.path())
+        .status()
+        .expect("run btd ctl");
+    assert!(paused.success());
+    wait_for_torrents(&btd, "paused", 2);
+    let moved = (one.0.clone(), two.1.clone());
+    reload(&btd, home.path(), &config(&[&moved, &two], "").to_toml());
+    log_has(&btd, "removed \"one\"");
+    wait_for_torrents(&btd, "paused", 2);
+    btd.stop();
+}
+
+#[test]
 fn peers_that_a_reload_names_are_downloaded_from() {
     let home = Home::new("peers");
     let (there, lacking) = (

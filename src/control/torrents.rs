@@ -416,6 +416,11 @@ impl Torrents {
         !self.has(info_hash) && self.paused.remove(&info_hash)
     }
 
+    /// One that was removed will be paused when it comes again.
+    pub(super) fn stay_paused(&mut self, info_hash: InfoHash) {
+        self.paused.insert(info_hash);
+    }
+
     /// Whether there is this one and it is paused.
     pub(super) fn is_paused(&self, info_hash: InfoHash) -> bool {
         self.by_hash.get(&info_hash).is_some_and(Entry::is_paused)

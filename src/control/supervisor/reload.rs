@@ -14,7 +14,9 @@ use tokio::sync::mpsc;
 use super::Supervisor;
 use crate::control::checks::Progress;
 use crate::control::config::{self, Config, Watch};
+use crate::control::torrents::Removal;
 use crate::control::{blocking, example, logging, metrics, service_manager};
+use crate::proto::InfoHash;
 
 /// Why a configuration was not taken over.
 #[derive(Debug, thiserror::Error)]
@@ -158,23 +160,36 @@ impl Supervisor<'_> {
                 }
                 // What is known is of other payload: its torrents come anew.
                 Some(watch) => {
-                    self.close_folder(number, "its payload is elsewhere");
+                    for paused in self.close_folder(number, "its payload is elsewhere") {
+                        self.torrents.stay_paused(paused);
+                        self.session.put_paused(paused, true);
+                    }
                     self.folders.open(watch);
                 }
-                None => self.close_folder(number, "its watch folder is no longer in the configuration"),
+                None => {
+                    self.close_folder(number, "its watch folder is no longer in the configuration");
+                }
             }
         }
         new.into_iter().for_each(|watch| self.folders.open(watch));
         finds_others
     }
 
-    fn close_folder(&mut self, number: usize, why: &str) {
+    /// Removes its torrents. Gives those that were paused.
+    fn close_folder(&mut self, number: usize, why: &str) -> Vec<InfoHash> {
         self.folders.close(number);
         self.peers.remove(&number);
+        let mut paused = Vec::new();
         for file in self.torrents.files_in(number) {
             let removal = self.torrents.remove(&file);
+            if let Removal::Gone(info_hash, entry) = &removal
+                && entry.is_paused()
+            {
+                paused.push(*info_hash);
+            }
             self.on_removal(removal, || why.to_owned());
         }
+        paused
     }
 
     /// What is missing of torrents may be had now where it could not before.
