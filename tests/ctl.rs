@@ -733,6 +733,23 @@ fn data_that_another_torrent_may_have_from_a_folder_around_it_is_not_deleted() {
 }
 
 #[test]
+fn payload_that_has_the_name_which_a_file_has_meanwhile_is_not_deleted() {
+    let home = Home::new("ctl-remove-part");
+    // As long as each other: what is deleted with `x` is `x.part` of that length too.
+    let whole = home.payload("x", &[("x", 100)]);
+    let part = home.payload("x.part", &[("x.part", 100)]);
+    let btd = home.start();
+    home.wait_state(whole.info_hash, "seeding");
+    home.wait_state(part.info_hash, "seeding");
+    for (meta, other) in [(&whole, &part), (&part, &whole)] {
+        home.ctl(&["remove", &hash_of(meta), "--with-data"])
+            .assert_fails(REFUSED, &hash_of(other));
+    }
+    assert!(home.data.join("x").exists() && home.data.join("x.part").exists());
+    btd.stop();
+}
+
+#[test]
 fn download_that_is_removed_with_its_data_leaves_no_part_and_can_be_added_again() {
     let (home, from) = (Home::new("ctl-remove-download"), Home::new("ctl-remove-seed"));
     let meta = from.payload("t", &[("t/a", 1_000_000), ("t/b", 1_000_000)]);

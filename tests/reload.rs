@@ -235,7 +235,7 @@ fn watch_folders_come_go_and_change_their_payload() {
 }
 
 #[test]
-fn torrents_that_are_paused_stay_so_when_a_reload_moves_their_payload() {
+fn torrents_that_are_paused_stay_so_when_a_reload_moves_their_payload_or_their_folder_comes_back() {
     let home = Home::new("paused");
     let (one, two) = (home.watch("one", true), home.watch("two", true));
     let btd = Btd::start(home.path(), &config(&[&one, &two], ""));
@@ -250,6 +250,10 @@ fn torrents_that_are_paused_stay_so_when_a_reload_moves_their_payload() {
     let moved = (one.0.clone(), two.1.clone());
     reload(&btd, home.path(), &config(&[&moved, &two], "").to_toml());
     log_has(&btd, "removed \"one\"");
+    wait_for_torrents(&btd, "paused", 2);
+    reload(&btd, home.path(), &config(&[&moved], "").to_toml());
+    wait_for_torrents(&btd, "paused", 1);
+    reload(&btd, home.path(), &config(&[&moved, &two], "").to_toml());
     wait_for_torrents(&btd, "paused", 2);
     btd.stop();
 }

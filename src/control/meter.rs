@@ -1,10 +1,9 @@
 //! How fast things move, for those who look now and then: counters that only grow are turned into rates.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::proto::rate::Rate;
-use crate::stats::{Counters, Shared};
+use crate::stats::Counters;
 
 /// The least time between two looks that a rate is taken over: shards tell of what they moved once a second.
 const LOOK_MIN: Duration = Duration::from_secs(4);
@@ -92,38 +91,6 @@ impl Throughput {
     }
 }
 
-/// Which shards give signs of life.
-#[derive(Debug)]
-pub(super) struct Pulse {
-    /// For each shard, its last tick and when that was new.
-    ticks: Vec<(Duration, Instant)>,
-}
-
-impl Pulse {
-    /// All of them have given one just now.
-    pub(super) fn new(shards: &[Arc<Shared>], now: Instant) -> Self {
-        let ticks = shards.iter().map(|shard| (shard.last_tick(), now)).collect();
-        Self { ticks }
-    }
-
-    /// Notices which shards have ticked since the last call.
-    pub(super) fn look(&mut self, shards: &[Arc<Shared>], now: Instant) {
-        for (shard, (tick, seen)) in shards.iter().zip(&mut self.ticks) {
-            let last = shard.last_tick();
-            if last != *tick {
-                (*tick, *seen) = (last, now);
-            }
-        }
-    }
-
-    /// For how long each has given none. One ticks at least once a second.
-    pub(super) fn silent(&self, now: Instant) -> impl Iterator<Item = Duration> {
-        self.ticks
-            .iter()
-            .map(move |(_, seen)| now.saturating_duration_since(*seen))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,21 +110,6 @@ mod tests {
         assert_eq!(meter.rates(), (10, 20), "too early to tell");
         meter.look((9000, 100), start + Duration::from_secs(20));
         assert_eq!(meter.rates(), (1790, 0));
-    }
-
-    #[test]
-    fn a_shard_that_stands_still_is_told_from_one_that_moves() {
-        let shards = [Arc::new(Shared::default()), Arc::new(Shared::default())];
-        let start = Instant::now();
-        let mut pulse = Pulse::new(&shards, start);
-        let none = crate::stats::Histogram::default();
-        shards[0].publish(&Counters::default(), &none, &none, Duration::from_secs(3));
-        pulse.look(&shards, start + Duration::from_secs(3));
-        let silent: Vec<u64> = pulse
-            .silent(start + Duration::from_secs(4))
-            .map(|time| time.as_secs())
-            .collect();
-        assert_eq!(silent, [1, 4]);
     }
 
     #[test]

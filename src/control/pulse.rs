@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::stats::Shared;
 
+/// One that has not ticked for this long serves nobody.
+pub(super) const STUCK_AFTER: Duration = Duration::from_secs(10);
+
 /// The shards' signs of life.
 pub(super) struct Pulse {
     shards: Vec<Beat>,
@@ -63,12 +66,16 @@ impl Pulse {
         self.shards.iter_mut().for_each(|beat| beat.seen = now);
     }
 
+    /// For how long nothing was seen of each.
+    pub(super) fn silences(&self, now: Instant) -> impl Iterator<Item = Duration> {
+        let beats = self.shards.iter();
+        beats.map(move |beat| now.saturating_duration_since(beat.seen))
+    }
+
     /// Those of which nothing was seen for longer than `patience`.
     pub(super) fn silent(&self, patience: Duration, now: Instant) -> Vec<Silent> {
-        let silent = self.shards.iter().enumerate().map(|(shard, beat)| Silent {
-            shard,
-            time: now.saturating_duration_since(beat.seen),
-        });
+        let all = self.silences(now).enumerate();
+        let silent = all.map(|(shard, time)| Silent { shard, time });
         silent.filter(|silent| silent.time > patience).collect()
     }
 }

@@ -28,8 +28,9 @@ use super::ctl::door::{Ask, door};
 use super::ctl::{handlers, socket};
 use super::downloads::{self, Downloads};
 use super::history::Totals;
-use super::meter::{Pulse, Throughput};
+use super::meter::Throughput;
 use super::metrics::{self, Reporter};
+use super::pulse::Pulse;
 use super::resolver::Resolver;
 use super::rivals::{Rival, rival_of};
 use super::shards::{self, Shards};
@@ -358,7 +359,7 @@ impl<'a> Supervisor<'a> {
         let now = Instant::now();
         let (reload, config_read) = Reload::new(PathBuf::from(file));
         metrics::publish_config();
-        let pulse = Pulse::new(&shards.counters(), now);
+        let pulse = Pulse::new(shards.counters(), now);
         Ok(Self {
             config: config.clone(),
             reload,
@@ -757,7 +758,7 @@ impl Supervisor<'_> {
     /// Takes the rates that those who ask are told.
     fn measure(&mut self, now: Instant) {
         let shards = self.shards.counters();
-        self.pulse.look(&shards, now);
+        self.pulse.look(now);
         self.throughput.look(shards.iter().map(|shard| shard.counters()), now);
         if self.throughput.is_moving(now) {
             self.torrents.measure(self.torrents.len() / MEASURE_TURNS + 1, now);

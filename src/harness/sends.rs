@@ -164,7 +164,7 @@ impl Sends {
             receivers.push(receiver);
         }
         let (stop, ready) = (AtomicBool::new(false), Barrier::new(2));
-        let (spent, took) = thread::scope(|scope| {
+        let ((spent, sent), took) = thread::scope(|scope| {
             let sending = scope.spawn(|| {
                 let placed = stay_on(self.cpus.0);
                 ready.wait();
@@ -172,7 +172,7 @@ impl Sends {
                 let before = cpu_time();
                 let sent = sender.run(&stop);
                 let spent = cpu_time().saturating_sub(before);
-                sent.map_err(cannot("send")).map(|()| spent)
+                sent.map_err(cannot("send")).map(|()| (spent, sender.sent))
             });
             let receiving = scope.spawn(|| {
                 let placed = stay_on(self.cpus.1);
@@ -186,7 +186,8 @@ impl Sends {
             let spent = sending.join().expect("the sender does not panic");
             Ok::<_, Error>((spent?, took?))
         })?;
-        let gib = self.bytes as f64 / f64::from(1 << 30);
+        // More than was asked for: what is under way when the last byte is received was sent as well.
+        let gib = sent as f64 / f64::from(1 << 30);
         Ok(Cost {
             source,
             cpu_seconds_per_gib: spent.as_secs_f64() / gib,
@@ -246,6 +247,8 @@ struct Sender {
     epoll: OwnedFd,
     connections: Vec<Connection>,
     random: Random,
+    /// Bytes that the sockets have taken.
+    sent: u64,
 }
 
 struct Connection {
@@ -268,6 +271,7 @@ impl Sender {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC).map_err(cannot("make an epoll"))?,
             connections: Vec::new(),
             random: Random::new(1),
+            sent: 0,
         })
     }
 
@@ -315,7 +319,7 @@ impl Sender {
                         Err(error) => return Err(error),
                     }
                 }
-                let blocked = connection.pump(&self.store, self.batch, &mut self.random)?;
+                let blocked = connection.pump((&self.store, self.batch), &mut self.random, &mut self.sent)?;
                 if blocked != connection.blocked {
                     connection.blocked = blocked;
                     let mut flags = epoll::EventFlags::IN;
@@ -331,7 +335,7 @@ impl Sender {
 
 impl Connection {
     /// Sends what is asked for until there is nothing, or the socket takes no more: that is what `true` says.
-    fn pump(&mut self, store: &Store, batch: usize, random: &mut Random) -> io::Result<bool> {
+    fn pump(&mut self, (store, batch): (&Store, usize), random: &mut Random, all: &mut u64) -> io::Result<bool> {
         loop {
             if self.left == 0 {
                 let blocks = (self.asked / REQUEST_LEN).min(batch / BLOCK_LEN);
@@ -362,6 +366,7 @@ impl Connection {
                 Ok(sent) => {
                     self.at += sent;
                     self.left -= sent;
+                    *all += sent as u64;
                 }
                 Err(Errno::AGAIN) => return Ok(true),
                 Err(error) => return Err(error.into()),

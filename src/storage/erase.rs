@@ -67,6 +67,13 @@ pub fn names(files: &[FileEntry]) -> impl Iterator<Item = RelPath> {
     all_names(files).map(|name| name.path)
 }
 
+/// Whether torrents of these names, in one data folder, may have the same file: all files of a torrent lie below its name, or
+/// are it, or are it with [`PART_SUFFIX`](super::PART_SUFFIX).
+pub fn may_meet(one: &str, other: &str) -> bool {
+    let is_part = |whole: &str, part: &str| part.strip_suffix(super::PART_SUFFIX) == Some(whole);
+    one == other || is_part(one, other) || is_part(other, one)
+}
+
 /// Deletes them. What is not there is no error.
 pub fn erase(root: &Root, files: &[FileEntry]) -> Erased {
     let mut erased = Erased::default();
@@ -179,6 +186,16 @@ mod tests {
             assert!(!there(dir, gone), "{gone}");
         }
         assert_eq!(erase(&root, &files), Erased::default(), "there is nothing left");
+    }
+
+    #[test]
+    fn torrents_meet_by_their_name_and_by_the_one_that_a_file_has_meanwhile() {
+        for (one, other) in [("x", "x"), ("x", "x.part"), ("x.part", "x"), ("x.part", "x.part.part")] {
+            assert!(may_meet(one, other), "{one} {other}");
+        }
+        for (one, other) in [("x", "y"), ("x", "x.parts"), ("x", "x.part.part"), ("x.part", "y")] {
+            assert!(!may_meet(one, other), "{one} {other}");
+        }
     }
 
     #[test]

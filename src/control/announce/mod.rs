@@ -1,8 +1,9 @@
 //! Announces torrents to their trackers: does what [`crate::announcer::schedule`] says is to be done.
 //!
 //! One task on the control plane's thread has the schedule ([`task`], with [`known`], [`names`] and [`parting`]); each
-//! announce or scrape is a task of its own, over [`http`] or by [`udp`]. What has to wait for a disk (what is kept over restarts) is done on threads. The supervisor tells which
-//! torrents there are and hears where their peers are, by two queues; it never waits for a tracker.
+//! announce or scrape is a task of its own, over [`http`] or by [`udp`]. What has to wait for a disk (what is kept over
+//! restarts) is done on threads. The supervisor tells which torrents there are and hears where their peers are, by two
+//! queues; it never waits for a tracker.
 //!
 //! Whatever trackers and torrent files say, nothing is sent to addresses that `allow-private` does not allow: see
 //! [`connect`].
@@ -70,7 +71,8 @@ pub(super) struct Announcer {
 }
 
 impl Announcer {
-    /// Starts the task. Peers are told to `found`, their names looked up by `resolver`. `port` is where they connect to us, if the plan has no other.
+    /// Starts the task. Peers are told to `found`, their names looked up by `resolver`. `port` is where they connect to
+    /// us, if the plan has no other.
     pub(super) fn start(
         plan: &Announce,
         (peer_id, port, sources): (PeerId, u16, Sources),

@@ -56,7 +56,8 @@ impl Task {
                 },
                 () = tokio::time::sleep_until(next.into()) => if Instant::now() >= deadline {
                     tracing::info!(
-                        "{} torrents could not be taken back from their trackers in time: they forget btd by themselves, or hear of it again at the next start",
+                        "{} torrents could not be taken back from their trackers in time: they forget btd by themselves, or \
+                         hear of it again at the next start",
                         self.schedule.len()
                     );
                     return;

@@ -87,7 +87,8 @@ pub enum Request {
     },
     /// What btd does as a whole: a [`Stats`].
     Stats {},
-    /// The rates that all torrents together keep to, after what is given here was set until btd ends or reads its configuration again: a [`Limits`].
+    /// The rates that all torrents together keep to, after what is given here was set until btd ends or reads its configuration
+    /// again: a [`Limits`].
     Limits {
         /// Bytes a second, 0 for no limit; as it is if absent.
         #[serde(default)]

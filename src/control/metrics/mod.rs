@@ -9,11 +9,11 @@ pub mod server;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
-use super::pulse::Pulse;
+use super::pulse::{Pulse, STUCK_AFTER};
 use crate::hashing::Pool;
 use crate::hashing::lanes::Work;
 use crate::hashing::pool::PoolStats;
@@ -21,9 +21,6 @@ use crate::shard::tracker::Served;
 use crate::stats::{BOUNDS_US, Counters, Histogram, Shared};
 use crate::storage::Throttle;
 use crate::tracker::{Counts, Kind, Outcome, Totals, Tracker};
-
-/// A shard ticks at least once a second. One that has not for this long serves nobody.
-const STUCK_AFTER: Duration = Duration::from_secs(10);
 
 /// The tracker, and what each shard has served for it.
 type TrackerFigures = (Arc<Tracker>, Vec<Arc<Served>>);
@@ -209,6 +206,8 @@ fn write_histogram(text: &mut String, name: &str, help: &str, histogram: &Histog
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::control::metrics::server::Source;
     use crate::hashing::PoolConfig;

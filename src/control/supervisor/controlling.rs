@@ -15,15 +15,15 @@ use crate::announcer::schedule::Status;
 use crate::control::checks::Progress;
 use crate::control::config::RATE_MIN;
 use crate::control::ctl::api::{Health, Kind, Limits, PREFIX_LEN_MIN, Refusal, ShardRow, Stats, TorrentRow};
+use crate::control::pulse::STUCK_AFTER;
 use crate::control::torrents::{Entry, STATE_NAMES};
 use crate::proto::InfoHash;
 use crate::proto::metainfo::Metainfo;
 use crate::session::Store;
 use crate::shard::{Pace, PeerStatus, Torrent};
 use crate::stats::Counters;
+use crate::storage::erase;
 
-/// A shard ticks at least once a second. One that has not for this long serves nobody.
-const STUCK_AFTER: Duration = Duration::from_secs(10);
 /// How many torrents are named where a beginning is that of several.
 const NAMED_MAX: usize = 4;
 
@@ -126,9 +126,8 @@ impl Supervisor<'_> {
         for (other, entry) in self.torrents.after(after).take(max) {
             (last, count) = (Some(other), count + 1);
             let dir = &self.folders.plan(entry.folder()).data_dir;
-            // All files of a torrent lie below its name, or are it.
             let is_candidate = match dir == data_dir {
-                true => entry.name == name,
+                true => erase::may_meet(&entry.name, name),
                 false => is_near(dir),
             };
             if other != info_hash && is_candidate {
@@ -175,12 +174,13 @@ impl Supervisor<'_> {
         self.shards.peers_of(info_hash)
     }
 
-    pub(in crate::control) fn stats(&self) -> Stats {
+    pub(in crate::control) fn stats(&mut self) -> Stats {
         let now = Instant::now();
+        self.pulse.look(now);
         let counters: Vec<Counters> = self.shards.counters().iter().map(|shard| shard.counters()).collect();
         let sum = |read: fn(&Counters) -> u64| counters.iter().map(read).sum();
         let (upload_rate, download_rate) = self.throughput.rates(now);
-        let shards = counters.iter().zip(self.pulse.silent(now)).enumerate();
+        let shards = counters.iter().zip(self.pulse.silences(now)).enumerate();
         Stats {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -212,15 +212,15 @@ impl Supervisor<'_> {
         }
     }
 
-    pub(in crate::control) fn health(&self) -> Health {
+    pub(in crate::control) fn health(&mut self) -> Health {
         let mut why = Vec::new();
         if !self.ready {
             why.push("it has not read all of its watch folders yet".to_owned());
         }
-        let silent = self.pulse.silent(Instant::now());
-        for (index, silent) in silent.enumerate().filter(|(_, silent)| *silent > STUCK_AFTER) {
-            why.push(format!("shard {index} has not ticked for {} s", silent.as_secs()));
-        }
+        // Now, and not when it was last done: btd may have been stopped as a whole meanwhile.
+        let now = Instant::now();
+        self.pulse.look(now);
+        why.extend(self.pulse.silent(STUCK_AFTER, now).iter().map(ToString::to_string));
         if self.shards.any_has_ended() {
             why.push("a shard has ended by itself".to_owned());
         }

@@ -1,4 +1,5 @@
-//! SIGHUP: the configuration is read again, and what can be taken over of it is, without a connection ended for it.
+//! SIGHUP: the configuration is read again, and what can be taken over of it is, without a
+//! connection ended but those of torrents whose folder is gone or has its payload elsewhere.
 //!
 //! It is read and judged on a thread, whole, with the files that it names: what is not right in every line changes
 //! nothing. Signals that come meanwhile are one more reload afterwards. What a running btd cannot change is named, and
@@ -16,7 +17,6 @@ use crate::control::checks::Progress;
 use crate::control::config::{self, Config, Watch};
 use crate::control::torrents::Removal;
 use crate::control::{blocking, example, logging, metrics, service_manager};
-use crate::proto::InfoHash;
 
 /// Why a configuration was not taken over.
 #[derive(Debug, thiserror::Error)]
@@ -160,36 +160,32 @@ impl Supervisor<'_> {
                 }
                 // What is known is of other payload: its torrents come anew.
                 Some(watch) => {
-                    for paused in self.close_folder(number, "its payload is elsewhere") {
-                        self.torrents.stay_paused(paused);
-                        self.session.put_paused(paused, true);
-                    }
+                    self.close_folder(number, "its payload is elsewhere");
                     self.folders.open(watch);
                 }
-                None => {
-                    self.close_folder(number, "its watch folder is no longer in the configuration");
-                }
+                None => self.close_folder(number, "its watch folder is no longer in the configuration"),
             }
         }
         new.into_iter().for_each(|watch| self.folders.open(watch));
         finds_others
     }
 
-    /// Removes its torrents. Gives those that were paused.
-    fn close_folder(&mut self, number: usize, why: &str) -> Vec<InfoHash> {
+    /// Removes its torrents. Those that are paused will be when they come again, as they would after a restart.
+    fn close_folder(&mut self, number: usize, why: &str) {
         self.folders.close(number);
         self.peers.remove(&number);
-        let mut paused = Vec::new();
         for file in self.torrents.files_in(number) {
             let removal = self.torrents.remove(&file);
-            if let Removal::Gone(info_hash, entry) = &removal
-                && entry.is_paused()
-            {
-                paused.push(*info_hash);
-            }
+            let paused = match &removal {
+                Removal::Gone(info_hash, entry) if entry.is_paused() => Some(*info_hash),
+                _ => None,
+            };
             self.on_removal(removal, || why.to_owned());
+            if let Some(info_hash) = paused {
+                self.torrents.stay_paused(info_hash);
+                self.session.put_paused(info_hash, true);
+            }
         }
-        paused
     }
 
     /// What is missing of torrents may be had now where it could not before.

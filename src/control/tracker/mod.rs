@@ -1,8 +1,9 @@
 //! The tracker as the control plane sees it: made from the configuration, and told which torrents it is for.
 //!
-//! Serving is the shards' affair, and sharing the swarms with other btds is that of [`store`]. Here the lists of info-hashes are read, at start and whenever their files change, and with
-//! `private` the torrents that btd holds are told. A list that cannot be read at start stops btd: a tracker meant for a few
-//! torrents would be open to all. Later the last good one goes on being used.
+//! Serving is the shards' affair, and sharing the swarms with other btds is that of [`store`]. Here the lists of
+//! info-hashes are read, at start and whenever their files change, and with `private` the torrents that btd holds are
+//! told. A list that cannot be read at start stops btd: a tracker meant for a few torrents would be open to all. Later
+//! the last good one goes on being used.
 
 mod store;
 

@@ -26,7 +26,8 @@ const SIGNALS: [(&str, &str); 4] = [
     ),
     (
         "SIGHUP",
-        "Read the configuration again, and take over what can be without a restart, with no connection ended for it; \
+        "Read the configuration again, and take over what can be without a restart, with no connection ended for it but those \
+         of a watch folder that is gone or has its payload elsewhere; \
          btd.toml(5) says what that is. One with a mistake changes nothing: the log names it, and btd_config_reload_ok \
          is 0.",
     ),

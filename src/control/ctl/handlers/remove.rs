@@ -53,11 +53,11 @@ pub(super) async fn remove(door: &Door, hash: String, with_data: bool) -> Result
         folders: 0,
         kept: Vec::new(),
     };
-    let Some(meta) = meta else { return Ok(removed) };
     if !is_gone {
         let message = "another .torrent file of it has come meanwhile: it stays, and its payload with it";
         return Err(Refusal::new(Kind::Refused, message));
     }
+    let Some(meta) = meta else { return Ok(removed) };
     if let Some(rest) = rest
         && timeout(REST_DEADLINE, rest).await.is_err()
     {
@@ -96,10 +96,14 @@ pub(super) async fn remove(door: &Door, hash: String, with_data: bool) -> Result
 
 /// Deletes the files that a torrent comes from.
 fn take_out(files: &[PathBuf]) -> Result<(), Refusal> {
-    for file in files {
+    for (before, file) in files.iter().enumerate() {
         match std::fs::remove_file(file) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                let message = format!("cannot delete {}: {error} (nothing else was changed)", file.display());
+                let changed = match before {
+                    0 => "nothing was changed".to_owned(),
+                    _ => format!("{before} other .torrent files of it are deleted already, and it stays"),
+                };
+                let message = format!("cannot delete {}: {error} ({changed})", file.display());
                 return Err(Refusal::new(Kind::Io, message));
             }
             _ => {}
