@@ -1,0 +1,48 @@
+//! What the scrub asks the supervisor: see [`crate::control::scrub`].
+
+use super::{State, Supervisor};
+use crate::control::scrub::{Next, NextPlease, Scrubs};
+use crate::control::torrents::Entry;
+
+impl Supervisor<'_> {
+    /// Scrubs the data folders of the watch folders that there are now, if payload is scrubbed at all.
+    pub(super) fn follow_scrubs(&mut self) {
+        if let Some(scrubs) = &mut self.scrubs {
+            let dirs = self.folders.open_ones().map(|(_, watch)| watch.data_dir.as_path());
+            scrubs.follow(dirs);
+        }
+    }
+
+    /// The scrub of a folder wants its next torrent: one that is served, and that nobody writes to.
+    pub(super) fn on_scrub(&self, ask: NextPlease) {
+        let NextPlease {
+            folder,
+            behind,
+            is_counted,
+            reply,
+        } = ask;
+        let of_folder = |entry: &Entry| {
+            let is_at_rest = matches!(entry.state, State::Seeding | State::Partial);
+            is_at_rest && self.folders.plan(entry.folder()).data_dir == folder
+        };
+        let mut torrents = self
+            .torrents
+            .after(behind)
+            .filter(|(_, entry)| of_folder(entry))
+            .filter_map(|(_, entry)| Some((entry.served.as_ref()?, entry.len())));
+        let next = torrents.next().map(|(torrent, len)| Next {
+            torrent: std::sync::Arc::clone(torrent),
+            left: match is_counted {
+                true => len + torrents.map(|(_, len)| len).sum::<u64>(),
+                false => 0,
+            },
+        });
+        // The thread may have ended with its folder.
+        let _ = reply.send(next);
+    }
+
+    /// What scrubs, to be ended.
+    pub(super) fn take_scrubs(&mut self) -> Option<Scrubs> {
+        self.scrubs.take()
+    }
+}
