@@ -46,11 +46,12 @@ pub(super) struct NextPlease {
     pub(super) reply: Sender<Option<Next>>,
 }
 
-/// A torrent to be read, and how many bytes there are in all torrents from it on, if that was asked for.
+/// A torrent to be read, and how many bytes there are in all torrents from it on and in all of the folder, if that was asked for.
 #[derive(Debug)]
 pub(super) struct Next {
     pub(super) torrent: Arc<Torrent>,
     pub(super) left: u64,
+    pub(super) total: u64,
 }
 
 /// The threads that read.
@@ -167,22 +168,22 @@ impl Scrub {
         let mut is_anything = state.behind.is_some();
         let (mut read_at, mut recorded) = (Instant::now(), Instant::now());
         // Of the torrents from the one in hand on, and which that is.
-        let mut counted: Option<(InfoHash, u64)> = None;
+        let mut counted: Option<(InfoHash, u64, u64)> = None;
         loop {
             let Some(next) = self.next(state.behind, counted.is_none())? else {
                 break;
             };
             let torrent = next.torrent;
             let info_hash = torrent.info_hash();
-            let left = match counted {
-                Some((of, left)) if of == info_hash => left,
+            let (left, total) = match counted {
+                Some((of, left, total)) if of == info_hash => (left, total),
                 Some(_) => {
                     counted = None; // Another one is there: it is asked for once more.
                     continue;
                 }
-                None => next.left,
+                None => (next.left, next.total),
             };
-            counted = Some((info_hash, left));
+            counted = Some((info_hash, left, total));
             if !is_anything && state.current.is_none() {
                 state.begun = now(); // Before, there was nothing to be read.
             }
@@ -199,7 +200,8 @@ impl Scrub {
             };
             let before = u64::from(piece.get()) * u64::from(torrent.geometry().piece_len_max());
             let len = u64::from(torrent.geometry().piece_len(piece));
-            let rest = rest(self.period, state.begun, now(), left.saturating_sub(before), len);
+            let left = left.saturating_sub(before);
+            let rest = rest(self.period, (state.begun, now()), (left, total), len);
             if let Some(wait) = rest.checked_sub(read_at.elapsed()).filter(|wait| !wait.is_zero()) {
                 // Nothing is held on to meanwhile, and what is there may be other torrents afterwards.
                 drop(torrent);
@@ -316,12 +318,15 @@ fn judge_files(torrent: &Torrent) {
     }
 }
 
-/// How long to rest before a piece of `len` bytes is read, of which, with all behind it, `left` are left of a pass that was
-/// begun at `begun` and is to take `period`. Times in seconds since 1970.
-fn rest(period: Duration, begun: u64, now: u64, left: u64, len: u64) -> Duration {
+/// How long to rest before a piece of `len` bytes is read, of which, with all behind it, `left` are left of the `total` of a
+/// pass that was begun at `begun` and is to take `period`. Times in seconds since 1970.
+fn rest(period: Duration, (begun, now): (u64, u64), (left, total): (u64, u64), len: u64) -> Duration {
     let end = begun.saturating_add(period.as_secs());
-    let time_left = Duration::from_secs(end.saturating_sub(now)).clamp(period / HASTE_MAX, period);
-    time_left.mul_f64((len as f64 / left.max(len).max(1) as f64).min(1.0))
+    let time_left = Duration::from_secs(end.saturating_sub(now)).min(period);
+    let part = |of: u64| (len as f64 / of.max(len).max(1) as f64).min(1.0);
+    // However late it is.
+    let least = (period / HASTE_MAX).mul_f64(part(total));
+    time_left.mul_f64(part(left)).max(least)
 }
 
 /// Seconds since 1970.
@@ -340,9 +345,10 @@ mod tests {
     fn a_pass_rests_so_long_that_it_takes_its_period() {
         let period = Duration::from_secs(30 * DAY);
         // A terabyte in pieces of 4 MiB.
-        let (mut left, len, mut time) = (1_u64 << 40, 4 << 20, 0.0);
+        const TOTAL: u64 = 1 << 40;
+        let (mut left, len, mut time) = (TOTAL, 4 << 20, 0.0);
         while left > 0 {
-            time += rest(period, 0, time as u64, left, len).as_secs_f64();
+            time += rest(period, (0, time as u64), (left, TOTAL), len).as_secs_f64();
             left -= len;
         }
         let days = time / DAY as f64;
@@ -351,15 +357,17 @@ mod tests {
 
     #[test]
     fn a_pass_that_was_held_up_makes_up_for_it_and_does_not_run_wild() {
+        const TOTAL: u64 = 1 << 40;
         let period = Duration::from_secs(30 * DAY);
-        let at = |now| rest(period, 0, now, 1 << 40, 1 << 20).as_secs_f64();
+        let at = |now| rest(period, (0, now), (TOTAL, TOTAL), 1 << 20).as_secs_f64();
         assert!((at(0) / at(15 * DAY) - 2.0).abs() < 0.01, "half of the time is left");
         assert!(
             (at(0) / at(60 * DAY) - 10.0).abs() < 0.01,
             "it is over, and it is not read at once"
         );
         // A clock that was set back.
-        assert_eq!(rest(period, 10 * DAY, 0, 1 << 40, 1 << 20).as_secs_f64(), at(0));
-        assert_eq!(rest(period, 0, 0, 0, 5), period, "the last of it");
+        let early = rest(period, (10 * DAY, 0), (TOTAL, TOTAL), 1 << 20).as_secs_f64();
+        assert!((early - at(0)).abs() < 0.001, "{early}");
+        assert_eq!(rest(period, (0, 0), (0, 0), 5), period, "the last of it");
     }
 }

@@ -1,5 +1,7 @@
 //! What the scrub asks the supervisor: see [`crate::control::scrub`].
 
+use std::sync::Arc;
+
 use super::{State, Supervisor};
 use crate::control::scrub::{Next, NextPlease, Scrubs};
 use crate::control::torrents::Entry;
@@ -25,17 +27,18 @@ impl Supervisor<'_> {
             let is_at_rest = matches!(entry.state, State::Seeding | State::Partial);
             is_at_rest && self.folders.plan(entry.folder()).data_dir == folder
         };
-        let mut torrents = self
-            .torrents
-            .after(behind)
-            .filter(|(_, entry)| of_folder(entry))
-            .filter_map(|(_, entry)| Some((entry.served.as_ref()?, entry.len())));
-        let next = torrents.next().map(|(torrent, len)| Next {
-            torrent: std::sync::Arc::clone(torrent),
-            left: match is_counted {
-                true => len + torrents.map(|(_, len)| len).sum::<u64>(),
-                false => 0,
-            },
+        let of_all = |behind| {
+            let torrents = self.torrents.after(behind).filter(|(_, entry)| of_folder(entry));
+            torrents.filter_map(|(_, entry)| Some((entry.served.as_ref()?, entry.len())))
+        };
+        let len_of_all = |behind| match is_counted {
+            true => of_all(behind).map(|(_, len)| len).sum(),
+            false => 0,
+        };
+        let next = of_all(behind).next().map(|(torrent, _)| Next {
+            torrent: Arc::clone(torrent),
+            left: len_of_all(behind),
+            total: len_of_all(None),
         });
         // The thread may have ended with its folder.
         let _ = reply.send(next);
