@@ -495,6 +495,7 @@ impl Conn {
             socket: self.socket.clone(),
             batch,
             zero_copy,
+            last: false,
         };
         self.send = Some(driver.submit(owner, op));
     }
