@@ -27,18 +27,25 @@ impl Supervisor<'_> {
             let is_at_rest = matches!(entry.state, State::Seeding | State::Partial);
             is_at_rest && self.folders.plan(entry.folder()).data_dir == folder
         };
-        let of_all = |behind| {
-            let torrents = self.torrents.after(behind).filter(|(_, entry)| of_folder(entry));
-            torrents.filter_map(|(_, entry)| Some((entry.served.as_ref()?, entry.len())))
-        };
-        let len_of_all = |behind| match is_counted {
-            true => of_all(behind).map(|(_, len)| len).sum(),
-            false => 0,
-        };
-        let next = of_all(behind).next().map(|(torrent, _)| Next {
+        let (mut next, mut left, mut total) = (None, 0, 0);
+        for (info_hash, entry) in self.torrents.after(behind.filter(|_| !is_counted)) {
+            let Some(torrent) = entry.served.as_ref().filter(|_| of_folder(entry)) else {
+                continue;
+            };
+            total += entry.len();
+            if behind.is_some_and(|behind| info_hash <= behind) {
+                continue; // Only counted.
+            }
+            left += entry.len();
+            next.get_or_insert(torrent);
+            if !is_counted {
+                break;
+            }
+        }
+        let next = next.map(|torrent| Next {
             torrent: Arc::clone(torrent),
-            left: len_of_all(behind),
-            total: len_of_all(None),
+            left,
+            total,
         });
         // The thread may have ended with its folder.
         let _ = reply.send(next);
