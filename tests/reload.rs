@@ -282,6 +282,30 @@ fn peers_that_a_reload_names_are_downloaded_from() {
     seed.stop();
 }
 
+/// Nothing of it is right, so that it is not looked at again by itself.
+#[test]
+fn payload_of_which_nothing_is_right_is_had_from_peers_that_a_reload_names() {
+    let home = Home::new("spoilt");
+    let (there, lacking) = (
+        home.watch("payload", true),
+        (home.scratch.dir("watch"), home.scratch.dir("data")),
+    );
+    fs::copy(there.0.join("payload.torrent"), lacking.0.join("payload.torrent")).expect("copy a torrent");
+    let payload = fs::read(there.1.join("payload")).expect("read a payload");
+    fs::write(lacking.1.join("payload"), vec![0; payload.len()]).expect("write what is wrong");
+    let seed = Btd::start(&home.scratch.dir("seed"), &config(&[&there], ""));
+    seed.wait_seeding(1);
+    let mut plan = config(&[&lacking], "");
+    let btd = Btd::start(home.path(), &plan);
+    wait_for_torrents(&btd, "missing", 1);
+    plan.peers = vec![seed.peers];
+    reload(&btd, home.path(), &plan.to_toml());
+    btd.wait_seeding(1);
+    assert!(fs::read(lacking.1.join("payload")).expect("read a payload") == payload);
+    btd.stop();
+    seed.stop();
+}
+
 #[test]
 fn trackers_of_the_configuration_are_told_when_they_come_and_when_they_go() {
     let reply = "d8:intervali1800e5:peers0:e";

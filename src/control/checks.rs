@@ -13,13 +13,17 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::config::display_size;
 use super::history;
+use super::places::{Absence, Places};
 use crate::hashing::Pool;
 use crate::io::uring::run_when_idle;
 use crate::proto::InfoHash;
+use crate::proto::bitfield::Bitfield;
 use crate::proto::metainfo::Metainfo;
-use crate::session::{FileStamp, Store};
+use crate::session::{FileStamp, Record, Store};
 use crate::shard::Torrent;
-use crate::storage::{self, CheckReport, Device, FileState, Layout, Means, Memory, PART_SUFFIX, Root, Throttle};
+use crate::storage::{
+    self, CheckReport, Device, FileState, Layout, Means, Memory, PART_SUFFIX, Root, Throttle, Unread,
+};
 
 /// Checks at once on one disk that does not seek.
 const AT_ONCE: usize = 4;
@@ -34,6 +38,9 @@ pub(super) struct Job {
     pub(super) data_dir: PathBuf,
     /// Whether what is known of it may be relied on. Not when somebody asked for another look.
     pub(super) trust: bool,
+    /// What becomes of pieces of which nothing is known, and which are read in any case.
+    pub(super) unread: Unread,
+    pub(super) doubted: Option<Bitfield>,
     /// The shard that downloads what is missing, if anybody has it.
     pub(super) home: Option<u32>,
     pub(super) progress: Arc<Progress>,
@@ -68,6 +75,12 @@ impl Progress {
     /// Nobody wants the result any more.
     pub(super) fn cancel(&self) {
         self.inner.cancel();
+    }
+
+    /// Whether that was said.
+    #[cfg(test)]
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.inner.is_cancelled()
     }
 
     /// How long ago it began.
@@ -126,19 +139,19 @@ pub(super) struct Found {
     pub(super) stamps: Option<Vec<Option<FileStamp>>>,
     /// It was complete once, and is not downloaded again by itself.
     pub(super) was_whole: bool,
+    /// How many of the pieces nobody has read yet, and what was recorded of the others.
+    pub(super) unread: Option<(u32, Record)>,
 }
 
 /// Why nothing can be said about the payload.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// The folder of the payload is there, but cannot be opened.
-    #[error("cannot open the data folder {path:?}: {source}")]
-    Root {
-        /// The folder.
-        path: PathBuf,
-        /// The filesystem's answer.
-        source: io::Error,
-    },
+    /// Its disk is not there: it is checked when that is back.
+    #[error(transparent)]
+    Unavailable(#[from] Absence),
+    /// Its disk went away meanwhile, likewise.
+    #[error("{0}")]
+    Lost(String),
     /// Downloading it would write to what is another torrent's.
     #[error(
         "{path:?} is a file of {name:?} ({by}) too, and downloading it would overwrite that one's (hint: give one of them \
@@ -179,17 +192,16 @@ impl Checks {
     pub(super) fn start(
         pool: &Arc<Pool>,
         throttle: &Arc<Throttle>,
-        session: &Arc<Store>,
+        (session, places): (&Arc<Store>, &Arc<Places>),
         threads: usize,
         results: UnboundedSender<Checked>,
     ) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
-        let roots = Arc::new(Roots::default());
         let (running, alive) = unbounded_channel();
         for _ in 0..threads {
             let worker = Worker {
                 queue: Arc::clone(&queue),
-                roots: Arc::clone(&roots),
+                places: Arc::clone(places),
                 pool: Arc::clone(pool),
                 throttle: Arc::clone(throttle),
                 session: Arc::clone(session),
@@ -229,7 +241,7 @@ impl Checks {
 /// One thread.
 struct Worker {
     queue: Arc<Queue>,
-    roots: Arc<Roots>,
+    places: Arc<Places>,
     pool: Arc<Pool>,
     throttle: Arc<Throttle>,
     session: Arc<Store>,
@@ -244,10 +256,10 @@ impl Worker {
             Task::Place(job) => {
                 if job.progress.inner.is_cancelled() {
                     self.queue.placed(&job.data_dir);
-                    return true;
+                    return self.stopped(job);
                 }
                 // Outside of the lock: a folder on a dead network mount holds up this thread only.
-                let root = self.roots.get(&job.data_dir);
+                let root = self.places.open(&job.data_dir);
                 self.queue.placed(&job.data_dir);
                 match root {
                     Ok(root) => {
@@ -255,14 +267,16 @@ impl Worker {
                         self.queue.place(device, Placed { job, root });
                         true
                     }
-                    Err(error) => {
-                        let result = no_root(&job, error);
+                    Err(absence) => {
+                        let result = Err(absence.into());
                         self.results.send(Checked { job, result }).is_ok()
                     }
                 }
             }
             Task::Check(device, Placed { job, root }) => {
-                let told = job.progress.inner.is_cancelled() || {
+                let told = if job.progress.inner.is_cancelled() {
+                    self.stopped(job)
+                } else {
                     let _ = job.progress.started.set(Instant::now());
                     let means = Means {
                         pool: &self.pool,
@@ -270,12 +284,24 @@ impl Worker {
                         seeks: device.seeks,
                     };
                     let result = look(&job, root, means, &self.session);
+                    // From now on payload is there, and elsewhere it would have to be something else.
+                    if result.as_ref().is_ok_and(|found| found.have_count > 0) {
+                        self.places.bind(&job.data_dir);
+                    }
                     self.results.send(Checked { job, result }).is_ok()
                 };
                 self.queue.done(device);
                 told
             }
         }
+    }
+}
+
+impl Worker {
+    /// Tells of one that was cancelled before it was begun: whoever cancelled it may want it checked later.
+    fn stopped(&self, job: Job) -> bool {
+        let result = Err(storage::Error::Cancelled.into());
+        self.results.send(Checked { job, result }).is_ok()
     }
 }
 
@@ -382,61 +408,20 @@ fn at_once(device: Device) -> usize {
     if device.seeks { 1 } else { AT_ONCE }
 }
 
-/// The data folders in use. Torrents of one folder share its descriptor, however many they are.
-#[derive(Default)]
-struct Roots {
-    open: Mutex<HashMap<PathBuf, Arc<Root>>>,
-}
-
-impl Roots {
-    fn get(&self, path: &Path) -> io::Result<Arc<Root>> {
-        // The lock is not held while the filesystem is asked: a dead network mount would stop everybody.
-        let held = self.lock().get(path).cloned();
-        if let Some(root) = held {
-            // What was held may have been unmounted or replaced since.
-            let (held, there) = (rustix::fs::fstat(root.fd())?, rustix::fs::stat(path)?);
-            if (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino) {
-                return Ok(root);
-            }
-        }
-        let root = Arc::new(Root::open(path)?);
-        self.lock().insert(path.to_owned(), Arc::clone(&root));
-        Ok(root)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Arc<Root>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What it means that the data folder cannot be opened.
-fn no_root(job: &Job, error: io::Error) -> Result<Found, Error> {
-    if error.kind() == io::ErrorKind::NotFound {
-        let why = Some(format!("the data folder {:?} is not there", job.data_dir));
-        return Ok(Found {
-            have_count: 0,
-            wrong_count: 0,
-            known: false,
-            why,
-            torrent: None,
-            stamps: None,
-            was_whole: false,
-        });
-    }
-    Err(Error::Root {
-        path: job.data_dir.clone(),
-        source: error,
-    })
-}
-
 /// One check, on the thread that called.
 fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store) -> Result<Found, Error> {
     let (meta, info_hash) = (&*job.meta, job.info_hash);
     let mut kept = session.load(&info_hash, meta.geometry.piece_count(), meta.files.len());
     let known = kept.clone().filter(|_| job.trust);
+    let mut last = None;
     let memory = Memory {
         known,
+        unread: job.unread,
+        doubted: job.doubted.clone(),
         keep: &mut |record| {
+            if job.unread == Unread::Later {
+                last = Some(record.clone());
+            }
             // Payload that is not there is looked for every half minute, and what is known already is on the disk.
             let blank = record.have.is_empty() && record.wrong.is_empty() && kept.is_none();
             if !blank && kept.as_ref() != Some(&record) {
@@ -447,8 +432,8 @@ fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store) -> Result
     };
     let report = storage::check(meta, &root, means, &job.progress.inner, Some(memory))?;
     let is_named = !report.parts.contains(&true);
-    if report.have.is_full() && is_named {
-        history::note_whole(session, info_hash);
+    if report.have.is_full() && is_named && report.unread.is_empty() {
+        history::note_whole(session, info_hash, || !job.progress.inner.is_cancelled());
     }
     let is_lacking = !report.have.is_full() || !is_named;
     let history = session.load_history(&info_hash).filter(|_| is_lacking);
@@ -456,6 +441,7 @@ fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store) -> Result
     if let Some(home) = job.home.filter(|_| is_lacking && !was_whole) {
         let stamps = complete_files(meta, &report);
         let torrent = Torrent::to_download(Metainfo::clone(meta), root, &report.have, &report.parts, home);
+        let torrent = torrent.with_unread(&report.unread);
         for (file, stamp) in (0..).zip(&stamps) {
             if let Some(stamp) = stamp {
                 torrent.finished(file, Some(stamp.mtime_ns));
@@ -469,11 +455,15 @@ fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store) -> Result
             torrent: Some(torrent),
             stamps: Some(stamps),
             was_whole,
+            unread: unread(&report.unread, last),
         });
     }
     // Shards open files by the names that the torrent gives them.
     let have = report.have_by_final_names(meta);
     let have_count = have.count();
+    let not_read = report.unread.and(&have);
+    let torrent = (have_count > 0)
+        .then(|| Torrent::new(Metainfo::clone(&job.meta), root, &have, &report.modified).with_unread(&not_read));
     Ok(Found {
         stamps: None,
         was_whole,
@@ -481,8 +471,16 @@ fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store) -> Result
         wrong_count: report.wrong.count(),
         known: report.known_count == meta.geometry.piece_count(),
         why: why_not_whole(&job.meta, &report),
-        torrent: (have_count > 0).then(|| Torrent::new(Metainfo::clone(&job.meta), root, &have, &report.modified)),
+        torrent,
+        unread: unread(&not_read, last),
     })
+}
+
+/// What there is to be verified later, if there is anything.
+fn unread(pieces: &Bitfield, recorded: Option<Record>) -> Option<(u32, Record)> {
+    recorded
+        .filter(|_| !pieces.is_empty())
+        .map(|record| (pieces.count(), record))
 }
 
 /// What each file looked like that nothing is missing of, under its final name.

@@ -155,6 +155,7 @@ mod tests {
     fn the_example_is_made_once_and_its_torrent_fits_its_payload() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let watch = Watch {
+            verify: crate::control::config::Verify::default(),
             peers: Vec::new(),
             dir: dir.path().join("torrents"),
             data_dir: dir.path().join("data"),

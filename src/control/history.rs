@@ -5,7 +5,8 @@
 //! added to what is recorded. Where nothing moves, nothing is written. `kill -9` costs a minute of the totals, and of
 //! nothing else.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -34,39 +35,43 @@ fn begun(history: Option<History>) -> History {
 
 /// A torrent is being downloaded.
 pub(super) fn note_begun(session: &Store, info_hash: InfoHash) {
-    session.change_history(info_hash, begun);
+    session.change_history(info_hash, |history| Some(begun(history)));
 }
 
 /// A torrent was downloaded as a whole. Its trackers are still to be told.
 pub(super) fn note_complete(session: &Store, info_hash: InfoHash) {
-    note_completed(session, info_hash, false);
+    note_completed(session, info_hash, false, || true);
 }
 
 /// A torrent was found complete by a check: it is never downloaded again of itself, should its payload be missing one day.
-pub(super) fn note_whole(session: &Store, info_hash: InfoHash) {
-    note_completed(session, info_hash, true);
+/// Not if it was removed meanwhile, which `is_wanted` says: it might have been forgotten with its payload.
+pub(super) fn note_whole(session: &Store, info_hash: InfoHash, is_wanted: impl FnOnce() -> bool) {
+    note_completed(session, info_hash, true, is_wanted);
 }
 
-fn note_completed(session: &Store, info_hash: InfoHash, announced: bool) {
+fn note_completed(session: &Store, info_hash: InfoHash, announced: bool, is_wanted: impl FnOnce() -> bool) {
     session.change_history(info_hash, |history| {
-        let history = begun(history);
-        let completed = history.completed.unwrap_or_else(|| Completed { at: now(), announced });
-        History {
-            completed: Some(completed),
-            ..history
-        }
+        // Asked in here: what is forgotten after this is forgotten.
+        is_wanted().then(|| {
+            let history = begun(history);
+            let completed = history.completed.unwrap_or_else(|| Completed { at: now(), announced });
+            History {
+                completed: Some(completed),
+                ..history
+            }
+        })
     });
 }
 
 /// A tracker has heard that a torrent is complete: none is told again.
 pub(super) fn note_announced(session: &Store, info_hash: InfoHash) {
     session.change_history(info_hash, |history| {
-        let history = begun(history);
+        let history = history?; // It was forgotten meanwhile.
         let completed = history.completed.map(|completed| Completed {
             announced: true,
             ..completed
         });
-        History { completed, ..history }
+        Some(History { completed, ..history })
     });
 }
 
@@ -98,7 +103,12 @@ pub(super) struct Totals {
     /// Reading what was recorded waits for the disk.
     thread: Option<JoinHandle<()>>,
     recorded_at: Instant,
+    /// Torrents that were forgotten: what is still told of them is not recorded.
+    forgotten: Forgotten,
 }
+
+/// See [`Totals`]. No more than were forgotten since the start and not added again.
+type Forgotten = Arc<Mutex<HashSet<InfoHash>>>;
 
 impl Totals {
     pub(super) fn new(session: Arc<Store>, now: Instant) -> Self {
@@ -108,12 +118,22 @@ impl Totals {
             moved: Vec::new(),
             thread: None,
             recorded_at: now,
+            forgotten: Forgotten::default(),
         }
+    }
+
+    /// Forgets all that is known of a torrent, and what it has moved and is not recorded: its payload is deleted.
+    pub(super) fn forget(&mut self, info_hash: InfoHash) {
+        self.counted.retain(|counted| counted.info_hash != info_hash);
+        self.moved.retain(|moved| moved.info_hash != info_hash);
+        lock(&self.forgotten).insert(info_hash);
+        self.session.forget(info_hash);
     }
 
     /// The shards get a torrent. It is looked at for as long as anybody else has it: a shard that has let it go has counted
     /// all that it will.
     pub(super) fn follow(&mut self, torrent: &Arc<Torrent>) {
+        lock(&self.forgotten).remove(&torrent.info_hash());
         self.counted.push(Counted {
             info_hash: torrent.info_hash(),
             torrent: Arc::clone(torrent),
@@ -148,8 +168,9 @@ impl Totals {
             return;
         }
         let (session, moved) = (Arc::clone(&self.session), self.moved.clone());
+        let forgotten = Arc::clone(&self.forgotten);
         let thread = std::thread::Builder::new().name("btd-history".to_owned());
-        match thread.spawn(move || record(&session, &moved)) {
+        match thread.spawn(move || record(&session, &moved, &forgotten)) {
             Ok(thread) => {
                 self.thread = Some(thread);
                 self.moved.clear();
@@ -162,13 +183,17 @@ impl Totals {
     pub(super) fn settle(mut self) -> impl FnOnce() + Send + 'static {
         self.take_over();
         let Self {
-            session, moved, thread, ..
+            session,
+            moved,
+            thread,
+            forgotten,
+            ..
         } = self;
         move || {
             if let Some(thread) = thread {
                 let _ = thread.join(); // Err: it panicked, and has said so itself.
             }
-            record(&session, &moved);
+            record(&session, &moved, &forgotten);
         }
     }
 
@@ -198,17 +223,26 @@ impl Totals {
 }
 
 /// Adds to what is recorded.
-fn record(session: &Store, moved: &[Moved]) {
+fn record(session: &Store, moved: &[Moved], forgotten: &Forgotten) {
     for moved in moved {
         session.change_history(moved.info_hash, |history| {
-            let history = begun(history);
-            History {
-                uploaded: history.uploaded.saturating_add(moved.uploaded),
-                downloaded: history.downloaded.saturating_add(moved.downloaded),
-                ..history
-            }
+            // Asked in here: what is forgotten after this is forgotten.
+            let is_forgotten = lock(forgotten).contains(&moved.info_hash);
+            (!is_forgotten).then(|| {
+                let history = begun(history);
+                History {
+                    uploaded: history.uploaded.saturating_add(moved.uploaded),
+                    downloaded: history.downloaded.saturating_add(moved.downloaded),
+                    ..history
+                }
+            })
         });
     }
+}
+
+/// A panic leaves nothing half done in here.
+fn lock(forgotten: &Forgotten) -> MutexGuard<'_, HashSet<InfoHash>> {
+    forgotten.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -306,6 +340,33 @@ mod tests {
     }
 
     #[test]
+    fn what_ends_after_a_torrent_was_forgotten_brings_nothing_of_it_back() {
+        let mut fixture = fixture();
+        let info_hash = fixture.torrent.info_hash();
+        fixture.torrent.count_uploaded(5);
+        fixture.minute();
+        assert_eq!(fixture.recorded(), Some((5, 0)));
+        fixture.torrent.count_uploaded(6);
+        // What a thread is about to record, and what shards go on to tell.
+        let late = [Moved {
+            info_hash,
+            uploaded: 1,
+            downloaded: 0,
+        }];
+        fixture.totals.forget(info_hash);
+        record(&fixture.session, &late, &fixture.totals.forgotten);
+        note_whole(&fixture.session, info_hash, || false);
+        note_announced(&fixture.session, info_hash);
+        fixture.torrent.count_uploaded(7);
+        fixture.minute();
+        assert_eq!(fixture.recorded(), None);
+        // It is added again: it begins anew.
+        fixture.totals.follow(&fixture.torrent);
+        fixture.minute();
+        assert_eq!(fixture.recorded(), Some((18, 0)), "of the torrent that shards have");
+    }
+
+    #[test]
     fn completion_is_noted_once_and_keeps_the_totals() {
         let fixture = fixture();
         let info_hash = fixture.torrent.info_hash();
@@ -316,9 +377,10 @@ mod tests {
                 uploaded: 1,
                 downloaded: 2,
             }],
+            &Forgotten::default(),
         );
         note_complete(&fixture.session, info_hash);
-        note_whole(&fixture.session, info_hash);
+        note_whole(&fixture.session, info_hash, || true);
         let history = fixture.session.load_history(&info_hash).unwrap();
         assert!(!history.completed.unwrap().announced, "as it was noted first");
         assert_eq!((history.uploaded, history.downloaded), (1, 2));

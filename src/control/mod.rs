@@ -27,13 +27,16 @@ mod downloads;
 mod history;
 mod meter;
 mod open_files;
+mod places;
 mod pulse;
 mod resolver;
 mod rivals;
+mod scrub;
 mod service_manager;
 mod signals;
 mod torrents;
 mod tracker;
+mod unread;
 mod watchdog;
 
 use std::io::Write;

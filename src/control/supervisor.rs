@@ -7,7 +7,9 @@
 mod controlling;
 mod downloading;
 mod folders;
+mod places;
 mod reload;
+mod scrubbing;
 
 pub(super) use controlling::{Neighbour, Source};
 
@@ -23,32 +25,37 @@ use tokio::task::JoinHandle;
 
 use super::announce::{Announcer, Found as FoundPeers, Sources};
 use super::checks::{self, Checked, Checks, Found, Job, Progress};
-use super::config::{Config, display_size};
+use super::config::{Config, Verify, display_size};
 use super::ctl::door::{Ask, door};
 use super::ctl::{handlers, socket};
 use super::downloads::{self, Downloads};
 use super::history::Totals;
 use super::meter::Throughput;
 use super::metrics::{self, Reporter};
+use super::places::Look;
 use super::pulse::Pulse;
 use super::resolver::Resolver;
 use super::rivals::{Rival, rival_of};
+use super::scrub::{NextPlease, Scrubs};
 use super::shards::{self, Shards};
 use super::signals::{Request, Signals};
 use super::state_dir::{self, Ports, StateDir};
 use super::torrents::{Addition, Entry, Removal, STATE_NAMES, State, Torrents};
 use super::tracker::{self, SharingEnding, Tracked};
+use super::unread::UnreadTorrents;
 use super::watch;
 use super::watchdog::Watchdog;
 use super::{example, service_manager};
 use crate::hashing::{Gather, Pool, PoolConfig};
 use crate::proto::InfoHash;
+use crate::proto::bitfield::Bitfield;
 use crate::proto::metainfo::Metainfo;
 use crate::session::{self, Store};
 use crate::shard::{Event, Events, StartError, Torrent};
-use crate::storage::Throttle;
 use crate::storage::part;
+use crate::storage::{Throttle, Unread};
 use folders::Folders;
+use places::DataFolders;
 use reload::{Refused, Reload};
 
 /// Events that wait to be handled. A folder of 100,000 files is not read faster than they are taken in.
@@ -223,6 +230,10 @@ pub(super) struct Supervisor<'a> {
     config_read: mpsc::UnboundedReceiver<Result<Config, Refused>>,
     state_dir: &'a StateDir,
     folders: Folders,
+    data_folders: DataFolders,
+    looks: mpsc::UnboundedReceiver<Look>,
+    scrubs: Option<Scrubs>,
+    scrub_asks: mpsc::UnboundedReceiver<NextPlease>,
     watchdog: Watchdog,
     shards: Shards,
     tracked: Option<Tracked>,
@@ -232,6 +243,7 @@ pub(super) struct Supervisor<'a> {
     pool: Arc<Pool>,
     session: Arc<Store>,
     downloads: Downloads,
+    unread: UnreadTorrents,
     totals: Totals,
     events: mpsc::UnboundedReceiver<Event>,
     disk_done: mpsc::UnboundedReceiver<downloads::Done>,
@@ -257,6 +269,8 @@ pub(super) struct Supervisor<'a> {
     reporter: Option<Arc<Reporter>>,
     /// Torrents of which nothing was there, to be looked for again.
     missing: Vec<Job>,
+    /// Those of which something is there and none of it right: looked at again when they can be had from others.
+    spoilt: Vec<Job>,
     /// Downloads of which nobody knows what is on the disk, and when they are to be checked.
     doubtful: Vec<(Instant, Arc<Torrent>)>,
     missing_tried: Instant,
@@ -289,7 +303,9 @@ impl<'a> Supervisor<'a> {
         let counters = shards.counters();
         let peers_reads = move || counters.iter().map(|shard| shard.counters().disk_reads).sum();
         let throttle = Arc::new(Throttle::new(config.storage.check_rate, Some(Box::new(peers_reads))));
-        let checks = Checks::start(&pool, &throttle, session, shards.checks_max(), sender)
+        let (data_folders, looks) = DataFolders::new(session);
+        let kept = (session, &data_folders.places);
+        let checks = Checks::start(&pool, &throttle, kept, shards.checks_max(), sender)
             .map_err(system("start the threads that check payload"))?;
         let mut metrics_address = None;
         let mut reporter = None;
@@ -360,12 +376,23 @@ impl<'a> Supervisor<'a> {
         let (reload, config_read) = Reload::new(PathBuf::from(file));
         metrics::publish_config();
         let pulse = Pulse::new(shards.counters(), now);
-        Ok(Self {
+        let (scrubs, scrub_asks) = match config.storage.scrub {
+            Some(period) => {
+                let (scrubs, asks) = Scrubs::new(period, session, &throttle);
+                (Some(scrubs), asks)
+            }
+            None => (None, mpsc::unbounded_channel().1),
+        };
+        let mut supervisor = Self {
             config: config.clone(),
             reload,
             config_read,
             state_dir,
             folders,
+            data_folders,
+            looks,
+            scrubs,
+            scrub_asks,
             watchdog: Watchdog::new(shards.counters(), now),
             shards,
             tracked,
@@ -375,6 +402,7 @@ impl<'a> Supervisor<'a> {
             pool,
             session: Arc::clone(session),
             downloads: Downloads::new(Arc::clone(session), options, done),
+            unread: UnreadTorrents::new(Arc::clone(session), now),
             totals: Totals::new(Arc::clone(session), now),
             events,
             disk_done,
@@ -395,6 +423,7 @@ impl<'a> Supervisor<'a> {
             metrics_address,
             reporter,
             missing: Vec::new(),
+            spoilt: Vec::new(),
             doubtful: Vec::new(),
             missing_tried: now,
             start_told: 0,
@@ -402,7 +431,10 @@ impl<'a> Supervisor<'a> {
             started,
             progress_told: now,
             status_told: String::new(),
-        })
+        };
+        supervisor.follow_places();
+        supervisor.follow_scrubs();
+        Ok(supervisor)
     }
 
     /// Handles events until a signal asks to stop.
@@ -417,6 +449,8 @@ impl<'a> Supervisor<'a> {
             tokio::select! {
                 Some(told) = self.watched.recv() => self.on_watch(told),
                 Some(checked) = self.checked.recv() => self.on_checked(checked),
+                Some(look) = self.looks.recv() => self.on_look(look),
+                Some(ask) = self.scrub_asks.recv() => self.on_scrub(ask),
                 Some(event) = self.events.recv() => self.on_event(event),
                 Some(done) = self.disk_done.recv() => self.on_disk_done(done),
                 Some((folder, addrs)) = self.resolved.recv() => self.on_resolved(folder, addrs),
@@ -530,14 +564,35 @@ impl Supervisor<'_> {
         self.check(folder, generation, meta, trust, progress);
     }
 
-    fn check(&self, folder: usize, generation: u64, meta: Arc<Metainfo>, trust: bool, progress: Arc<Progress>) {
+    fn check(&mut self, folder: usize, generation: u64, meta: Arc<Metainfo>, trust: bool, progress: Arc<Progress>) {
+        self.check_doubting(folder, generation, meta, (trust, None), progress);
+    }
+
+    /// The same, with pieces that are to be read whatever is known of them.
+    fn check_doubting(
+        &mut self,
+        folder: usize,
+        generation: u64,
+        meta: Arc<Metainfo>,
+        (trust, doubted): (bool, Option<Bitfield>),
+        progress: Arc<Progress>,
+    ) {
+        // What shards have found out since the last one is not to be found out again.
+        self.unread.remove(meta.info_hash);
         let home = self.home_in(folder, &meta);
+        let unread = match self.folders.plan(folder).verify {
+            Verify::Lazy if trust => Unread::Later,
+            Verify::Trust if trust => Unread::Never,
+            Verify::Full | Verify::Lazy | Verify::Trust => Unread::Now,
+        };
         self.checks.submit(Job {
             info_hash: meta.info_hash,
             generation,
             meta,
             data_dir: self.folders.plan(folder).data_dir.clone(),
             trust,
+            unread,
+            doubted,
             home,
             progress,
         });
@@ -584,7 +639,10 @@ impl Supervisor<'_> {
         }
     }
 
-    fn on_checked(&mut self, Checked { job, result }: Checked) {
+    fn on_checked(&mut self, checked: Checked) {
+        let Some(Checked { job, result }) = self.unless_lost(checked) else {
+            return;
+        };
         let Job {
             info_hash,
             generation,
@@ -599,6 +657,7 @@ impl Supervisor<'_> {
             Ok(found) if found.have_count == piece_count => (State::Seeding, found.torrent.clone()),
             Ok(found) if found.have_count > 0 => (State::Partial, found.torrent.clone()),
             Ok(_) => (State::Missing, None),
+            Err(checks::Error::Unavailable(_) | checks::Error::Lost(_)) => (State::Unavailable, None),
             Err(_) => (State::Error, None),
         };
         // What is paused is looked at like the others, and nothing is done with it.
@@ -618,11 +677,12 @@ impl Supervisor<'_> {
             self.shards.remove(*info_hash); // What it had then is not what it has now.
         }
         self.downloads.remove(*info_hash);
+        self.unread.forget(*info_hash);
         let why = match &result {
             Ok(found) => found.why.clone(),
             Err(error) => Some(error.to_string()),
         };
-        self.torrents.explain(*info_hash, why);
+        self.torrents.explain(*info_hash, result.is_ok(), why);
         if is_paused {
             self.announcer.remove(*info_hash);
             tracing::info!("{name:?} ({info_hash}) is paused: it is neither served nor downloaded until it is resumed");
@@ -638,6 +698,15 @@ impl Supervisor<'_> {
             {
                 self.downloads.add(Arc::clone(torrent), stamps.clone());
             }
+            // What is downloaded is recorded with that.
+            if let Ok(Found {
+                unread: Some((_, recorded)),
+                stamps: None,
+                ..
+            }) = &result
+            {
+                self.unread.add(torrent, recorded.clone());
+            }
             self.totals.follow(torrent);
             self.shards.add(torrent);
             self.tell_peers(torrent);
@@ -648,8 +717,21 @@ impl Supervisor<'_> {
             self.announcer.remove(*info_hash);
         }
         match (state, result) {
+            // That was said of its folder.
+            (State::Unavailable, _) => tracing::debug!("{name:?} ({info_hash}) waits for its data folder"),
             (_, Err(error)) => {
                 tracing::error!("cannot serve {name:?} ({info_hash}): {error} (touch its .torrent to check it again)");
+            }
+            (
+                State::Seeding,
+                Ok(Found {
+                    unread: Some((count, _)),
+                    ..
+                }),
+            ) => {
+                tracing::info!(
+                    "seeding {name:?} ({info_hash}): {len}, {count} of {piece_count} pieces are verified when they are first asked for"
+                );
             }
             (State::Seeding, Ok(Found { known: true, .. })) => {
                 tracing::info!("seeding {name:?} ({info_hash}): {len}, unchanged since it was checked");
@@ -683,8 +765,12 @@ impl Supervisor<'_> {
                     tracing::warn!("nothing to seed of {name:?} ({info_hash}): {why} ({next})");
                 }
                 // What is there and wrong would be hashed to its end each time.
-                if found.wrong_count == 0 {
-                    self.missing.push(job);
+                match found.wrong_count {
+                    0 => self.missing.push(job),
+                    _ => {
+                        self.spoilt.retain(|before| before.info_hash != job.info_hash);
+                        self.spoilt.push(job);
+                    }
                 }
             }
             (_, Ok(found)) => {
@@ -723,6 +809,7 @@ impl Supervisor<'_> {
         let now = Instant::now();
         self.downloads.on_tick(now);
         self.totals.on_tick(now);
+        self.unread.on_tick(now);
         self.check_doubtful(now);
         self.measure(now);
         if let Some(reporter) = &self.reporter {
@@ -792,6 +879,8 @@ impl Supervisor<'_> {
             self.shards.remove(info_hash);
         }
         self.downloads.remove(info_hash);
+        self.unread.forget(info_hash);
+        self.data_folders.forget(info_hash);
         self.on_held_changed();
         self.announcer.remove(info_hash);
         // Whoever adds it again wants to know whether it is still there.
@@ -847,12 +936,22 @@ impl Supervisor<'_> {
                 continue;
             };
             self.stop_downloading(meta.info_hash);
-            tracing::warn!(
-                "a file of {:?} ({}) was changed after it was checked: it is checked again",
-                meta.name,
-                meta.info_hash
-            );
-            self.check(folder, generation, meta, true, progress);
+            let doubted = torrent.wrong();
+            match &doubted {
+                Some(wrong) => tracing::warn!(
+                    "{} pieces of {:?} ({}) are wrong on the disk and are not served any more: {}",
+                    wrong.count(),
+                    meta.name,
+                    meta.info_hash,
+                    torrent.fault().unwrap_or_default()
+                ),
+                None => tracing::warn!(
+                    "a file of {:?} ({}) was changed after it was checked: it is checked again",
+                    meta.name,
+                    meta.info_hash
+                ),
+            }
+            self.check_doubting(folder, generation, meta, (true, doubted), progress);
         }
     }
 
@@ -862,7 +961,10 @@ impl Supervisor<'_> {
             let (have, count) = (torrent.have_count(), torrent.geometry().piece_count());
             let why = torrent.fault().unwrap_or_default();
             let (name, info_hash) = (&torrent.meta().name, torrent.info_hash());
-            self.session.remove(info_hash);
+            // Of one that is read as it is asked for, what can be read still holds.
+            if !self.unread.has(info_hash) {
+                self.session.remove(info_hash);
+            }
             tracing::warn!(
                 "{name:?} ({info_hash}) is no longer whole, {have} of {count} pieces are left: {why} \
                  (touch its .torrent to check it again)"
@@ -900,6 +1002,8 @@ impl Supervisor<'_> {
             task.abort();
         }
         self.folders.close_all();
+        let scrubs = self.take_scrubs();
+        drop(self.scrub_asks); // Who waits for an answer ends.
         drop(self.asked); // Who waits for an answer is told that there will be none.
         self.watched.close();
         self.checks.cancel();
@@ -912,7 +1016,7 @@ impl Supervisor<'_> {
         std::mem::forget(self.pool);
         let (checks, session, announcer) = (self.checks, self.session, self.announcer);
         let (mut downloads, mut disk_done, mut events) = (self.downloads, self.disk_done, self.events);
-        let (totals, shards, sharing) = (self.totals, self.shards, self.sharing);
+        let (totals, shards, sharing, mut unread) = (self.totals, self.shards, self.sharing, self.unread);
         let served = async {
             shards.stop().await;
             // Nothing is announced any more.
@@ -924,7 +1028,13 @@ impl Supervisor<'_> {
             // A disk that hangs takes its time from nobody else's record.
             let rested = tokio::time::timeout(STOP_DEADLINE / 2, downloads.rest(&mut disk_done));
             let unannounced = announcer.stop(UNANNOUNCE_DEADLINE);
-            let (_, (), _, ()) = tokio::join!(checks.ended(STOP_DEADLINE / 2), served, rested, unannounced);
+            let scrubbed = async {
+                if let Some(scrubs) = scrubs {
+                    scrubs.end(STOP_DEADLINE / 2).await;
+                }
+            };
+            let (_, (), _, (), ()) =
+                tokio::join!(checks.ended(STOP_DEADLINE / 2), served, rested, unannounced, scrubbed);
             // What the shards have told last.
             while let Ok(event) = events.try_recv() {
                 if let Event::Written {
@@ -937,6 +1047,7 @@ impl Supervisor<'_> {
                     downloads.on_written(info_hash, have, (files, complete));
                 }
             }
+            unread.record_all();
             let settle = downloads.settle();
             let totals = totals.settle();
             // On a thread of its own: a disk that hangs must not delay the stop beyond its time.

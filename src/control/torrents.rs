@@ -31,10 +31,12 @@ pub(super) enum State {
     Downloading,
     /// Somebody wants it to be neither served nor downloaded, until it is resumed.
     Paused,
+    /// Its data folder is not there, or on another disk than it was. It is checked when that is back.
+    Unavailable,
 }
 
 /// The states as metrics name them, in the order of [`Torrents::counts`].
-pub(super) const STATE_NAMES: [&str; 7] = [
+pub(super) const STATE_NAMES: [&str; 8] = [
     "checking",
     "seeding",
     "partial",
@@ -42,6 +44,7 @@ pub(super) const STATE_NAMES: [&str; 7] = [
     "error",
     "downloading",
     "paused",
+    "unavailable",
 ];
 
 impl State {
@@ -54,6 +57,7 @@ impl State {
             Self::Error => 4,
             Self::Downloading => 5,
             Self::Paused => 6,
+            Self::Unavailable => 7,
         }
     }
 
@@ -83,6 +87,8 @@ pub(super) struct Entry {
     /// Its length in bytes.
     len: u64,
     paused: bool,
+    /// Whether the last check could say what there is of it.
+    is_known: bool,
     /// Why it stands as it does, where that wants saying.
     why: Option<Box<str>>,
     meter: Meter,
@@ -107,6 +113,11 @@ impl Entry {
     /// Whether it is paused, though it may be checked meanwhile.
     pub(super) fn is_paused(&self) -> bool {
         self.paused
+    }
+
+    /// Whether the last check could say what there is of it.
+    pub(super) fn is_known(&self) -> bool {
+        self.is_known
     }
 
     /// Why it stands as it does, where that wants saying.
@@ -215,6 +226,7 @@ impl Torrents {
             files: BTreeMap::from([(file.to_owned(), folder)]),
             len: progress.total(),
             paused: self.paused.contains(&info_hash),
+            is_known: false,
             why: None,
             meter: Meter::default(),
         };
@@ -295,6 +307,14 @@ impl Torrents {
             progress.cancel();
         }
         self.begin_check(info_hash, progress)
+    }
+
+    /// Starts another check in place of one that is under way, and says nothing of.
+    pub(super) fn check_on(&mut self, info_hash: InfoHash, progress: &Arc<Progress>) -> Option<u64> {
+        let settled_as = self.by_hash.get(&info_hash)?.settled_as;
+        let generation = self.begin_check(info_hash, progress)?;
+        self.by_hash.get_mut(&info_hash)?.settled_as = settled_as;
+        Some(generation)
     }
 
     /// Starts another check of a torrent that is missing, which is told only if it has something new to say.
@@ -426,11 +446,45 @@ impl Torrents {
         self.by_hash.get(&info_hash).is_some_and(Entry::is_paused)
     }
 
-    /// Says why a torrent stands as it does.
-    pub(super) fn explain(&mut self, info_hash: InfoHash, why: Option<String>) {
+    /// Says why a torrent stands as it does after a check, and whether that could say what there is of it.
+    pub(super) fn explain(&mut self, info_hash: InfoHash, is_known: bool, why: Option<String>) {
         if let Some(entry) = self.by_hash.get_mut(&info_hash) {
+            entry.is_known = is_known;
             entry.why = why.map(String::into_boxed_str);
         }
+    }
+
+    /// The data folders of these watch folders are gone. Gives the torrents there that shards have, or had: they have them
+    /// no more, and wait for the folder. What is being checked is told to stop, what is paused stays so.
+    pub(super) fn lose(&mut self, folders: &[usize], why: &str) -> Vec<Arc<Torrent>> {
+        let mut lost = Vec::new();
+        for entry in self
+            .by_hash
+            .values_mut()
+            .filter(|entry| folders.contains(&entry.folder))
+        {
+            let served = entry.served.take();
+            if let State::Checking(progress) = &entry.state {
+                progress.cancel();
+            } else if served.is_some() {
+                entry.is_known = false;
+                entry.why = Some(why.into());
+                if !entry.paused {
+                    entry.settled_as = None;
+                    self.counts[entry.state.index()] -= 1;
+                    entry.state = State::Unavailable;
+                    self.counts[entry.state.index()] += 1;
+                }
+            }
+            lost.extend(served);
+        }
+        lost
+    }
+
+    /// Whether this one waits for its data folder, which is that of one of these watch folders.
+    pub(super) fn is_unavailable_in(&self, info_hash: InfoHash, folders: &[usize]) -> bool {
+        let entry = self.by_hash.get(&info_hash);
+        entry.is_some_and(|entry| matches!(entry.state, State::Unavailable) && folders.contains(&entry.folder))
     }
 
     /// Takes the rates of the next `count` torrents, in turn.
@@ -504,6 +558,14 @@ mod tests {
     const ONE: InfoHash = InfoHash([1; 20]);
     const TWO: InfoHash = InfoHash([2; 20]);
 
+    /// What shards may have of a torrent; its info-hash is not looked at.
+    fn served() -> Arc<Torrent> {
+        let meta = crate::control::watch::testing::torrent("x");
+        let meta = crate::proto::metainfo::Metainfo::parse(&meta).expect("a torrent");
+        let root = Arc::new(crate::storage::Root::open("/").expect("a folder"));
+        Torrent::new(meta, root, &crate::proto::bitfield::Bitfield::full(1), &[None])
+    }
+
     fn add(torrents: &mut Torrents, file: &str, info_hash: InfoHash) -> (Addition, Option<InfoHash>) {
         let (addition, replaced) = torrents.add(0, Path::new(file), info_hash, "name", &Arc::default());
         (addition, gone(&replaced))
@@ -535,7 +597,7 @@ mod tests {
         };
         assert_eq!((file, folder), ("1/a".into(), 1));
         assert_eq!(torrents.check_in(1, ONE, &Arc::default()), Some(2));
-        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0, 0, 0, 0]);
         assert!(matches!(torrents.remove(Path::new("1/a")), Removal::Gone(ONE, _)));
     }
 
@@ -548,7 +610,7 @@ mod tests {
         assert_eq!(torrents.len(), 1);
         assert_eq!(remove(&mut torrents, "a"), None);
         assert_eq!(remove(&mut torrents, "b"), Some(ONE));
-        assert_eq!((torrents.len(), torrents.counts()), (0, [0; 7]));
+        assert_eq!((torrents.len(), torrents.counts()), (0, [0; 8]));
     }
 
     #[test]
@@ -580,7 +642,7 @@ mod tests {
         assert!(torrents.settle(ONE, 1, State::Seeding, None).is_none());
         add(&mut torrents, "a", ONE);
         assert!(torrents.settle(ONE, 1, State::Seeding, None).is_none());
-        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(
             torrents.settle(ONE, 2, State::Partial, None),
             Some(Settled {
@@ -588,7 +650,7 @@ mod tests {
                 is_news: true
             })
         );
-        assert_eq!(torrents.counts(), [0, 0, 1, 0, 0, 0, 0]);
+        assert_eq!(torrents.counts(), [0, 0, 1, 0, 0, 0, 0, 0]);
     }
 
     #[test]
@@ -631,7 +693,7 @@ mod tests {
         assert_eq!(is_news(1), Some(true));
         assert_eq!(torrents.check_again(ONE, &Arc::default()), Some(2));
         assert!(torrents.settle(ONE, 1, State::Missing, None).is_none());
-        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0, 0, 0], "it is being looked at");
+        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0, 0, 0, 0], "it is being looked at");
         let mut is_news = |generation| {
             torrents
                 .settle(ONE, generation, State::Missing, None)
@@ -649,13 +711,49 @@ mod tests {
     }
 
     #[test]
+    fn torrents_of_a_folder_that_is_lost_wait_for_it_unless_they_are_paused_and_the_others_go_on() {
+        let mut torrents = Torrents::default();
+        for (folder, byte) in [(0, 1), (0, 2), (1, 3), (0, 4)] {
+            let (file, hash) = (byte.to_string(), InfoHash([byte; 20]));
+            torrents.add(folder, Path::new(&file), hash, "name", &Arc::default());
+        }
+        let hash = |byte| InfoHash([byte; 20]);
+        for (byte, generation) in [(1, 1), (2, 2), (3, 3)] {
+            torrents.settle(hash(byte), generation, State::Seeding, Some(served()));
+        }
+        torrents.set_paused(hash(2), true);
+        let lost = torrents.lose(&[0], "it is gone");
+        assert_eq!(lost.len(), 2);
+        assert_eq!(torrents.counts(), [1, 1, 0, 0, 0, 0, 1, 1]);
+        let state = |byte| {
+            torrents
+                .entry(hash(byte))
+                .map(|entry| (entry.state.name(), entry.served.is_some()))
+        };
+        assert_eq!(state(1), Some(("unavailable", false)));
+        assert_eq!(state(2), Some(("paused", false)), "it holds on to nothing either");
+        assert_eq!(state(3), Some(("seeding", true)), "another folder's");
+        let State::Checking(progress) = &torrents.entry(hash(4)).expect("it is there").state else {
+            panic!("it is still being checked");
+        };
+        assert!(progress.is_cancelled());
+        assert!(torrents.is_unavailable_in(hash(1), &[0]) && !torrents.is_unavailable_in(hash(1), &[1]));
+        assert_eq!(torrents.check_anew(hash(1), &Arc::default()), Some(5));
+        assert!(!torrents.is_unavailable_in(hash(1), &[0]));
+    }
+
+    #[test]
     fn a_pause_outlives_a_check_and_ends_with_the_torrent() {
         let mut torrents = Torrents::new(HashSet::from([ONE]));
         add(&mut torrents, "a", ONE);
         assert!(torrents.is_paused(ONE), "it was paused before it came");
-        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0, 0, 0], "it is checked all the same");
+        assert_eq!(
+            torrents.counts(),
+            [1, 0, 0, 0, 0, 0, 0, 0],
+            "it is checked all the same"
+        );
         torrents.settle(ONE, 1, State::Paused, None);
-        assert_eq!(torrents.counts(), [0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(torrents.counts(), [0, 0, 0, 0, 0, 0, 1, 0]);
         assert_eq!(torrents.set_paused(ONE, true), Some(false));
         assert_eq!(torrents.set_paused(ONE, false), Some(true));
         assert_eq!(torrents.set_paused(TWO, false), None);

@@ -6,6 +6,8 @@
 //! - [`record`]: what was found of a torrent's payload, and its form as bytes.
 //! - [`history`]: what the torrent has been through, likewise.
 //! - [`announced`]: when its trackers are to be asked next, likewise.
+//! - `place`: which filesystem each data folder lies on, likewise.
+//! - `scrub`: how far each data folder was read once more, likewise.
 //! - `database`: the file; what becomes of one that is damaged or foreign.
 //! - `writer`: the queue of changes and the thread that writes them.
 //!
@@ -17,12 +19,15 @@
 pub mod announced;
 mod database;
 pub mod history;
+mod place;
 pub mod record;
+mod scrub;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -31,7 +36,10 @@ use std::time::Duration;
 pub use announced::Announced;
 use database::{Database, Opener};
 pub use history::{Completed, History};
+pub use place::Filesystem;
 pub use record::{FileStamp, Malformed, Record};
+pub use scrub::ScrubState;
+use sha1::{Digest, Sha1};
 use writer::{Change, Kind, Writer};
 
 use crate::proto::InfoHash;
@@ -191,13 +199,39 @@ impl Store {
         self.writer.queue(Kind::Paused, info_hash, change);
     }
 
-    /// Changes what a torrent has been through: `change` is given what is known of it, and gives what is so now. Nobody else
-    /// changes it meanwhile, and what stays as it was is not written. Blocks on the disk.
-    pub fn change_history(&self, info_hash: InfoHash, change: impl FnOnce(Option<History>) -> History) {
+    /// The filesystem that a data folder is known to lie on, if it was ever recorded. What was put is seen at once. Blocks on
+    /// the disk.
+    pub fn load_place(&self, folder: &Path) -> Option<Filesystem> {
+        Filesystem::decode(&self.get(Kind::Place, &place_key(folder))?, folder)
+    }
+
+    /// How far the scrub of a data folder is, if there is one. What was put is seen at once. Blocks on the disk.
+    pub fn load_scrub(&self, folder: &Path) -> Option<ScrubState> {
+        ScrubState::decode(&self.get(Kind::Scrub, &place_key(folder))?)
+    }
+
+    /// Queues how far the scrub of a data folder is to be written. Never blocks on the disk.
+    pub fn put_scrub(&self, folder: &Path, state: &ScrubState) {
+        let change = Change::Put(state.encode());
+        self.writer.queue(Kind::Scrub, place_key(folder), change);
+    }
+
+    /// Queues which filesystem a data folder lies on to be written, or that it may be any. Never blocks on the disk.
+    pub fn put_place(&self, folder: &Path, filesystem: Option<&Filesystem>) {
+        let change = match filesystem {
+            Some(filesystem) => Change::Put(filesystem.encode(folder)),
+            None => Change::Remove,
+        };
+        self.writer.queue(Kind::Place, place_key(folder), change);
+    }
+
+    /// Changes what a torrent has been through: `change` is given what is known of it, and gives what is so now, or nothing
+    /// if that is not to be changed. Nobody else changes or forgets it meanwhile, and what stays as it was is not written.
+    /// Blocks on the disk.
+    pub fn change_history(&self, info_hash: InfoHash, change: impl FnOnce(Option<History>) -> Option<History>) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.load_history(&info_hash);
-        let after = change(before);
-        if before != Some(after) {
+        if let Some(after) = change(before).filter(|after| before.as_ref() != Some(after)) {
             self.put_history(info_hash, after);
         }
     }
@@ -208,8 +242,9 @@ impl Store {
         self.writer.queue(Kind::Record, info_hash, Change::Remove);
     }
 
-    /// Queues the removal of all that is known of a torrent. Never blocks on the disk.
+    /// Queues the removal of all that is known of a torrent. Waits for whoever changes a history at this moment.
     pub fn forget(&self, info_hash: InfoHash) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         self.remove(info_hash);
         self.put_announced(info_hash, &[]);
         self.put_paused(info_hash, false);
@@ -221,6 +256,11 @@ impl Store {
     pub fn flush(&self) -> bool {
         self.writer.flush()
     }
+}
+
+/// Under which it is kept what is known of a data folder: tables have keys of the length of an info-hash.
+fn place_key(folder: &Path) -> InfoHash {
+    InfoHash(Sha1::digest(folder.as_os_str().as_bytes()).into())
 }
 
 impl Drop for Store {

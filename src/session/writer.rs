@@ -27,6 +27,10 @@ pub(super) enum Kind {
     Announced,
     /// That it is paused.
     Paused,
+    /// On which filesystem a data folder lies, in the place of a torrent.
+    Place,
+    /// How far the scrub of a data folder is, likewise.
+    Scrub,
 }
 
 /// What is to become of it.

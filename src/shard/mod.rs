@@ -9,7 +9,7 @@
 //! - `accept` and `limits`: who may come in;
 //! - `peers`: what a connection says, from its handshake on; `held`: when not to listen;
 //! - `upload`: from a request to bytes in the socket; `stage`: what blocks wait for meanwhile; `pace`: no faster than allowed;
-//!   `disk`: from a file to bytes in memory; `gone`: requests for what is no longer there; `uploaded`: how much of which torrent;
+//!   `disk`: from a file to bytes in memory; `verified`: what is hashed before its first byte is sent; `gone`: requests for what is no longer there; `uploaded`: how much of which torrent;
 //! - `lending`: sends that copy nothing; `reclaim`: buffers taken back from those who do not send them;
 //! - `deadlines`: who is late; `choking`: who may ask;
 //! - `dial`: connections made from here; `handover`: those that belong to another shard;
@@ -58,6 +58,7 @@ mod torrent;
 pub mod tracker;
 mod upload;
 mod uploaded;
+mod verified;
 mod verify;
 mod wheel;
 mod write;
@@ -93,6 +94,7 @@ use slots::Slots;
 pub use start::{BACKLOG, CACHE_LEN_MIN, DATAGRAM_QUEUE_LEN, Handle, ShardConfig, StartError, spawn};
 pub use torrent::Torrent;
 use uploaded::Uploads;
+use verified::Verifying;
 use wheel::{TICK, Wheel};
 use write::Writes;
 
@@ -224,6 +226,7 @@ pub struct Shard<D: Driver> {
     downloads: BTreeMap<u32, Download>,
     assembly: Assembly,
     verifier: Verifier,
+    verifying: Verifying,
     writes: Writes,
     /// Connections that could ask for more, were there anything to ask for or memory for it.
     hungry: Vec<Owner>,
@@ -311,6 +314,7 @@ impl<D: Driver> Shard<D> {
             assembly: Assembly::new(settings.write_buffer.max(assembly::BUFFER_MIN)),
             gather: Gather::new(settings.gather_wait),
             verifier: Verifier::new(&settings),
+            verifying: Verifying::default(),
             writes: Writes::new(),
             hungry: Vec::new(),
             thirsty: VecDeque::new(),
@@ -434,7 +438,7 @@ impl<D: Driver> Shard<D> {
     /// Wakes those whose extents have come, and tells those whose extents will not.
     fn on_disk_events(&mut self) {
         for waiter in std::mem::take(&mut self.disk.woken) {
-            if !self.on_early_read(waiter) {
+            if !self.on_early_read(waiter) && !self.on_unread_read(waiter) {
                 self.touch(waiter.conn);
             }
         }
@@ -452,6 +456,7 @@ impl<D: Driver> Shard<D> {
         // first to be taken from them.
         self.feed_starved();
         self.feed_early();
+        self.tend_verifying();
         // Pumping may have failed a fill at once (a path the kernel cannot take); whom that touched goes next turn.
         touched.append(&mut self.touched);
         self.touched = touched;
@@ -481,6 +486,7 @@ impl<D: Driver> Shard<D> {
         }
         // At the next tick those who are slow give buffers back to those who wait.
         let is_awaited = !self.later.is_empty() || !self.starved.is_empty() || self.assembly.early.waits_for_tick();
+        let is_awaited = is_awaited || self.verifying.waits_for_tick();
         let later = is_awaited.then_some(self.tick + 1);
         let next = self
             .wheel
@@ -590,6 +596,7 @@ impl<D: Driver> Shard<D> {
         for owner in leaving {
             self.end(owner, Reason::TorrentRemoved, None);
         }
+        self.verifying.forget_all(served.number);
         self.disk.forget(served.number);
         self.writes.forget(served.number);
     }

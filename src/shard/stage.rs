@@ -7,7 +7,7 @@ use super::conn::{PeerConn, Served};
 use super::disk::{Disk, Waiter};
 use super::upload::Sending;
 use crate::io::{Buf, Driver, Owner, SendBatch};
-use crate::proto::geometry::{BLOCK_LEN_MAX, BlockRequest};
+use crate::proto::geometry::{BLOCK_LEN_MAX, BlockRequest, PieceIndex};
 use crate::proto::wire;
 use crate::stats::Counters;
 use crate::storage::extents::{EXTENT_LEN, ExtentId, ExtentKey, Fill};
@@ -61,7 +61,18 @@ pub(super) enum Readiness {
     Gone,
 }
 
-/// Takes requests from the peer's queue into its window. True when it has to wait for a free buffer.
+/// Why no more requests are taken from a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stopped {
+    /// There are none, or the window is full.
+    Enough,
+    /// Every buffer is in use.
+    Full,
+    /// The next one is for a piece that has to be verified first.
+    Unread(PieceIndex),
+}
+
+/// Takes requests from the peer's queue into its window, as far as that goes.
 pub(super) fn stage<D: Driver>(
     driver: &mut D,
     disk: &mut Disk,
@@ -69,14 +80,18 @@ pub(super) fn stage<D: Driver>(
     owner: Owner,
     peer: &mut PeerConn,
     out: &mut Vec<u8>,
-) -> bool {
+) -> Stopped {
     while peer.upload.has_window() {
         let Some((block, asked_at)) = peer.next_request() else {
-            return false;
+            return Stopped::Enough;
         };
         if !peer.served.torrent.has(block.piece()) {
             refuse(counters, peer, out, &block);
             continue;
+        }
+        if peer.served.torrent.is_unread(block.piece()) {
+            peer.upload.unstaged.push_front((block, asked_at));
+            return Stopped::Unread(block.piece());
         }
         let misses = counters.cache_misses;
         match parts_of(driver, disk, counters, owner, &peer.served, &block) {
@@ -88,11 +103,11 @@ pub(super) fn stage<D: Driver>(
             }
             Err(NotStaged::Full) => {
                 peer.upload.unstaged.push_front((block, asked_at));
-                return true;
+                return Stopped::Full;
             }
         }
     }
-    false
+    Stopped::Enough
 }
 
 /// Looks up or begins to read all stretches of a block that no peer has asked for. `None`: every buffer is in use.

@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use super::pace::Pace;
@@ -45,8 +45,23 @@ pub struct Torrent {
     pace: OnceLock<Box<Pace>>,
     /// Why the first piece was withdrawn. Written when a disk fails, read by those who ask.
     fault: Mutex<Option<String>>,
+    /// Of one that was not read when it was added.
+    unread: Option<Box<UnreadPieces>>,
+    /// A piece was read and is wrong.
+    has_wrong: AtomicBool,
+    /// Which.
+    wrong: Mutex<Vec<PieceIndex>>,
     /// Of one that is being downloaded, or was.
     incoming: Option<Box<Incoming>>,
+}
+
+/// Pieces that are taken for right and were never read: each has to be verified before its first byte leaves.
+#[derive(Debug)]
+struct UnreadPieces {
+    /// Bits, as of the pieces we have.
+    bits: Box<[AtomicU64]>,
+    /// How many.
+    left: AtomicU32,
 }
 
 /// What only a torrent has that is being downloaded, or was.
@@ -97,17 +112,8 @@ impl Torrent {
             "bitfield of another torrent"
         );
         let layout = Layout::new(&meta);
-        let words = have
-            .as_bytes()
-            .chunks(8)
-            .map(|chunk| {
-                let mut word = [0; 8];
-                word[..chunk.len()].copy_from_slice(chunk);
-                AtomicU64::new(u64::from_be_bytes(word))
-            })
-            .collect();
         Torrent {
-            have: words,
+            have: words(have),
             have_count: AtomicU32::new(have.count()),
             modified: modified
                 .iter()
@@ -122,8 +128,32 @@ impl Torrent {
             downloaded: AtomicU64::new(0),
             pace: OnceLock::new(),
             fault: Mutex::new(None),
+            unread: None,
+            has_wrong: AtomicBool::new(false),
+            wrong: Mutex::default(),
             incoming: None,
         }
+    }
+
+    /// The same torrent, of which these pieces were not read yet: each is verified before its first byte leaves.
+    ///
+    /// # Panics
+    /// When the pieces are of another torrent, or somebody else has it already.
+    #[must_use]
+    pub fn with_unread(mut self: Arc<Self>, unread: &Bitfield) -> Arc<Torrent> {
+        assert_eq!(
+            unread.piece_count(),
+            self.geometry().piece_count(),
+            "pieces of another torrent"
+        );
+        let torrent = Arc::get_mut(&mut self).expect("a torrent that was just made");
+        torrent.unread = (!unread.is_empty()).then(|| {
+            Box::new(UnreadPieces {
+                bits: words(unread),
+                left: AtomicU32::new(unread.count()),
+            })
+        });
+        self
     }
 
     /// The info-hash.
@@ -234,6 +264,66 @@ impl Torrent {
         Bitfield::from_wire(&self.bitfield(), self.geometry().piece_count()).expect("bits of this torrent's pieces")
     }
 
+    /// The pieces that were verified, and are served.
+    #[must_use]
+    pub fn verified(&self) -> Bitfield {
+        let mut have = self.have();
+        if self.unread_count() > 0 {
+            let unread = self.geometry().pieces().filter(|piece| self.is_unread(*piece));
+            unread.for_each(|piece| _ = have.clear(piece));
+        }
+        have
+    }
+
+    /// Pieces that nobody has read yet.
+    #[must_use]
+    pub fn unread_count(&self) -> u32 {
+        self.unread.as_ref().map_or(0, |unread| unread.left.load(Relaxed))
+    }
+
+    /// Whether the piece has to be verified before any of it is sent.
+    pub(super) fn is_unread(&self, piece: PieceIndex) -> bool {
+        self.unread.as_ref().is_some_and(|unread| {
+            let (word, mask) = place(piece);
+            unread.bits[word].load(Relaxed) & mask != 0
+        })
+    }
+
+    /// The piece was read and judged. Whether it had not been before: two shards may do so at once.
+    pub(crate) fn judged(&self, piece: PieceIndex) -> bool {
+        let Some(unread) = &self.unread else { return false };
+        let (word, mask) = place(piece);
+        let is_news = unread.bits[word].fetch_and(!mask, Relaxed) & mask != 0;
+        if is_news {
+            unread.left.fetch_sub(1, Relaxed);
+        }
+        is_news
+    }
+
+    /// Stops serving a piece that was read and is wrong: it has to be read again by a check, so that it is recorded. Returns
+    /// whether it was served before.
+    pub fn withdraw_wrong(&self, piece: PieceIndex, why: &str) -> bool {
+        let is_news = self.withdraw(piece, why);
+        if is_news {
+            self.wrong.lock().unwrap_or_else(PoisonError::into_inner).push(piece);
+            self.has_wrong.store(true, Relaxed);
+        }
+        is_news
+    }
+
+    /// The pieces that were withdrawn since they are wrong; none for nearly all torrents.
+    #[must_use]
+    pub fn wrong(&self) -> Option<Bitfield> {
+        if !self.has_wrong.load(Relaxed) {
+            return None;
+        }
+        let mut pieces = Bitfield::new(self.geometry().piece_count());
+        for piece in &*self.wrong.lock().unwrap_or_else(PoisonError::into_inner) {
+            pieces.set(*piece);
+        }
+        Some(pieces)
+    }
+
     /// The bitfield message's bytes.
     pub(super) fn bitfield(&self) -> Vec<u8> {
         let mut bytes: Vec<u8> = self
@@ -247,6 +337,7 @@ impl Torrent {
 
     /// Serves a piece that was downloaded, from now on.
     pub(crate) fn grant(&self, piece: PieceIndex) {
+        self.judged(piece);
         let (word, mask) = place(piece);
         if self.have[word].fetch_or(mask, Relaxed) & mask == 0 {
             self.have_count.fetch_add(1, Relaxed);
@@ -261,7 +352,7 @@ impl Torrent {
             return false;
         }
         self.have_count.fetch_sub(1, Relaxed);
-        let mut fault = self.fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         fault.get_or_insert_with(|| why.to_owned());
         true
     }
@@ -278,6 +369,30 @@ impl Torrent {
         for piece in pieces {
             self.withdraw(piece, why);
         }
+    }
+
+    /// A file was looked at: its length, and when it was modified (ns since 1970); nothing if it is not there. If it is not
+    /// the one that was judged, what lies in it is not served any more, and it has to be judged anew.
+    pub fn on_seen(&self, file: u32, found: Option<(u64, i64)>) {
+        let entry = &self.meta.files[file as usize];
+        let why = match found {
+            None => "is not there any more",
+            Some((len, _)) if len < entry.len => "has become shorter",
+            Some((_, modified)) if !self.is_as_judged(file, modified.into()) => "was changed after it was checked",
+            Some(_) => return,
+        };
+        let served = |piece: u64| self.geometry().piece_index(u32::try_from(piece).ok()?);
+        let piece_len = u64::from(self.geometry().piece_len_max());
+        let mut pieces = (entry.offset / piece_len..(entry.offset + entry.len).div_ceil(piece_len)).filter_map(served);
+        // What is known to be missing is no news.
+        if pieces.any(|piece| self.has(piece)) {
+            self.withdraw_changed(file, &format!("{}: {why}", entry.path));
+        }
+    }
+
+    /// A piece was read by somebody else, and is right.
+    pub fn on_reread(&self, piece: PieceIndex) {
+        self.judged(piece);
     }
 
     /// From now on it is uploaded at so many bytes a second at most, on all shards together; `None` is no limit.
@@ -305,19 +420,16 @@ impl Torrent {
             .is_none_or(|judged| judged == UNKNOWN || i128::from(judged) == modified)
     }
 
-    /// Whether a file was found to be another than the one that was judged: it has to be judged anew.
+    /// Whether a file was found to be another than the one that was judged, or a piece to be wrong: it has to be judged anew.
     #[must_use]
     pub fn is_changed(&self) -> bool {
-        self.changed.load(Relaxed)
+        self.changed.load(Relaxed) || self.has_wrong.load(Relaxed)
     }
 
     /// Why pieces were withdrawn while serving, if any were.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
-        self.fault
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .clone()
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Bytes of its payload that are not here.
@@ -365,6 +477,16 @@ impl Torrent {
     pub fn connections(&self) -> u32 {
         self.connections.load(Relaxed)
     }
+}
+
+/// Bits in the order that [`place`] finds them in.
+fn words(pieces: &Bitfield) -> Box<[AtomicU64]> {
+    let words = pieces.as_bytes().chunks(8).map(|chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        AtomicU64::new(u64::from_be_bytes(word))
+    });
+    words.collect()
 }
 
 /// Word and bit of a piece: the high bit of the first byte is piece 0, as in the bitfield message.

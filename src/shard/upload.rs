@@ -13,7 +13,7 @@ use super::deadlines::STALLED_TICKS;
 use super::disk::{Failed, Failure, Waiter};
 use super::ended::Reason;
 use super::lending::Lent;
-use super::stage::{Staged, collect, stage};
+use super::stage::{Staged, Stopped, collect, stage};
 use crate::io::{Driver, Errno, Op, Owner, SendBatch};
 use crate::proto::geometry::{BLOCK_LEN_MAX, BlockRequest};
 use crate::proto::wire::{self, Message};
@@ -59,6 +59,8 @@ pub(super) struct Upload {
     /// Bytes of that send which the socket has taken, and the tick at which it was begun.
     pub(super) taken: u64,
     pub(super) begun_at: u64,
+    /// It waits until a piece is verified that nobody has read yet, and stages nothing meanwhile.
+    pub(super) held_back: bool,
     /// It has given its buffers back, and stages nothing until it has sent what it kept.
     pub(super) yielding: bool,
     /// Whether the batch in flight was taken in more than one go.
@@ -80,6 +82,7 @@ impl Default for Upload {
             sending: VecDeque::new(),
             taken: 0,
             begun_at: 0,
+            held_back: false,
             yielding: false,
             short: false,
         }
@@ -121,20 +124,26 @@ impl<D: Driver> Shard<D> {
                 share = share.min(pace.share());
             }
         }
-        let mut starved = false;
+        let (mut starved, mut unread) = (false, None);
         if let Phase::Peer(peer) = &mut conn.phase
             && !conn.paced
         {
             peer.upload.share = u32::try_from(share).unwrap_or(u32::MAX);
             starved = match first {
-                true => stage(
-                    &mut self.driver,
-                    &mut self.disk,
-                    &mut self.counters,
-                    owner,
-                    peer,
-                    &mut conn.out,
-                ),
+                true => {
+                    let stopped = stage(
+                        &mut self.driver,
+                        &mut self.disk,
+                        &mut self.counters,
+                        owner,
+                        peer,
+                        &mut conn.out,
+                    );
+                    if let Stopped::Unread(piece) = stopped {
+                        unread = Some(piece);
+                    }
+                    stopped == Stopped::Full
+                }
                 false => peer.wants_to_stage(),
             };
         }
@@ -176,6 +185,9 @@ impl<D: Driver> Shard<D> {
         if starved && !conn.starved {
             conn.starved = true;
             self.starved.push_back(owner);
+        }
+        if let Some(piece) = unread {
+            self.verify_for(owner, piece);
         }
     }
 
@@ -310,7 +322,7 @@ impl<D: Driver> Shard<D> {
         let mut lost = Vec::new();
         for Failure { waiters, served, what } in std::mem::take(&mut self.disk.failures) {
             for waiter in waiters {
-                if self.on_early_unread(waiter, &what) {
+                if self.on_early_unread(waiter, &what) || self.on_unread_failed(waiter, &what) {
                     continue;
                 }
                 let Waiter { conn, piece } = waiter;
@@ -365,7 +377,10 @@ impl Upload {
     }
 
     pub(super) fn has_window(&self) -> bool {
-        self.staged_len < self.window.min(self.share) && self.staged.len() < STAGED_MAX && !self.yielding
+        self.staged_len < self.window.min(self.share)
+            && self.staged.len() < STAGED_MAX
+            && !self.yielding
+            && !self.held_back
     }
 
     /// Whether buffers are held, or about to be, since tick `since` or longer.

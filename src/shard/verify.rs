@@ -91,6 +91,9 @@ impl<D: Driver> Shard<D> {
     ) {
         self.verifier.out -= 1;
         let (number, piece) = ((tag >> 32) as u32, tag as u32);
+        if self.on_unread_verdict(number, piece, &mut outcome) {
+            return;
+        }
         let Some(download) = self.downloads.get_mut(&number) else {
             return; // The torrent has left.
         };

@@ -84,6 +84,10 @@ counters! {
     uploads_paced,
     /// Extents read before anybody asked for them.
     disk_reads_ahead,
+    /// Pieces that were right when they were first asked for, and had not been read before.
+    unread_verified,
+    /// Those that were wrong.
+    unread_wrong,
     /// Reads and opens that failed.
     disk_errors,
     /// Extents found in the cache, or being read for another peer.

@@ -40,6 +40,8 @@ pub struct CheckReport {
     pub modified: Vec<Option<i64>>,
     /// Pieces that were judged by an earlier check, and not read again.
     pub known_count: u32,
+    /// Those of `have` that nobody has read yet: see [`Unread::Later`].
+    pub unread: Bitfield,
 }
 
 impl CheckReport {
@@ -70,10 +72,27 @@ impl CheckReport {
     }
 }
 
+/// What becomes of pieces that nothing is known of, in files that have the length that they should have and their final names.
+/// All others are read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Unread {
+    /// They are read now.
+    #[default]
+    Now,
+    /// They are taken for right for the time being, and whoever serves them has to verify them first. Nothing is recorded.
+    Later,
+    /// They are taken for right, and recorded so.
+    Never,
+}
+
 /// What was known before, and where to put what is found out.
 pub struct Memory<'a> {
     /// Of this torrent. What was judged of files that have not changed since is not read again.
     pub known: Option<Record>,
+    /// What becomes of the others.
+    pub unread: Unread,
+    /// Pieces that are read in any case, whatever is known of them.
+    pub doubted: Option<Bitfield>,
     /// Takes what is to be known from now on: now and then, when the check is cancelled, and at its end. What it says will
     /// be on the disk of the payload after a power cut.
     pub keep: &'a mut dyn FnMut(Record),
@@ -97,16 +116,24 @@ pub fn check(
     });
     let mut payload = payload.ok_or(Error::Cancelled)?;
     let piece_count = metainfo.geometry.piece_count();
-    let (known, keep) = match memory {
-        Some(Memory { known, keep }) => (known, Some(keep)),
-        None => (None, None),
-    };
+    let (mut known, mut unread, mut doubted, mut keep) = (None, Unread::Now, None, None);
+    if let Some(memory) = memory {
+        (known, unread, doubted, keep) = (memory.known, memory.unread, memory.doubted, Some(memory.keep));
+    }
+    let doubted = doubted.unwrap_or_else(|| Bitfield::new(piece_count));
+    if let Some(record) = &mut known {
+        for piece in doubted.pieces() {
+            record.have.clear(piece);
+            record.wrong.clear(piece);
+        }
+    }
     let mut verifier = Verifier {
         metainfo,
         have: Bitfield::new(piece_count),
         wrong: Bitfield::new(piece_count),
         unwritten: Bitfield::new(piece_count),
         known: Bitfield::new(piece_count),
+        unread: Bitfield::new(piece_count),
         lost: BTreeSet::new(),
         written: vec![false; metainfo.files.len()],
         progress,
@@ -118,7 +145,11 @@ pub fn check(
     if payload.parts().contains(&true) {
         verifier.find_unwritten(&mut payload);
     }
-    if verifier.known.count() + verifier.unwritten.count() == piece_count {
+    let believed = match unread {
+        Unread::Now => 0,
+        Unread::Later | Unread::Never => verifier.believe(&payload, &doubted, unread == Unread::Later),
+    };
+    if verifier.known.count() + verifier.unwritten.count() + believed == piece_count {
         progress.add(metainfo.geometry.total_len());
     } else {
         pieces::run(&metainfo.geometry, &mut payload, means, progress, &mut verifier)?;
@@ -134,6 +165,7 @@ pub fn check(
         }
     }
     verifier.keep(piece_count, &mut payload);
+    let unread = verifier.unread.and(&verifier.have);
     let (files, modified, parts) = payload.into_states();
     Ok(CheckReport {
         have: verifier.have,
@@ -142,6 +174,7 @@ pub fn check(
         parts,
         modified,
         known_count: verifier.known.count(),
+        unread,
     })
 }
 
@@ -153,6 +186,8 @@ struct Verifier<'a, 'k> {
     unwritten: Bitfield,
     /// Pieces that were judged by an earlier check.
     known: Bitfield,
+    /// Pieces that are to be verified later. They are right, for the time being.
+    unread: Bitfield,
     /// Files that the disk does not take. Pieces of them may be on their way through the pool still.
     lost: BTreeSet<usize>,
     /// Files that btd was writing to when the record was made that was taken over, and that are still there.
@@ -188,6 +223,26 @@ impl Verifier<'_, '_> {
                 self.known.set(piece);
             }
         }
+    }
+
+    /// Takes pieces for right that nothing is known of, where their files look as they should. `is_later`: until somebody
+    /// verifies them. Gives how many.
+    fn believe(&mut self, payload: &Payload<'_>, doubted: &Bitfield, is_later: bool) -> u32 {
+        let geometry = &self.metainfo.geometry;
+        let looks_whole = |file: usize| payload.states()[file].is_ok() && !payload.parts()[file];
+        let mut believed = 0;
+        for piece in geometry.pieces().filter(|piece| !doubted.get(*piece)) {
+            let mut files = payload.files_of(geometry.piece_offset(piece), geometry.piece_len(piece).into());
+            let is_judged = self.have.get(piece) || self.wrong.get(piece) || self.unwritten.get(piece);
+            if !is_judged && files.all(looks_whole) {
+                believed += 1;
+                self.have.set(piece);
+                if is_later {
+                    self.unread.set(piece);
+                }
+            }
+        }
+        believed
     }
 
     /// Finds the pieces that need no reading since there is nothing to be read. One that is all zeros is read like any
@@ -242,7 +297,10 @@ impl Verifier<'_, '_> {
                 wrong.clear(piece);
             }
         }
-        let have = self.have.clone();
+        let mut have = self.have.clone();
+        for piece in self.unread.pieces() {
+            have.clear(piece);
+        }
         if let Some(keep) = &mut self.keep {
             keep(Record {
                 have,

@@ -38,6 +38,17 @@ impl Device {
     }
 }
 
+impl Device {
+    /// What the kernel calls the disk (`sda`), else its numbers (`0:45`).
+    #[must_use]
+    pub fn name(&self) -> String {
+        let numbers = format!("{}:{}", rustix::fs::major(self.id), rustix::fs::minor(self.id));
+        let events = fs::read_to_string(format!("/sys/dev/block/{numbers}/uevent")).unwrap_or_default();
+        let name = events.lines().find_map(|line| line.strip_prefix("DEVNAME="));
+        name.map_or(numbers, str::to_owned)
+    }
+}
+
 /// How a block device is best asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Manners {
@@ -163,5 +174,6 @@ mod tests {
         fs::create_dir(&sub).unwrap();
         let device = |path: &Path| Device::of(fs::File::open(path).unwrap());
         assert_eq!(device(temp.path()), device(&sub));
+        assert!(!device(temp.path()).name().is_empty());
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! - [`layout`]: a range of the torrent -> ranges of its files. Pure arithmetic.
 //! - [`root`]: a data folder, held by a descriptor; nothing named in a torrent can be opened outside of it.
+//! - [`filesystem_of`]: which filesystem a folder lies on, over restarts.
 //! - [`part`]: files that are not complete: made before they are written, given their own names when they are.
 //! - [`mod@check`]: reads the payload of a torrent and says which pieces are right and what is wrong with the files.
+//! - [`reread`]: reads pieces once more, to find out what a disk has lost.
 //! - [`mod@erase`]: deletes the files of a torrent, and nothing else.
 //! - [`digest`]: reads files that are to become a torrent and gives the digest of each piece.
 //!
@@ -28,6 +30,7 @@ pub mod file_numbers;
 mod folder;
 mod holes;
 pub mod layout;
+mod mounts;
 pub mod open_files;
 mod order;
 pub mod part;
@@ -35,15 +38,17 @@ mod payload;
 mod pieces;
 pub mod read_modes;
 pub mod read_queue;
+pub mod reread;
 pub mod root;
 #[cfg(test)]
 mod tests;
 pub mod throttle;
 
-pub use check::{CheckReport, FileState, Memory, check};
+pub use check::{CheckReport, FileState, Memory, Unread, check};
 pub use device::Device;
 pub use erase::{Erased, erase};
 pub use layout::{Layout, Span};
+pub use mounts::filesystem_of;
 pub use part::{PART_SUFFIX, PartNames};
 pub use pieces::{Error, Means, Progress};
 pub use root::{OpenError, Root};

@@ -110,6 +110,12 @@ impl Root {
         self.identity == other.identity
     }
 
+    /// Its device and inode numbers: another folder of the same path has others.
+    #[must_use]
+    pub fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
     /// The path it was opened by, for messages.
     pub fn path(&self) -> &Path {
         &self.path

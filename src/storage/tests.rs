@@ -4,6 +4,7 @@ mod changing;
 mod known;
 mod names;
 mod reading;
+mod reread;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -12,6 +13,7 @@ use super::*;
 use crate::hashing::pool::Waiting;
 use crate::hashing::pool::tests::occupy;
 use crate::hashing::{Pool, PoolConfig, sha1};
+use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::PieceIndex;
 use crate::proto::metainfo::{Metainfo, NewContent, NewFile, NewTorrent, encode};
 use crate::proto::path::RelPath;
@@ -382,10 +384,22 @@ fn check_knowing(
     known: Option<Record>,
     progress: &Progress,
 ) -> (Result<CheckReport, Error>, Vec<Record>) {
+    check_believing(fixture, throttle, (known, Unread::Now, None), progress)
+}
+
+/// The same, with pieces that are not read now, and some that are in any case.
+fn check_believing(
+    fixture: &Fixture,
+    throttle: &Throttle,
+    (known, unread, doubted): (Option<Record>, Unread, Option<Bitfield>),
+    progress: &Progress,
+) -> (Result<CheckReport, Error>, Vec<Record>) {
     let root = Root::open(fixture.temp.path()).unwrap();
     let mut kept = Vec::new();
     let memory = Memory {
         known,
+        unread,
+        doubted,
         keep: &mut |record| kept.push(record),
     };
     let result = check(

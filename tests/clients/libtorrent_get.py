@@ -26,6 +26,8 @@ def main():
         "enable_lsd": False,
         "enable_upnp": False,
         "enable_natpmp": False,
+        # A peer that hangs up is come back to at once, and not after a minute.
+        "min_reconnect_time": 1,
         "alert_mask": lt.alert.category_t.error_notification
         | lt.alert.category_t.status_notification
         | lt.alert.category_t.connect_notification

@@ -96,6 +96,7 @@ impl Storage {
             write_buffer,
             part_names,
             preallocate,
+            scrub,
         } = new;
         Storage {
             read_mode: waiting.keep("storage.read-mode", &self.read_mode, read_mode),
@@ -104,6 +105,7 @@ impl Storage {
             write_buffer: waiting.keep("storage.write-buffer", &self.write_buffer, write_buffer),
             part_names: waiting.keep("storage.part-names", &self.part_names, part_names),
             preallocate: waiting.keep("storage.preallocate", &self.preallocate, preallocate),
+            scrub: waiting.keep("storage.scrub", &self.scrub, scrub),
         }
     }
 }

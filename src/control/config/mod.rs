@@ -54,6 +54,9 @@ pub(super) const RATE_MIN: u64 = 16 << 10;
 const GATHER_WAIT_MAX: Duration = Duration::from_millis(10);
 const INTERVAL_MIN: Duration = Duration::from_secs(1);
 const INTERVAL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Shorter periods are for tests; longer than any disk lasts they mean nothing.
+const SCRUB_MIN: Duration = Duration::from_secs(1);
+const SCRUB_MAX: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 /// More peers than clients take from one reply.
 const NUMWANT_MAX: usize = 1000;
 /// Room for some 50,000 torrents: with less, a tracker's own tables and the parts that its memory is shared out in would leave
@@ -131,6 +134,8 @@ pub struct Storage {
     pub part_names: bool,
     /// How files get their length.
     pub preallocate: Preallocate,
+    /// Over which time all payload is read once more; `None` is never.
+    pub scrub: Option<Duration>,
 }
 
 impl Default for Storage {
@@ -142,6 +147,7 @@ impl Default for Storage {
             write_buffer: 64 << 20,
             part_names: true,
             preallocate: Preallocate::Sparse,
+            scrub: None,
         }
     }
 }
@@ -168,6 +174,20 @@ pub struct Watch {
     pub example: bool,
     /// Peers that have what is missing, by address or name, with their ports. Without any nothing is downloaded.
     pub peers: Vec<String>,
+    /// When payload is read that nothing is known of.
+    pub verify: Verify,
+}
+
+/// When payload is read that nothing is known of, where its files look as they should.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verify {
+    /// When its torrent is added, all of it.
+    #[default]
+    Full,
+    /// Each piece before its first byte is sent.
+    Lazy,
+    /// Never, but by a scrub or if somebody asks for it.
+    Trust,
 }
 
 /// `[limits]`
@@ -436,6 +456,7 @@ fn read(context: &Context<'_>, root: Table) -> Config {
         write_buffer: section.size("write-buffer", default.write_buffer, WRITE_BUFFER_MIN..=CACHE_SIZE_MAX),
         part_names: section.bool("part-names", default.part_names),
         preallocate: section.choice("preallocate", default.preallocate, &lengths),
+        scrub: section.time_or_off("scrub", default.scrub, SCRUB_MIN..=SCRUB_MAX),
     };
     section.finish();
 
@@ -620,6 +641,9 @@ fn read_tracker(context: &Context<'_>, mut section: Section<'_>) -> Tracker {
     tracker
 }
 
+/// What `verify` may be.
+const VERIFIES: [(&str, Verify); 3] = [("full", Verify::Full), ("lazy", Verify::Lazy), ("trust", Verify::Trust)];
+
 /// Reads a list of info-hashes as the tracker will.
 fn can_be_read(path: &Path) -> Result<(), String> {
     match read_list(path) {
@@ -636,6 +660,7 @@ fn read_watches(context: &Context<'_>, top: &mut Section<'_>) -> Vec<Watch> {
             data_dir: section.required_path("data-dir"),
             example: section.bool("example", false),
             peers: section.hosts_with_ports("peers"),
+            verify: section.choice("verify", Verify::default(), &VERIFIES),
         };
         // Two plans for one folder: which of the two data folders would a torrent belong to?
         if watches

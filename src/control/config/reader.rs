@@ -264,6 +264,33 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// A time with its unit, or "off".
+    pub(super) fn time_or_off(
+        &mut self,
+        key: &'static str,
+        default: Option<Duration>,
+        range: RangeInclusive<Duration>,
+    ) -> Option<Duration> {
+        self.take(key, default, |node| {
+            let time = match &node.value {
+                Value::Text(text) if text == "off" => return Ok(None),
+                Value::Text(text) => units::time(text),
+                _ => None,
+            };
+            let found = node.value.describe();
+            match time {
+                Some(time) if range.contains(&time) => Ok(Some(time)),
+                Some(_) => {
+                    let (min, max) = (units::display_time(*range.start()), units::display_time(*range.end()));
+                    Err(format!(
+                        "expected a time from \"{min}\" to \"{max}\", or \"off\", found {found}"
+                    ))
+                }
+                None => Err(format!("expected a time such as \"30d\", or \"off\", found {found}")),
+            }
+        })
+    }
+
     /// Host names that peers may go by.
     pub(super) fn hostname_rule(&mut self, key: &'static str) -> HostnameRule {
         self.take(key, HostnameRule::default(), |node| {

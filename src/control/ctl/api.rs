@@ -97,6 +97,11 @@ pub enum Request {
         #[serde(default)]
         download_rate: Option<u64>,
     },
+    /// The payload of a data folder is on another filesystem now than it was, and is looked for there: a [`Moved`].
+    Moved {
+        /// The folder, as the configuration has it.
+        data_dir: String,
+    },
     /// Whether btd works: a [`Health`].
     Health {},
 }
@@ -166,7 +171,7 @@ pub struct TorrentRow {
     pub info_hash: String,
     /// Chosen by whoever made the torrent: it may hold anything.
     pub name: String,
-    /// `checking`, `seeding`, `partial`, `missing`, `error`, `downloading` or `paused`.
+    /// `checking`, `seeding`, `partial`, `missing`, `error`, `downloading`, `paused` or `unavailable`.
     pub state: String,
     /// Whether it is paused. One that is paused may be `checking`.
     pub paused: bool,
@@ -279,6 +284,13 @@ pub struct Done {
     pub changed: bool,
     /// What came of it.
     pub note: String,
+}
+
+/// A data folder may be on another filesystem.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// The folder, as the configuration has it.
+    pub data_dir: String,
 }
 
 /// Something was done to all torrents.

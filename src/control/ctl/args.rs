@@ -91,6 +91,14 @@ pub(super) enum Command {
         #[arg(long, value_name = "RATE", value_parser = rate)]
         download_rate: Option<Rate>,
     },
+    /// Tell that the payload of a data folder has moved to another disk, which is mounted there now
+    ///
+    /// btd neither reads nor writes a data folder that is on another filesystem than it was: its disk may just not be mounted.
+    Moved {
+        /// The data folder, as the configuration has it
+        #[arg(value_name = "DATA-DIR")]
+        data_dir: PathBuf,
+    },
     /// Tell whether btd works (exit code 0 it does, 1 not, 69 it is not running), for containers
     Health,
 }
@@ -142,6 +150,7 @@ mod tests {
             "btd ctl remove abcd --with-data",
             "btd ctl add a.torrent b.torrent --watch w",
             "btd ctl health",
+            "btd ctl moved /srv/data",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

@@ -203,6 +203,9 @@ impl Client {
                 upload_rate: upload_rate.map(|rate| rate.0),
                 download_rate: download_rate.map(|rate| rate.0),
             }),
+            Command::Moved { data_dir } => self.rows::<api::Moved>(&Request::Moved {
+                data_dir: absolute(data_dir),
+            }),
             Command::Health => {
                 let mut healthy = false;
                 self.ask(&Request::Health {}, &[], |health: &api::Health| {

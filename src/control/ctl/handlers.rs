@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::add;
-use super::api::{Added, AllDone, Done, Kind, PeerRow, Refusal, Request};
+use super::api::{Added, AllDone, Done, Kind, Moved, PeerRow, Refusal, Request};
 use super::door::Door;
 use crate::control::supervisor::Source;
 use crate::control::{blocking, torrent_file};
@@ -106,6 +106,7 @@ pub(in crate::control) async fn answer(request: Request, means: &Means, rows: &m
             let limits = door.ask(move |supervisor| supervisor.limit(upload_rate, download_rate));
             rows.row(&limits.await??).await
         }
+        Request::Moved { data_dir } => rows.row(&moved(data_dir, door).await?).await,
         Request::Health {} => rows.row(&door.ask(|supervisor| supervisor.health()).await?).await,
     }
 }
@@ -397,6 +398,40 @@ async fn add(
     .await
 }
 
+/// A data folder may be on another filesystem from now on.
+async fn moved(data_dir: String, door: &Door) -> Result<Moved, Refusal> {
+    let dirs = door.ask(|supervisor| supervisor.data_dirs()).await?;
+    let wanted = PathBuf::from(&data_dir);
+    let dir = wait_for(move || same_folder(&dirs, &wanted).cloned().ok_or(dirs)).await?;
+    let dir = dir.map_err(|dirs| {
+        let dirs: Vec<String> = dirs.iter().map(|dir| shown(dir)).collect();
+        let message = format!("{data_dir} is no data folder, only {}", dirs.join(", "));
+        Refusal::new(Kind::NotFound, message)
+    })?;
+    let told = dir.clone();
+    if !door.ask(move |supervisor| supervisor.moved(&told)).await? {
+        return Err(Refusal::new(Kind::NotFound, "it is no data folder any more"));
+    }
+    // So that a restart knows of it too.
+    let store = door.ask(|supervisor| supervisor.store()).await?;
+    match wait_for(move || store.flush()).await? {
+        true => Ok(Moved { data_dir: shown(&dir) }),
+        false => Err(Refusal::new(
+            Kind::Io,
+            "it is done, but could not be recorded: a restart may undo it (the log says why)",
+        )),
+    }
+}
+
+/// Which of these folders another is, by whatever path.
+fn same_folder<'a>(dirs: &'a [PathBuf], wanted: &Path) -> Option<&'a PathBuf> {
+    let is_same = |dir: &&PathBuf| {
+        let same_folder = || Some(dir.canonicalize().ok()? == wanted.canonicalize().ok()?);
+        dir.as_path() == wanted || same_folder() == Some(true)
+    };
+    dirs.iter().find(is_same)
+}
+
 /// The watch folder that is meant.
 fn choose(dirs: &[PathBuf], wanted: Option<&str>) -> Result<PathBuf, Refusal> {
     let Some(first) = dirs.first() else {
@@ -406,11 +441,7 @@ fn choose(dirs: &[PathBuf], wanted: Option<&str>) -> Result<PathBuf, Refusal> {
     let Some(wanted) = wanted.map(Path::new) else {
         return Ok(first.clone());
     };
-    let is_same = |dir: &&PathBuf| {
-        let same_folder = || Some(dir.canonicalize().ok()? == wanted.canonicalize().ok()?);
-        dir.as_path() == wanted || same_folder() == Some(true)
-    };
-    dirs.iter().find(is_same).cloned().ok_or_else(|| {
+    same_folder(dirs, wanted).cloned().ok_or_else(|| {
         let dirs: Vec<String> = dirs.iter().map(|dir| shown(dir)).collect();
         let message = format!("{} is no watch folder, only {}", wanted.display(), dirs.join(", "));
         Refusal::new(Kind::NotFound, message)

@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use super::api::{Added, AllDone, Detail, Done, Health, Limits, PeerRow, Removed, Stats, TorrentRow};
+use super::api::{Added, AllDone, Detail, Done, Health, Limits, Moved, PeerRow, Removed, Stats, TorrentRow};
 use crate::control::config::display_size;
 use crate::proto::path::escaped;
 
@@ -296,6 +296,16 @@ impl Shown for Removed {
 impl Shown for Done {
     fn show(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{}  {}: {}", self.info_hash, escaped(&self.name), self.note)
+    }
+}
+
+impl Shown for Moved {
+    fn show(&self, out: &mut dyn Write) -> io::Result<()> {
+        let dir = escaped(&self.data_dir);
+        writeln!(
+            out,
+            "{dir}: payload is looked for on the disk that is mounted there now"
+        )
     }
 }
 

@@ -60,7 +60,7 @@ impl Job {
         // Gives what was recorded, or would have been: without what was withdrawn since it was told. A check that has
         // begun meanwhile knows better, and so nothing is recorded then.
         let put = |have: &Bitfield, stamps: &[Option<FileStamp>]| {
-            let have = have.and(&torrent.have());
+            let have = have.and(&torrent.verified());
             let is_current = lock(&is_current);
             if *is_current {
                 session.put(torrent.info_hash(), record(&torrent, have.clone(), stamps.to_vec()));
@@ -151,6 +151,11 @@ fn prepare(torrent: &Torrent, names: &PartNames, options: Options, done: &mut Do
     Ok(())
 }
 
+/// What is recorded of a torrent that nobody writes to any more, with files that look like this.
+pub(in crate::control) fn recorded(torrent: &Torrent, stamps: Vec<Option<FileStamp>>) -> Record {
+    record(torrent, torrent.verified(), stamps)
+}
+
 /// A record of pieces that are on the disk.
 fn record(torrent: &Torrent, have: Bitfield, files: Vec<Option<FileStamp>>) -> Record {
     let piece_count = have.piece_count();
@@ -182,7 +187,7 @@ pub(super) fn settle(session: &Store, torrent: &Torrent, mut stamps: Vec<Option<
     for file in written {
         stamps[file as usize] = stamp_of(torrent, file);
     }
-    session.put(info_hash, record(torrent, torrent.have(), stamps));
+    session.put(info_hash, record(torrent, torrent.verified(), stamps));
     history::note_begun(session, info_hash);
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 
-pub(super) use job::Done;
+pub(super) use job::{Done, recorded as record};
 
 use crate::proto::InfoHash;
 use crate::proto::bitfield::Bitfield;
@@ -82,8 +82,8 @@ pub(super) enum Outcome {
     Failed(String),
     /// What was written may not be on the disk: it is to be checked.
     Doubtful(String),
-    /// Nothing is missing, and all files have their names.
-    Complete,
+    /// Nothing is missing, and all files have their names; this is what they looked like.
+    Complete(Vec<Option<FileStamp>>),
 }
 
 /// All downloads.
@@ -313,8 +313,8 @@ impl Downloads {
         let is_named = |file: u32| !torrent.is_part(file);
         let file_count = u32::try_from(torrent.meta().files.len()).unwrap_or(u32::MAX);
         if torrent.is_complete() && entry.work.is_empty() && entry.prepared && (0..file_count).all(is_named) {
-            self.entries.remove(&info_hash);
-            outcomes.push(Outcome::Complete);
+            let stamps = self.entries.remove(&info_hash).map(|entry| entry.stamps.clone());
+            outcomes.push(Outcome::Complete(stamps.unwrap_or_default()));
         } else {
             self.go_on(info_hash);
         }
@@ -341,7 +341,7 @@ impl Downloads {
                     }
                     Outcome::NotPrepared(error) => tracing::warn!("cannot download {info_hash}: {error}"),
                     Outcome::Failed(why) => tracing::warn!("{info_hash}: {why}"),
-                    Outcome::Prepared(_) | Outcome::Complete => {}
+                    Outcome::Prepared(_) | Outcome::Complete(_) => {}
                 }
             }
         }

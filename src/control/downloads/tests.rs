@@ -89,7 +89,7 @@ fn files_are_made_recorded_and_named() {
     assert!(matches!(fixture.wanted()[..], [Outcome::Prepared(_)]));
     assert!(exists(&fixture.part()));
     assert_eq!(fixture.known(), Some(0));
-    assert!(matches!(fixture.written()[..], [Outcome::Complete]));
+    assert!(matches!(fixture.written()[..], [Outcome::Complete(_)]));
     assert!(!exists(&fixture.part()) && exists(&fixture.temp.path().join("data/x")));
     assert_eq!(fixture.known(), Some(1));
 }
@@ -133,7 +133,7 @@ fn files_that_could_not_be_made_are_made_later() {
     fixture.downloads.on_tick(Instant::now() + RETRY);
     let outcomes = fixture.next();
     assert!(
-        matches!(outcomes[..], [Outcome::Prepared(_), Outcome::Complete]),
+        matches!(outcomes[..], [Outcome::Prepared(_), Outcome::Complete(_)]),
         "{outcomes:?}"
     );
 }
@@ -221,7 +221,7 @@ fn what_is_written_while_a_thread_is_at_work_is_left_to_one_other() {
     drop(gate);
     assert!(fixture.next().is_empty());
     assert_eq!(threads(&fixture), 1);
-    assert!(matches!(fixture.next()[..], [Outcome::Complete]));
+    assert!(matches!(fixture.next()[..], [Outcome::Complete(_)]));
     assert_eq!(threads(&fixture), 0, "nothing is left to do");
 }
 

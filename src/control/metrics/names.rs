@@ -99,6 +99,16 @@ pub(super) const SHARD_COUNTERS: &[(&str, &str, Read<Counters, u64>)] = &[
         |c| c.disk_reads_ahead,
     ),
     (
+        "btd_lazy_pieces_total",
+        "Pieces that were read and verified when they were first asked for (`verify = \"lazy\"`).",
+        |c| c.unread_verified + c.unread_wrong,
+    ),
+    (
+        "btd_lazy_pieces_bad_total",
+        "Those of them that were wrong, and were withdrawn before any of it was sent.",
+        |c| c.unread_wrong,
+    ),
+    (
         "btd_disk_errors_total",
         "Reads and opens of payload files that failed.",
         |c| c.disk_errors,
@@ -273,6 +283,19 @@ pub(super) fn describe() {
     describe_gauge!(
         "btd_config_reload_ok",
         "1 if the configuration was good when it was read last, 0 if btd goes on with an older one."
+    );
+    describe_counter!(
+        "btd_scrub_bytes_total",
+        Unit::Bytes,
+        "Payload that the scrub has read once more, by disk."
+    );
+    describe_counter!(
+        "btd_scrub_errors_total",
+        "Pieces that the scrub found to be wrong or could not read: once (transient), or twice (lasting), by disk."
+    );
+    describe_gauge!(
+        "btd_scrub_completed_seconds",
+        "When the scrub of a data folder last came to its end, in seconds since 1970."
     );
     describe_counter!("btd_config_reloads_total", "Times the configuration was read again.");
     describe_gauge!("btd_build_info", "Always 1; the labels tell which btd this is.");

@@ -246,6 +246,7 @@ impl Supervisor<'_> {
                 self.shards.remove(info_hash);
             }
             self.downloads.remove(info_hash);
+            self.unread.remove(info_hash);
             self.announcer.remove(info_hash);
             self.publish_counts();
             tracing::info!("paused {:?} ({info_hash})", self.name_of(info_hash));
@@ -347,6 +348,13 @@ impl Supervisor<'_> {
         (!self.torrents.has(info_hash), self.downloads.at_rest(info_hash))
     }
 
+    /// Nothing is to be known any more of a torrent that is gone with its payload.
+    pub(in crate::control) fn forget(&mut self, info_hash: InfoHash) {
+        if !self.torrents.has(info_hash) {
+            self.totals.forget(info_hash);
+        }
+    }
+
     fn name_of(&self, info_hash: InfoHash) -> &str {
         self.torrents.entry(info_hash).map_or("", |entry| &entry.name)
     }
@@ -382,7 +390,7 @@ fn row(info_hash: InfoHash, entry: &Entry) -> TorrentRow {
         size: entry.len(),
         done: match (torrent, &entry.state) {
             (Some(torrent), _) => Some(entry.len() - torrent.left().min(entry.len())),
-            (None, State::Missing | State::Paused) => Some(0),
+            (None, State::Missing | State::Paused) if entry.is_known() => Some(0),
             (None, _) => None,
         },
         checked: match &entry.state {

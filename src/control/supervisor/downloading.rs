@@ -77,6 +77,8 @@ impl Supervisor<'_> {
         for outcome in self.downloads.on_done(done) {
             match outcome {
                 downloads::Outcome::Prepared(notices) => {
+                    // What is written from now on has to be found again.
+                    self.data_folders.places.bind(torrent.root().path());
                     for notice in notices {
                         tracing::warn!("{name:?} ({info_hash}): {notice}");
                     }
@@ -92,8 +94,12 @@ impl Supervisor<'_> {
                     tracing::warn!("{name:?} ({info_hash}): {why} (tried again in a minute)");
                 }
                 downloads::Outcome::Doubtful(why) => self.doubt(info_hash, &why),
-                downloads::Outcome::Complete => {
+                downloads::Outcome::Complete(stamps) => {
                     torrent.set_complete();
+                    // Of what was there before nobody may have read all.
+                    if torrent.unread_count() > 0 {
+                        self.unread.add(&torrent, downloads::record(&torrent, stamps));
+                    }
                     self.announcer.completed(info_hash);
                     if self.torrents.on_complete(info_hash) {
                         let len = display_size(torrent.geometry().total_len());

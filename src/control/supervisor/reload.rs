@@ -13,7 +13,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::Supervisor;
-use crate::control::checks::Progress;
+use crate::control::checks::{Job, Progress};
 use crate::control::config::{self, Config, Watch};
 use crate::control::torrents::Removal;
 use crate::control::{blocking, example, logging, metrics, service_manager};
@@ -167,6 +167,8 @@ impl Supervisor<'_> {
             }
         }
         new.into_iter().for_each(|watch| self.folders.open(watch));
+        self.follow_places();
+        self.follow_scrubs();
         finds_others
     }
 
@@ -190,6 +192,17 @@ impl Supervisor<'_> {
 
     /// What is missing of torrents may be had now where it could not before.
     fn look_for_more(&mut self) {
+        for job in std::mem::take(&mut self.spoilt) {
+            if !self.torrents.is_missing(job.info_hash, job.generation) {
+                continue;
+            }
+            let folder = self.torrents.get(job.info_hash).map(|(folder, _)| folder);
+            match folder.is_some_and(|folder| self.downloads_in(folder, &job.meta)) {
+                // What is known to be wrong need not be read again.
+                true => self.look_again(Job { trust: true, ..job }),
+                false => self.spoilt.push(job),
+            }
+        }
         for (folder, torrent) in self.torrents.partial() {
             let meta = Arc::new(torrent.meta().clone());
             if torrent.home().is_some() || !self.downloads_in(folder, &meta) {

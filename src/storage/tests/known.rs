@@ -294,3 +294,77 @@ fn filesystem_that_knows_no_sync_loses_nothing() {
     assert!(payload.states()[0].is_ok() && payload.stamps()[0].is_none());
     assert!(!payload.is_on_disk(0), "nobody knows that it is");
 }
+
+/// With two pieces of a file that is too short, one of them whole, and a file that is wrong and looks right.
+fn believed() -> Fixture {
+    let fixture = fixture(1024, &[("a", 5120, false), ("b", 2048, false), ("c", 3072, false)]);
+    fixture.flip("a", 1500);
+    age(&fixture.path("a"));
+    fixture.set_len("b", 2000);
+    age(&fixture.path("b"));
+    fixture
+}
+
+#[test]
+fn what_is_read_later_is_taken_for_right_and_not_recorded_where_files_look_whole() {
+    let fixture = believed();
+    let later = |known, doubted| {
+        let read_before = fixture.pool.stats().bytes;
+        let what = (known, Unread::Later, doubted);
+        let (report, kept) = check_believing(&fixture, &Throttle::default(), what, &Progress::default());
+        let read = fixture.pool.stats().bytes - read_before;
+        (report.unwrap(), kept.last().unwrap().clone(), read)
+    };
+    let (report, record, read) = later(None, None);
+    assert_eq!(read, 1024, "what is there of a file that is too short is read");
+    assert_eq!(indexes(&report.unread), [0, 1, 2, 3, 4, 7, 8, 9]);
+    assert_eq!(indexes(&report.have), [0, 1, 2, 3, 4, 5, 7, 8, 9]);
+    assert_eq!((indexes(&record.have), indexes(&record.wrong)), (vec![5], vec![]));
+    // What was verified since is known, and what was wrong stays so.
+    let mut known = record;
+    known.have.set(fixture.metainfo.geometry.piece_index(0).unwrap());
+    known.wrong.set(fixture.metainfo.geometry.piece_index(1).unwrap());
+    let (report, record, read) = later(Some(known.clone()), None);
+    assert_eq!((read, indexes(&report.unread)), (0, vec![2, 3, 4, 7, 8, 9]));
+    assert_eq!((indexes(&report.have), &record), (vec![0, 2, 3, 4, 5, 7, 8, 9], &known));
+    // And what is doubted is read, whatever is known of it.
+    let mut doubted = Bitfield::new(10);
+    for piece in [0, 1, 2] {
+        doubted.set(fixture.metainfo.geometry.piece_index(piece).unwrap());
+    }
+    let (report, record, read) = later(Some(known), Some(doubted));
+    assert_eq!((read, indexes(&report.unread)), (3 * 1024, vec![3, 4, 7, 8, 9]));
+    assert_eq!(
+        (indexes(&record.have), indexes(&record.wrong)),
+        (vec![0, 2, 5], vec![1])
+    );
+}
+
+#[test]
+fn what_is_never_read_is_recorded_as_right_where_files_look_whole() {
+    let fixture = believed();
+    let what = (None, Unread::Never, None);
+    let (report, kept) = check_believing(&fixture, &Throttle::default(), what, &Progress::default());
+    let report = report.unwrap();
+    assert_eq!(fixture.pool.stats().bytes, 1024);
+    assert_eq!(indexes(&report.have), [0, 1, 2, 3, 4, 5, 7, 8, 9]);
+    assert!(report.unread.is_empty() && !report.is_whole());
+    assert_eq!(kept.last().unwrap().have, report.have);
+}
+
+#[test]
+fn what_is_not_complete_by_its_name_is_read_whatever_is_believed() {
+    let fixture = fixture(1024, &[("a", 3072, false), ("b", 2048, false)]);
+    age(&fixture.part("a"));
+    for unread in [Unread::Later, Unread::Never] {
+        let read_before = fixture.pool.stats().bytes;
+        let (report, _) = check_believing(
+            &fixture,
+            &Throttle::default(),
+            (None, unread, None),
+            &Progress::default(),
+        );
+        assert_eq!(fixture.pool.stats().bytes - read_before, 3072);
+        assert!(report.unwrap().have.is_full());
+    }
+}

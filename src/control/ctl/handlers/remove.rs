@@ -14,10 +14,11 @@ use tokio::time::timeout;
 use super::{Contents, contents, find, gone, shown, wait_for};
 use crate::control::ctl::api::{Kind, Refusal, Removed};
 use crate::control::ctl::door::Door;
+use crate::control::places::Absence;
 use crate::control::supervisor::Neighbour;
 use crate::proto::InfoHash;
 use crate::proto::metainfo::Metainfo;
-use crate::storage::{Erased, Root, erase};
+use crate::storage::{Erased, erase};
 
 /// Torrents that are looked at for the same files at a time: below a millisecond.
 const PAGE_LEN: usize = 2048;
@@ -31,8 +32,16 @@ pub(super) async fn remove(door: &Door, hash: String, with_data: bool) -> Result
     let known = known.ok_or_else(|| gone(info_hash))?;
     let (name, data_dir, files) = (known.row.name, known.data_dir, known.files);
     drop(known.torrent);
+    let places = door.ask(|supervisor| supervisor.places()).await?;
     let meta = match with_data {
         true => {
+            let (places, dir) = (Arc::clone(&places), data_dir.clone());
+            let looked = wait_for(move || places.look(&dir)).await?;
+            // Where it is not, there is nothing to delete; on another disk it would be somebody else's.
+            if let Err(absence @ Absence::Other { .. }) = looked {
+                let message = format!("{absence}: nothing was removed (hint: without --with-data)");
+                return Err(Refusal::new(Kind::Refused, message));
+            }
             let meta = contents(door, info_hash).await?;
             ensure_own(door, &meta, &name, &data_dir).await?;
             Some(meta)
@@ -64,16 +73,12 @@ pub(super) async fn remove(door: &Door, hash: String, with_data: bool) -> Result
         let message = "it is removed, but its files are still being worked on and were not deleted (a slow disk?)";
         return Err(Refusal::new(Kind::Io, message));
     }
-    let store = door.ask(|supervisor| supervisor.store()).await?;
     // That it was complete once would keep it from being downloaded, should it be added again.
-    store.forget(info_hash);
-    let erased = wait_for(move || match Root::open(&data_dir) {
+    door.ask(move |supervisor| supervisor.forget(info_hash)).await?;
+    let erased = wait_for(move || match places.open(&data_dir) {
         Ok(root) => Ok(erase(&root, &meta.files)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Erased::default()),
-        Err(error) => {
-            let message = format!("it is removed, but {} cannot be opened: {error}", data_dir.display());
-            Err(Refusal::new(Kind::Io, message))
-        }
+        Err(Absence::Gone { .. }) => Ok(Erased::default()),
+        Err(absence) => Err(Refusal::new(Kind::Io, format!("it is removed, but {absence}"))),
     });
     let erased = erased.await??;
     tracing::info!(

@@ -1,0 +1,328 @@
+//! The data folders, and whether each is the one that it was: there, and on the filesystem that its payload is on.
+//!
+//! An empty mount point looks like payload that was deleted, and what is downloaded into it lies on another disk. So a
+//! folder is *bound* to its filesystem as soon as something of a torrent was found in it or made there, and that is kept in
+//! the session. Before that any will do: at a first start nobody can know better. A folder that is not there, or on another
+//! filesystem, is absent: its torrents wait, nothing is read or written, and what was known of them holds when it is back.
+//!
+//! Everything that reads or writes payload goes by a [`Root`] that [`Places::open`] has judged, by its own descriptor; that
+//! a path leads elsewhere a moment later changes nothing for it. A thread for each folder looks at its path now and then:
+//! one that hangs on a dead network mount holds up nobody else.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::session::{Filesystem, Store};
+use crate::storage::{Root, filesystem_of};
+
+/// How often folders are looked at. What is back is seen, and what is gone, within it.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Why a data folder cannot be used now.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Absence {
+    /// Nothing is there.
+    #[error(
+        "the data folder {} is not there (hint: mount its disk, or make the folder: btd goes on by itself)",
+        path.display()
+    )]
+    Gone {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Something else is in its place.
+    #[error(
+        "the data folder {} is on {now} and no longer on {then}, so that its disk seems not to be mounted (hint: mount it, \
+         and btd goes on by itself; if the payload has moved here for good, `btd ctl moved {}` says so)",
+        path.display(), path.display()
+    )]
+    Other {
+        /// The folder.
+        path: PathBuf,
+        /// What it was on.
+        then: Filesystem,
+        /// What it is on.
+        now: Filesystem,
+    },
+    /// It is there, and cannot be used.
+    #[error("cannot open the data folder {}: {source} (tried again every {} s)", path.display(), LOOK_EVERY.as_secs())]
+    Closed {
+        /// The folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+impl Absence {
+    fn of(path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::NotFound => Self::Gone { path },
+            _ => Self::Closed { path, source },
+        }
+    }
+}
+
+/// What a look at a folder has found.
+#[derive(Debug)]
+pub(super) struct Look {
+    /// The folder.
+    pub(super) path: PathBuf,
+    /// Which one it is, by device and inode, or why it cannot be used.
+    pub(super) found: Result<(u64, u64), Absence>,
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(super) struct Places {
+    session: Arc<Store>,
+    known: Mutex<HashMap<PathBuf, Known>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Which it was when it was judged last.
+    root: Option<Arc<Root>>,
+    seen: Option<Filesystem>,
+    /// What it is bound to, once that was read from the session.
+    bound: Option<Option<Filesystem>>,
+}
+
+impl Places {
+    pub(super) fn new(session: Arc<Store>) -> Self {
+        let known = Mutex::default();
+        Self { session, known }
+    }
+
+    /// Takes hold of a data folder, if it is the one that it was. Torrents of one folder share its descriptor, however many
+    /// they are. Blocks on the disk.
+    pub(super) fn open(&self, path: &Path) -> Result<Arc<Root>, Absence> {
+        let absence = |error| Absence::of(path, error);
+        // The lock is not held while a filesystem is asked: a dead network mount would stop everybody.
+        let held = self.lock().get(path).and_then(|known| known.root.clone());
+        if let Some(root) = held {
+            // What was held may have been unmounted or replaced since. What is held keeps its numbers from being used again.
+            let there = rustix::fs::stat(path).map_err(|errno| absence(errno.into()))?;
+            if root.identity() == (there.st_dev, there.st_ino) {
+                return Ok(root);
+            }
+        }
+        let root = Arc::new(Root::open(path).map_err(absence)?);
+        let now = self.judge(path, &root)?;
+        let mut known = self.lock();
+        let known = known.entry(path.to_owned()).or_default();
+        known.root = Some(Arc::clone(&root));
+        known.seen = Some(now);
+        Ok(root)
+    }
+
+    /// Looks whether a folder is the one that it was, and holds on to nothing. Blocks on the disk.
+    pub(super) fn look(&self, path: &Path) -> Result<(u64, u64), Absence> {
+        let root = Root::open(path).map_err(|error| Absence::of(path, error))?;
+        self.judge(path, &root)?;
+        Ok(root.identity())
+    }
+
+    /// The filesystem of a folder, if it may be this one.
+    fn judge(&self, path: &Path, root: &Root) -> Result<Filesystem, Absence> {
+        let now = filesystem_of(root).map_err(|error| Absence::of(path, error))?;
+        match self.bound(path) {
+            Some(then) if !then.is_same(&now) => {
+                let path = path.to_owned();
+                Err(Absence::Other { path, then, now })
+            }
+            _ => Ok(now),
+        }
+    }
+
+    fn bound(&self, path: &Path) -> Option<Filesystem> {
+        if let Some(bound) = self.lock().get(path).and_then(|known| known.bound.clone()) {
+            return bound;
+        }
+        let loaded = self.session.load_place(path);
+        let mut known = self.lock();
+        known
+            .entry(path.to_owned())
+            .or_default()
+            .bound
+            .get_or_insert(loaded)
+            .clone()
+    }
+
+    /// Something of a torrent is in a folder that was opened: from now on it has to be on the filesystem that it is on. Does
+    /// not wait for a disk.
+    pub(super) fn bind(&self, path: &Path) {
+        let mut known = self.lock();
+        let Some(known) = known.get_mut(path) else { return };
+        // Where it is mounted and what from may have changed since.
+        if let Some(seen) = &known.seen
+            && known.bound.as_ref() != Some(&Some(seen.clone()))
+        {
+            self.session.put_place(path, Some(seen));
+            known.bound = Some(Some(seen.clone()));
+        }
+    }
+
+    /// Somebody says that a folder's payload has moved: it may be on any filesystem, until it is bound anew.
+    pub(super) fn unbind(&self, path: &Path) {
+        self.session.put_place(path, None);
+        let bound = Some(None);
+        let unbound = Known {
+            bound,
+            ..Known::default()
+        };
+        self.lock().insert(path.to_owned(), unbound);
+    }
+
+    /// Nobody needs the folder open any more: its filesystem can be unmounted.
+    pub(super) fn release(&self, path: &Path) {
+        if let Some(known) = self.lock().get_mut(path) {
+            known.root = None;
+        }
+    }
+
+    /// Looks at a folder now, and now and then from now on, as long as the watch is kept. What is found is told.
+    pub(super) fn watch(self: &Arc<Self>, path: PathBuf, told: UnboundedSender<Look>) -> io::Result<Watching> {
+        let (sender, wanted) = channel();
+        let places = Arc::clone(self);
+        std::thread::Builder::new()
+            .name("btd-place".to_owned())
+            .spawn(move || {
+                loop {
+                    let found = places.look(&path);
+                    let path = path.clone();
+                    let is_heard = told.send(Look { path, found }).is_ok();
+                    if !is_heard || wanted.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Disconnected) {
+                        return;
+                    }
+                }
+            })?;
+        Ok(Watching(sender))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Known>> {
+        // No state here is broken by a panic half-way.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See [`Places::watch`]. It ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Watching(Sender<()>);
+
+impl Watching {
+    /// Looks once more, now.
+    pub(super) fn hurry(&self) {
+        let _ = self.0.send(()); // The thread may have ended with btd.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixture {
+        temp: tempfile::TempDir,
+        session: Arc<Store>,
+        places: Places,
+    }
+
+    fn fixture() -> Fixture {
+        let temp = tempfile::tempdir().unwrap();
+        let session = Arc::new(Store::open(temp.path()).unwrap().0);
+        std::fs::create_dir(temp.path().join("data")).unwrap();
+        let places = Places::new(Arc::clone(&session));
+        Fixture { temp, session, places }
+    }
+
+    impl Fixture {
+        fn data(&self) -> PathBuf {
+            self.temp.path().join("data")
+        }
+
+        /// As after a restart, with this recorded.
+        fn bound_to(&self, filesystem: &Filesystem) -> Places {
+            self.session.put_place(&self.data(), Some(filesystem));
+            Places::new(Arc::clone(&self.session))
+        }
+    }
+
+    fn elsewhere() -> Filesystem {
+        filesystem_of(std::fs::File::open("/proc").unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_folder_may_be_anywhere_until_something_is_found_in_it() {
+        let fixture = fixture();
+        let data = fixture.data();
+        fixture.places.open(&data).unwrap();
+        assert_eq!(fixture.session.load_place(&data), None);
+        fixture.places.bind(&data);
+        let bound = fixture.session.load_place(&data).expect("it is recorded");
+        assert!(bound.is_same(&filesystem_of(std::fs::File::open(&data).unwrap()).unwrap()));
+        assert!(fixture.places.open(&data).is_ok() && fixture.places.look(&data).is_ok());
+    }
+
+    #[test]
+    fn a_folder_on_another_filesystem_than_before_is_not_opened_until_somebody_says_so() {
+        let fixture = fixture();
+        let data = fixture.data();
+        let places = fixture.bound_to(&elsewhere());
+        let absence = places.open(&data).unwrap_err();
+        assert!(matches!(absence, Absence::Other { .. }), "{absence}");
+        assert!(absence.to_string().contains("btd ctl moved"), "{absence}");
+        assert!(places.look(&data).is_err());
+        places.bind(&data);
+        assert_eq!(fixture.session.load_place(&data), Some(elsewhere()), "it was not seen");
+        places.unbind(&data);
+        assert_eq!(fixture.session.load_place(&data), None);
+        assert!(places.look(&data).is_ok() && places.open(&data).is_ok());
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_absent_and_is_not_made() {
+        let fixture = fixture();
+        let none = fixture.temp.path().join("none");
+        assert!(matches!(fixture.places.open(&none), Err(Absence::Gone { .. })));
+        assert!(matches!(fixture.places.look(&none), Err(Absence::Gone { .. })));
+        assert!(!none.exists());
+        let file = fixture.temp.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(matches!(fixture.places.open(&file), Err(Absence::Closed { .. })));
+    }
+
+    #[test]
+    fn a_folder_in_the_place_of_one_that_is_held_is_opened_anew() {
+        let fixture = fixture();
+        let data = fixture.data();
+        let before = fixture.places.open(&data).unwrap();
+        assert!(Arc::ptr_eq(&before, &fixture.places.open(&data).unwrap()));
+        std::fs::rename(&data, fixture.temp.path().join("moved")).unwrap();
+        std::fs::create_dir(&data).unwrap();
+        let after = fixture.places.open(&data).unwrap();
+        assert!(!after.is_same(&before));
+        assert_eq!(fixture.places.look(&data).unwrap(), after.identity());
+    }
+
+    #[test]
+    fn a_folder_that_is_watched_is_told_of_at_once_and_when_it_is_asked_for() {
+        let fixture = fixture();
+        let (sender, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let places = Arc::new(fixture.places);
+        let data = fixture.temp.path().join("data");
+        let watching = places.watch(data.clone(), sender).unwrap();
+        assert!(told.blocking_recv().unwrap().found.is_ok());
+        std::fs::remove_dir(&data).unwrap();
+        watching.hurry();
+        assert!(matches!(told.blocking_recv().unwrap().found, Err(Absence::Gone { .. })));
+        drop(watching);
+        assert!(told.blocking_recv().is_none(), "the thread ends");
+    }
+}

@@ -1,0 +1,283 @@
+//! Data folders that go and come back: see [`crate::control::places`].
+//!
+//! What is lost is told once for a folder, however many torrents it has. Their torrents leave the shards and their
+//! trackers, keep what is known of them in the session, and let go of the folder's descriptor, so that a disk that was
+//! unmounted by force is really free. When the folder is back they are checked as at a start: what has not changed is not
+//! read again.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::Supervisor;
+use crate::control::checks::{self, Checked, Found, Progress};
+use crate::control::places::{Absence, Look, Places, Watching};
+use crate::proto::InfoHash;
+use crate::proto::metainfo::Metainfo;
+use crate::session::Store;
+
+/// The data folders of all watch folders, and what waits for those that are not there.
+pub(super) struct DataFolders {
+    pub(super) places: Arc<Places>,
+    told: UnboundedSender<Look>,
+    watched: HashMap<PathBuf, Watched>,
+    /// Torrents whose folder is not there.
+    waiting: HashMap<InfoHash, Arc<Metainfo>>,
+}
+
+struct Watched {
+    /// `None` if there was no thread to be had: it is tried again when folders change.
+    watching: Option<Watching>,
+    /// Which folder it was when it was looked at last.
+    seen: Option<(u64, u64)>,
+    /// Why it cannot be used, as it was told last.
+    absent: Option<String>,
+}
+
+impl DataFolders {
+    /// None yet. What is seen of them is received from the other end.
+    pub(super) fn new(session: &Arc<Store>) -> (Self, UnboundedReceiver<Look>) {
+        let (told, looks) = unbounded_channel(); // One for each folder every few seconds.
+        let folders = Self {
+            places: Arc::new(Places::new(Arc::clone(session))),
+            told,
+            watched: HashMap::new(),
+            waiting: HashMap::new(),
+        };
+        (folders, looks)
+    }
+
+    /// Watches these and no others.
+    pub(super) fn follow<'a>(&mut self, dirs: impl Iterator<Item = &'a Path>) {
+        let dirs: HashSet<&Path> = dirs.collect();
+        self.watched.retain(|path, _| dirs.contains(path.as_path()));
+        for dir in dirs {
+            let watched = self.watched.entry(dir.to_owned()).or_insert(Watched {
+                watching: None,
+                seen: None,
+                absent: None,
+            });
+            if watched.watching.is_none() {
+                let watching = self.places.watch(dir.to_owned(), self.told.clone());
+                watched.watching = watching
+                    .inspect_err(|error| tracing::error!("no thread that looks at {}: {error}", dir.display()))
+                    .ok();
+            }
+        }
+    }
+
+    /// A torrent has gone.
+    pub(super) fn forget(&mut self, info_hash: InfoHash) {
+        self.waiting.remove(&info_hash);
+    }
+
+    /// Why a folder cannot be used, if that is so.
+    fn absent(&self, path: &Path) -> Option<&str> {
+        self.watched.get(path)?.absent.as_deref()
+    }
+}
+
+impl Supervisor<'_> {
+    /// Watches the data folders of the watch folders that there are now.
+    pub(super) fn follow_places(&mut self) {
+        let dirs = self.folders.open_ones().map(|(_, watch)| watch.data_dir.as_path());
+        self.data_folders.follow(dirs);
+    }
+
+    /// Somebody has looked at a data folder.
+    pub(super) fn on_look(&mut self, Look { path, found }: Look) {
+        let Some(watched) = self.data_folders.watched.get_mut(&path) else {
+            return; // A reload has taken it away.
+        };
+        match found {
+            Err(absence) => {
+                watched.seen = None;
+                self.tell_absent(&path, &absence);
+            }
+            Ok(identity) => {
+                let was_absent = watched.absent.take().is_some();
+                let is_other = watched.seen.replace(identity).is_some_and(|before| before != identity);
+                if was_absent {
+                    tracing::info!(
+                        "the data folder {} is there: its torrents are looked at",
+                        path.display()
+                    );
+                    self.regain(&path);
+                } else if is_other {
+                    tracing::warn!(
+                        "the data folder {} is another folder than before: its torrents are looked at again",
+                        path.display()
+                    );
+                    self.lose(&path, "its data folder is another than before");
+                    self.regain(&path);
+                }
+            }
+        }
+    }
+
+    /// A data folder cannot be used. It is told when that is new, and so is why.
+    fn tell_absent(&mut self, path: &Path, absence: &Absence) {
+        let why = absence.to_string();
+        let Some(watched) = self.data_folders.watched.get_mut(path) else {
+            return;
+        };
+        let before = watched.absent.replace(why.clone());
+        if before.as_ref() == Some(&why) {
+            return;
+        }
+        let lost = if before.is_none() { self.lose(path, &why) } else { 0 };
+        tracing::error!(
+            "{why}; meanwhile none of its torrents is served or written to ({lost} were), and what is known of them holds"
+        );
+    }
+
+    /// The torrents of a data folder wait for it. Gives how many shards had.
+    fn lose(&mut self, path: &Path, why: &str) -> usize {
+        let folders = self.folders_of(path);
+        let lost = self.torrents.lose(&folders, why);
+        let count = lost.len();
+        for torrent in lost {
+            let info_hash = torrent.info_hash();
+            self.shards.remove(info_hash);
+            self.downloads.remove(info_hash);
+            self.unread.remove(info_hash);
+            self.announcer.remove(info_hash);
+            // Without the torrent, which holds on to the folder.
+            self.wait_for_place(info_hash, Arc::new(torrent.meta().clone()));
+        }
+        self.data_folders.places.release(path);
+        self.publish_counts();
+        count
+    }
+
+    /// A data folder is back: the torrents that wait for it are checked.
+    fn regain(&mut self, path: &Path) {
+        let folders = self.folders_of(path);
+        let torrents = &self.torrents;
+        let waiting = self
+            .data_folders
+            .waiting
+            .extract_if(|info_hash, _| torrents.is_unavailable_in(*info_hash, &folders) || !torrents.has(*info_hash));
+        let waiting: Vec<(InfoHash, Arc<Metainfo>)> = waiting.collect();
+        for (info_hash, meta) in waiting {
+            let progress = Arc::new(Progress::new(meta.geometry.total_len()));
+            if let Some((folder, _)) = self.torrents.get(info_hash)
+                && let Some(generation) = self.torrents.check_anew(info_hash, &progress)
+            {
+                let trust = true;
+                self.check(folder, generation, meta, trust, progress);
+            }
+        }
+        // What was looked for in vain in another folder of this path.
+        let missing: Vec<checks::Job> = self.missing.extract_if(.., |job| job.data_dir == path).collect();
+        for job in missing {
+            if self.torrents.is_missing(job.info_hash, job.generation) {
+                self.look_again(job);
+            }
+        }
+        self.publish_counts();
+    }
+
+    /// What came of a check, unless its data folder has gone meanwhile: then nothing is known. `None` if it was stopped for
+    /// that and the folder is back: it is checked again.
+    pub(super) fn unless_lost(&mut self, checked: Checked) -> Option<Checked> {
+        let Checked { job, result } = checked;
+        let is_last = self
+            .torrents
+            .entry(job.info_hash)
+            .is_some_and(|entry| entry.generation == job.generation);
+        if !is_last {
+            return Some(Checked { job, result });
+        }
+        let absent = self.data_folders.absent(&job.data_dir);
+        let result = match (result, absent) {
+            (Err(checks::Error::Unavailable(absence)), _) => {
+                self.tell_absent(&job.data_dir, &absence);
+                Err(checks::Error::Unavailable(absence))
+            }
+            (Ok(_) | Err(checks::Error::Stopped(_)), Some(why)) => Err(checks::Error::Lost(why.to_owned())),
+            (Ok(found), None) if self.is_of_another_folder(&job.data_dir, &found) => {
+                Err(checks::Error::Lost(self.replaced(&job.data_dir)))
+            }
+            (Err(checks::Error::Stopped(crate::storage::Error::Cancelled)), None) => {
+                self.check_once_more(job);
+                return None;
+            }
+            (result, _) => result,
+        };
+        if matches!(result, Err(checks::Error::Unavailable(_) | checks::Error::Lost(_))) {
+            self.wait_for_place(job.info_hash, Arc::clone(&job.meta));
+        }
+        Some(Checked { job, result })
+    }
+
+    fn is_of_another_folder(&self, path: &Path, found: &Found) -> bool {
+        let seen = self.data_folders.watched.get(path).and_then(|watched| watched.seen);
+        let root = found.torrent.as_ref().map(|torrent| torrent.root().identity());
+        seen.is_some() && root.is_some() && seen != root
+    }
+
+    /// A folder was taken from under a check, and which of the two is there now, the next look tells. Gives why.
+    fn replaced(&mut self, path: &Path) -> String {
+        let why = format!("the data folder {} was replaced meanwhile", path.display());
+        if let Some(watched) = self.data_folders.watched.get_mut(path) {
+            watched.seen = None;
+            watched.absent = Some(why.clone());
+            if let Some(watching) = &watched.watching {
+                watching.hurry();
+            }
+        }
+        self.lose(path, &why);
+        why
+    }
+
+    fn wait_for_place(&mut self, info_hash: InfoHash, meta: Arc<Metainfo>) {
+        // What is paused is looked at when it is resumed.
+        if !self.torrents.is_paused(info_hash) {
+            self.data_folders.waiting.insert(info_hash, meta);
+        }
+    }
+
+    fn check_once_more(&mut self, job: checks::Job) {
+        let progress = Arc::new(Progress::new(job.meta.geometry.total_len()));
+        if let Some(generation) = self.torrents.check_on(job.info_hash, &progress) {
+            self.checks.submit(checks::Job {
+                generation,
+                progress,
+                ..job
+            });
+        }
+    }
+
+    /// The watch folders whose payload is in this data folder.
+    fn folders_of(&self, path: &Path) -> Vec<usize> {
+        let of = self.folders.open_ones().filter(|(_, watch)| watch.data_dir == path);
+        of.map(|(number, _)| number).collect()
+    }
+}
+
+/// Orders.
+impl Supervisor<'_> {
+    /// What judges data folders.
+    pub(in crate::control) fn places(&self) -> Arc<Places> {
+        Arc::clone(&self.data_folders.places)
+    }
+
+    /// The payload of a data folder has moved to the filesystem that the folder is on now. False if there is no such folder.
+    pub(in crate::control) fn moved(&mut self, path: &Path) -> bool {
+        let Some(watched) = self.data_folders.watched.get(path) else {
+            return false;
+        };
+        self.data_folders.places.unbind(path);
+        if let Some(watching) = &watched.watching {
+            watching.hurry();
+        }
+        tracing::info!(
+            "the data folder {} may be on another disk from now on, as somebody asked for",
+            path.display()
+        );
+        true
+    }
+}

@@ -1,0 +1,174 @@
+//! Torrents whose payload is verified as it is asked for (`verify = "lazy"`): what the shards have found out is recorded, so
+//! that a restart does not read it again.
+//!
+//! Looked at every half minute; where nobody has asked for anything new, nothing is written. `kill -9` costs half a minute
+//! of reading, and nothing else. One that is being downloaded is recorded by `downloads` instead.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::proto::InfoHash;
+use crate::proto::bitfield::Bitfield;
+use crate::session::{Record, Store};
+use crate::shard::Torrent;
+
+/// How often what was verified is recorded, for all torrents together.
+const RECORD_EVERY: Duration = Duration::from_secs(30);
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(super) struct UnreadTorrents {
+    session: Arc<Store>,
+    entries: HashMap<InfoHash, Entry>,
+    recorded_at: Instant,
+}
+
+#[derive(Debug)]
+struct Entry {
+    torrent: Arc<Torrent>,
+    /// What its check has recorded, and the pieces that there were then.
+    base: Record,
+    had: Bitfield,
+    /// How many pieces were unread when it was recorded last.
+    recorded: u32,
+}
+
+impl UnreadTorrents {
+    pub(super) fn new(session: Arc<Store>, now: Instant) -> Self {
+        Self {
+            session,
+            entries: HashMap::new(),
+            recorded_at: now,
+        }
+    }
+
+    /// The shards get a torrent, some pieces of which nobody has read; `base` is what is recorded of it, or would be.
+    pub(super) fn add(&mut self, torrent: &Arc<Torrent>, base: Record) {
+        let entry = Entry {
+            base,
+            had: torrent.have(),
+            recorded: torrent.unread_count(),
+            torrent: Arc::clone(torrent),
+        };
+        self.entries.insert(torrent.info_hash(), entry);
+    }
+
+    /// Whether this is one of them.
+    pub(super) fn has(&self, info_hash: InfoHash) -> bool {
+        self.entries.contains_key(&info_hash)
+    }
+
+    /// The shards have it no more: what they have found out is recorded.
+    pub(super) fn remove(&mut self, info_hash: InfoHash) {
+        if let Some(mut entry) = self.entries.remove(&info_hash) {
+            entry.record(&self.session);
+        }
+    }
+
+    /// It is gone, and nothing is to be known of it.
+    pub(super) fn forget(&mut self, info_hash: InfoHash) {
+        self.entries.remove(&info_hash);
+    }
+
+    /// Records what was found out, if it is time to.
+    pub(super) fn on_tick(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.recorded_at) >= RECORD_EVERY {
+            self.recorded_at = now;
+            self.record_all();
+        }
+    }
+
+    /// Records what was found out. Does not wait for the disk.
+    pub(super) fn record_all(&mut self) {
+        for entry in self.entries.values_mut() {
+            entry.record(&self.session);
+        }
+        // All of them were read, and nothing can be found out any more.
+        self.entries.retain(|_, entry| entry.recorded > 0);
+    }
+}
+
+impl Entry {
+    fn record(&mut self, session: &Store) {
+        // Asked first: what comes meanwhile is for the next time.
+        let unread = self.torrent.unread_count();
+        if std::mem::replace(&mut self.recorded, unread) == unread {
+            return;
+        }
+        let served = self.torrent.have();
+        let mut record = self.base.clone();
+        for piece in self.torrent.verified().pieces() {
+            record.have.set(piece);
+        }
+        for piece in self.had.pieces().filter(|piece| !served.get(*piece)) {
+            record.have.clear(piece);
+        }
+        for piece in self.torrent.wrong().iter().flat_map(Bitfield::pieces) {
+            record.have.clear(piece);
+            record.wrong.set(piece);
+        }
+        session.put(self.torrent.info_hash(), record);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::metainfo::Metainfo;
+    use crate::storage::Root;
+
+    #[test]
+    fn what_was_verified_is_recorded_once_and_nothing_is_written_where_nothing_was() {
+        let temp = tempfile::tempdir().unwrap();
+        let session = Arc::new(Store::open(temp.path()).unwrap().0);
+        let meta = Metainfo::parse(&crate::control::watch::testing::torrent("x")).unwrap();
+        let root = Arc::new(Root::open(temp.path()).unwrap());
+        let all = Bitfield::full(1);
+        let torrent = Torrent::new(meta, root, &all, &[None]).with_unread(&all);
+        let info_hash = torrent.info_hash();
+        let base = Record {
+            have: Bitfield::new(1),
+            wrong: Bitfield::new(1),
+            judged: 1,
+            files: vec![None],
+        };
+        let now = Instant::now();
+        let mut unread = UnreadTorrents::new(Arc::clone(&session), now);
+        unread.add(&torrent, base.clone());
+        unread.on_tick(now + RECORD_EVERY);
+        assert_eq!(session.load(&info_hash, 1, 1), None, "nobody has asked for anything");
+        torrent.grant(torrent.geometry().piece_index(0).unwrap());
+        unread.on_tick(now + RECORD_EVERY);
+        assert_eq!(session.load(&info_hash, 1, 1), None, "it is not time yet");
+        unread.on_tick(now + 2 * RECORD_EVERY);
+        let have = all;
+        assert_eq!(session.load(&info_hash, 1, 1), Some(Record { have, ..base }));
+        assert!(!unread.has(info_hash), "there is nothing more to be found out");
+    }
+
+    #[test]
+    fn what_is_wrong_is_recorded_as_that_when_the_torrent_leaves() {
+        let temp = tempfile::tempdir().unwrap();
+        let session = Arc::new(Store::open(temp.path()).unwrap().0);
+        let meta = Metainfo::parse(&crate::control::watch::testing::torrent("x")).unwrap();
+        let root = Arc::new(Root::open(temp.path()).unwrap());
+        let all = Bitfield::full(1);
+        let torrent = Torrent::new(meta, root, &all, &[None]).with_unread(&all);
+        let base = Record {
+            have: Bitfield::new(1),
+            wrong: Bitfield::new(1),
+            judged: 1,
+            files: vec![None],
+        };
+        let mut unread = UnreadTorrents::new(Arc::clone(&session), Instant::now());
+        unread.add(&torrent, base.clone());
+        let piece = torrent.geometry().piece_index(0).unwrap();
+        assert!(torrent.withdraw_wrong(piece, "it is wrong"));
+        assert!(torrent.judged(piece) && torrent.is_changed());
+        unread.remove(torrent.info_hash());
+        let wrong = all;
+        let recorded = session.load(&torrent.info_hash(), 1, 1);
+        assert_eq!(recorded, Some(Record { wrong, ..base }));
+    }
+}

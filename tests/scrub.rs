@@ -1,0 +1,147 @@
+//! All payload is read once more over a period, from where it was before a restart; what has gone bad on the disk meanwhile is
+//! withdrawn and told, and files that are others are checked.
+
+mod support;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use support::btd::{Btd, Config};
+use support::leech::SECONDS;
+use support::payload::Payload;
+use support::scratch::Scratch;
+use support::torrent::Torrent;
+use support::{age, wait_for, within};
+
+const PIECE_LEN: u32 = 64 << 10;
+const PIECES: u32 = 30;
+const LEN: u64 = PIECE_LEN as u64 * PIECES as u64;
+
+struct Home {
+    scratch: Scratch,
+    file: PathBuf,
+    config: Config,
+}
+
+impl Home {
+    fn new(name: &str, period: &str) -> Home {
+        let scratch = Scratch::new(name);
+        let (data, watch) = (scratch.dir("data"), scratch.dir("watch"));
+        let payload = Payload::make(&data, "payload", 7, &[("payload".to_owned(), LEN)]);
+        age(&payload.path());
+        Torrent::create(&payload.path(), PIECE_LEN, watch.join("payload.torrent"));
+        let config = Config {
+            watch: vec![(watch, data)],
+            more: format!("[storage]\nscrub = \"{period}\"\n"),
+            ..Config::default()
+        };
+        Home {
+            scratch,
+            file: payload.path(),
+            config,
+        }
+    }
+
+    fn start(&self) -> Btd {
+        let _ = fs::remove_file(self.scratch.path().join("state/ports.json"));
+        Btd::start(self.scratch.path(), &self.config)
+    }
+
+    /// Changes a byte of a piece, and leaves the times of the file as they are.
+    fn rot(&self, piece: u32) {
+        let modified = self.modified();
+        let mut bytes = fs::read(&self.file).expect("read a payload");
+        bytes[(piece * PIECE_LEN + 5) as usize] ^= 1;
+        fs::write(&self.file, bytes).expect("write a payload");
+        let file = fs::File::options()
+            .append(true)
+            .open(&self.file)
+            .expect("open a payload");
+        file.set_modified(modified).expect("set the time");
+        file.sync_all().expect("sync");
+    }
+
+    fn modified(&self) -> SystemTime {
+        let metadata = fs::metadata(&self.file).expect("look at a payload");
+        metadata.modified().expect("a time")
+    }
+}
+
+fn reaches(btd: &Btd, metric: &str, value: f64) -> f64 {
+    wait_for(&format!("{metric} reaches {value}"), within(SECONDS), || {
+        let found = btd.metric(metric);
+        (found >= value).then_some(found)
+    })
+}
+
+#[test]
+fn piece_that_has_gone_bad_on_the_disk_is_found_withdrawn_and_told_and_known_after_a_restart() {
+    let home = Home::new("scrub-bad", "3s");
+    let btd = home.start();
+    btd.wait_seeding(1);
+    reaches(&btd, "btd_scrub_completed_seconds", 1.0);
+    assert_eq!(btd.metric("btd_scrub_errors_total"), 0.0);
+    home.rot(7);
+    reaches(&btd, "btd_scrub_errors_total", 1.0);
+    reaches(&btd, "btd_torrents{state=\"partial\"}", 1.0);
+    let lasting = btd.process.log();
+    assert!(
+        lasting.contains("piece 7 is wrong, twice, as the scrub has found"),
+        "{lasting}"
+    );
+    assert!(lasting.contains("29 of 30 pieces are right, 1 wrong"), "{lasting}");
+    // The rest is read on, and what is known to be wrong is not found once more.
+    let read = btd.metric("btd_scrub_bytes_total");
+    reaches(&btd, "btd_scrub_bytes_total", read + LEN as f64);
+    assert_eq!(btd.metric("btd_scrub_errors_total"), 1.0);
+    btd.stop();
+    let btd = home.start();
+    reaches(&btd, "btd_torrents{state=\"partial\"}", 1.0);
+    assert_eq!(btd.metric("btd_check_read_bytes_total"), 0.0);
+    btd.stop();
+}
+
+#[test]
+fn scrub_takes_its_period_and_goes_on_after_a_restart_from_where_it_was() {
+    let home = Home::new("scrub-restart", "12s");
+    let btd = home.start();
+    btd.wait_seeding(1);
+    reaches(&btd, "btd_scrub_bytes_total", f64::from(8 * PIECE_LEN));
+    assert_eq!(btd.metric("btd_scrub_completed_seconds"), 0.0);
+    let before = btd.metric("btd_scrub_bytes_total");
+    btd.stop();
+    let btd = home.start();
+    let at = reaches(&btd, "btd_scrub_completed_seconds", 1.0);
+    let after = btd.metric("btd_scrub_bytes_total");
+    let slack = f64::from(2 * PIECE_LEN);
+    assert!(
+        (before + after - LEN as f64).abs() <= slack,
+        "{before} bytes before the restart and {after} after it, of {LEN}"
+    );
+    btd.stop();
+    // When that was is known, too.
+    let btd = home.start();
+    assert_eq!(reaches(&btd, "btd_scrub_completed_seconds", 1.0), at);
+    btd.stop();
+}
+
+#[test]
+fn file_that_was_changed_meanwhile_is_found_by_its_time_and_checked() {
+    let home = Home::new("scrub-changed", "3s");
+    let btd = home.start();
+    btd.wait_seeding(1);
+    let mut bytes = fs::read(&home.file).expect("read a payload");
+    bytes[5] ^= 1;
+    fs::write(&home.file, bytes).expect("write a payload");
+    reaches(&btd, "btd_torrents{state=\"partial\"}", 1.0);
+    let log = btd.process.log();
+    assert!(
+        log.contains("was changed after it was checked: it is checked again"),
+        "{log}"
+    );
+    assert_eq!(btd.metric("btd_scrub_errors_total"), 0.0, "its time told");
+    fs::remove_file(&home.file).expect("remove a payload");
+    reaches(&btd, "btd_torrents{state=\"missing\"}", 1.0);
+    btd.stop();
+}
