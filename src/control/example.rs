@@ -155,6 +155,11 @@ mod tests {
     fn the_example_is_made_once_and_its_torrent_fits_its_payload() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let watch = Watch {
+            label: None,
+            upload_rate: None,
+            download_rate: None,
+            seed_ratio: None,
+            seed_time: None,
             peers: Vec::new(),
             dir: dir.path().join("torrents"),
             data_dir: dir.path().join("data"),

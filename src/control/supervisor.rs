@@ -5,8 +5,11 @@
 //! who gets it is the shards' affair.
 
 mod controlling;
+mod device;
 mod downloading;
 mod folders;
+mod goals;
+mod rates;
 mod reload;
 
 pub(super) use controlling::{Neighbour, Source};
@@ -26,9 +29,12 @@ use super::checks::{self, Checked, Checks, Found, Job, Progress};
 use super::config::{Config, display_size};
 use super::ctl::door::{Ask, door};
 use super::ctl::{handlers, socket};
+use super::device::Device;
+use super::dns::Dns;
 use super::downloads::{self, Downloads};
-use super::history::Totals;
+use super::history::{Standing, Totals};
 use super::meter::Throughput;
+use super::metrics::top::Top;
 use super::metrics::{self, Reporter};
 use super::pulse::Pulse;
 use super::resolver::Resolver;
@@ -48,7 +54,10 @@ use crate::session::{self, Store};
 use crate::shard::{Event, Events, StartError, Torrent};
 use crate::storage::Throttle;
 use crate::storage::part;
+use device::BoundDevice;
 use folders::Folders;
+use goals::Goals;
+use rates::Rates;
 use reload::{Refused, Reload};
 
 /// Events that wait to be handled. A folder of 100,000 files is not read faster than they are taken in.
@@ -223,6 +232,10 @@ pub(super) struct Supervisor<'a> {
     config_read: mpsc::UnboundedReceiver<Result<Config, Refused>>,
     state_dir: &'a StateDir,
     folders: Folders,
+    /// What peers, trackers and name servers are reached through, if it is to be a certain one.
+    device: Option<BoundDevice>,
+    /// Of peers' names.
+    resolver: Arc<Resolver>,
     watchdog: Watchdog,
     shards: Shards,
     tracked: Option<Tracked>,
@@ -233,11 +246,13 @@ pub(super) struct Supervisor<'a> {
     session: Arc<Store>,
     downloads: Downloads,
     totals: Totals,
+    goals: Goals,
+    standings: mpsc::UnboundedReceiver<Standing>,
     events: mpsc::UnboundedReceiver<Event>,
     disk_done: mpsc::UnboundedReceiver<downloads::Done>,
     /// Addresses of the peers that the configuration names, by watch folder.
     peers: downloads::Peers,
-    resolved: mpsc::UnboundedReceiver<(usize, Vec<SocketAddr>)>,
+    resolved: mpsc::UnboundedReceiver<(folders::Of, Vec<SocketAddr>)>,
     announcer: Announcer,
     peers_found: mpsc::UnboundedReceiver<FoundPeers>,
     checked: mpsc::UnboundedReceiver<Checked>,
@@ -246,6 +261,9 @@ pub(super) struct Supervisor<'a> {
     asked: mpsc::Receiver<Ask>,
     /// Torrents that somebody has added, and waits for.
     expected: Vec<(InfoHash, oneshot::Sender<()>)>,
+    rates: Rates,
+    /// Those that have metrics of their own.
+    top: Top,
     throughput: Throughput,
     pulse: Pulse,
     signals: Signals,
@@ -291,6 +309,7 @@ impl<'a> Supervisor<'a> {
         let throttle = Arc::new(Throttle::new(config.storage.check_rate, Some(Box::new(peers_reads))));
         let checks = Checks::start(&pool, &throttle, session, shards.checks_max(), sender)
             .map_err(system("start the threads that check payload"))?;
+        let top = Top::new(config.metrics.as_ref().map_or(0, |plan| plan.top_torrents));
         let mut metrics_address = None;
         let mut reporter = None;
         if let Some(plan) = &config.metrics {
@@ -307,6 +326,7 @@ impl<'a> Supervisor<'a> {
                 tracked
                     .as_ref()
                     .map(|tracked| (Arc::clone(&tracked.tracker), shards.served())),
+                top.picked(),
             ));
             let served = metrics::server::serve(listener, Arc::clone(&source), plan.hosts.clone());
             tasks.push(tokio::task::spawn_local(served));
@@ -325,29 +345,40 @@ impl<'a> Supervisor<'a> {
                 config.state_dir.join(socket::FILE_NAME).display()
             ),
         }
-        let paused = session.load_paused().into_iter().collect();
+        let (goals, paused) = Goals::load(&session.load_pauses());
+        let (teller, standings) = mpsc::unbounded_channel(); // One for each torrent at a time, and those that are asked for.
         let (done, disk_done) = mpsc::unbounded_channel();
         let options = part::Options {
             preallocate: config.storage.preallocate,
             part_names: config.storage.part_names,
         };
-        let resolver = Resolver::new();
+        let device = config.peers.bind_device.as_deref().map(Device::new);
+        let new_resolver = || match &device {
+            None => Resolver::new(),
+            Some(device) => Resolver::through(Dns::new(device, &config.peers.dns_servers)),
+        };
+        let resolver = new_resolver();
         let (found, resolved) = mpsc::unbounded_channel();
         let mut folders = Folders::new(sender, Arc::clone(&resolver), found);
         config.watch.iter().cloned().for_each(|watch| folders.open(watch));
         if let Some(lists) = tracked.as_mut().and_then(Tracked::follow) {
             tasks.push(tokio::task::spawn_local(lists));
         }
-        let sharing = tracked.as_mut().and_then(|tracked| tracked.share(&resolver));
+        // The store is no peer: its name is the system's.
+        let of_store = match &device {
+            None => Arc::clone(&resolver),
+            Some(_) => Resolver::new(),
+        };
+        let sharing = tracked.as_mut().and_then(|tracked| tracked.share(&of_store));
         let sharing = sharing.map(|(sharing, ending)| (tokio::task::spawn_local(sharing), ending));
         let (tracker_http, tracker_udp) = shards.tracker_addresses();
         let (found, peers_found) = mpsc::unbounded_channel();
         let port = shards.addresses().first().map_or(0, SocketAddr::port);
         let announcer = Announcer::start(
             &config.announce,
-            (shards.peer_id(), port, Sources::new(shards.addresses())),
+            (shards.peer_id(), port, Sources::new(shards.addresses(), device.clone())),
             session,
-            &resolver,
+            (&resolver, new_resolver()),
             found,
         );
         let ports = Ports {
@@ -366,6 +397,8 @@ impl<'a> Supervisor<'a> {
             config_read,
             state_dir,
             folders,
+            device: device.map(BoundDevice::new),
+            resolver,
             watchdog: Watchdog::new(shards.counters(), now),
             shards,
             tracked,
@@ -375,7 +408,9 @@ impl<'a> Supervisor<'a> {
             pool,
             session: Arc::clone(session),
             downloads: Downloads::new(Arc::clone(session), options, done),
-            totals: Totals::new(Arc::clone(session), now),
+            totals: Totals::new(Arc::clone(session), teller, now),
+            goals,
+            standings,
             events,
             disk_done,
             peers: downloads::Peers::new(),
@@ -386,6 +421,8 @@ impl<'a> Supervisor<'a> {
             watched,
             asked,
             expected: Vec::new(),
+            rates: Rates::default(),
+            top,
             throughput: Throughput::new(now),
             pulse,
             signals,
@@ -422,6 +459,7 @@ impl<'a> Supervisor<'a> {
                 Some((folder, addrs)) = self.resolved.recv() => self.on_resolved(folder, addrs),
                 Some(found) = self.peers_found.recv() => self.on_peers_found(found),
                 Some(read) = self.config_read.recv() => self.on_config(read),
+                Some(standing) = self.standings.recv() => self.on_standing(&standing),
                 Some(ask) = self.asked.recv() => ask(self),
                 _ = tick.tick() => {
                     self.on_tick();
@@ -625,6 +663,9 @@ impl Supervisor<'_> {
         self.torrents.explain(*info_hash, why);
         if is_paused {
             self.announcer.remove(*info_hash);
+            if let Some(why) = self.goals.why(*info_hash) {
+                self.torrents.explain(*info_hash, Some(why));
+            }
             tracing::info!("{name:?} ({info_hash}) is paused: it is neither served nor downloaded until it is resumed");
             self.publish_counts();
             return;
@@ -632,6 +673,9 @@ impl Supervisor<'_> {
         if let Some(torrent) = &served {
             let rate = self.config.limits.upload_rate_per_torrent;
             torrent.keep_to(rate.and_then(NonZeroU64::new), Instant::now());
+            if let Some((folder, _)) = self.torrents.get(*info_hash) {
+                torrent.keep_to_folder(self.folders.pace(folder));
+            }
             if let Ok(Found {
                 stamps: Some(stamps), ..
             }) = &result
@@ -644,6 +688,9 @@ impl Supervisor<'_> {
             // Before it announces itself, perhaps to this very tracker.
             self.tell_held();
             self.announcer.serve(torrent);
+            if matches!(state, State::Seeding) {
+                self.look_at_goals(*info_hash);
+            }
         } else {
             self.announcer.remove(*info_hash);
         }
@@ -719,10 +766,13 @@ impl Supervisor<'_> {
 
     fn on_tick(&mut self) {
         self.shards.flush();
+        self.look_at_device();
+        self.look_at_rates();
         self.tell_held();
         let now = Instant::now();
         self.downloads.on_tick(now);
-        self.totals.on_tick(now);
+        self.totals.on_tick(self.wants_standings(), now);
+        self.look_at_due();
         self.check_doubtful(now);
         self.measure(now);
         if let Some(reporter) = &self.reporter {
@@ -761,7 +811,10 @@ impl Supervisor<'_> {
         self.pulse.look(now);
         self.throughput.look(shards.iter().map(|shard| shard.counters()), now);
         if self.throughput.is_moving(now) {
-            self.torrents.measure(self.torrents.len() / MEASURE_TURNS + 1, now);
+            let (count, top) = (self.torrents.len() / MEASURE_TURNS + 1, &mut self.top);
+            if self.torrents.measure(count, now, |torrent| top.offer(torrent)) {
+                self.top.end_round();
+            }
         }
     }
 
@@ -796,7 +849,7 @@ impl Supervisor<'_> {
         self.announcer.remove(info_hash);
         // Whoever adds it again wants to know whether it is still there.
         self.session.remove(info_hash);
-        if entry.is_paused() {
+        if self.goals.forget(info_hash) || entry.is_paused() {
             self.session.put_paused(info_hash, false);
         }
         tracing::info!("removed {:?} ({info_hash}): {why}", entry.name);

@@ -433,17 +433,22 @@ impl Torrents {
         }
     }
 
-    /// Takes the rates of the next `count` torrents, in turn.
-    pub(super) fn measure(&mut self, count: usize, now: Instant) {
+    /// Takes the rates of the next `count` torrents, in turn, and shows each to `look`. Whether these were the last of them all,
+    /// and the first are the next.
+    pub(super) fn measure(&mut self, count: usize, now: Instant, mut look: impl FnMut(&Arc<Torrent>)) -> bool {
         let from = self.measured.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut last = None;
+        let (mut last, mut seen) = (None, 0);
         for (info_hash, entry) in self.by_hash.range_mut((from, Bound::Unbounded)).take(count) {
             if let Some(torrent) = &entry.served {
                 entry.meter.look((torrent.uploaded(), torrent.downloaded()), now);
+                look(torrent);
             }
             last = Some(*info_hash);
+            seen += 1;
         }
-        self.measured = last; // From the beginning, after the last.
+        // From the beginning, after the last.
+        self.measured = last.filter(|_| seen == count);
+        self.measured.is_none()
     }
 
     /// All that come after one, or from the first, in the order of their info-hashes.
