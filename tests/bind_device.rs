@@ -54,10 +54,15 @@ impl Net {
         ip("link add wan0 type veth peer name wan1 netns far");
         // What the kernel says of itself by IPv6 would be counted.
         fs::write("/proc/sys/net/ipv6/conf/wan0/disable_ipv6", "1").expect("turn IPv6 off");
+        // The kernel asks now and then whether a neighbour is still there; these know each other for ever.
+        ip("link set wan0 address 02:00:00:00:00:02");
+        ip("-n far link set wan1 address 02:00:00:00:00:01");
         ip("address add 10.80.0.2/24 dev wan0");
         ip("link set wan0 up");
         ip("-n far address add 10.80.0.1/24 dev wan1");
         ip("-n far link set wan1 up");
+        ip("neigh replace 10.80.0.1 lladdr 02:00:00:00:00:01 dev wan0 nud permanent");
+        ip("-n far neigh replace 10.80.0.2 lladdr 02:00:00:00:00:02 dev wan1 nud permanent");
         ip("route add default via 10.80.0.1 dev wan0");
         let dir = scratch.dir("dns");
         let resolv_conf = dir.join("resolv.conf");

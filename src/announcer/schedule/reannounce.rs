@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::Schedule;
 use super::news::INTERVAL_MIN as INTERVAL_MIN_S;
+use super::{Schedule, Standing};
 use crate::proto::InfoHash;
 
 /// Nobody who asks gets an announce sooner after the last.
@@ -16,12 +16,17 @@ impl Schedule {
     /// This machine has had no network and has one again, or another one: what failed meanwhile says nothing of trackers. All
     /// torrents are announced as soon as their trackers allow, and no sooner than [`BACK_AGAIN`] after the last time: a network
     /// may come and go.
-    pub fn network_is_back(&mut self, now: Instant) {
+    ///
+    /// What works is left alone without `all`: for a network that begins to carry some time after it has come.
+    pub fn network_is_back(&mut self, all: bool, now: Instant) {
         let time = self.millis(now);
         self.hosts.iter_mut().for_each(|(_, host)| host.forgive());
         let keys: Vec<u32> = self.job_of.values().copied().collect();
         for key in keys {
             let job = &mut self.jobs[key as usize];
+            if !all && job.standing == Standing::Working {
+                continue;
+            }
             for place in &mut job.places {
                 if place.is_of_network && !place.dead {
                     (place.until, place.failures) = (0, 0);

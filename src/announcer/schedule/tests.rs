@@ -1020,26 +1020,32 @@ fn when_the_network_is_back_what_failed_for_want_of_it_is_asked_at_once_and_the_
     }
     world.pass(1);
     assert!(world.schedule.poll(world.now).is_none());
-    world.schedule.network_is_back(world.now);
+    world.schedule.network_is_back(true, world.now);
     let (after, call) = world.wait();
     assert_eq!(after, 0);
     world.ok(&call, &answer(1800, Some(900)));
     // The tracker has said when it may be asked again.
     world.pass(100);
-    world.schedule.network_is_back(world.now);
+    world.schedule.network_is_back(true, world.now);
     let (after, call) = world.wait();
     assert_eq!(after, 800);
     // This one has not. A network that comes and goes does not ask it each time.
     world.ok(&call, &answer(1800, None));
     for _ in 0..5 {
         world.pass(1);
-        world.schedule.network_is_back(world.now);
+        world.schedule.network_is_back(true, world.now);
     }
     let (after, call) = world.wait();
     assert_eq!(after, 10);
+    // What works is left alone where only what fails is meant.
+    world.ok(&call, &answer(1800, None));
+    world.pass(100);
+    world.schedule.network_is_back(false, world.now);
+    let (after, call) = world.wait();
+    assert!(after > 1000, "{after}");
     // What a tracker refuses, it refuses on any network.
     world.fail(&call, &refused(Retry::Unsaid));
-    world.schedule.network_is_back(world.now);
+    world.schedule.network_is_back(true, world.now);
     let (after, _) = world.wait();
     assert!(after >= 300, "{after}");
 }

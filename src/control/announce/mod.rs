@@ -60,7 +60,7 @@ enum Order {
     Status(InfoHash, oneshot::Sender<Vec<Status>>),
     Unreachable(InfoHash, SocketAddr),
     Plan(Box<Announce>),
-    Back,
+    Back(bool),
     Stop(Instant, oneshot::Sender<()>),
 }
 
@@ -129,9 +129,9 @@ impl Announcer {
     }
 
     /// The network is there again, or is another: nothing of what failed counts, and all are announced as soon as their
-    /// trackers allow.
-    pub(super) fn network_is_back(&self) {
-        self.order(Order::Back);
+    /// trackers allow; without `all` only those that no tracker has answered.
+    pub(super) fn network_is_back(&self, all: bool) {
+        self.order(Order::Back(all));
     }
 
     /// Whether a torrent is announced to anybody, so that peers may be found.

@@ -119,10 +119,12 @@ impl Task {
                     }
                     Some(Order::Unreachable(info_hash, addr)) => self.on_unreachable(info_hash, addr),
                     Some(Order::Plan(plan)) => self.take_over(*plan),
-                    Some(Order::Back) => {
-                        self.http.renew();
+                    Some(Order::Back(all)) => {
+                        if all {
+                            self.http.renew();
+                        }
                         self.of_trackers.forget_failures();
-                        self.schedule.network_is_back(Instant::now());
+                        self.schedule.network_is_back(all, Instant::now());
                     }
                     Some(Order::Stop(deadline, done)) => {
                         self.stop(deadline).await;

@@ -3,9 +3,15 @@
 //! Nothing has to be done for what is bound to a device to stay off the others; see [`crate::control::device`]. What is to be
 //! done is to say so, and when it is back to listen again (sockets of its former number reach nobody) and to announce.
 
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
 use super::Supervisor;
 use crate::control::device::{Device, Link};
 use crate::control::metrics;
+
+/// How long after the device's return what has failed meanwhile is tried again.
+const TRIES_AFTER: [Duration; 3] = [Duration::from_secs(3), Duration::from_secs(10), Duration::from_secs(20)];
 
 /// The device, and what is known of it.
 pub(super) struct BoundDevice {
@@ -14,6 +20,8 @@ pub(super) struct BoundDevice {
     link: Option<Link>,
     /// The number of the one that is listened by.
     listens_by: Option<u32>,
+    /// When what has failed is tried again after its return: routes, or the tunnel itself, may come later than it.
+    tries: VecDeque<Instant>,
 }
 
 impl BoundDevice {
@@ -23,6 +31,7 @@ impl BoundDevice {
             listens_by: device.index().ok(),
             device,
             link: None,
+            tries: VecDeque::new(),
         }
     }
 }
@@ -46,8 +55,19 @@ impl Supervisor<'_> {
                 Err(error) => tracing::debug!("{name}: {error}"),
             }
         }
+        let now = Instant::now();
         if before == Some(link) {
+            if bound.tries.front().is_some_and(|at| *at <= now) {
+                bound.tries.pop_front();
+                self.resolver.forget_failures();
+                self.folders.look_up_again();
+                self.announcer.network_is_back(false);
+            }
             return;
+        }
+        bound.tries.clear();
+        if before.is_some() && link.index().is_some() {
+            bound.tries.extend(TRIES_AFTER.map(|after| now + after));
         }
         metrics::publish_device(link.index().is_some());
         match (link, before) {
@@ -56,7 +76,7 @@ impl Supervisor<'_> {
                 tracing::info!("{name} is back: peers are listened for and torrents announced");
                 self.resolver.forget_failures();
                 self.folders.look_up_again();
-                self.announcer.network_is_back();
+                self.announcer.network_is_back(true);
             }
             (Link::Down | Link::Absent, _) => {
                 if let Some(why) = self.device_trouble() {
