@@ -128,7 +128,7 @@ def shown(value, unit):
         return f"{number * 1000:.3g} ms"
     if unit == "percentunit":
         return f"{number * 100:.3g} %"
-    return f"{number:.4g}"
+    return f"{number:.6g}" if number >= 1000 else f"{number:.4g}"
 
 
 def table(prometheus):
@@ -192,13 +192,16 @@ def look(options, home, running):
         300,
     )
     median, most, length = scrape_times(loaded.url)
-    other = Daemon(options.btd, home / "other", watch)
+    other = Daemon(options.btd, home / "other", watch + '[limits]\nupload-rate = "3 MB/s"\n')
     announce = f"http://127.0.0.1:{loaded.ports['tracker_http']}/announce"
     served, wanted = torrent(loaded, "served.bin"), torrent(other, "wanted.bin")
-    for path, to in ((served, loaded), (wanted, other), (wanted, loaded)):
+    for path, to in ((served, loaded), (wanted, other)):
         (to.home / "torrents" / path.name).write_bytes(path.read_bytes())
     other.start()
     running.append(other.process)
+    # Who asks the tracker before that is told of nobody, and asks again after a minute.
+    wait_for("the other is announced", lambda: metric(get(other.url), 'btd_announces_total{result="ok"}') >= 1)
+    (loaded.home / "torrents" / wanted.name).write_bytes(wanted.read_bytes())
     prometheus_dir = home / "prometheus"
     prometheus_dir.mkdir()
     (prometheus_dir / "prometheus.yml").write_text(
