@@ -1071,3 +1071,55 @@ fn those_that_say_nothing_are_bounded_and_let_go_after_a_while() {
     assert_eq!(home.ctl(&["health"]).code, 0, "there is room again");
     btd.stop();
 }
+
+#[test]
+fn who_sends_a_torrent_file_slowly_holds_up_nobody_else() {
+    let home = Home::new("ctl-slow-add");
+    let btd = home.start();
+    let mut slow = Raw::connect(&home);
+    slow.say(b"{\"command\":\"add\",\"name\":\"slow\",\"len\":1000}\nd4:info");
+    let mut slow_and_long = Raw::connect(&home);
+    slow_and_long.say(b"{\"command\":\"add\",\"name\":\"long\",\"len\":5000000}\nd4:info");
+    // Both are being waited for by now: requests on one socket are taken up in order.
+    home.ctl(&["health"]);
+    let torrent = home.payload_without_torrent("seed", &[("seed", 100_000)]);
+    let file = home.path().join("seed.torrent");
+    fs::write(&file, torrent).expect("write a torrent");
+    let begun = Instant::now();
+    let added = home.json(&["add", file.to_str().expect("UTF-8")]).row();
+    assert_eq!(added["loaded"], true);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    drop((slow, slow_and_long));
+    btd.stop();
+}
+
+#[test]
+fn what_is_done_to_all_ends_when_nobody_is_there_any_more() {
+    const COUNT: usize = 3000;
+    let home = Home::new("ctl-gone");
+    for number in 0..COUNT {
+        let name = format!("t{number}");
+        let torrent = torrent(&name, &[(&name, 1)], name.as_bytes().get(..1).expect("a byte"), "");
+        fs::write(home.watch.join(format!("{name}.torrent")), torrent).expect("write a torrent");
+    }
+    let btd = home.start();
+    let count = |state: &str| {
+        home.json(&["stats"]).row()["torrents"][state]
+            .as_u64()
+            .expect("a number") as usize
+    };
+    wait_for("all were looked at", within(SECONDS), || {
+        (count("missing") == COUNT).then_some(())
+    });
+    let mut gone = Raw::connect(&home);
+    gone.say(b"{\"command\":\"pause\",\"all\":true}\n");
+    drop(gone);
+    // As long as another takes that stays to the end.
+    let verified = home.json(&["reannounce", "--all"]).row();
+    assert_eq!(verified["unchanged"], COUNT);
+    let paused = count("paused");
+    assert!(paused < COUNT, "{paused} of {COUNT} were paused for nobody");
+    let all = home.json(&["pause", "--all"]).row();
+    assert_eq!(all["changed"], COUNT - paused);
+    btd.stop();
+}

@@ -60,7 +60,7 @@ fn names(text: &str) -> BTreeSet<String> {
 fn said(scratch: &Scratch) -> BTreeSet<String> {
     let (watch, data) = (scratch.dir("watch"), scratch.dir("data"));
     let payload = Payload::make(&data, "payload.bin", 3, &[("payload.bin".to_owned(), 1 << 20)]);
-    Torrent::create(&payload.path(), 64 << 10, watch.join("payload.torrent"));
+    let torrent = Torrent::create(&payload.path(), 64 << 10, watch.join("payload.torrent"));
     let stub = StubTracker::saying("d8:intervali1800e5:peers0:e");
     // Nobody listens at port 1: the store is away.
     let more = format!(
@@ -73,7 +73,19 @@ fn said(scratch: &Scratch) -> BTreeSet<String> {
         more,
         ..Config::default()
     };
-    let btd = Btd::start(scratch.path(), &config);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_btd"));
+    command.env("BTD_PEERS__BIND_DEVICE", "lo");
+    command.env("BTD_METRICS__TOP_TORRENTS", "1");
+    let btd = Btd::start_within(command, scratch.path(), &config);
+    // Something moves.
+    let (to, into) = (scratch.dir("leech/watch"), scratch.dir("leech/data"));
+    fs::copy(&torrent.path, to.join("payload.torrent")).expect("copy a torrent");
+    let config = Config {
+        watch: vec![(to, into)],
+        peers: vec![btd.peers],
+        ..Config::default()
+    };
+    let leech = Btd::start(&scratch.dir("leech"), &config);
     drop(TcpStream::connect(btd.peers).expect("connect as a peer"));
     let text = wait_for("everything was counted once", within(60), || {
         let text = http::get(btd.metrics, "/metrics").expect("btd answers").text();
@@ -81,10 +93,12 @@ fn said(scratch: &Scratch) -> BTreeSet<String> {
             "btd_peer_drops_total{",
             "btd_announces_total{",
             "btd_announces_overdue ",
+            "btd_torrent_peers{",
             "btd_tracker_store_up ",
         ];
         all.iter().all(|name| text.contains(name)).then_some(text)
     });
+    leech.stop();
     btd.stop();
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     samples

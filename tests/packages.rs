@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use support::scratch::Scratch;
-use support::{cannot, installed};
+use support::{cannot, installed, private_net};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -189,4 +189,36 @@ fn debian_package_is_installed_used_and_purged_and_leaves_payload_alone() {
     dpkg(&["--purge", "btd"]);
     assert!(!config.exists() && !state.exists());
     assert!(payload.join("payload").exists(), "payload is the user's");
+}
+
+/// What the script of the package says to systemd, which stands in for itself, when the package is removed.
+#[test]
+fn every_btd_is_stopped_when_the_package_is_removed_those_of_other_users_too() {
+    let name = "every_btd_is_stopped_when_the_package_is_removed_those_of_other_users_too";
+    private_net::run(name, || {
+        let scratch = Scratch::new("prerm");
+        let (bin, said) = (scratch.dir("bin"), scratch.path().join("said"));
+        let systemctl = bin.join("systemctl");
+        fs::write(&systemctl, format!("#!/bin/sh\necho \"$@\" >>{}\n", said.display())).expect("write a program");
+        succeed(Command::new("chmod").arg("755").arg(&systemctl));
+        // In this mount namespace it is nobody else's.
+        succeed(Command::new("mount").args(["-t", "tmpfs", "tmpfs", "/run"]));
+        fs::create_dir_all("/run/systemd/system").expect("make a folder");
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+        for (argument, expected) in [
+            ("upgrade", ""),
+            (
+                "remove",
+                "disable --now btd.service\nstop btd@*.service\ndisable btd@.service\n",
+            ),
+        ] {
+            let mut script = Command::new("sh");
+            script
+                .arg(root().join("packaging/debian/prerm"))
+                .arg(argument)
+                .env("PATH", &path);
+            succeed(script.current_dir(scratch.path()));
+            assert_eq!(fs::read_to_string(&said).unwrap_or_default(), expected);
+        }
+    });
 }

@@ -434,3 +434,38 @@ fn hangups_that_come_faster_than_they_are_read_cost_nobody_his_connection() {
     source.btd.stop();
     leech.btd.stop();
 }
+
+#[test]
+fn peers_that_a_reload_takes_from_a_folder_are_not_called_any_more() {
+    let source = Source::start("reload_peers", &files(1), 256 << 10);
+    // Nobody of them has anything: each hangs up at once, and is called again after a while.
+    let callee = || {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let calls = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = std::sync::Arc::clone(&calls);
+        std::thread::spawn(move || {
+            while listener.accept().is_ok() {
+                counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            }
+        });
+        (address, calls)
+    };
+    let ((removed, calls_removed), (kept, calls_kept)) = (callee(), callee());
+    let count = |calls: &std::sync::atomic::AtomicUsize| calls.load(std::sync::atomic::Ordering::SeqCst);
+    let leech = Leech::from(&source.scratch, "leech", &source.torrent, vec![removed, kept]);
+    wait_for("both are called", within(SECONDS), || {
+        (count(&calls_removed) > 0 && count(&calls_kept) > 0).then_some(())
+    });
+    let config = Config {
+        watch: vec![(source.scratch.path().join("leech/watch"), leech.data.clone())],
+        peers: vec![kept],
+        ..Config::default()
+    };
+    reload(&leech.btd, &leech.home, &config.to_toml());
+    let (of_removed, of_kept) = (count(&calls_removed), count(&calls_kept));
+    wait_for("the other is called three more times", within(120), || {
+        (count(&calls_kept) >= of_kept + 3).then_some(())
+    });
+    assert_eq!(count(&calls_removed), of_removed);
+}

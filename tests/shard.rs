@@ -33,6 +33,7 @@ fn start(features: Features, read_mode: ReadMode, listen: SocketAddr) -> Handle 
         tracker_http: Vec::new(),
         index: 0,
         listen: vec![listen],
+        device: None,
         pin_cpu: None,
         cache_len: 4 << 20,
         descriptors_max: 256,

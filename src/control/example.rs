@@ -156,6 +156,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let watch = Watch {
             verify: crate::control::config::Verify::default(),
+            label: None,
+            upload_rate: None,
+            download_rate: None,
+            seed_ratio: None,
+            seed_time: None,
             peers: Vec::new(),
             dir: dir.path().join("torrents"),
             data_dir: dir.path().join("data"),

@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::sync::mpsc::UnboundedSender;
+
 use crate::proto::InfoHash;
 use crate::session::{Completed, History, Store};
 use crate::shard::Torrent;
@@ -83,6 +85,16 @@ struct Moved {
     downloaded: u64,
 }
 
+/// What a torrent has done in all of its life, as it is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub(super) info_hash: InfoHash,
+    /// Bytes of payload.
+    pub(super) uploaded: u64,
+    /// When it was complete, in seconds since 1970.
+    pub(super) completed: Option<u64>,
+}
+
 /// A torrent that shards have, or may still have, and how much of what it has moved was taken over.
 #[derive(Debug)]
 struct Counted {
@@ -100,6 +112,9 @@ pub(super) struct Totals {
     counted: Vec<Counted>,
     /// Taken over and not handed to a thread.
     moved: Vec<Moved>,
+    /// Of which somebody wants to know how they stand.
+    asked: Vec<InfoHash>,
+    standings: UnboundedSender<Standing>,
     /// Reading what was recorded waits for the disk.
     thread: Option<JoinHandle<()>>,
     recorded_at: Instant,
@@ -111,11 +126,14 @@ pub(super) struct Totals {
 type Forgotten = Arc<Mutex<HashSet<InfoHash>>>;
 
 impl Totals {
-    pub(super) fn new(session: Arc<Store>, now: Instant) -> Self {
+    /// How torrents stand is told to `standings`: those that are asked for, and, if somebody wants that, those that have moved.
+    pub(super) fn new(session: Arc<Store>, standings: UnboundedSender<Standing>, now: Instant) -> Self {
         Self {
             session,
             counted: Vec::new(),
             moved: Vec::new(),
+            asked: Vec::new(),
+            standings,
             thread: None,
             recorded_at: now,
             forgotten: Forgotten::default(),
@@ -156,24 +174,42 @@ impl Totals {
         unrecorded
     }
 
-    /// Records what has been moved, if it is time to.
-    pub(super) fn on_tick(&mut self, now: Instant) {
+    /// Somebody wants to know how a torrent stands.
+    pub(super) fn ask(&mut self, info_hash: InfoHash) {
+        self.asked.push(info_hash);
+    }
+
+    /// Records what has been moved, if it is time to, and with `tells` tells how those stand. Those that are asked for are told of
+    /// in any case, and soon.
+    pub(super) fn on_tick(&mut self, tells: bool, now: Instant) {
         let is_busy = self.thread.as_ref().is_some_and(|thread| !thread.is_finished());
-        if now.saturating_duration_since(self.recorded_at) < RECORD_EVERY || is_busy {
+        let is_time = now.saturating_duration_since(self.recorded_at) >= RECORD_EVERY;
+        if is_busy || !is_time && self.asked.is_empty() {
             return;
         }
-        self.recorded_at = now;
-        self.take_over();
-        if self.moved.is_empty() {
+        if is_time {
+            self.recorded_at = now;
+            self.take_over();
+        }
+        if self.moved.is_empty() && self.asked.is_empty() {
             return;
         }
-        let (session, moved) = (Arc::clone(&self.session), self.moved.clone());
+        let (session, moved, mut told) = (Arc::clone(&self.session), self.moved.clone(), self.asked.clone());
         let forgotten = Arc::clone(&self.forgotten);
+        if tells {
+            told.extend(moved.iter().map(|moved| moved.info_hash));
+        }
+        let standings = self.standings.clone();
         let thread = std::thread::Builder::new().name("btd-history".to_owned());
-        match thread.spawn(move || record(&session, &moved, &forgotten)) {
+        let work = move || {
+            record(&session, &moved, &forgotten);
+            tell(&session, &told, &standings);
+        };
+        match thread.spawn(work) {
             Ok(thread) => {
                 self.thread = Some(thread);
                 self.moved.clear();
+                self.asked.clear();
             }
             Err(error) => tracing::debug!("cannot start the thread that records totals: {error} (tried again)"),
         }
@@ -245,8 +281,25 @@ fn lock(forgotten: &Forgotten) -> MutexGuard<'_, HashSet<InfoHash>> {
     forgotten.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Tells how torrents stand, of which anything is recorded.
+fn tell(session: &Store, told: &[InfoHash], standings: &UnboundedSender<Standing>) {
+    for info_hash in told {
+        let Some(history) = session.load_history(info_hash) else {
+            continue;
+        };
+        // Nobody listens any more when btd is stopping.
+        let _ = standings.send(Standing {
+            info_hash: *info_hash,
+            uploaded: history.uploaded,
+            completed: history.completed.map(|completed| completed.at),
+        });
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
     use super::*;
     use crate::proto::bitfield::Bitfield;
     use crate::proto::metainfo::Metainfo;
@@ -258,6 +311,7 @@ mod tests {
         totals: Totals,
         now: Instant,
         torrent: Arc<Torrent>,
+        told: UnboundedReceiver<Standing>,
     }
 
     fn fixture() -> Fixture {
@@ -267,7 +321,8 @@ mod tests {
         let root = Arc::new(Root::open(temp.path()).unwrap());
         let torrent = Torrent::new(meta, root, &Bitfield::full(1), &[None]);
         let now = Instant::now();
-        let mut totals = Totals::new(Arc::clone(&session), now);
+        let (standings, told) = unbounded_channel();
+        let mut totals = Totals::new(Arc::clone(&session), standings, now);
         totals.follow(&torrent);
         Fixture {
             _temp: temp,
@@ -275,6 +330,7 @@ mod tests {
             totals,
             now,
             torrent,
+            told,
         }
     }
 
@@ -282,7 +338,7 @@ mod tests {
         /// A minute later.
         fn minute(&mut self) {
             self.now += RECORD_EVERY;
-            self.totals.on_tick(self.now);
+            self.totals.on_tick(true, self.now);
             if let Some(thread) = self.totals.thread.take() {
                 thread.join().unwrap();
             }
@@ -300,7 +356,7 @@ mod tests {
         fixture.minute();
         assert_eq!(fixture.recorded(), None, "nothing has moved");
         fixture.torrent.count_uploaded(5);
-        fixture.totals.on_tick(fixture.now + RECORD_EVERY / 2);
+        fixture.totals.on_tick(true, fixture.now + RECORD_EVERY / 2);
         assert!(fixture.totals.thread.is_none(), "it is not time yet");
         fixture.minute();
         assert_eq!(fixture.recorded(), Some((5, 0)));
@@ -308,7 +364,7 @@ mod tests {
         fixture.torrent.count_downloaded(3);
         fixture.minute();
         assert_eq!(fixture.recorded(), Some((7, 3)));
-        fixture.totals.on_tick(fixture.now + RECORD_EVERY);
+        fixture.totals.on_tick(true, fixture.now + RECORD_EVERY);
         assert!(fixture.totals.thread.is_none(), "nothing has moved since");
     }
 
@@ -328,6 +384,38 @@ mod tests {
         fixture.minute();
         assert_eq!(fixture.recorded(), Some((11, 0)));
         assert_eq!(fixture.totals.counted.len(), 1, "nobody else has the first any more");
+    }
+
+    #[test]
+    fn how_a_torrent_stands_is_told_when_it_has_moved_and_soon_to_who_asks() {
+        let mut fixture = fixture();
+        let info_hash = fixture.torrent.info_hash();
+        let standing = |uploaded, completed: Option<u64>| Standing {
+            info_hash,
+            uploaded,
+            completed,
+        };
+        fixture.torrent.count_uploaded(5);
+        fixture.minute();
+        assert_eq!(fixture.told.try_recv(), Ok(standing(5, None)));
+        fixture.minute();
+        assert!(fixture.told.try_recv().is_err(), "it has not moved");
+        note_whole(&fixture.session, info_hash, || true);
+        let completed = fixture.session.load_history(&info_hash).unwrap().completed.unwrap().at;
+        fixture.totals.ask(info_hash);
+        fixture.torrent.count_uploaded(2);
+        fixture.totals.on_tick(false, fixture.now);
+        fixture.totals.thread.take().unwrap().join().unwrap();
+        assert_eq!(
+            fixture.told.try_recv(),
+            Ok(standing(5, Some(completed))),
+            "what is recorded by then"
+        );
+        fixture.now += RECORD_EVERY;
+        fixture.totals.on_tick(false, fixture.now);
+        fixture.totals.thread.take().unwrap().join().unwrap();
+        assert!(fixture.told.try_recv().is_err(), "nobody has asked");
+        assert_eq!(fixture.recorded(), Some((7, 0)));
     }
 
     #[test]

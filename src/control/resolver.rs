@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::blocking;
+use super::dns::Dns;
 
 /// Threads that wait for the system's resolver, at most: of each resolver, of which there are two.
 const AT_ONCE: usize = 16;
@@ -71,6 +72,17 @@ impl Resolver {
             let found = (name, 0).to_socket_addrs().map_err(|error| error.to_string())?;
             Ok(found.map(|addr| addr.ip()).collect())
         })
+    }
+
+    /// Through a network device, by name servers that are reached by it: see [`super::dns`].
+    pub(super) fn through(dns: Dns) -> Arc<Self> {
+        Self::with(move |name| dns.look_up(name))
+    }
+
+    /// What could not be looked up may be now: the network is there again. What is being looked up goes on.
+    pub(super) fn forget_failures(&self) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.retain(|_, name| name.found.get().is_none_or(|found| found.answered.is_some()));
     }
 
     pub(super) fn with(look_up: impl Fn(&str) -> Result<Vec<IpAddr>, String> + Send + Sync + 'static) -> Arc<Self> {
@@ -327,6 +339,24 @@ mod tests {
             assert_eq!(resolver.addresses("other").await, Err("not found".into()));
             assert_eq!(count.load(Ordering::Relaxed), 5);
             assert_eq!(resolver.addresses("empty").await, Err("it has no address".into()));
+        });
+    }
+
+    #[test]
+    fn failures_are_forgotten_when_the_network_is_back_and_what_was_found_is_not() {
+        run(async {
+            let count = Arc::new(AtomicUsize::new(0));
+            let counted = Arc::clone(&count);
+            let resolver = Resolver::with(move |name| match (name, counted.fetch_add(1, Ordering::Relaxed)) {
+                ("lost", 1) => Err("No such device".to_owned()),
+                _ => Ok(vec![IpAddr::from([10, 0, 0, 1])]),
+            });
+            assert!(resolver.addresses("kept").await.is_ok());
+            assert!(resolver.addresses("lost").await.is_err());
+            assert!(resolver.addresses("lost").await.is_err());
+            resolver.forget_failures();
+            assert!(resolver.addresses("lost").await.is_ok() && resolver.addresses("kept").await.is_ok());
+            assert_eq!(count.load(Ordering::Relaxed), 3);
         });
     }
 

@@ -14,13 +14,14 @@ use tokio::sync::oneshot;
 
 use super::blocking;
 use super::config::{self, Config};
-use super::open_files;
+use super::device::Device;
+use super::{memory, open_files};
 use crate::hashing::Pool;
 use crate::io::uring::Features;
 use crate::proto::{InfoHash, PeerId};
 use crate::shard::tracker::{Served, Service};
 use crate::shard::{
-    self, Caps, Command, Events, Handle, Limits, Mailbox, Pace, PeerStatus, PeersReply, Settings, ShardConfig, Torrent,
+    self, Caps, Command, Events, Handle, Limits, Mailbox, Pace, PeersReply, PeersTold, Settings, ShardConfig, Torrent,
 };
 use crate::stats;
 use crate::tracker::Tracker;
@@ -123,8 +124,13 @@ impl Shards {
         let wanted = config.peers.max_connections + of_tracker;
         let descriptors = open_files::raise((config.peers.max_connections, of_tracker), count);
         // What there is of them is shared out as they were asked for.
-        let of_tracker = descriptors.connections * of_tracker / wanted;
-        let of_peers = (descriptors.connections - of_tracker).max(1);
+        let of_memory = memory::budget(config, count);
+        let connections = descriptors
+            .connections
+            .min(of_memory.map_or(usize::MAX, |budget| budget.connections));
+        let of_tracker = connections * of_tracker / wanted;
+        let of_peers = (connections - of_tracker).max(1);
+        tell_connections((of_peers, of_tracker), wanted, descriptors.connections, of_memory);
         ensure_all_free(config)?;
         let mut features = wanted_features()?;
         features.zero_copy &= config.peers.zero_copy;
@@ -157,6 +163,9 @@ impl Shards {
             }))
         });
         let mut listen = config.peers.listen.clone();
+        if let Some(device) = &config.peers.bind_device {
+            settle_ports(device, &mut listen)?;
+        }
         let plan = config.tracker.as_ref();
         let mut tracker_udp = plan.map_or(Vec::new(), |plan| plan.udp.clone());
         let mut tracker_http = plan.map_or(Vec::new(), |plan| plan.http.clone());
@@ -177,6 +186,7 @@ impl Shards {
             let shard_config = ShardConfig {
                 index,
                 listen: listen.clone(),
+                device: config.peers.bind_device.clone(),
                 tracker_udp: tracker_udp.clone(),
                 tracker_http: tracker_http.clone(),
                 pin_cpu,
@@ -232,9 +242,9 @@ impl Shards {
         })
     }
 
-    /// Keeps to these limits from now on, as far as no table was made for others. No connection ends for it.
+    /// Keeps to these limits from now on, as far as no table was made for others, but for the rates ([`Self::set_rates`]). No
+    /// connection ends for it.
     pub(super) fn keep_to(&mut self, config: &Config) {
-        self.set_rates(config.limits.upload_rate, config.limits.download_rate);
         let peers = &config.peers;
         self.limits
             .set(peers.max_connections_per_torrent, peers.max_connections_per_ip);
@@ -265,9 +275,15 @@ impl Shards {
         self.shards.iter().any(|shard| shard.handle.has_ended())
     }
 
-    /// What all torrents together upload and download at most, by rates that can be changed: it is obeyed at once.
-    pub(super) fn paces(&self) -> (&Pace, &Pace) {
-        (&self.upload_pace, &self.download_pace)
+    /// Listens by this device from now on, at the addresses that it is known by.
+    pub(super) fn listen_by(&mut self, device: &str) -> Result<(), shard::StartError> {
+        let listeners = |shard: &One| shard::listeners(device, &shard.handle.local_addrs);
+        let all: Vec<_> = self.shards.iter().map(listeners).collect::<Result<_, _>>()?;
+        for (shard, listeners) in self.shards.iter_mut().zip(all) {
+            shard.waiting.push_back(Command::Listen(listeners));
+        }
+        self.flush();
+        Ok(())
     }
 
     /// Where they listen, one address for each of the configuration.
@@ -337,7 +353,7 @@ impl Shards {
     }
 
     /// Asks each of them for a torrent's peers. One that has too much to do already, or ends, gives up its answer.
-    pub(super) fn peers_of(&mut self, info_hash: InfoHash) -> Vec<oneshot::Receiver<Vec<PeerStatus>>> {
+    pub(super) fn peers_of(&mut self, info_hash: InfoHash) -> Vec<oneshot::Receiver<PeersTold>> {
         let ask = |shard: &mut One| {
             let (answer, told) = oneshot::channel();
             if shard.waiting.len() < WAITING_MAX {
@@ -394,6 +410,27 @@ impl Shards {
     }
 }
 
+/// Says how many connections there may be, and what that comes of.
+fn tell_connections(
+    (of_peers, of_tracker): (usize, usize),
+    wanted: usize,
+    by_files: usize,
+    by_memory: Option<memory::Budget>,
+) {
+    let of_tracker = match of_tracker {
+        0 => String::new(),
+        count => format!(" and {count} to the tracker"),
+    };
+    let by_memory_text = by_memory.map(|budget| format!(", {budget}")).unwrap_or_default();
+    let text = format!(
+        "at most {of_peers} connections of peers{of_tracker}: {wanted} by max-connections, {by_files} by open files{by_memory_text}"
+    );
+    match by_memory.is_some_and(|budget| budget.connections < wanted.min(by_files)) {
+        true => tracing::warn!("{text} (hint: more memory, a smaller cache-size, or fewer of them)"),
+        false => tracing::info!("{text}"),
+    }
+}
+
 /// Upload slots of each of so many shards.
 fn slots_of_each(limits: &config::Limits, shards: usize) -> u32 {
     u32::try_from(limits.upload_slots.div_ceil(shards.max(1))).unwrap_or(u32::MAX)
@@ -405,6 +442,27 @@ pub(super) fn wanted_features() -> Result<Features, Error> {
         Ok(mask) => Features::masked(&mask).map_err(Error::Features),
         Err(_) => Ok(Features::ALL),
     }
+}
+
+/// Chooses ports for addresses that have none, where the device that they are to be listened at by is not there yet: what trackers
+/// are told and `ports.json` says has to hold when it is.
+fn settle_ports(device: &str, listen: &mut [SocketAddr]) -> Result<(), Error> {
+    if Device::new(device).index().is_ok() {
+        return Ok(());
+    }
+    for address in listen.iter_mut().filter(|address| address.port() == 0) {
+        let refused = |source| Error::Listen {
+            key: "[peers] listen",
+            address: *address,
+            source,
+        };
+        // Nobody listens at it: the kernel is asked for a number that is free.
+        let socket = Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP)).map_err(refused)?;
+        socket.bind(&SocketAddr::new(address.ip(), 0).into()).map_err(refused)?;
+        let bound = socket.local_addr().map_err(refused)?.as_socket();
+        address.set_port(bound.map_or(0, |bound| bound.port()));
+    }
+    Ok(())
 }
 
 /// Waits for all addresses that the configuration names.

@@ -5,9 +5,12 @@
 //! who gets it is the shards' affair.
 
 mod controlling;
+mod device;
 mod downloading;
 mod folders;
+mod goals;
 mod places;
+mod rates;
 mod reload;
 mod scrubbing;
 
@@ -28,9 +31,12 @@ use super::checks::{self, Checked, Checks, Found, Job, Progress};
 use super::config::{Config, Verify, display_size};
 use super::ctl::door::{Ask, door};
 use super::ctl::{handlers, socket};
+use super::device::Device;
+use super::dns::Dns;
 use super::downloads::{self, Downloads};
-use super::history::Totals;
+use super::history::{Standing, Totals};
 use super::meter::Throughput;
+use super::metrics::top::Top;
 use super::metrics::{self, Reporter};
 use super::places::Look;
 use super::pulse::Pulse;
@@ -54,8 +60,11 @@ use crate::session::{self, Store};
 use crate::shard::{Event, Events, StartError, Torrent};
 use crate::storage::part;
 use crate::storage::{Throttle, Unread};
+use device::BoundDevice;
 use folders::Folders;
+use goals::Goals;
 use places::DataFolders;
+use rates::Rates;
 use reload::{Refused, Reload};
 
 /// Events that wait to be handled. A folder of 100,000 files is not read faster than they are taken in.
@@ -234,6 +243,10 @@ pub(super) struct Supervisor<'a> {
     looks: mpsc::UnboundedReceiver<Look>,
     scrubs: Option<Scrubs>,
     scrub_asks: mpsc::UnboundedReceiver<NextPlease>,
+    /// What peers, trackers and name servers are reached through, if it is to be a certain one.
+    device: Option<BoundDevice>,
+    /// Of peers' names.
+    resolver: Arc<Resolver>,
     watchdog: Watchdog,
     shards: Shards,
     tracked: Option<Tracked>,
@@ -245,11 +258,13 @@ pub(super) struct Supervisor<'a> {
     downloads: Downloads,
     unread: UnreadTorrents,
     totals: Totals,
+    goals: Goals,
+    standings: mpsc::UnboundedReceiver<Standing>,
     events: mpsc::UnboundedReceiver<Event>,
     disk_done: mpsc::UnboundedReceiver<downloads::Done>,
     /// Addresses of the peers that the configuration names, by watch folder.
     peers: downloads::Peers,
-    resolved: mpsc::UnboundedReceiver<(usize, Vec<SocketAddr>)>,
+    resolved: mpsc::UnboundedReceiver<(folders::Of, Vec<SocketAddr>)>,
     announcer: Announcer,
     peers_found: mpsc::UnboundedReceiver<FoundPeers>,
     checked: mpsc::UnboundedReceiver<Checked>,
@@ -258,6 +273,9 @@ pub(super) struct Supervisor<'a> {
     asked: mpsc::Receiver<Ask>,
     /// Torrents that somebody has added, and waits for.
     expected: Vec<(InfoHash, oneshot::Sender<()>)>,
+    rates: Rates,
+    /// Those that have metrics of their own.
+    top: Top,
     throughput: Throughput,
     pulse: Pulse,
     signals: Signals,
@@ -307,6 +325,7 @@ impl<'a> Supervisor<'a> {
         let kept = (session, &data_folders.places);
         let checks = Checks::start(&pool, &throttle, kept, shards.checks_max(), sender)
             .map_err(system("start the threads that check payload"))?;
+        let top = Top::new(config.metrics.as_ref().map_or(0, |plan| plan.top_torrents));
         let mut metrics_address = None;
         let mut reporter = None;
         if let Some(plan) = &config.metrics {
@@ -323,6 +342,7 @@ impl<'a> Supervisor<'a> {
                 tracked
                     .as_ref()
                     .map(|tracked| (Arc::clone(&tracked.tracker), shards.served())),
+                top.picked(),
             ));
             let served = metrics::server::serve(listener, Arc::clone(&source), plan.hosts.clone());
             tasks.push(tokio::task::spawn_local(served));
@@ -341,29 +361,40 @@ impl<'a> Supervisor<'a> {
                 config.state_dir.join(socket::FILE_NAME).display()
             ),
         }
-        let paused = session.load_paused().into_iter().collect();
+        let (goals, paused) = Goals::load(&session.load_pauses());
+        let (teller, standings) = mpsc::unbounded_channel(); // One for each torrent at a time, and those that are asked for.
         let (done, disk_done) = mpsc::unbounded_channel();
         let options = part::Options {
             preallocate: config.storage.preallocate,
             part_names: config.storage.part_names,
         };
-        let resolver = Resolver::new();
+        let device = config.peers.bind_device.as_deref().map(Device::new);
+        let new_resolver = || match &device {
+            None => Resolver::new(),
+            Some(device) => Resolver::through(Dns::new(device, &config.peers.dns_servers)),
+        };
+        let resolver = new_resolver();
         let (found, resolved) = mpsc::unbounded_channel();
         let mut folders = Folders::new(sender, Arc::clone(&resolver), found);
         config.watch.iter().cloned().for_each(|watch| folders.open(watch));
         if let Some(lists) = tracked.as_mut().and_then(Tracked::follow) {
             tasks.push(tokio::task::spawn_local(lists));
         }
-        let sharing = tracked.as_mut().and_then(|tracked| tracked.share(&resolver));
+        // The store is no peer: its name is the system's.
+        let of_store = match &device {
+            None => Arc::clone(&resolver),
+            Some(_) => Resolver::new(),
+        };
+        let sharing = tracked.as_mut().and_then(|tracked| tracked.share(&of_store));
         let sharing = sharing.map(|(sharing, ending)| (tokio::task::spawn_local(sharing), ending));
         let (tracker_http, tracker_udp) = shards.tracker_addresses();
         let (found, peers_found) = mpsc::unbounded_channel();
         let port = shards.addresses().first().map_or(0, SocketAddr::port);
         let announcer = Announcer::start(
             &config.announce,
-            (shards.peer_id(), port, Sources::new(shards.addresses())),
+            (shards.peer_id(), port, Sources::new(shards.addresses(), device.clone())),
             session,
-            &resolver,
+            (&resolver, new_resolver()),
             found,
         );
         let ports = Ports {
@@ -393,6 +424,8 @@ impl<'a> Supervisor<'a> {
             looks,
             scrubs,
             scrub_asks,
+            device: device.map(BoundDevice::new),
+            resolver,
             watchdog: Watchdog::new(shards.counters(), now),
             shards,
             tracked,
@@ -403,7 +436,9 @@ impl<'a> Supervisor<'a> {
             session: Arc::clone(session),
             downloads: Downloads::new(Arc::clone(session), options, done),
             unread: UnreadTorrents::new(Arc::clone(session), now),
-            totals: Totals::new(Arc::clone(session), now),
+            totals: Totals::new(Arc::clone(session), teller, now),
+            goals,
+            standings,
             events,
             disk_done,
             peers: downloads::Peers::new(),
@@ -414,6 +449,8 @@ impl<'a> Supervisor<'a> {
             watched,
             asked,
             expected: Vec::new(),
+            rates: Rates::default(),
+            top,
             throughput: Throughput::new(now),
             pulse,
             signals,
@@ -456,6 +493,7 @@ impl<'a> Supervisor<'a> {
                 Some((folder, addrs)) = self.resolved.recv() => self.on_resolved(folder, addrs),
                 Some(found) = self.peers_found.recv() => self.on_peers_found(found),
                 Some(read) = self.config_read.recv() => self.on_config(read),
+                Some(standing) = self.standings.recv() => self.on_standing(&standing),
                 Some(ask) = self.asked.recv() => ask(self),
                 _ = tick.tick() => {
                     self.on_tick();
@@ -685,6 +723,9 @@ impl Supervisor<'_> {
         self.torrents.explain(*info_hash, result.is_ok(), why);
         if is_paused {
             self.announcer.remove(*info_hash);
+            if let Some(why) = self.goals.why(*info_hash) {
+                self.torrents.give_reason(*info_hash, Some(why));
+            }
             tracing::info!("{name:?} ({info_hash}) is paused: it is neither served nor downloaded until it is resumed");
             self.publish_counts();
             return;
@@ -692,6 +733,9 @@ impl Supervisor<'_> {
         if let Some(torrent) = &served {
             let rate = self.config.limits.upload_rate_per_torrent;
             torrent.keep_to(rate.and_then(NonZeroU64::new), Instant::now());
+            if let Some((folder, _)) = self.torrents.get(*info_hash) {
+                torrent.keep_to_folder(self.folders.pace(folder));
+            }
             if let Ok(Found {
                 stamps: Some(stamps), ..
             }) = &result
@@ -713,6 +757,9 @@ impl Supervisor<'_> {
             // Before it announces itself, perhaps to this very tracker.
             self.tell_held();
             self.announcer.serve(torrent);
+            if matches!(state, State::Seeding) {
+                self.look_at_goals(*info_hash);
+            }
         } else {
             self.announcer.remove(*info_hash);
         }
@@ -805,11 +852,14 @@ impl Supervisor<'_> {
 
     fn on_tick(&mut self) {
         self.shards.flush();
+        self.look_at_device();
+        self.look_at_rates();
         self.tell_held();
         let now = Instant::now();
         self.downloads.on_tick(now);
-        self.totals.on_tick(now);
+        self.totals.on_tick(self.wants_standings(), now);
         self.unread.on_tick(now);
+        self.look_at_due();
         self.check_doubtful(now);
         self.measure(now);
         if let Some(reporter) = &self.reporter {
@@ -848,7 +898,10 @@ impl Supervisor<'_> {
         self.pulse.look(now);
         self.throughput.look(shards.iter().map(|shard| shard.counters()), now);
         if self.throughput.is_moving(now) {
-            self.torrents.measure(self.torrents.len() / MEASURE_TURNS + 1, now);
+            let (count, top) = (self.torrents.len() / MEASURE_TURNS + 1, &mut self.top);
+            if self.torrents.measure(count, now, |torrent| top.offer(torrent)) {
+                self.top.end_round();
+            }
         }
     }
 
@@ -885,7 +938,7 @@ impl Supervisor<'_> {
         self.announcer.remove(info_hash);
         // Whoever adds it again wants to know whether it is still there.
         self.session.remove(info_hash);
-        if entry.is_paused() {
+        if self.goals.forget(info_hash) || entry.is_paused() {
             self.session.put_paused(info_hash, false);
         }
         tracing::info!("removed {:?} ({info_hash}): {why}", entry.name);

@@ -450,6 +450,13 @@ impl Torrents {
     pub(super) fn explain(&mut self, info_hash: InfoHash, is_known: bool, why: Option<String>) {
         if let Some(entry) = self.by_hash.get_mut(&info_hash) {
             entry.is_known = is_known;
+        }
+        self.give_reason(info_hash, why);
+    }
+
+    /// Says why a torrent stands as it does, where nothing was checked.
+    pub(super) fn give_reason(&mut self, info_hash: InfoHash, why: Option<String>) {
+        if let Some(entry) = self.by_hash.get_mut(&info_hash) {
             entry.why = why.map(String::into_boxed_str);
         }
     }
@@ -487,17 +494,22 @@ impl Torrents {
         entry.is_some_and(|entry| matches!(entry.state, State::Unavailable) && folders.contains(&entry.folder))
     }
 
-    /// Takes the rates of the next `count` torrents, in turn.
-    pub(super) fn measure(&mut self, count: usize, now: Instant) {
+    /// Takes the rates of the next `count` torrents, in turn, and shows each to `look`. Whether these were the last of them all,
+    /// and the first are the next.
+    pub(super) fn measure(&mut self, count: usize, now: Instant, mut look: impl FnMut(&Arc<Torrent>)) -> bool {
         let from = self.measured.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut last = None;
+        let (mut last, mut seen) = (None, 0);
         for (info_hash, entry) in self.by_hash.range_mut((from, Bound::Unbounded)).take(count) {
             if let Some(torrent) = &entry.served {
                 entry.meter.look((torrent.uploaded(), torrent.downloaded()), now);
+                look(torrent);
             }
             last = Some(*info_hash);
+            seen += 1;
         }
-        self.measured = last; // From the beginning, after the last.
+        // From the beginning, after the last.
+        self.measured = last.filter(|_| seen == count);
+        self.measured.is_none()
     }
 
     /// All that come after one, or from the first, in the order of their info-hashes.

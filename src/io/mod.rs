@@ -115,6 +115,11 @@ pub trait Driver {
     /// Takes a descriptor over that another driver had: see [`Handle::duplicate`].
     fn take_over(&mut self, fd: OwnedFd) -> Handle;
 
+    /// Takes a listening socket over.
+    fn take_over_listener(&mut self, fd: OwnedFd) -> Handle {
+        self.take_over(fd)
+    }
+
     /// Gives a batch of datagrams to a socket at once, and empties it. What the socket does not take is lost and counted.
     fn send_datagrams(&mut self, socket: &Handle, batch: &mut Datagrams);
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_bytes::ByteBuf;
 
 use super::bencode::{self, Dict, Limits, Value};
-use super::path::misleading;
+use super::path::is_misleading;
 
 /// The number of the handshake among extended messages.
 pub const HANDSHAKE_ID: u8 = 0;
@@ -177,7 +177,7 @@ fn clean(bytes: &[u8]) -> Option<String> {
     for character in String::from_utf8_lossy(&bytes[..bytes.len().min(CLIENT_LEN_MAX * 4)]).chars() {
         let character = match character {
             char::REPLACEMENT_CHARACTER => '?',
-            c if misleading(c) => '?',
+            c if is_misleading(c) => '?',
             c => c,
         };
         if name.len() + character.len_utf8() > CLIENT_LEN_MAX {

@@ -142,7 +142,7 @@ pub struct Escaped<'a>(&'a str);
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut plain = 0;
-        for (at, character) in self.0.char_indices().filter(|(_, c)| misleading(*c)) {
+        for (at, character) in self.0.char_indices().filter(|(_, c)| is_misleading(*c)) {
             write!(f, "{}{}", &self.0[plain..at], character.escape_unicode())?;
             plain = at + character.len_utf8();
         }
@@ -151,7 +151,8 @@ impl fmt::Display for Escaped<'_> {
 }
 
 /// Whether a character would do something to a terminal or the direction of a line rather than be seen.
-pub(super) fn misleading(character: char) -> bool {
+#[must_use]
+pub fn is_misleading(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }

@@ -19,6 +19,7 @@
 pub mod announced;
 mod database;
 pub mod history;
+pub mod pause;
 mod place;
 pub mod record;
 mod scrub;
@@ -36,6 +37,7 @@ use std::time::Duration;
 pub use announced::Announced;
 use database::{Database, Opener};
 pub use history::{Completed, History};
+pub use pause::Pause;
 pub use place::Filesystem;
 pub use record::{FileStamp, Malformed, Record};
 pub use scrub::ScrubState;
@@ -181,21 +183,32 @@ impl Store {
         self.writer.queue(Kind::Announced, info_hash, change);
     }
 
-    /// The torrents that were paused when the database was opened, or have been since as far as it was written. None if that
-    /// cannot be read. Blocks on the disk.
-    pub fn load_paused(&self) -> Vec<InfoHash> {
-        self.writer.database.info_hashes(Kind::Paused).unwrap_or_else(|error| {
+    /// The torrents that were paused when the database was opened, or have been since as far as it was written, each with the
+    /// reason. None if that cannot be read. Blocks on the disk.
+    pub fn load_pauses(&self) -> Vec<(InfoHash, Pause)> {
+        let found = self.writer.database.info_hashes(Kind::Paused).unwrap_or_else(|error| {
             tracing::warn!("{error}: torrents that were paused are not");
             Vec::new()
-        })
+        });
+        let read = |info_hash| Some((info_hash, Pause::decode(&self.get(Kind::Paused, &info_hash)?)));
+        found.into_iter().filter_map(read).collect()
     }
 
-    /// Queues that a torrent is paused, or not any more, to be written. Never blocks on the disk.
+    /// Those of them that are paused, for whichever reason. Likewise.
+    pub fn load_paused(&self) -> Vec<InfoHash> {
+        let pauses = self.load_pauses().into_iter();
+        let paused = pauses.filter(|(_, pause)| *pause != Pause::Never);
+        paused.map(|(info_hash, _)| info_hash).collect()
+    }
+
+    /// Queues that a torrent is paused as somebody wants, or not any more, to be written. Never blocks on the disk.
     pub fn put_paused(&self, info_hash: InfoHash, paused: bool) {
-        let change = match paused {
-            true => Change::Put(Vec::new()),
-            false => Change::Remove,
-        };
+        self.put_pause(info_hash, paused.then_some(Pause::Asked));
+    }
+
+    /// Queues why a torrent is paused, or will not be, to be written; `None` for neither. Never blocks on the disk.
+    pub fn put_pause(&self, info_hash: InfoHash, pause: Option<Pause>) {
+        let change = pause.map_or(Change::Remove, |pause| Change::Put(pause.encode()));
         self.writer.queue(Kind::Paused, info_hash, change);
     }
 

@@ -1,10 +1,11 @@
 //! Letting connections in.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 
 use super::conn::Conn;
 use super::deadlines::{HANDSHAKE_TICKS, ticks};
-use super::{Shard, of_shard};
+use super::{Listener, Shard, of_shard};
 use crate::io::{Accepted, Driver, Ending, Errno, Op, Owner};
 
 /// How long accepting is paused when the process or the machine has no descriptor left. Armed again at once it would
@@ -15,8 +16,9 @@ impl<D: Driver> Shard<D> {
     /// Arms the accepts that are not armed.
     pub(super) fn arm_accepts(&mut self) {
         for (index, listener) in self.listeners.iter_mut().enumerate() {
-            if listener.accept.is_none() {
-                let socket = listener.socket.clone();
+            if listener.accept.is_none()
+                && let Some(socket) = listener.socket.clone()
+            {
                 let token = self.driver.submit(
                     of_shard(index),
                     Op::Accept {
@@ -65,6 +67,31 @@ impl<D: Driver> Shard<D> {
     pub(super) fn resume_accepting(&mut self) {
         if self.accept_again.is_some_and(|at| at <= self.tick) && self.stopping.is_none() {
             self.accept_again = None;
+            self.arm_accepts();
+        }
+    }
+
+    /// Accepts at these sockets and no others. One that is replaced keeps its place until its accept has ended: what that
+    /// still brings is let in.
+    pub(super) fn listen_at(&mut self, fds: Vec<OwnedFd>) {
+        for listener in &mut self.listeners {
+            listener.socket = None;
+            if let Some(token) = listener.accept {
+                self.driver.cancel(token);
+            }
+        }
+        for fd in fds {
+            let socket = Some(self.driver.take_over_listener(fd));
+            let free = self
+                .listeners
+                .iter_mut()
+                .find(|listener| listener.socket.is_none() && listener.accept.is_none());
+            match free {
+                Some(listener) => listener.socket = socket,
+                None => self.listeners.push(Listener { socket, accept: None }),
+            }
+        }
+        if self.stopping.is_none() && self.accept_again.is_none() {
             self.arm_accepts();
         }
     }

@@ -87,6 +87,14 @@ impl Dial {
         self.due_at = self.due_at.min(tick);
     }
 
+    /// Nobody is to be looked for at this address any more, unless it is told of again.
+    pub(super) fn forget(&mut self, addr: SocketAddr) {
+        // One that lies is remembered as that.
+        if self.known.get(&addr).is_some_and(|known| known.state != State::Never) {
+            self.known.remove(&addr);
+        }
+    }
+
     /// Makes room for an address that may be better than one of which nothing has come, over and over.
     fn forget_worst(&mut self) -> bool {
         let is_bad = |known: &Known| matches!(known.state, State::Waits(_)) && known.failures >= FAILURES_MIN;
@@ -293,6 +301,27 @@ mod tests {
         dial.add(addr(1), false, 0);
         dial.ended(addr(1), Went::Well, 0, 0);
         assert_eq!(dial.next(u64::MAX), None);
+    }
+
+    #[test]
+    fn address_that_is_forgotten_is_not_tried_again_unless_it_is_told_of_again() {
+        let mut dial = Dial::default();
+        dial.add(addr(1), true, 0);
+        dial.add(addr(2), true, 0);
+        assert_eq!(dial.next(0), Some(addr(1)));
+        dial.forget(addr(1));
+        dial.forget(addr(2));
+        assert!(
+            !dial.ended(addr(1), Went::Nowhere, 0, 0),
+            "its name is not asked for it"
+        );
+        assert_eq!(dial.next(u64::MAX), None);
+        dial.add(addr(1), false, 5);
+        assert_eq!(dial.next(5), Some(addr(1)));
+        dial.ended(addr(1), Went::Wrong, 5, 0);
+        dial.forget(addr(1));
+        dial.add(addr(1), false, 6);
+        assert_eq!(dial.next(u64::MAX), None, "one that lies is remembered");
     }
 
     #[test]

@@ -33,6 +33,13 @@ pub enum Command {
         /// nobody is there.
         named: bool,
     },
+    /// Peers of a torrent are no longer looked for at these addresses. Who is connected stays.
+    Forget {
+        /// The torrent.
+        info_hash: InfoHash,
+        /// Where.
+        addrs: Vec<SocketAddr>,
+    },
     /// The answer to [`super::Event::Wanted`].
     Prepared {
         /// The torrent.
@@ -56,6 +63,8 @@ pub enum Command {
         /// Slots of this shard; zero is no limit.
         slots: u32,
     },
+    /// Accept at these sockets from now on, in the place of those before. Whoever is connected stays.
+    Listen(Vec<OwnedFd>),
     /// End.
     Stop,
 }

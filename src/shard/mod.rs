@@ -88,10 +88,10 @@ pub use handover::Handed;
 use lending::Lent;
 pub use limits::{Caps, Limits};
 pub use mailbox::{Command, Full, Inbox, Mailbox, mailbox};
-pub use pace::Pace;
-pub use report::{PEERS_TOLD_MAX, PeerStatus, PeersReply};
+pub use pace::{FolderPace, Pace};
+pub use report::{PeerStatus, PeersReply, PeersTold};
 use slots::Slots;
-pub use start::{BACKLOG, CACHE_LEN_MIN, DATAGRAM_QUEUE_LEN, Handle, ShardConfig, StartError, spawn};
+pub use start::{BACKLOG, CACHE_LEN_MIN, DATAGRAM_QUEUE_LEN, Handle, ShardConfig, StartError, listeners, spawn};
 pub use torrent::Torrent;
 use uploaded::Uploads;
 use verified::Verifying;
@@ -176,7 +176,8 @@ pub enum Flow {
 /// A listening socket.
 #[derive(Debug)]
 struct Listener {
-    socket: io::Handle,
+    /// `None` when another has taken its place.
+    socket: Option<io::Handle>,
     accept: Option<Token>,
 }
 
@@ -325,7 +326,10 @@ impl<D: Driver> Shard<D> {
             settings,
             listeners: listeners
                 .into_iter()
-                .map(|socket| Listener { socket, accept: None })
+                .map(|socket| Listener {
+                    socket: Some(socket),
+                    accept: None,
+                })
                 .collect(),
             accept_again: None,
             inbox,
@@ -529,10 +533,12 @@ impl<D: Driver> Shard<D> {
                     addrs,
                     named,
                 } => self.on_addrs(info_hash, &addrs, named),
+                Command::Forget { info_hash, addrs } => self.forget_addrs(info_hash, &addrs),
                 Command::Prepared { info_hash, made } => self.on_prepared(info_hash, made),
                 Command::TellPeers { info_hash, reply } => self.tell_peers(info_hash, reply),
                 Command::Take(handed) => self.take(*handed),
                 Command::Choke { kind, slots } => self.choker.set(kind, slots),
+                Command::Listen(fds) => self.listen_at(fds),
                 Command::Stop => self.stop(),
             }
         }
@@ -570,6 +576,13 @@ impl<D: Driver> Shard<D> {
         download.add_peers(addrs, named, self.tick);
         let number = download.served.number;
         while self.stopping.is_none() && self.dial_for(number) {}
+    }
+
+    fn forget_addrs(&mut self, info_hash: InfoHash, addrs: &[SocketAddr]) {
+        let number = self.torrents.get(&info_hash).map(|served| served.number);
+        if let Some(download) = number.and_then(|number| self.downloads.get_mut(&number)) {
+            addrs.iter().for_each(|addr| download.dial.forget(*addr));
+        }
     }
 
     fn remove(&mut self, info_hash: InfoHash) {

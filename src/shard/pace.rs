@@ -89,6 +89,26 @@ impl Pace {
     }
 }
 
+/// The rates that all torrents of a folder keep to together, beside those of all torrents and their own.
+#[derive(Debug)]
+pub struct FolderPace {
+    /// What peers are sent.
+    pub upload: Pace,
+    /// What peers are asked for.
+    pub download: Pace,
+}
+
+impl FolderPace {
+    /// No limits.
+    #[must_use]
+    pub fn new(now: Instant) -> FolderPace {
+        FolderPace {
+            upload: Pace::new(None, now),
+            download: Pace::new(None, now),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,8 +11,17 @@ use crate::io::Driver;
 use crate::proto::peer::Pieces;
 use crate::proto::{InfoHash, PeerId};
 
-/// So many peers are told of; a torrent with more on one shard is a rare thing.
-pub const PEERS_TOLD_MAX: usize = 8192;
+/// So many peers are told of; a torrent with more on one shard is a rare thing, and how many more is said.
+const PEERS_TOLD_MAX: usize = 8192;
+
+/// The peers of a torrent on one shard.
+#[derive(Clone, Debug, Default)]
+pub struct PeersTold {
+    /// Those that are told of.
+    pub peers: Vec<PeerStatus>,
+    /// How many more there are.
+    pub left_out: u64,
+}
 
 /// A peer, as it stands.
 #[derive(Clone, Debug)]
@@ -42,11 +51,11 @@ pub struct PeerStatus {
 }
 
 /// Where an answer goes. Called on the shard's thread, so it must not wait.
-pub struct PeersReply(Box<dyn FnOnce(Vec<PeerStatus>) + Send>);
+pub struct PeersReply(Box<dyn FnOnce(PeersTold) + Send>);
 
 impl PeersReply {
     /// The answer is given to `take`.
-    pub fn new(take: impl FnOnce(Vec<PeerStatus>) + Send + 'static) -> Self {
+    pub fn new(take: impl FnOnce(PeersTold) + Send + 'static) -> Self {
         Self(Box::new(take))
     }
 }
@@ -64,7 +73,7 @@ impl<D: Driver> Shard<D> {
             .conns
             .iter()
             .filter_map(|(_, conn)| self.status_of(conn, info_hash));
-        (reply.0)(of_torrent.take(PEERS_TOLD_MAX).collect());
+        (reply.0)(told(of_torrent, PEERS_TOLD_MAX));
     }
 
     fn status_of(&self, conn: &Conn, info_hash: InfoHash) -> Option<PeerStatus> {
@@ -92,5 +101,43 @@ impl<D: Driver> Shard<D> {
                 Pieces::HaveAll => torrent.geometry().piece_count(),
             },
         })
+    }
+}
+
+/// So many of them, and how many more there are.
+fn told(peers: impl Iterator<Item = PeerStatus>, max: usize) -> PeersTold {
+    let mut told = PeersTold::default();
+    for peer in peers {
+        match told.peers.len() < max {
+            true => told.peers.push(peer),
+            false => told.left_out += 1,
+        }
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_that_are_too_many_to_be_told_of_are_counted() {
+        let peer = |port| PeerStatus {
+            addr: ([10, 0, 0, 1], port).into(),
+            peer_id: PeerId([0; 20]),
+            client: None,
+            dialed: false,
+            peer_interested: false,
+            unchoked: false,
+            am_interested: false,
+            peer_unchokes: false,
+            upload_rate: 0,
+            download_rate: 0,
+            have_count: 0,
+        };
+        let some = told((1..=3).map(peer), 2);
+        assert_eq!((some.peers.len(), some.left_out), (2, 1));
+        let all = told((1..=2).map(peer), 2);
+        assert_eq!((all.peers.len(), all.left_out), (2, 0));
     }
 }

@@ -45,6 +45,9 @@ pub struct ShardConfig {
     /// Addresses to listen at. All shards listen at the same ones (SO_REUSEPORT): where the first was given port 0, the
     /// others are given the [`Handle::local_addrs`] it got.
     pub listen: Vec<SocketAddr>,
+    /// The network device that peers come by and are reached through, if it is to be a certain one. Where it is not there the
+    /// shard starts without listening, and is told to by [`Command::Listen`] when it is.
+    pub device: Option<String>,
     /// Addresses of the tracker, if the settings have one: for datagrams, and for HTTP. Shared like `listen`.
     pub tracker_udp: Vec<SocketAddr>,
     /// See `tracker_udp`.
@@ -144,15 +147,29 @@ impl Handle {
     }
 }
 
-/// Opens a listening socket that several shards may share an address with, and tells where it listens.
+/// Opens a listening socket that several shards may share an address with, and tells where it listens. With a device it
+/// takes in only what comes by that.
 ///
 /// # Errors
-/// When the address cannot be had.
-fn listen(addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), StartError> {
-    let (socket, bound) = bind(addr, Type::STREAM, Protocol::TCP)?;
+/// When the address cannot be had, or there is no such device.
+fn listen_by(device: Option<&str>, addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), StartError> {
+    let (socket, bound) = bind(addr, device, Type::STREAM, Protocol::TCP)?;
     let failed = |source| StartError::Listen { addr, source };
     socket.listen(BACKLOG).map_err(failed)?;
     Ok((socket.into(), bound))
+}
+
+fn listen(addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), StartError> {
+    listen_by(None, addr)
+}
+
+/// Sockets for [`Command::Listen`] at these addresses, which several shards may share, by this device.
+///
+/// # Errors
+/// When an address cannot be had, or there is no such device.
+pub fn listeners(device: &str, addrs: &[SocketAddr]) -> Result<Vec<OwnedFd>, StartError> {
+    let open = |addr: &SocketAddr| listen_by(Some(device), *addr).map(|(fd, _)| fd);
+    addrs.iter().map(open).collect()
 }
 
 /// The shortest datagram that asks for something: a `connect` (BEP 15).
@@ -181,7 +198,7 @@ const WHOLE_REQUESTS: [SockFilter; 4] = {
 /// # Errors
 /// When the address cannot be had.
 fn receive(addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), StartError> {
-    let (socket, bound) = bind(addr, Type::DGRAM, Protocol::UDP)?;
+    let (socket, bound) = bind(addr, None, Type::DGRAM, Protocol::UDP)?;
     socket
         .attach_filter(&WHOLE_REQUESTS)
         .map_err(|source| StartError::Listen { addr, source })?;
@@ -191,7 +208,12 @@ fn receive(addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), StartError> {
     Ok((socket.into(), bound))
 }
 
-fn bind(addr: SocketAddr, kind: Type, protocol: Protocol) -> Result<(Socket, SocketAddr), StartError> {
+fn bind(
+    addr: SocketAddr,
+    device: Option<&str>,
+    kind: Type,
+    protocol: Protocol,
+) -> Result<(Socket, SocketAddr), StartError> {
     let failed = |source| StartError::Listen { addr, source };
     let socket = Socket::new(Domain::for_address(addr), kind, Some(protocol)).map_err(failed)?;
     socket.set_reuse_address(true).map_err(failed)?;
@@ -199,6 +221,9 @@ fn bind(addr: SocketAddr, kind: Type, protocol: Protocol) -> Result<(Socket, Soc
     if addr.is_ipv6() {
         // IPv4 has a socket of its own.
         socket.set_only_v6(true).map_err(failed)?;
+    }
+    if let Some(device) = device {
+        socket.bind_device(Some(device.as_bytes())).map_err(failed)?;
     }
     socket.bind(&addr.into()).map_err(failed)?;
     let bound = socket.local_addr().map_err(failed)?.as_socket().unwrap_or(addr);
@@ -227,7 +252,18 @@ pub fn spawn(config: ShardConfig, mailbox: Mailbox, inbox: Inbox) -> Result<Hand
     let index = config.index;
     let thread_failed = |source| StartError::Thread { index, source };
     let stats = config.settings.stats.clone();
-    let (listeners, local_addrs) = open_all(&config.listen, listen)?;
+    let (listeners, local_addrs) = match &config.device {
+        None => open_all(&config.listen, listen)?,
+        Some(device) => {
+            let opened = config.listen.iter().map(|addr| listen_by(Some(device.as_str()), *addr));
+            match opened.collect::<Result<Vec<_>, _>>() {
+                Err(StartError::Listen { source, .. }) if Errno::from_io_error(&source) == Some(Errno::NODEV) => {
+                    (Vec::new(), config.listen.clone())
+                }
+                opened => opened?.into_iter().unzip(),
+            }
+        }
+    };
     let (udp, tracker_udp) = open_all(&config.tracker_udp, receive)?;
     let (http, tracker_http) = open_all(&config.tracker_http, listen)?;
     let listeners = Opened { listeners, udp, http };
@@ -296,6 +332,9 @@ fn ready(
         files: config.descriptors_max,
         features: config.features,
     })?;
+    if let Some(device) = &config.device {
+        driver.bind_to_device(device);
+    }
     let features = driver.features();
     let Opened { listeners, udp, http } = opened;
     let listeners = listeners.into_iter().map(|fd| driver.adopt_listener(fd)).collect();

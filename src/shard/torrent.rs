@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::R
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use super::pace::Pace;
+use super::pace::{FolderPace, Pace};
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::{Geometry, PieceIndex};
 use crate::proto::metainfo::Metainfo;
@@ -43,6 +43,8 @@ pub struct Torrent {
     downloaded: AtomicU64,
     /// Its own upload rate, if it has one.
     pace: OnceLock<Box<Pace>>,
+    /// Those of its folder.
+    folder_pace: OnceLock<Arc<FolderPace>>,
     /// Why the first piece was withdrawn. Written when a disk fails, read by those who ask.
     fault: Mutex<Option<String>>,
     /// Of one that was not read when it was added.
@@ -127,6 +129,7 @@ impl Torrent {
             uploaded: AtomicU64::new(0),
             downloaded: AtomicU64::new(0),
             pace: OnceLock::new(),
+            folder_pace: OnceLock::new(),
             fault: Mutex::new(None),
             unread: None,
             has_wrong: AtomicBool::new(false),
@@ -407,9 +410,22 @@ impl Torrent {
         }
     }
 
-    /// The rate it keeps to.
-    pub(super) fn pace(&self) -> Option<&Pace> {
-        self.pace.get().and_then(|pace| pace.limited())
+    /// From now on it also keeps to these rates, together with all others that do. Once only: a torrent whose folder is
+    /// another one is made anew.
+    pub fn keep_to_folder(&self, pace: &Arc<FolderPace>) {
+        let _ = self.folder_pace.set(Arc::clone(pace));
+    }
+
+    /// The upload rates it keeps to: its own, and its folder's.
+    pub(super) fn upload_paces(&self) -> impl Iterator<Item = &Pace> {
+        let own = self.pace.get().and_then(|pace| pace.limited());
+        let folder = self.folder_pace.get().and_then(|folder| folder.upload.limited());
+        own.into_iter().chain(folder)
+    }
+
+    /// The download rate it keeps to, its folder's.
+    pub(super) fn download_pace(&self) -> Option<&Pace> {
+        self.folder_pace.get().and_then(|folder| folder.download.limited())
     }
 
     /// Whether a file that was modified at this time (ns since 1970) is the one that was judged, as far as that is known.

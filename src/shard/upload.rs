@@ -7,13 +7,13 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::Shard;
 use super::conn::{Conn, PeerConn, Phase};
 use super::deadlines::STALLED_TICKS;
 use super::disk::{Failed, Failure, Waiter};
 use super::ended::Reason;
 use super::lending::Lent;
 use super::stage::{Staged, Stopped, collect, stage};
+use super::{Shard, Torrent};
 use crate::io::{Driver, Errno, Op, Owner, SendBatch};
 use crate::proto::geometry::{BLOCK_LEN_MAX, BlockRequest};
 use crate::proto::wire::{self, Message};
@@ -113,8 +113,8 @@ impl<D: Driver> Shard<D> {
         if let Phase::Peer(peer) = &conn.phase
             && peer.wants_to_send()
         {
-            let paces = [self.settings.upload_pace.limited(), peer.served.torrent.pace()];
-            for pace in paces.into_iter().flatten() {
+            let all = self.settings.upload_pace.limited().into_iter();
+            for pace in all.chain(peer.served.torrent.upload_paces()) {
                 // Not before those who wait already, and who are fed in turn.
                 if !conn.paced && !conn.starved && !fed && (!pace.is_due(now) || !self.paced.is_empty()) {
                     conn.paced = true;
@@ -167,8 +167,8 @@ impl<D: Driver> Shard<D> {
                 if batch.left() == 0 {
                     conn.flush_small(&mut batch);
                 } else if share != u64::MAX {
-                    let paces = [self.settings.upload_pace.limited(), peer.served.torrent.pace()];
-                    for pace in paces.into_iter().flatten() {
+                    let all = self.settings.upload_pace.limited().into_iter();
+                    for pace in all.chain(peer.served.torrent.upload_paces()) {
                         pace.charge(batch.left() - before, now);
                     }
                 }
@@ -272,8 +272,8 @@ impl<D: Driver> Shard<D> {
         self.touch(owner);
     }
 
-    /// Time has passed: those who wait for the upload rate send, in order, until it is used up. One whose torrent has used
-    /// up its own waits on, behind the others.
+    /// Time has passed: those who wait for the upload rate send, in order, until it is used up. One whose torrent or folder has
+    /// used up its own waits on, behind the others.
     pub(super) fn feed_paced(&mut self) {
         for _ in 0..self.paced.len() {
             let now = self.now;
@@ -286,8 +286,8 @@ impl<D: Driver> Shard<D> {
             let Some(conn) = self.conns.get_mut(owner) else {
                 continue;
             };
-            let own = conn.peer().and_then(|peer| peer.served.torrent.pace());
-            if own.is_some_and(|pace| !pace.is_due(now)) {
+            let is_due = |torrent: &Torrent| torrent.upload_paces().all(|pace| pace.is_due(now));
+            if conn.peer().is_some_and(|peer| !is_due(&peer.served.torrent)) {
                 self.paced.push_back(owner);
                 continue;
             }

@@ -118,6 +118,11 @@ impl Host {
         (self.failures, self.until, self.proven) = (0, 0, true);
     }
 
+    /// What failed was not its fault.
+    pub(super) fn forgive(&mut self) {
+        (self.failures, self.until) = (0, 0);
+    }
+
     /// It has not, or as one that is out of order.
     pub(super) fn on_failure(&mut self, now: u64, random: u64) {
         if now < self.until {

@@ -45,6 +45,8 @@ pub(super) struct Place {
     pub(super) dead: bool,
     /// It was not asked, for a reason that lies here: another start may find another.
     pub(super) is_ours: bool,
+    /// Nobody there was reached, the last time: that may be for want of a network here.
+    pub(super) is_of_network: bool,
 }
 
 /// A list of trackers and when to ask which. Times are in milliseconds.
@@ -131,6 +133,7 @@ impl Job {
         let place = &mut self.places[self.at];
         place.failures = place.failures.saturating_add(1);
         place.is_ours = matches!(failure, Failure::Forbidden(_) | Failure::Busy);
+        place.is_of_network = matches!(failure, Failure::Unreachable(_) | Failure::Name(_));
         let mut after = backoff(u32::from(place.failures), random);
         if !failure.is_of_host() {
             after = after.max(REFUSED_MIN + random % (REFUSED_MIN / 4));

@@ -7,8 +7,12 @@ use std::time::{Duration, Instant};
 use super::super::url::Scheme;
 use super::host::Host;
 use super::job::{Job, NONE};
+use super::kept::fingerprint;
 use super::{CallId, IN_FLIGHT_MAX, PARTING_HOST_MAX, PARTING_MAX, Schedule};
 use crate::proto::InfoHash;
+
+/// Trackers of torrents that have left that are remembered. Beyond that one that comes back at once is announced at once.
+const RESTS_MAX: usize = 100_000;
 
 /// Leechers of a swarm by which torrents that leave are told of in order. There is no telling larger swarms apart.
 const LEECHERS_MAX: u32 = 50_000;
@@ -103,6 +107,36 @@ impl Schedule {
         }
     }
 
+    /// A torrent leaves a tracker that has said when it may be asked again: that holds should it come back.
+    pub(super) fn remember_rest(&mut self, key: u32, now: u64) {
+        let job = &self.jobs[key as usize];
+        if job.min_until <= now {
+            return;
+        }
+        let url = &self.trackers[job.places[job.at].url as usize].url;
+        let (name, until) = ((job.info_hash, fingerprint(url)), job.min_until);
+        if self.rests.len() >= RESTS_MAX {
+            self.rests.retain(|_, until| *until > now);
+        }
+        if self.rests.len() < RESTS_MAX {
+            self.rests.insert(name, until);
+        }
+    }
+
+    /// A torrent that has left and come back does not get round what its trackers have said.
+    pub(super) fn rest(&mut self, key: u32) {
+        if self.rests.is_empty() {
+            return;
+        }
+        let job = &mut self.jobs[key as usize];
+        for place in &mut job.places {
+            let url = &self.trackers[place.url as usize].url;
+            if let Some(until) = self.rests.remove(&(job.info_hash, fingerprint(url))) {
+                place.until = place.until.max(until);
+            }
+        }
+    }
+
     pub(super) fn forget(&mut self, key: u32) {
         self.uncount(key);
         self.set_swarm(key, None);
@@ -121,6 +155,7 @@ impl Schedule {
         for key in self.keys_of(job.info_hash) {
             if self.jobs[key as usize].held && !self.meets_leaving(key) {
                 self.jobs[key as usize].held = false;
+                self.rest(key);
                 let now = self.jobs[key as usize].due;
                 self.file(key, now);
             }

@@ -150,6 +150,8 @@ pub struct Schedule {
     scrape_wakes: BTreeSet<(u64, u32)>,
     scrapes_in_flight: usize,
     swarms: Swarms,
+    /// When trackers of torrents that have left may be asked again, by what they are known by over a restart.
+    rests: HashMap<(InfoHash, u64), u64>,
     /// All torrents are leaving.
     parting: bool,
     /// Torrents of which what is kept over a restart has changed.
@@ -178,6 +180,7 @@ impl Schedule {
             scrape_wakes: BTreeSet::new(),
             scrapes_in_flight: 0,
             swarms: Swarms::default(),
+            rests: HashMap::new(),
             parting: false,
             changed: HashSet::new(),
         }
@@ -239,6 +242,7 @@ impl Schedule {
                 failures: 0,
                 dead: false,
                 is_ours: false,
+                is_of_network: false,
             };
             if let Some(kept) = kept.iter().find(|kept| kept.tracker == fingerprint(&url)) {
                 let left = Duration::from_secs(kept.due.saturating_sub(unix));
@@ -264,6 +268,7 @@ impl Schedule {
         let key = u32::try_from(self.jobs.insert(job)).expect("fewer torrents than 2^32");
         self.job_of.insert((info_hash, list), key);
         self.inherit(key, time);
+        self.rest(key);
         self.jobs[key as usize].held = self.meets_leaving(key);
         self.file(key, time);
     }
@@ -390,6 +395,7 @@ impl Schedule {
             stopped_told: call.event == Event::Stopped && result.is_ok(),
         };
         if call.event == Event::Stopped {
+            self.remember_rest(key, time);
             self.forget(key);
             self.wake(number);
             return Some(outcome);

@@ -8,7 +8,7 @@ use super::job::{Job, Standing};
 
 /// What is due when a tracker does not say, and the bounds of what it may say, in seconds.
 const INTERVAL: i64 = 30 * 60;
-const INTERVAL_MIN: i64 = 60;
+pub(super) const INTERVAL_MIN: i64 = 60;
 const INTERVAL_MAX: i64 = 6 * 60 * 60;
 
 /// By which part of the interval an announce is due before its time.

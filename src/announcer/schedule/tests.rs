@@ -1008,3 +1008,80 @@ fn announce_that_is_asked_for_comes_at_once_but_not_before_the_tracker_allows() 
     assert!(asks(&mut world) >= Some(Duration::from_secs(300)));
     assert!(world.schedule.poll(world.now).is_none());
 }
+
+#[test]
+fn when_the_network_is_back_what_failed_for_want_of_it_is_asked_at_once_and_the_rest_as_soon_as_it_may_be() {
+    let mut world = World::new();
+    world.add(1, ONE);
+    // It fails until the host is given up, and the torrent rests for hours.
+    for _ in 0..12 {
+        let (_, call) = world.wait();
+        world.fail(&call, &unreachable());
+    }
+    world.pass(1);
+    assert!(world.schedule.poll(world.now).is_none());
+    world.schedule.network_is_back(true, world.now);
+    let (after, call) = world.wait();
+    assert_eq!(after, 0);
+    world.ok(&call, &answer(1800, Some(900)));
+    // The tracker has said when it may be asked again.
+    world.pass(100);
+    world.schedule.network_is_back(true, world.now);
+    let (after, call) = world.wait();
+    assert_eq!(after, 800);
+    // This one has not. A network that comes and goes does not ask it each time.
+    world.ok(&call, &answer(1800, None));
+    for _ in 0..5 {
+        world.pass(1);
+        world.schedule.network_is_back(true, world.now);
+    }
+    let (after, call) = world.wait();
+    assert_eq!(after, 10);
+    // What works is left alone where only what fails is meant.
+    world.ok(&call, &answer(1800, None));
+    world.pass(100);
+    world.schedule.network_is_back(false, world.now);
+    let (after, call) = world.wait();
+    assert!(after > 1000, "{after}");
+    // What a tracker refuses, it refuses on any network.
+    world.fail(&call, &refused(Retry::Unsaid));
+    world.schedule.network_is_back(true, world.now);
+    let (after, _) = world.wait();
+    assert!(after >= 300, "{after}");
+}
+
+#[test]
+fn a_torrent_that_leaves_and_comes_back_does_not_get_round_min_interval() {
+    for answered_before in [true, false] {
+        let mut world = World::new();
+        world.add(1, ONE);
+        let (_, call) = world.wait();
+        world.ok(&call, &answer(1800, Some(900)));
+        world.pass(100);
+        world.schedule.remove(hash(1), world.now);
+        let (after, call) = world.wait();
+        assert_eq!((after, call.event), (0, Event::Stopped));
+        if answered_before {
+            world.ok(&call, &answer(1800, Some(900)));
+            world.add(1, ONE);
+        } else {
+            world.add(1, ONE);
+            world.ok(&call, &answer(1800, Some(900)));
+        }
+        let (after, call) = world.wait();
+        assert_eq!((after, call.event), (800, Event::Started), "{answered_before}");
+        world.ok(&call, &answer(1800, Some(900)));
+        assert!(world.schedule.rests.is_empty());
+    }
+    // When the time is over, nothing is waited for.
+    let mut world = World::new();
+    world.add(1, ONE);
+    let (_, call) = world.wait();
+    world.ok(&call, &answer(1800, Some(900)));
+    world.pass(901);
+    world.schedule.remove(hash(1), world.now);
+    let (_, call) = world.wait();
+    world.ok(&call, &answer(1800, Some(900)));
+    world.add(1, ONE);
+    assert_eq!(world.wait().0, 0);
+}

@@ -17,6 +17,7 @@ use std::time::Duration;
 use hyper::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -130,10 +131,14 @@ fn is_own(ip: IpAddr) -> bool {
 }
 
 async fn connect_to(ip: IpAddr, port: u16, sources: &Sources) -> io::Result<TcpStream> {
-    let socket = match ip {
-        IpAddr::V4(_) => TcpSocket::new_v4()?,
-        IpAddr::V6(_) => TcpSocket::new_v6()?,
-    };
+    let socket = Socket::new(
+        Domain::for_address(SocketAddr::new(ip, port)),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    sources.bind(&socket)?;
+    socket.set_nonblocking(true)?;
+    let socket = TcpSocket::from_std_stream(socket.into());
     if let Some(source) = sources.of(ip) {
         socket.bind(SocketAddr::new(source, 0))?;
     }
@@ -232,7 +237,7 @@ mod tests {
             let connector = Connector {
                 resolver: Resolver::new(),
                 rule: Rule { allow_private: true },
-                sources: Sources::new(&[]),
+                sources: Sources::new(&[], None),
                 sockets: Arc::new(Semaphore::new(0)),
             };
             let failure = connector.connect("127.0.0.1".to_owned(), 1).await.err();

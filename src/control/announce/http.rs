@@ -80,6 +80,12 @@ impl Http {
         self.client = client(&self.connector, PARTING_IDLE_MAX);
     }
 
+    /// Connections that are kept are none to be used any more: the network is another one. Requests over them end by
+    /// themselves.
+    pub(super) fn renew(&mut self) {
+        self.client = client(&self.connector, IDLE_MAX);
+    }
+
     /// Announces to a tracker.
     pub(super) async fn announce(&self, url: &TrackerUrl, request: &Request) -> Result<Answer, Failure> {
         in_time(self.ask(url, request)).await

@@ -60,6 +60,7 @@ enum Order {
     Status(InfoHash, oneshot::Sender<Vec<Status>>),
     Unreachable(InfoHash, SocketAddr),
     Plan(Box<Announce>),
+    Back(bool),
     Stop(Instant, oneshot::Sender<()>),
 }
 
@@ -77,7 +78,8 @@ impl Announcer {
         plan: &Announce,
         (peer_id, port, sources): (PeerId, u16, Sources),
         session: &Arc<Store>,
-        resolver: &Arc<Resolver>,
+        // That of peers is not that of trackers: its names are strangers'.
+        (resolver, of_trackers): (&Arc<Resolver>, Arc<Resolver>),
         found: UnboundedSender<Found>,
     ) -> Self {
         // Holds a few for each torrent at most.
@@ -87,12 +89,11 @@ impl Announcer {
                 allow_private: plan.allow_private,
             };
             let now = Instant::now();
-            // Not that of peers, whose names are strangers'.
-            let of_trackers = Resolver::new();
             let task = Task {
                 http: Http::new(&of_trackers, rule, &sources),
                 udp: Udp::new(&of_trackers, rule, &sources),
                 resolver: Arc::clone(resolver),
+                of_trackers,
                 session: Arc::clone(session),
                 schedule: Schedule::new(random(), now),
                 torrents: HashMap::new(),
@@ -125,6 +126,12 @@ impl Announcer {
     pub(super) fn take_over(&mut self, plan: &Announce) {
         self.plan = plan.clone();
         self.order(Order::Plan(Box::new(plan.clone())));
+    }
+
+    /// The network is there again, or is another: nothing of what failed counts, and all are announced as soon as their
+    /// trackers allow; without `all` only those that no tracker has answered.
+    pub(super) fn network_is_back(&self, all: bool) {
+        self.order(Order::Back(all));
     }
 
     /// Whether a torrent is announced to anybody, so that peers may be found.

@@ -74,6 +74,7 @@ pub(super) struct Task {
     pub(super) http: Http,
     pub(super) udp: Udp,
     pub(super) resolver: Arc<Resolver>,
+    pub(super) of_trackers: Arc<Resolver>,
     pub(super) session: Arc<Store>,
     pub(super) calls: JoinSet<(Call, Result<Answer, Failure>)>,
     pub(super) scrapes: JoinSet<Scraped>,
@@ -118,6 +119,13 @@ impl Task {
                     }
                     Some(Order::Unreachable(info_hash, addr)) => self.on_unreachable(info_hash, addr),
                     Some(Order::Plan(plan)) => self.take_over(*plan),
+                    Some(Order::Back(all)) => {
+                        if all {
+                            self.http.renew();
+                        }
+                        self.of_trackers.forget_failures();
+                        self.schedule.network_is_back(all, Instant::now());
+                    }
                     Some(Order::Stop(deadline, done)) => {
                         self.stop(deadline).await;
                         let _ = done.send(()); // It has waited long enough.

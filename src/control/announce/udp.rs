@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
-use tokio::sync::{OnceCell, oneshot};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
 use super::connect::{permitted, plain};
 use super::{Sources, random};
@@ -39,11 +41,25 @@ struct Inner {
     resolver: Arc<Resolver>,
     rule: Rule,
     sources: Sources,
-    v4: OnceCell<Arc<UdpSocket>>,
-    v6: OnceCell<Arc<UdpSocket>>,
+    v4: Mutex<Option<Open>>,
+    v6: Mutex<Option<Open>>,
     waiting: Arc<Mutex<Waiting>>,
     connections: Mutex<HashMap<SocketAddr, (u64, Instant)>>,
     is_parting: AtomicBool,
+}
+
+/// A socket, and what receives from it until it is dropped.
+struct Open {
+    socket: Arc<UdpSocket>,
+    /// The device that it is bound to, by number.
+    device: Option<u32>,
+    receiving: AbortHandle,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.receiving.abort();
+    }
 }
 
 /// Who waits for an answer, by transaction, and from where it has to come.
@@ -76,8 +92,8 @@ impl Udp {
             resolver: Arc::clone(resolver),
             rule,
             sources: sources.clone(),
-            v4: OnceCell::new(),
-            v6: OnceCell::new(),
+            v4: Mutex::default(),
+            v6: Mutex::default(),
             waiting: Arc::default(),
             connections: Mutex::default(),
             is_parting: AtomicBool::new(false),
@@ -186,10 +202,7 @@ impl Inner {
 
     /// Sends a datagram that is made of its transaction's number, and waits for the answer to it.
     async fn exchange(&self, to: SocketAddr, make: impl Fn(u32) -> Vec<u8>) -> Result<Vec<u8>, Failure> {
-        let socket = self
-            .socket(to.ip())
-            .await
-            .map_err(|error| failed("make a socket", &error))?;
+        let socket = self.socket(to.ip()).map_err(|error| failed("make a socket", &error))?;
         let (sender, answer) = oneshot::channel();
         let number = {
             let mut waiting = lock(&self.waiting);
@@ -213,19 +226,35 @@ impl Inner {
             .map_err(|_| Failure::Unreachable("the socket is closed".into()))
     }
 
-    /// The socket for addresses of this family.
-    async fn socket(&self, ip: IpAddr) -> io::Result<Arc<UdpSocket>> {
+    /// The socket for addresses of this family. Where a device came back as another one, a new one is made, and ids are asked
+    /// for again: what this machine's address is by now, trackers have to see.
+    fn socket(&self, ip: IpAddr) -> io::Result<Arc<UdpSocket>> {
         let (cell, any) = match ip {
             IpAddr::V4(_) => (&self.v4, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
             IpAddr::V6(_) => (&self.v6, IpAddr::from(Ipv6Addr::UNSPECIFIED)),
         };
-        let socket = cell.get_or_try_init(|| async {
-            let source = self.sources.of(ip).unwrap_or(any);
-            let socket = Arc::new(UdpSocket::bind(SocketAddr::new(source, 0)).await?);
-            tokio::spawn(receive(Arc::clone(&socket), Arc::clone(&self.waiting)));
-            Ok::<_, io::Error>(socket)
+        let device = self.sources.device_index()?;
+        let mut cell = lock(cell);
+        if let Some(open) = cell.as_ref().filter(|open| open.device == device) {
+            return Ok(Arc::clone(&open.socket));
+        }
+        let source = SocketAddr::new(self.sources.of(ip).unwrap_or(any), 0);
+        let socket = Socket::new(Domain::for_address(source), Type::DGRAM, Some(Protocol::UDP))?;
+        self.sources.bind(&socket)?;
+        if source.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&source.into())?;
+        let socket = Arc::new(UdpSocket::from_std(socket.into())?);
+        let receiving = tokio::spawn(receive(Arc::clone(&socket), Arc::clone(&self.waiting)));
+        lock(&self.connections).retain(|to, _| to.is_ipv4() != ip.is_ipv4());
+        *cell = Some(Open {
+            socket: Arc::clone(&socket),
+            device,
+            receiving: receiving.abort_handle(),
         });
-        socket.await.cloned()
+        Ok(socket)
     }
 }
 

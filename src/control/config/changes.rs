@@ -49,6 +49,7 @@ impl Config {
                     upload_rate: _,
                     upload_rate_per_torrent: _,
                     download_rate: _,
+                    schedule: _,
                 } = limits;
                 limits
             },
@@ -75,6 +76,8 @@ impl Peers {
             max_connections_per_torrent,
             max_connections_per_ip,
             zero_copy,
+            bind_device,
+            dns_servers,
         } = new;
         Peers {
             listen: waiting.keep("peers.listen", &self.listen, listen),
@@ -83,6 +86,9 @@ impl Peers {
             max_connections_per_torrent,
             max_connections_per_ip,
             zero_copy: waiting.keep("peers.zero-copy", &self.zero_copy, zero_copy),
+            // Sockets that are open would stay as they are.
+            bind_device: waiting.keep("peers.bind-device", &self.bind_device, bind_device),
+            dns_servers: waiting.keep("peers.dns-servers", &self.dns_servers, dns_servers),
         }
     }
 }
@@ -167,10 +173,15 @@ impl Announce {
 
 impl Metrics {
     fn taking_over(&self, new: Metrics, waiting: &mut Waiting) -> Metrics {
-        let Metrics { listen, hosts } = new;
+        let Metrics {
+            listen,
+            hosts,
+            top_torrents,
+        } = new;
         Metrics {
             listen: waiting.keep("metrics.listen", &self.listen, listen),
             hosts: waiting.keep("metrics.hosts", &self.hosts, hosts),
+            top_torrents: waiting.keep("metrics.top-torrents", &self.top_torrents, top_torrents),
         }
     }
 }

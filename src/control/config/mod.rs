@@ -10,6 +10,7 @@ mod credentials;
 mod document;
 mod problem;
 mod reader;
+pub(super) mod schedule;
 mod store_url;
 pub(super) mod units;
 
@@ -28,6 +29,7 @@ pub use units::display_size;
 use clap::ValueEnum;
 
 use super::cli::LogLevel;
+use super::metrics::top::TOP_TORRENTS_MAX;
 use super::shards::count_of;
 use super::tracker::read_list;
 use crate::announcer::TrackerUrl;
@@ -37,6 +39,7 @@ use crate::storage::part::Preallocate;
 use crate::tracker;
 use document::Table;
 use reader::{Context, Section};
+use schedule::Slot;
 
 /// More open connections than this would need more than the largest table of file descriptors Linux allows by default.
 const CONNECTIONS_MAX: usize = 1_000_000;
@@ -52,6 +55,8 @@ pub(super) const RATE_MIN: u64 = 16 << 10;
 /// Shorter intervals are for tests; with longer ones whoever left without a word is kept for days.
 /// Longer, and who asks for one block at a time would notice.
 const GATHER_WAIT_MAX: Duration = Duration::from_millis(10);
+const SEED_TIME_MIN: Duration = Duration::from_secs(1);
+const SEED_TIME_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 const INTERVAL_MIN: Duration = Duration::from_secs(1);
 const INTERVAL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Shorter periods are for tests; longer than any disk lasts they mean nothing.
@@ -105,6 +110,10 @@ pub struct Peers {
     pub max_connections_per_ip: usize,
     /// Whether sends may lend their memory to sockets.
     pub zero_copy: bool,
+    /// The network device that peers, trackers and name servers are reached through; `None` is any.
+    pub bind_device: Option<String>,
+    /// The name servers that are asked through it, in the place of the system's.
+    pub dns_servers: Vec<IpAddr>,
 }
 
 impl Default for Peers {
@@ -115,6 +124,8 @@ impl Default for Peers {
             max_connections_per_torrent: 4000,
             max_connections_per_ip: 64,
             zero_copy: false,
+            bind_device: None,
+            dns_servers: Vec::new(),
         }
     }
 }
@@ -176,6 +187,16 @@ pub struct Watch {
     pub peers: Vec<String>,
     /// When payload is read that nothing is known of.
     pub verify: Verify,
+    /// What people call it.
+    pub label: Option<String>,
+    /// Bytes a second that peers of its torrents are sent, all together; `None` is no limit.
+    pub upload_rate: Option<u64>,
+    /// The same for what they are asked for.
+    pub download_rate: Option<u64>,
+    /// A torrent is seeded until it has uploaded so many hundredths of its size; `None` is for ever.
+    pub seed_ratio: Option<u32>,
+    /// A torrent is seeded for so long after it was complete.
+    pub seed_time: Option<Duration>,
 }
 
 /// When payload is read that nothing is known of, where its files look as they should.
@@ -203,6 +224,8 @@ pub struct Limits {
     pub upload_rate_per_torrent: Option<u64>,
     /// Bytes a second that peers are asked for, all together; `None` is no limit.
     pub download_rate: Option<u64>,
+    /// Other rates for all together, at some times of day. The first that holds counts.
+    pub schedule: Vec<Slot>,
 }
 
 impl Default for Limits {
@@ -213,6 +236,7 @@ impl Default for Limits {
             upload_rate: None,
             upload_rate_per_torrent: None,
             download_rate: None,
+            schedule: Vec::new(),
         }
     }
 }
@@ -293,6 +317,8 @@ pub struct Metrics {
     pub listen: SocketAddr,
     /// Names, beside addresses and `localhost`, that a request may call this server by.
     pub hosts: Vec<String>,
+    /// So many torrents, those that move most, have metrics of their own.
+    pub top_torrents: usize,
 }
 
 impl Default for Metrics {
@@ -300,6 +326,7 @@ impl Default for Metrics {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9469)),
             hosts: Vec::new(),
+            top_torrents: 0,
         }
     }
 }
@@ -438,7 +465,16 @@ fn read(context: &Context<'_>, root: Table) -> Config {
             1..=CONNECTIONS_MAX,
         ),
         zero_copy: section.bool("zero-copy", default.zero_copy),
+        bind_device: section.device("bind-device"),
+        dns_servers: section.ips("dns-servers"),
     };
+    if peers.bind_device.is_none() && !peers.dns_servers.is_empty() {
+        context.report(
+            section.at(),
+            "peers.dns-servers: these are asked through peers.bind-device only, and there is none (hint: without it the system's \
+             resolver is asked, by /etc/resolv.conf)",
+        );
+    }
     section.finish();
 
     let mut section = top.section("storage");
@@ -474,6 +510,7 @@ fn read(context: &Context<'_>, root: Table) -> Config {
         upload_rate: section.rate("upload-rate", default.upload_rate, RATE_MIN),
         upload_rate_per_torrent: section.rate("upload-rate-per-torrent", default.upload_rate_per_torrent, RATE_MIN),
         download_rate: section.rate("download-rate", default.download_rate, RATE_MIN),
+        schedule: read_schedule(context, &mut section),
     };
     section.finish();
 
@@ -497,6 +534,7 @@ fn read(context: &Context<'_>, root: Table) -> Config {
         let metrics = Metrics {
             listen: section.address("listen", Metrics::default().listen),
             hosts: section.text_list("hosts"),
+            top_torrents: section.count("top-torrents", 0, 0..=TOP_TORRENTS_MAX),
         };
         section.finish();
         metrics
@@ -556,7 +594,7 @@ fn read(context: &Context<'_>, root: Table) -> Config {
 
 /// The memory of this machine in bytes, if that can be told.
 #[allow(clippy::useless_conversion)] // It has 32 bits on some machines.
-fn machine_memory() -> Option<u64> {
+pub(super) fn machine_memory() -> Option<u64> {
     let info = rustix::system::sysinfo();
     let bytes = u64::from(info.totalram).checked_mul(u64::from(info.mem_unit))?;
     (bytes > 0).then_some(bytes)
@@ -652,6 +690,25 @@ fn can_be_read(path: &Path) -> Result<(), String> {
     }
 }
 
+fn read_schedule(context: &Context<'_>, limits: &mut Section<'_>) -> Vec<Slot> {
+    let mut slots = Vec::new();
+    for mut section in limits.inner_sections("schedule", "limits.schedule") {
+        if slots.len() == schedule::ENTRIES_MAX {
+            let message = format!("limits.schedule: at most {} of them", schedule::ENTRIES_MAX);
+            context.report(section.at(), message);
+            break;
+        }
+        let (at, is_of_use) = (section.at(), section.has_any(&["upload-rate", "download-rate"]));
+        slots.push(Slot::read(&mut section, RATE_MIN));
+        if !is_of_use {
+            let message = "[limits.schedule] needs the key \"upload-rate\" or \"download-rate\", or both";
+            context.report(at, message);
+        }
+        section.finish();
+    }
+    slots
+}
+
 fn read_watches(context: &Context<'_>, top: &mut Section<'_>) -> Vec<Watch> {
     let mut watches: Vec<Watch> = Vec::new();
     for mut section in top.sections("watch") {
@@ -661,6 +718,11 @@ fn read_watches(context: &Context<'_>, top: &mut Section<'_>) -> Vec<Watch> {
             example: section.bool("example", false),
             peers: section.hosts_with_ports("peers"),
             verify: section.choice("verify", Verify::default(), &VERIFIES),
+            label: section.label("label"),
+            upload_rate: section.rate("upload-rate", None, RATE_MIN),
+            download_rate: section.rate("download-rate", None, RATE_MIN),
+            seed_ratio: section.ratio("seed-ratio"),
+            seed_time: section.time_or_unlimited("seed-time", SEED_TIME_MIN..=SEED_TIME_MAX),
         };
         // Two plans for one folder: which of the two data folders would a torrent belong to?
         if watches
@@ -863,6 +925,85 @@ mod tests {
             ),
         ] {
             let error = parse(text).expect_err("it is wrong").to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn limits_of_a_folder_and_of_hours_are_read_and_what_is_wrong_with_them_is_told() {
+        let text = "[limits]\nupload-rate = \"1 MB/s\"\n[[limits.schedule]]\ndays = [\"mon\", \"sun\"]\nfrom = \"22:00\"\nto = \"06:30\"\n\
+            upload-rate = \"unlimited\"\n[[limits.schedule]]\nfrom = \"08:00\"\nto = \"09:00\"\ndownload-rate = \"50 MB/s\"\n\
+            [[watch]]\ndir = \"a\"\ndata-dir = \"b\"\nlabel = \"linux\"\nupload-rate = \"2 MB/s\"\nseed-ratio = 1.5\nseed-time = \"7d\"";
+        let config = parse(text).expect("valid");
+        let [night, morning] = &config.limits.schedule[..] else {
+            panic!("two of them");
+        };
+        assert_eq!((night.upload_rate, night.download_rate), (Some(None), None));
+        assert_eq!(
+            (morning.upload_rate, morning.download_rate),
+            (None, Some(Some(50_000_000)))
+        );
+        assert_eq!(night.to_string(), "mon, sun 22:00-06:30");
+        let watch = &config.watch[0];
+        assert_eq!(
+            (watch.label.as_deref(), watch.upload_rate, watch.download_rate),
+            (Some("linux"), Some(2_000_000), None)
+        );
+        assert_eq!(
+            (watch.seed_ratio, watch.seed_time),
+            (Some(150), Some(Duration::from_secs(7 * 86_400)))
+        );
+        for (text, message) in [
+            (
+                "[[limits.schedule]]\nfrom = \"08:00\"\nto = \"09:00\"",
+                "[limits.schedule] needs the key \"upload-rate\" or",
+            ),
+            (
+                "[[limits.schedule]]\nto = \"09:00\"\nupload-rate = \"unlimited\"",
+                "[limits.schedule] needs the key \"from\"",
+            ),
+            (
+                "[[limits.schedule]]\nfrom = \"8:00\"\nto = \"09:00\"\nupload-rate = \"unlimited\"",
+                "limits.schedule.from: expected a time of day from \"00:00\" to \"24:00\", found \"8:00\"",
+            ),
+            (
+                "[[limits.schedule]]\nfrom = \"08:00\"\nto = \"09:00\"\ndays = [\"mom\"]\nupload-rate = \"unlimited\"",
+                "found \"mom\" (did you mean \"mon\"?)",
+            ),
+            (
+                "[[limits.schedule]]\ntoo = 1",
+                "unknown key \"too\" in [limits.schedule] (did you mean \"to\"?)",
+            ),
+            (
+                "[[watch]]\ndir = \"a\"\ndata-dir = \"b\"\nseed-ratio = 0.001",
+                "watch.seed-ratio: expected a ratio from 0.01 to 10000 such as 1.5, or \"unlimited\", found 0.001",
+            ),
+            (
+                "[[watch]]\ndir = \"a\"\ndata-dir = \"b\"\nseed-time = \"0s\"",
+                "watch.seed-time: expected a time from \"1s\" to \"3660d\", or \"unlimited\", found \"0s\"",
+            ),
+            (
+                "[[watch]]\ndir = \"a\"\ndata-dir = \"b\"\nupload-rate = \"1 kB/s\"",
+                "watch.upload-rate: expected at least \"16 KiB/s\"",
+            ),
+            (
+                "[peers]\nbind-device = \"a b\"",
+                "peers.bind-device: expected the name of a network device such as \"tun0\", or \"\", found \"a b\"",
+            ),
+            (
+                "[peers]\nbind-device = \"0123456789abcdef\"",
+                "found \"0123456789abcdef\"",
+            ),
+            (
+                "[peers]\nbind-device = \"tun0\"\ndns-servers = [\"10.0.0.1\", \"dns.example\"]",
+                "peers.dns-servers: expected IP addresses such as \"10.0.0.1\", found \"dns.example\"",
+            ),
+            (
+                "[peers]\ndns-servers = \"10.0.0.1\"",
+                "peers.dns-servers: these are asked through peers.bind-device only",
+            ),
+        ] {
+            let error = parse(text).expect_err(text).to_string();
             assert!(error.contains(message), "{error}");
         }
     }

@@ -12,10 +12,14 @@ use std::time::Duration;
 use super::document::{Node, Table, Value};
 use super::problem::{At, Problem, did_you_mean};
 use super::store_url::StoreUrl;
-use super::units;
+use super::{schedule, units};
 use crate::announcer::TrackerUrl;
 use crate::announcer::url::is_name;
+use crate::control::device;
 use crate::tracker::HostnameRule;
+
+/// Of what people call a folder.
+const LABEL_LEN_MAX: usize = 64;
 
 /// What all sections of one configuration share.
 pub(super) struct Context<'a> {
@@ -92,8 +96,13 @@ impl<'a> Section<'a> {
 
     /// A section that may be repeated: `[[watch]]`.
     pub(super) fn sections(&mut self, name: &'static str) -> Vec<Section<'a>> {
-        self.known.push(name);
-        let Some((at, node)) = self.table.entries.remove(name) else {
+        self.inner_sections(name, name)
+    }
+
+    /// The same below a section: `schedule` of `[limits]` is `limits.schedule` as a whole.
+    pub(super) fn inner_sections(&mut self, key: &'static str, name: &'static str) -> Vec<Section<'a>> {
+        self.known.push(key);
+        let Some((at, node)) = self.table.entries.remove(key) else {
             return Vec::new();
         };
         let Value::Array(nodes) = node.value else {
@@ -219,6 +228,83 @@ impl<'a> Section<'a> {
                 None => "a rate such as \"200 MB/s\", or \"unlimited\"".to_owned(),
             };
             Err(format!("expected {wanted}, found {}", node.value.describe()))
+        })
+    }
+
+    /// Some of these words, by their numbers; all of them if the key is not there. One word is a list of one.
+    pub(super) fn words(&mut self, key: &'static str, choices: &[&str]) -> Vec<usize> {
+        self.take(key, (0..choices.len()).collect(), |node| {
+            let words = list(node)?.into_iter().map(text).collect::<Result<Vec<_>, _>>()?;
+            let find = |word: &String| {
+                choices.iter().position(|choice| choice == word).ok_or_else(|| {
+                    let hint = did_you_mean(word, choices.iter().copied(), |word| format!("{word:?}"));
+                    format!("expected some of {}, found {word:?}{hint}", quoted(choices))
+                })
+            };
+            match words.is_empty() {
+                true => Err(format!("expected some of {}, found none", quoted(choices))),
+                false => words.iter().map(find).collect(),
+            }
+        })
+    }
+
+    /// A time of day, in minutes after midnight. It has no default: when it is missing that is reported.
+    pub(super) fn time_of_day(&mut self, key: &'static str) -> u16 {
+        self.require(key);
+        self.take(key, 0, |node| {
+            let time = match &node.value {
+                Value::Text(text) => schedule::time_of_day(text),
+                _ => None,
+            };
+            time.ok_or_else(|| {
+                format!(
+                    "expected a time of day from \"00:00\" to \"24:00\", found {}",
+                    node.value.describe()
+                )
+            })
+        })
+    }
+
+    /// A time with its unit, or "unlimited".
+    pub(super) fn time_or_unlimited(&mut self, key: &'static str, range: RangeInclusive<Duration>) -> Option<Duration> {
+        self.take(key, None, |node| {
+            let time = match &node.value {
+                Value::Text(text) if text == "unlimited" => return Ok(None),
+                Value::Text(text) => units::time(text),
+                _ => None,
+            };
+            time.filter(|time| range.contains(time)).map(Some).ok_or_else(|| {
+                let (min, max) = (units::display_time(*range.start()), units::display_time(*range.end()));
+                let found = node.value.describe();
+                format!("expected a time from \"{min}\" to \"{max}\", or \"unlimited\", found {found}")
+            })
+        })
+    }
+
+    /// A ratio such as 1.5, in hundredths, or "unlimited".
+    pub(super) fn ratio(&mut self, key: &'static str) -> Option<u32> {
+        self.take(key, None, |node| {
+            let text = match &node.value {
+                Value::Text(text) if text == "unlimited" => return Ok(None),
+                Value::Text(text) | Value::Other(text) => text.clone(),
+                Value::Integer(number) => number.to_string(),
+                _ => String::new(),
+            };
+            units::hundredths(&text).map(Some).ok_or_else(|| {
+                let found = node.value.describe();
+                format!("expected a ratio from 0.01 to 10000 such as 1.5, or \"unlimited\", found {found}")
+            })
+        })
+    }
+
+    /// A short name for people; "" is none.
+    pub(super) fn label(&mut self, key: &'static str) -> Option<String> {
+        self.take(key, None, |node| match text(node)? {
+            label if label.is_empty() => Ok(None),
+            label if label.chars().count() <= LABEL_LEN_MAX && !label.chars().any(char::is_control) => Ok(Some(label)),
+            label => Err(format!(
+                "expected a name of at most {LABEL_LEN_MAX} characters, found {label:?}"
+            )),
         })
     }
 
@@ -390,6 +476,37 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// Addresses without ports.
+    pub(super) fn ips(&mut self, key: &'static str) -> Vec<IpAddr> {
+        self.take(key, Vec::new(), |node| {
+            let texts = list(node)?.into_iter().map(text).collect::<Result<Vec<_>, _>>()?;
+            let read = |text: String| {
+                let ip = text.parse::<IpAddr>();
+                ip.map_err(|_| format!("expected IP addresses such as \"10.0.0.1\", found {text:?}"))
+            };
+            texts.into_iter().map(read).collect()
+        })
+    }
+
+    /// The name of a network device; "" is none.
+    pub(super) fn device(&mut self, key: &'static str) -> Option<String> {
+        self.take(key, None, |node| {
+            let name = text(node)?;
+            // As the kernel has it (`dev_valid_name`).
+            let is_right = |name: &str| {
+                let is_right = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | ':');
+                name.len() <= device::NAME_LEN_MAX && ![".", ".."].contains(&name) && name.chars().all(is_right)
+            };
+            match name {
+                name if name.is_empty() => Ok(None),
+                name if is_right(&name) => Ok(Some(name)),
+                name => Err(format!(
+                    "expected the name of a network device such as \"tun0\", or \"\", found {name:?} (hint: ip link shows which there are)"
+                )),
+            }
+        })
+    }
+
     /// Addresses of trackers. What is wrong is told without the address, which may hold a key.
     pub(super) fn trackers(&mut self, key: &'static str) -> Vec<TrackerUrl> {
         self.take(key, Vec::new(), |node| {
@@ -407,12 +524,17 @@ impl<'a> Section<'a> {
 
     /// A path that has no default. When it is missing, that is reported and an empty path stands in for it.
     pub(super) fn required_path(&mut self, key: &'static str) -> PathBuf {
+        self.require(key);
+        let base = self.context.base;
+        self.take(key, PathBuf::new(), |node| path(node, base))
+    }
+
+    /// Reports that a key is missing, if it is.
+    fn require(&self, key: &str) {
         if !self.table.entries.contains_key(key) {
             self.context
                 .report(self.at.clone(), format!("[{}] needs the key {key:?}", self.name));
         }
-        let base = self.context.base;
-        self.take(key, PathBuf::new(), |node| path(node, base))
     }
 
     /// Whether one of these keys was there.

@@ -61,6 +61,23 @@ pub(in crate::control) fn time(text: &str) -> Option<Duration> {
     Some(Duration::from_micros(number.parse::<u64>().ok()?.checked_mul(unit_us)?))
 }
 
+/// Parses a number of at most two decimals, from 0.01 to 10000, into hundredths.
+pub(in crate::control) fn hundredths(text: &str) -> Option<u32> {
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+    let is_number =
+        |digits: &str| !digits.is_empty() && digits.len() <= 5 && digits.bytes().all(|digit| digit.is_ascii_digit());
+    // TOML writes 1.5 as it likes: 1.50.
+    let decimals = match decimals.trim_end_matches('0') {
+        "" if !decimals.is_empty() => "0",
+        decimals => decimals,
+    };
+    if !is_number(whole) || !is_number(decimals) || decimals.len() > 2 {
+        return None;
+    }
+    let hundredths = whole.parse::<u32>().ok()? * 100 + format!("{decimals:0<2}").parse::<u32>().ok()?;
+    (1..=1_000_000).contains(&hundredths).then_some(hundredths)
+}
+
 /// Writes a time in the largest unit that it is a whole number of.
 pub(super) fn display_time(time: Duration) -> String {
     if !time.as_micros().is_multiple_of(1000) {
@@ -130,6 +147,26 @@ mod tests {
         assert_eq!(rate("unlimited"), Some(None));
         for text in ["", "0 B/s", "200 MB", "200 MB/min", "200/s", "none"] {
             assert_eq!(rate(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn ratios_are_hundredths_and_nothing_finer() {
+        for (text, expected) in [
+            ("2", 200),
+            ("1.5", 150),
+            ("1.50", 150),
+            ("0.01", 1),
+            ("10000", 1_000_000),
+            ("2.0", 200),
+            ("3.000", 300),
+        ] {
+            assert_eq!(hundredths(text), Some(expected), "{text}");
+        }
+        for text in [
+            "", "0", "0.0", "0.001", "1.", ".5", "-1", "1e3", "10000.01", "999999", "nan", "inf", "1.5.0",
+        ] {
+            assert_eq!(hundredths(text), None, "{text}");
         }
     }
 

@@ -116,9 +116,16 @@ pub enum Line<R> {
     End {
         /// How many rows there were.
         rows: u64,
+        /// How many more there are that are not told of.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        left_out: u64,
     },
     /// It ends here, and not because that was all.
     Error(Refusal),
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Why something was not done.
@@ -387,9 +394,30 @@ pub struct ShardRow {
     pub silent: f64,
 }
 
-/// The rates that all torrents together keep to, until btd ends or reads its configuration again.
+/// The rates that are in force, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
+    /// Of all torrents together: bytes a second; `None` is no limit.
+    pub upload_rate: Option<u64>,
+    /// Where that comes from, for people.
+    pub upload_why: String,
+    /// Likewise.
+    pub download_rate: Option<u64>,
+    /// See `upload_why`.
+    pub download_why: String,
+    /// Of each torrent by itself.
+    pub upload_rate_per_torrent: Option<u64>,
+    /// Of the torrents of each watch folder together, beside those.
+    pub folders: Vec<FolderLimits>,
+}
+
+/// The rates of a watch folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FolderLimits {
+    /// The folder.
+    pub watch: String,
+    /// What people call it.
+    pub label: Option<String>,
     /// Bytes a second; `None` is no limit.
     pub upload_rate: Option<u64>,
     /// Likewise.
@@ -447,7 +475,17 @@ mod tests {
     fn lines_of_an_answer_have_one_key_each() {
         let text = |line: &Line<u32>| serde_json::to_string(line).unwrap();
         assert_eq!(text(&Line::Row(7)), r#"{"row":7}"#);
-        assert_eq!(text(&Line::End { rows: 1 }), r#"{"end":{"rows":1}}"#);
+        let end = |left_out| Line::End { rows: 1, left_out };
+        assert_eq!(text(&end(0)), r#"{"end":{"rows":1}}"#);
+        assert_eq!(text(&end(7)), r#"{"end":{"rows":1,"left_out":7}}"#);
+        let read = |text| serde_json::from_str::<Line<u32>>(text).unwrap();
+        assert_eq!(
+            (
+                read(r#"{"end":{"rows":1}}"#),
+                read(r#"{"end":{"rows":1,"left_out":7}}"#)
+            ),
+            (end(0), end(7))
+        );
         assert_eq!(
             text(&Line::Error(Refusal::new(Kind::NotFound, "no"))),
             r#"{"error":{"kind":"not-found","message":"no"}}"#

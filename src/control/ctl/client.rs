@@ -324,7 +324,12 @@ impl Client {
             let read = serde_json::from_slice::<Line<Box<RawValue>>>(&line);
             let row = match read.map_err(|error| Error::Broken(error.to_string()))? {
                 Line::Row(row) => row,
-                Line::End { .. } => return self.out.flush().map_err(Error::Output),
+                Line::End { left_out, .. } => {
+                    if left_out > 0 {
+                        let _ = writeln!(io::stderr(), "{left_out} more are not told of");
+                    }
+                    return self.out.flush().map_err(Error::Output);
+                }
                 Line::Error(refusal) => {
                     self.out.flush().map_err(Error::Output)?;
                     return Err(refusal.into());

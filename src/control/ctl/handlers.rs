@@ -29,6 +29,8 @@ const PAGE_LEN: usize = 128;
 /// all of them for each torrent it lets go.
 const BATCH_LEN: usize = 64;
 const BATCH_REST: Duration = Duration::from_millis(1);
+/// Torrent files that are no longer are read beside each other: of as many as there may be connections, these are 32 MiB.
+const SHORT_LEN_MAX: u64 = 1 << 20;
 /// How long shards may take to tell of their peers.
 const PEERS_DEADLINE: Duration = Duration::from_secs(2);
 /// How long trackers' schedule may take to answer, which only waits for its turn.
@@ -43,6 +45,12 @@ pub(in crate::control) trait Rows {
     /// # Errors
     /// Nobody wants any more.
     async fn row(&mut self, row: &impl Serialize) -> Result<(), Stop>;
+
+    /// There are so many more rows that are not told of.
+    fn left_out(&mut self, count: u64);
+
+    /// Whether nobody is there any more to take what is answered.
+    fn is_gone(&self) -> bool;
 
     /// Gives what follows the request.
     ///
@@ -70,15 +78,21 @@ impl From<Refusal> for Stop {
 #[derive(Clone)]
 pub(in crate::control) struct Means {
     door: Door,
-    /// Torrent files are taken one by one: each may be long.
-    adding: Arc<Semaphore>,
+    /// Long torrent files are taken one by one: each is held in memory, for as long as it takes to come.
+    reading: Arc<Semaphore>,
+    /// No two are written at a time: they are beside the same name until they are whole.
+    placing: Arc<Semaphore>,
 }
 
 impl Means {
     /// By this way to the supervisor.
     pub(in crate::control) fn new(door: Door) -> Self {
-        let adding = Arc::new(Semaphore::new(1));
-        Self { door, adding }
+        let one = || Arc::new(Semaphore::new(1));
+        Self {
+            door,
+            reading: one(),
+            placing: one(),
+        }
     }
 }
 
@@ -221,6 +235,11 @@ async fn act(
             let mut after = None;
             loop {
                 let page = door.ask(move |supervisor| supervisor.hashes(after, BATCH_LEN)).await?;
+                // Done is done, and the rest was not asked for by anybody who is there.
+                if rows.is_gone() {
+                    settle(action, door).await?;
+                    return Err(Stop::Gone);
+                }
                 for info_hash in &page {
                     match act_on(action, *info_hash, door).await {
                         Ok((true, _)) => done.changed += 1,
@@ -321,14 +340,15 @@ async fn peers(hash: String, door: &Door, rows: &mut impl Rows) -> Result<(), St
     let answers = door.ask(move |supervisor| supervisor.peers(info_hash)).await?;
     let deadline = tokio::time::Instant::now() + PEERS_DEADLINE;
     for (shard, answer) in (0..).zip(answers) {
-        let peers = match tokio::time::timeout_at(deadline, answer).await {
-            Ok(Ok(peers)) => peers,
+        let told = match tokio::time::timeout_at(deadline, answer).await {
+            Ok(Ok(told)) => told,
             Ok(Err(_)) | Err(_) => {
                 let message = format!("shard {shard} does not answer");
                 return Err(Refusal::new(Kind::Unavailable, message).into());
             }
         };
-        for peer in peers {
+        rows.left_out(told.left_out);
+        for peer in told.peers {
             rows.row(&peer_row(peer, shard, piece_count)).await?;
         }
     }
@@ -367,12 +387,16 @@ async fn add(
     let door = &means.door;
     let dirs = door.ask(|supervisor| supervisor.watch_dirs()).await?;
     let dir = wait_for(move || choose(&dirs, watch.as_deref())).await??;
-    // Until it is written, so that no two write beside the same file, or hold more than one in memory.
-    let _place = means.adding.acquire().await.map_err(|_| Refusal::stopping())?;
+    // One that comes slowly holds up others that are as long, and nobody else.
+    let _turn = match len > SHORT_LEN_MAX {
+        true => Some(means.reading.acquire().await.map_err(|_| Refusal::stopping())?),
+        false => None,
+    };
     let content = rows.body(usize::try_from(len).unwrap_or(usize::MAX)).await?;
     let (parsed, content) = wait_for(move || (Metainfo::parse(&content), content)).await?;
     let meta = parsed.map_err(|error| Refusal::new(Kind::BadTorrent, error.to_string()))?;
     let info_hash = meta.info_hash;
+    let place = means.placing.acquire().await.map_err(|_| Refusal::stopping())?;
     let known = door.ask(move |supervisor| supervisor.known(info_hash)).await?;
     if let Some(known) = known {
         let file = known.files.first().map(|file| shown(file));
@@ -387,6 +411,7 @@ async fn add(
     let into = shown(&dir);
     let put = wait_for(move || add::put(&dir, &name, info_hash, &content)).await?;
     let path = put.map_err(|error| Refusal::new(Kind::Io, format!("cannot put it into {into}: {error}")))?;
+    drop(place);
     // The channel ends when it is there.
     let loaded = timeout(ARRIVAL_DEADLINE, arrival).await.is_ok();
     rows.row(&Added {

@@ -19,8 +19,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
+use serde_json::ser::{Formatter, Serializer};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -29,6 +31,7 @@ use tokio::time::timeout;
 
 use super::api::{Kind, Line, Refusal, Request};
 use super::handlers::{self, Means, Rows, Stop};
+use crate::proto::path::is_misleading;
 
 /// The name of the socket in the state folder.
 pub(in crate::control) const FILE_NAME: &str = "ctl.sock";
@@ -48,6 +51,8 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 const CHUNK_LEN: usize = 16 << 10;
 /// After accept failed (no file descriptor left, most likely): it would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+/// No waiting.
+const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// The longest path of a socket, in bytes: what `sun_path` holds, less its end.
 const PATH_LEN_MAX: usize = 107;
 
@@ -133,13 +138,31 @@ fn is_allowed(stream: &UnixStream) -> bool {
 
 fn write_line(out: &mut Vec<u8>, line: &impl Serialize) {
     let before = out.len();
-    if let Err(error) = serde_json::to_writer(&mut *out, line) {
+    if let Err(error) = line.serialize(&mut Serializer::with_formatter(&mut *out, Harmless)) {
         // What is sent are plain values: this would be a mistake of ours, and no reason to stop.
         out.truncate(before);
         tracing::error!("a row cannot be written as JSON: {error}");
         return;
     }
     out.push(b'\n');
+}
+
+/// JSON that does nothing to a terminal, whatever names torrents and peers have: characters that would, or that turn the
+/// direction of a line, are written by their numbers. To whoever reads JSON they are the same.
+struct Harmless;
+
+impl Formatter for Harmless {
+    fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let mut plain = 0;
+        for (at, character) in fragment.char_indices().filter(|(_, c)| is_misleading(*c)) {
+            writer.write_all(&fragment.as_bytes()[plain..at])?;
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                write!(writer, "\\u{unit:04x}")?;
+            }
+            plain = at + character.len_utf8();
+        }
+        writer.write_all(&fragment.as_bytes()[plain..])
+    }
 }
 
 /// One connection.
@@ -150,6 +173,7 @@ struct Talk {
     /// To be sent.
     output: Vec<u8>,
     rows: u64,
+    left_out: u64,
 }
 
 /// Why no request comes.
@@ -167,6 +191,7 @@ impl Talk {
             input: Vec::new(),
             output: Vec::new(),
             rows: 0,
+            left_out: 0,
         }
     }
 
@@ -177,7 +202,7 @@ impl Talk {
                 Err(NoRequest::Gone) => return,
                 Err(NoRequest::Bad(refusal)) => return self.last(refusal).await,
             };
-            self.rows = 0;
+            (self.rows, self.left_out) = (0, 0);
             let request = serde_json::from_slice::<Request>(&line);
             let ended = match request {
                 Ok(request) => {
@@ -191,7 +216,13 @@ impl Talk {
                 Err(error) => Err(Refusal::new(Kind::BadRequest, format!("this is no request: {error}")).into()),
             };
             match ended {
-                Ok(()) => write_line(&mut self.output, &Line::<()>::End { rows: self.rows }),
+                Ok(()) => write_line(
+                    &mut self.output,
+                    &Line::<()>::End {
+                        rows: self.rows,
+                        left_out: self.left_out,
+                    },
+                ),
                 Err(Stop::Refused(refusal)) => write_line(&mut self.output, &Line::<()>::Error(refusal)),
                 Err(Stop::Gone) => return,
             }
@@ -259,6 +290,17 @@ impl Rows for Talk {
         }
     }
 
+    fn left_out(&mut self, count: u64) {
+        self.left_out += count;
+    }
+
+    fn is_gone(&self) -> bool {
+        // One that has said all that it wants and still listens (`shutdown` of its half) is there.
+        let mut look = [PollFd::new(&self.stream, PollFlags::empty())];
+        let looked = poll(&mut look, Some(&NOW));
+        looked.is_ok() && look[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+    }
+
     async fn body(&mut self, len: usize) -> Result<Vec<u8>, Stop> {
         let mut body: Vec<u8> = self.input.drain(..self.input.len().min(len)).collect();
         let read = async {
@@ -305,6 +347,32 @@ mod tests {
             std::fs::write(&path, "mine").expect("written");
             assert!(listen(dir.path()).is_err());
             assert_eq!(std::fs::read(&path).expect("still there"), b"mine");
+        });
+    }
+
+    #[test]
+    fn what_a_name_holds_does_nothing_to_a_terminal_and_is_the_same_to_who_reads_it() {
+        let name = "a\u{9b}31m\u{7f}\u{202e}gnp.exe\u{2066}\u{1b}[0m\u{85}é\u{1f600}\u{feff}z";
+        let mut line = Vec::new();
+        write_line(&mut line, &Line::Row(name));
+        let text = String::from_utf8(line.clone()).expect("text");
+        assert!(!text.trim_end().chars().any(is_misleading), "{text:?}");
+        assert!(text.contains("é\u{1f600}") && text.contains("\\u202egnp"), "{text}");
+        let read: Line<String> = serde_json::from_slice(&line).expect("JSON");
+        assert_eq!(read, Line::Row(name.to_owned()));
+    }
+
+    #[test]
+    fn who_has_closed_is_gone_and_who_has_said_all_is_not() {
+        tokio_uring::start(async {
+            let (near, far) = UnixStream::pair().expect("a pair");
+            let talk = Talk::new(near);
+            assert!(!talk.is_gone());
+            let far = far.into_std().expect("a socket");
+            far.shutdown(std::net::Shutdown::Write).expect("half of it");
+            assert!(!talk.is_gone(), "it still listens");
+            drop(far);
+            assert!(talk.is_gone());
         });
     }
 

@@ -4,7 +4,9 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use super::api::{Added, AllDone, Detail, Done, Health, Limits, Moved, PeerRow, Removed, Stats, TorrentRow};
+use super::api::{
+    Added, AllDone, Detail, Done, FolderLimits, Health, Limits, Moved, PeerRow, Removed, Stats, TorrentRow,
+};
 use crate::control::config::display_size;
 use crate::proto::path::escaped;
 
@@ -373,8 +375,22 @@ fn hits(ratio: Option<f64>) -> String {
 impl Shown for Limits {
     fn show(&self, out: &mut dyn Write) -> io::Result<()> {
         let shown = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), rate);
-        field(out, "upload-rate", shown(self.upload_rate))?;
-        field(out, "download-rate", shown(self.download_rate))
+        for (name, rate, why) in [
+            ("upload-rate", self.upload_rate, &self.upload_why),
+            ("download-rate", self.download_rate, &self.download_why),
+        ] {
+            field(out, name, format_args!("{} ({})", shown(rate), escaped(why)))?;
+        }
+        if let Some(each) = self.upload_rate_per_torrent {
+            field(out, "each torrent", format_args!("{} up", rate(each)))?;
+        }
+        let is_limited = |folder: &&FolderLimits| folder.upload_rate.or(folder.download_rate).is_some();
+        for folder in self.folders.iter().filter(is_limited) {
+            let (up, down) = (shown(folder.upload_rate), shown(folder.download_rate));
+            let name = folder.label.as_deref().unwrap_or(&folder.watch);
+            field(out, "folder", format_args!("{}: {up} up, {down} down", escaped(name)))?;
+        }
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod names;
 pub mod server;
+pub mod top;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -32,6 +33,7 @@ pub struct Reporter {
     checks: Arc<Throttle>,
     tracker: Option<TrackerFigures>,
     recorder: PrometheusHandle,
+    top: top::Picked,
     pulse: Mutex<Pulse>,
 }
 
@@ -43,6 +45,7 @@ impl Reporter {
         pools: Vec<Arc<Pool>>,
         checks: Arc<Throttle>,
         tracker: Option<TrackerFigures>,
+        top: top::Picked,
     ) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
@@ -57,6 +60,7 @@ impl Reporter {
             checks,
             tracker,
             recorder: handle,
+            top,
             pulse,
         }
     }
@@ -157,6 +161,7 @@ impl server::Source for Reporter {
         let workers: Vec<_> = self.pools.iter().flat_map(|pool| pool.stats().workers).collect();
         workers.iter().for_each(|worker| sum.add(&worker.queue_delay));
         write_histogram(&mut text, name, help, &sum);
+        top::write(&mut text, &self.top);
         text
     }
 
@@ -171,6 +176,11 @@ pub(super) fn publish_config() {
     for result in ["ok", "refused"] {
         ::metrics::counter!("btd_config_reloads_total", "result" => result).absolute(0);
     }
+}
+
+/// Says whether something can leave by the network device that everything is bound to.
+pub(super) fn publish_device(is_up: bool) {
+    ::metrics::gauge!("btd_bind_device_up").set(f64::from(u8::from(is_up)));
 }
 
 /// Says whether the configuration that was read again could be taken over.
@@ -221,7 +231,7 @@ mod tests {
             gather: None,
         };
         let pool = Arc::new(Pool::start(config).expect("a thread"));
-        Reporter::new(shards, vec![pool], Arc::default(), None)
+        Reporter::new(shards, vec![pool], Arc::default(), None, Arc::default())
     }
 
     fn publish(shard: &Shared, uptime: Duration) {

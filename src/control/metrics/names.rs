@@ -297,6 +297,10 @@ pub(super) fn describe() {
         "btd_scrub_completed_seconds",
         "When the scrub of a data folder last came to its end, in seconds since 1970."
     );
+    describe_gauge!(
+        "btd_bind_device_up",
+        "1 while something can leave by peers.bind-device, 0 while nothing leaves at all. Not there without such a device."
+    );
     describe_counter!("btd_config_reloads_total", "Times the configuration was read again.");
     describe_gauge!("btd_build_info", "Always 1; the labels tell which btd this is.");
     describe_counter!(

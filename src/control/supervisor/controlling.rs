@@ -2,7 +2,6 @@
 //!
 //! Each of these is short, and none waits: whatever may take long is given back as something to wait for elsewhere.
 
-use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,14 +12,13 @@ use super::{State, Supervisor};
 use crate::announcer::TrackerUrl;
 use crate::announcer::schedule::Status;
 use crate::control::checks::Progress;
-use crate::control::config::RATE_MIN;
-use crate::control::ctl::api::{Health, Kind, Limits, PREFIX_LEN_MIN, Refusal, ShardRow, Stats, TorrentRow};
+use crate::control::ctl::api::{Health, Kind, PREFIX_LEN_MIN, Refusal, ShardRow, Stats, TorrentRow};
 use crate::control::pulse::STUCK_AFTER;
 use crate::control::torrents::{Entry, STATE_NAMES};
 use crate::proto::InfoHash;
 use crate::proto::metainfo::Metainfo;
 use crate::session::Store;
-use crate::shard::{Pace, PeerStatus, Torrent};
+use crate::shard::{PeersTold, Torrent};
 use crate::stats::Counters;
 use crate::storage::erase;
 
@@ -170,7 +168,7 @@ impl Supervisor<'_> {
     }
 
     /// The answers of all shards.
-    pub(in crate::control) fn peers(&mut self, info_hash: InfoHash) -> Vec<oneshot::Receiver<Vec<PeerStatus>>> {
+    pub(in crate::control) fn peers(&mut self, info_hash: InfoHash) -> Vec<oneshot::Receiver<PeersTold>> {
         self.shards.peers_of(info_hash)
     }
 
@@ -221,6 +219,7 @@ impl Supervisor<'_> {
         let now = Instant::now();
         self.pulse.look(now);
         why.extend(self.pulse.silent(STUCK_AFTER, now).iter().map(ToString::to_string));
+        why.extend(self.device_trouble());
         if self.shards.any_has_ended() {
             why.push("a shard has ended by itself".to_owned());
         }
@@ -260,6 +259,8 @@ impl Supervisor<'_> {
         let is_news = self.torrents.set_paused(info_hash, false)?;
         if is_news {
             self.session.put_paused(info_hash, false);
+            self.on_resumed(info_hash);
+            self.torrents.give_reason(info_hash, None);
             tracing::info!("resumed {:?} ({info_hash})", self.name_of(info_hash));
         }
         // Its file may not have been readable the last time.
@@ -279,36 +280,6 @@ impl Supervisor<'_> {
         self.check(folder, generation, meta, trust, progress);
         self.publish_counts();
         Some(true)
-    }
-
-    /// Sets the rates that all torrents together keep to, those that are given, and gives them all.
-    pub(in crate::control) fn limit(&mut self, upload: Option<u64>, download: Option<u64>) -> Result<Limits, Refusal> {
-        let (up, down) = self.shards.paces();
-        let now = Instant::now();
-        let wanted = [(upload, up, "upload-rate"), (download, down, "download-rate")];
-        let wanted = wanted
-            .into_iter()
-            .filter_map(|(rate, pace, what)| Some((rate?, pace, what)));
-        if let Some((rate, _, what)) = wanted.clone().find(|(rate, _, _)| (1..RATE_MIN).contains(rate)) {
-            let message = format!("{what}: {rate} bytes a second, at least {RATE_MIN} accepted");
-            return Err(Refusal::new(Kind::BadRequest, message));
-        }
-        for (rate, pace, what) in wanted {
-            pace.set(NonZeroU64::new(rate), now);
-            match rate {
-                0 => tracing::info!(
-                    "{what} is unlimited until btd ends or reads its configuration again, as somebody asked for"
-                ),
-                rate => tracing::info!(
-                    "{what} is {rate} bytes a second until btd ends or reads its configuration again, as somebody asked for"
-                ),
-            }
-        }
-        let rate = |pace: &Pace| pace.bytes_per_second().map(NonZeroU64::get);
-        Ok(Limits {
-            upload_rate: rate(up),
-            download_rate: rate(down),
-        })
     }
 
     /// When it will be announced. The receiver gets `None` if it is not announced at all.

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 use super::Supervisor;
+use super::folders::{Of, Resolved};
 use crate::control::announce::Found;
 use crate::control::checks::Progress;
 use crate::control::config::display_size;
@@ -104,6 +105,7 @@ impl Supervisor<'_> {
                     if self.torrents.on_complete(info_hash) {
                         let len = display_size(torrent.geometry().total_len());
                         tracing::info!("{name:?} ({info_hash}) is complete: {len}, on the disk under its final name");
+                        self.look_at_goals(info_hash);
                     }
                     self.publish_counts();
                 }
@@ -158,10 +160,29 @@ impl Supervisor<'_> {
     }
 
     /// The configuration's peers of a folder have these addresses.
-    pub(super) fn on_resolved(&mut self, folder: usize, addrs: Vec<SocketAddr>) {
+    pub(super) fn on_resolved(&mut self, of: Of, addrs: Vec<SocketAddr>) {
+        // It was on its way when a reload closed the folder, or took these peers from it.
+        if !self.folders.is_planned(of) {
+            return;
+        }
+        let (folder, _) = of;
         self.peers.insert(folder, addrs);
         let torrents: Vec<Arc<Torrent>> = self.downloads.torrents().cloned().collect();
         torrents.iter().for_each(|torrent| self.tell_peers(torrent));
+    }
+
+    /// The peers that the configuration has named for a folder are no longer looked for: it names others, or none.
+    pub(super) fn forget_peers(&mut self, folder: usize) {
+        let Some(addrs) = self.peers.remove(&folder) else {
+            return;
+        };
+        let torrents = self.downloads.torrents().map(|torrent| torrent.info_hash());
+        for info_hash in torrents.collect::<Vec<_>>() {
+            if self.torrents.get(info_hash).is_some_and(|(of, _)| of == folder) {
+                let addrs = addrs.clone();
+                self.shards.tell_home(info_hash, Command::Forget { info_hash, addrs });
+            }
+        }
     }
 
     /// Peers of a torrent may be at these addresses, says a tracker.
@@ -202,11 +223,11 @@ impl Supervisor<'_> {
 /// Looks the names of peers up, over and over: behind a name there may be another address next time. At once when it is told
 /// that somebody is `unreachable`, by answers that are not too old for that.
 pub(super) async fn resolve(
-    folder: usize,
+    folder: Of,
     peers: Vec<String>,
     resolver: Arc<Resolver>,
     unreachable: Arc<Notify>,
-    found: mpsc::UnboundedSender<(usize, Vec<SocketAddr>)>,
+    found: Resolved,
 ) {
     let mut told = Vec::new();
     let mut due = tokio::time::interval(RESOLVE_EVERY);

@@ -4,7 +4,9 @@
 //! after it was closed is told of a number that means nothing any more.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
@@ -13,9 +15,12 @@ use super::downloading;
 use crate::control::config::Watch;
 use crate::control::resolver::Resolver;
 use crate::control::watch;
+use crate::shard::FolderPace;
 
+/// A folder with the peers that were planned for it, by their numbers: one whose plan was changed since means nothing any more.
+pub(super) type Of = (usize, u32);
 /// Tells which addresses the peers of a folder have.
-pub(super) type Resolved = mpsc::UnboundedSender<(usize, Vec<SocketAddr>)>;
+pub(super) type Resolved = mpsc::UnboundedSender<(Of, Vec<SocketAddr>)>;
 
 /// See the head of this file.
 pub(super) struct Folders {
@@ -27,7 +32,11 @@ pub(super) struct Folders {
 
 struct Folder {
     plan: Watch,
+    /// What its torrents keep to together.
+    pace: Arc<FolderPace>,
     watches: JoinHandle<()>,
+    /// How often its plan has changed.
+    round: u32,
     /// Looks up the names of its peers, if it has any.
     resolves: Option<JoinHandle<()>>,
     /// Told when nobody is where one of those names has led.
@@ -55,12 +64,15 @@ impl Folders {
         let unreachable = Arc::default();
         self.all.push(Folder {
             watches: tokio::task::spawn_local(watched),
-            resolves: self.resolve(number, &plan, &unreachable),
+            resolves: self.resolve((number, 0), &plan, &unreachable),
+            round: 0,
             unreachable,
+            pace: Arc::new(FolderPace::new(Instant::now())),
             plan,
             is_scanned: false,
             is_closed: false,
         });
+        self.all[number].keep_to_rates();
     }
 
     /// Watches one no more.
@@ -77,12 +89,19 @@ impl Folders {
 
     /// Changes what is planned for one, but not where it and its payload are.
     pub(super) fn change(&mut self, number: usize, plan: Watch) {
-        let resolves = self.resolve(number, &plan, &self.all[number].unreachable);
+        let round = self.all[number].round + 1;
+        let resolves = self.resolve((number, round), &plan, &self.all[number].unreachable);
         let folder = &mut self.all[number];
         if let Some(task) = std::mem::replace(&mut folder.resolves, resolves) {
             task.abort();
         }
-        folder.plan = plan;
+        (folder.plan, folder.round) = (plan, round);
+        folder.keep_to_rates();
+    }
+
+    /// The rates that torrents of one keep to together.
+    pub(super) fn pace(&self, number: usize) -> &Arc<FolderPace> {
+        &self.all[number].pace
     }
 
     /// What is planned for one, be it closed.
@@ -101,6 +120,11 @@ impl Folders {
         self.all.get(number).is_some_and(|folder| !folder.is_closed)
     }
 
+    /// Whether one is watched, and these peers are planned for it.
+    pub(super) fn is_planned(&self, (number, round): Of) -> bool {
+        self.is_open(number) && self.all[number].round == round
+    }
+
     /// The first look at one is over.
     pub(super) fn on_scanned(&mut self, number: usize) {
         self.all[number].is_scanned = true;
@@ -116,10 +140,15 @@ impl Folders {
         self.all[number].unreachable.notify_one();
     }
 
-    fn resolve(&self, number: usize, plan: &Watch, unreachable: &Arc<Notify>) -> Option<JoinHandle<()>> {
+    /// The network is there again: names that could not be looked up may be.
+    pub(super) fn look_up_again(&self) {
+        self.all.iter().for_each(|folder| folder.unreachable.notify_one());
+    }
+
+    fn resolve(&self, of: Of, plan: &Watch, unreachable: &Arc<Notify>) -> Option<JoinHandle<()>> {
         (!plan.peers.is_empty()).then(|| {
             tokio::task::spawn_local(downloading::resolve(
-                number,
+                of,
                 plan.peers.clone(),
                 Arc::clone(&self.resolver),
                 Arc::clone(unreachable),
@@ -130,6 +159,21 @@ impl Folders {
 }
 
 impl Folder {
+    /// Those of its plan hold from now on.
+    fn keep_to_rates(&self) {
+        let now = Instant::now();
+        let of = |rate: Option<u64>| rate.and_then(NonZeroU64::new);
+        for (pace, rate) in [
+            (&self.pace.upload, of(self.plan.upload_rate)),
+            (&self.pace.download, of(self.plan.download_rate)),
+        ] {
+            // Of one that stays what was used up of it stays so, too.
+            if pace.bytes_per_second() != rate {
+                pace.set(rate, now);
+            }
+        }
+    }
+
     fn stop(&mut self) {
         self.watches.abort();
         if let Some(task) = &self.resolves {

@@ -5,10 +5,8 @@
 //! nothing. Signals that come meanwhile are one more reload afterwards. What a running btd cannot change is named, and
 //! stays as it was; `config::changes` says which keys these are.
 
-use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::mpsc;
 
@@ -17,6 +15,7 @@ use crate::control::checks::{Job, Progress};
 use crate::control::config::{self, Config, Watch};
 use crate::control::torrents::Removal;
 use crate::control::{blocking, example, logging, metrics, service_manager};
+use crate::session::Pause;
 
 /// Why a configuration was not taken over.
 #[derive(Debug, thiserror::Error)]
@@ -110,10 +109,9 @@ impl Supervisor<'_> {
         logging::set_level(self.config.log_level);
         self.shards.keep_to(&self.config);
         self.throttle.set_rate(self.config.storage.check_rate);
-        let (rate, now) = (self.config.limits.upload_rate_per_torrent, Instant::now());
-        if rate != old.limits.upload_rate_per_torrent {
-            let served = self.torrents.iter().filter_map(|entry| entry.served.as_ref());
-            served.for_each(|torrent| torrent.keep_to(rate.and_then(NonZeroU64::new), now));
+        self.take_over_rates();
+        if self.config.limits.upload_rate_per_torrent != old.limits.upload_rate_per_torrent {
+            self.keep_to_own_rates();
         }
         if let (Some(tracked), Some(plan)) = (&mut self.tracked, &self.config.tracker)
             && let Some(lists) = tracked.take_over(plan)
@@ -152,11 +150,15 @@ impl Supervisor<'_> {
             match place.map(|place| new.remove(place)) {
                 Some(watch) if watch == old => {}
                 Some(watch) if watch.data_dir == old.data_dir => {
-                    if watch.peers.is_empty() {
-                        self.peers.remove(&number);
+                    if watch.peers != old.peers {
+                        self.forget_peers(number);
+                        finds_others = true;
                     }
-                    finds_others |= watch.peers != old.peers;
+                    let has_other_goals = (watch.seed_ratio, watch.seed_time) != (old.seed_ratio, old.seed_time);
                     self.folders.change(number, watch);
+                    if has_other_goals {
+                        self.look_at_goals_in(number);
+                    }
                 }
                 // What is known is of other payload: its torrents come anew.
                 Some(watch) => {
@@ -178,14 +180,20 @@ impl Supervisor<'_> {
         self.peers.remove(&number);
         for file in self.torrents.files_in(number) {
             let removal = self.torrents.remove(&file);
-            let paused = match &removal {
-                Removal::Gone(info_hash, entry) if entry.is_paused() => Some(*info_hash),
+            let kept = match &removal {
+                Removal::Gone(info_hash, entry) => {
+                    let pause = self.goals.known(*info_hash);
+                    let pause = pause.or(entry.is_paused().then_some(Pause::Asked));
+                    pause.map(|pause| (*info_hash, pause))
+                }
                 _ => None,
             };
             self.on_removal(removal, || why.to_owned());
-            if let Some(info_hash) = paused {
-                self.torrents.stay_paused(info_hash);
-                self.session.put_paused(info_hash, true);
+            if let Some((info_hash, pause)) = kept {
+                if self.goals.keep(info_hash, pause) {
+                    self.torrents.stay_paused(info_hash);
+                }
+                self.session.put_pause(info_hash, Some(pause));
             }
         }
     }

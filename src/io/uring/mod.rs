@@ -110,6 +110,8 @@ pub struct Uring {
     sender: datagrams::Sender,
     files: Files,
     features: Features,
+    /// Sockets that are made to connect are bound to it, if there is one.
+    device: Option<Box<[u8]>>,
     /// Entries that found the submission queue full while the kernel was busy.
     backlog: VecDeque<squeue::Entry>,
     /// Sends that have their result and not their notification.
@@ -163,6 +165,7 @@ impl Uring {
             sender: datagrams::Sender::default(),
             files,
             features,
+            device: None,
             backlog: VecDeque::new(),
             lent: 0,
             counters: Counters::default(),
@@ -199,6 +202,12 @@ impl Uring {
     #[must_use]
     pub fn adopt_datagram_socket(&self, fd: OwnedFd) -> Handle {
         Handle::kernel(fd, None)
+    }
+
+    /// Binds every socket that is made to connect from now on to a network device: what is sent leaves by it or not at all.
+    /// While there is none of this name there are no such sockets.
+    pub fn bind_to_device(&mut self, name: &str) {
+        self.device = Some(name.as_bytes().into());
     }
 
     /// What the kernel gave.
@@ -799,6 +808,9 @@ impl Driver for Uring {
         let failed = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
         let socket =
             Socket::new(Domain::for_address(to), Type::STREAM.cloexec(), Some(Protocol::TCP)).map_err(failed)?;
+        if let Some(device) = &self.device {
+            socket.bind_device(Some(device)).map_err(failed)?;
+        }
         let fd = OwnedFd::from(socket);
         set_up(&fd)?;
         Ok(self.adopt(fd))
@@ -806,6 +818,10 @@ impl Driver for Uring {
 
     fn take_over(&mut self, fd: OwnedFd) -> Handle {
         self.adopt(fd)
+    }
+
+    fn take_over_listener(&mut self, fd: OwnedFd) -> Handle {
+        self.adopt_listener(fd)
     }
 
     fn send_datagrams(&mut self, socket: &Handle, batch: &mut Datagrams) {

@@ -28,7 +28,8 @@ const TAKEN_OVER_MAX: usize = 32;
 pub(in crate::shard) const LOOK_TICKS: u64 = 5;
 
 impl<D: Driver> Shard<D> {
-    /// Time has passed: those who wait for the download rate ask, in order, until it is used up.
+    /// Time has passed: those who wait for the download rate ask, in order, until it is used up. One whose folder has used up its
+    /// own waits on, behind the others.
     pub(in crate::shard) fn feed_thirsty(&mut self) {
         for _ in 0..self.thirsty.len() {
             let now = self.now;
@@ -38,8 +39,15 @@ impl<D: Driver> Shard<D> {
             let Some(owner) = self.thirsty.pop_front() else {
                 return;
             };
-            let leech = self.conns.get_mut(owner).and_then(Conn::peer_mut);
-            if let Some(leech) = leech.and_then(|peer| peer.leech.as_mut()) {
+            let Some(peer) = self.conns.get_mut(owner).and_then(Conn::peer_mut) else {
+                continue;
+            };
+            let own = peer.served.torrent.download_pace();
+            if own.is_some_and(|pace| !pace.is_due(now)) && peer.leech.is_some() {
+                self.thirsty.push_back(owner);
+                continue;
+            }
+            if let Some(leech) = peer.leech.as_mut() {
                 leech.thirsty = false;
                 self.ask_in_line(owner, true);
                 self.touch(owner);
@@ -115,7 +123,15 @@ impl<D: Driver> Shard<D> {
             alone: download.is_on_parole(leech.key),
         };
         let mut wanted = target - under_way;
-        if let Some(pace) = self.settings.download_pace.limited() {
+        let torrent = &served.torrent;
+        let paces = || {
+            self.settings
+                .download_pace
+                .limited()
+                .into_iter()
+                .chain(torrent.download_pace())
+        };
+        for pace in paces() {
             // Not before those who wait already, and who are fed in turn.
             if !fed && !leech.thirsty && (!pace.is_due(now) || !self.thirsty.is_empty()) {
                 leech.thirsty = true;
@@ -154,7 +170,7 @@ impl<D: Driver> Shard<D> {
         if under_way == 0 && !picked.is_empty() {
             leech.depth.on_start(now);
         }
-        if let Some(pace) = self.settings.download_pace.limited() {
+        for pace in paces() {
             let asked = picked.iter().map(|block| u64::from(block.length())).sum();
             pace.charge(asked, now);
         }

@@ -362,10 +362,25 @@ fn torrent_that_is_removed_in_the_middle_leaves_nothing_behind() {
 
 #[test]
 fn peers_share_the_download_rate_and_are_asked_for_no_more() {
+    share_a_download_rate(|leeching, rate, now| {
+        leeching.fixture.shard.settings.download_pace = Arc::new(Pace::new(rate, now));
+    });
+}
+
+#[test]
+fn peers_share_the_download_rate_of_a_folder_and_are_asked_for_no_more() {
+    share_a_download_rate(|leeching, rate, now| {
+        let folder = Arc::new(FolderPace::new(now));
+        folder.download.set(rate, now);
+        leeching.fixture.torrent.keep_to_folder(&folder);
+    });
+}
+
+fn share_a_download_rate(limit: impl FnOnce(&mut Leeching, Option<std::num::NonZeroU64>, Instant)) {
     const RATE: u64 = 500_000;
     let mut leeching = Leeching::with(8_000_000, 8 << 20);
-    let pace = Pace::new(std::num::NonZeroU64::new(RATE), leeching.fixture.now.get());
-    leeching.fixture.shard.settings.download_pace = Arc::new(pace);
+    let now = leeching.fixture.now.get();
+    limit(&mut leeching, std::num::NonZeroU64::new(RATE), now);
     let mut givers: Vec<Giver> = (0..3).map(|at| leeching.giver(2000 + at, FAST)).collect();
     givers.iter().for_each(|giver| leeching.say(giver, &Message::Unchoke));
     leeching.settle();

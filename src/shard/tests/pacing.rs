@@ -150,3 +150,39 @@ fn those_who_wait_go_on_when_the_limit_is_lifted_and_wait_again_when_it_is_back(
     let exact = 4 * RATE as usize;
     assert!(all.abs_diff(exact) < exact / 20, "{all} of {exact}");
 }
+
+#[test]
+fn peers_of_a_folder_keep_to_its_rate_beside_that_of_all_and_the_slower_of_both_counts() {
+    let mut fixture = Fixture::single(LEN, 64);
+    let now = fixture.now.get();
+    let folder = Arc::new(FolderPace::new(now));
+    fixture.torrent.keep_to_folder(&folder);
+    let mut fars: Vec<Far> = (0..3).map(|_| fixture.unchoked(FAST)).collect();
+    let passed = |fixture: &mut Fixture, fars: &mut [Far]| {
+        for far in fars.iter_mut() {
+            far.blocks.clear();
+            fixture.request_all(far);
+        }
+        pass(fixture, 4);
+        let all: usize = fars.iter_mut().map(|far| heard(fixture, far)).sum();
+        pass(fixture, 60); // The rest of it.
+        fars.iter_mut().for_each(|far| _ = heard(fixture, far));
+        all
+    };
+    assert_eq!(passed(&mut fixture, &mut fars), 3 * LEN, "there is no limit yet");
+    for (of_folder, of_all) in [
+        (Some(rate()), None),
+        (Some(rate()), NonZeroU64::new(4 * RATE)),
+        (NonZeroU64::new(4 * RATE), Some(rate())),
+    ] {
+        let now = fixture.now.get();
+        folder.upload.set(of_folder, now);
+        fixture.shard.settings.upload_pace.set(of_all, now);
+        let all = passed(&mut fixture, &mut fars);
+        let exact = 4 * RATE as usize;
+        assert!(
+            all.abs_diff(exact) < exact / 20,
+            "{all} of {exact}: {of_folder:?} {of_all:?}"
+        );
+    }
+}

@@ -120,7 +120,10 @@ impl<D: Driver> Shard<D> {
             listeners: sockets
                 .http
                 .into_iter()
-                .map(|socket| Listener { socket, accept: None })
+                .map(|socket| Listener {
+                    socket: Some(socket),
+                    accept: None,
+                })
                 .collect(),
             conns: Conns::new(),
             reply: Vec::new(),
@@ -149,9 +152,11 @@ impl<D: Driver> Shard<D> {
             return;
         };
         for (index, listener) in serving.listeners.iter_mut().enumerate() {
-            if listener.accept.is_none() {
+            if listener.accept.is_none()
+                && let Some(socket) = listener.socket.clone()
+            {
                 let op = Op::Accept {
-                    listener: listener.socket.clone(),
+                    listener: socket,
                     brief: true,
                 };
                 let owner = of_shard(OURS as usize | index);

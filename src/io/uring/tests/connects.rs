@@ -39,6 +39,20 @@ fn socket_connects_and_is_set_up_as_an_accepted_one_is() {
 }
 
 #[test]
+fn socket_of_a_driver_that_is_bound_to_a_device_is_bound_to_it_or_is_none() {
+    let mut driver = driver();
+    let to = SocketAddr::from(([127, 0, 0, 1], 9));
+    driver.bind_to_device("lo");
+    let socket = driver.socket(to).unwrap();
+    assert_eq!(
+        socket2::SockRef::from(socket.fd()).device().unwrap(),
+        Some(b"lo".to_vec())
+    );
+    driver.bind_to_device("btd-no-such-de");
+    assert_eq!(driver.socket(to).err(), Some(Errno::NODEV));
+}
+
+#[test]
 fn connect_that_is_refused_or_cancelled_says_so() {
     let mut driver = driver();
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

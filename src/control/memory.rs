@@ -1,0 +1,120 @@
+//! How many connections the memory has room for that this process may use: that of the machine, or less in a control group.
+//!
+//! It is a budget and no promise: what one peer can pin at the very worst is a hundred times what one costs that is slow and asks for
+//! much (ARCHITECTURE.md, "Who owns memory"). Beyond the budget connections are turned away, instead of all of them ending with the
+//! process when the kernel has no memory left.
+
+use std::path::{Path, PathBuf};
+
+use super::config::{Config, display_size};
+use super::shards::UNCACHED_LEN;
+
+/// What a connection may cost on average with everything that the kernel keeps for it: its state and queues here, and what waits in its
+/// socket of requests and replies. Payload lies in the cache, which is paid for by itself.
+const PER_CONNECTION: u64 = 32 << 10;
+/// With less nobody could be served.
+const CONNECTIONS_MIN: u64 = 64;
+
+/// What memory allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Budget {
+    /// Connections in all.
+    pub(super) connections: usize,
+    /// What this process may use, in bytes.
+    memory: u64,
+    /// What of it is planned for other things.
+    planned: u64,
+}
+
+/// What the memory allows besides what the configuration has planned for caches. `None` if nobody knows how much there is.
+pub(super) fn budget(config: &Config, shards: usize) -> Option<Budget> {
+    let memory = limit()?;
+    let storage = &config.storage;
+    let planned = storage.cache_size.unwrap_or(UNCACHED_LEN * shards as u64)
+        + storage.write_buffer
+        + config
+            .tracker
+            .as_ref()
+            .map_or(0, |tracker| tracker.settings.memory_max as u64);
+    Some(of(memory, planned))
+}
+
+/// Half of what is left is for connections; torrents, the kernel and other programs have the rest.
+fn of(memory: u64, planned: u64) -> Budget {
+    let connections = (memory.saturating_sub(planned) / 2 / PER_CONNECTION).max(CONNECTIONS_MIN);
+    Budget {
+        connections: usize::try_from(connections).unwrap_or(usize::MAX),
+        memory,
+        planned,
+    }
+}
+
+impl std::fmt::Display for Budget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (memory, planned) = (display_size(self.memory), display_size(self.planned));
+        write!(
+            f,
+            "{} by memory ({memory}, of which {planned} are planned for caches)",
+            self.connections
+        )
+    }
+}
+
+/// The least of what the machine and the control groups of this process allow, in bytes.
+fn limit() -> Option<u64> {
+    let own = read("/proc/self/cgroup");
+    let of_group = groups(&own).filter_map(|dir| read(&dir.join("memory.max")).trim().parse().ok());
+    of_group.chain(super::config::machine_memory()).min()
+}
+
+/// The folders of a process' control group (version 2) and those that it lies in.
+fn groups(cgroup: &str) -> impl Iterator<Item = PathBuf> {
+    const ROOT: &str = "/sys/fs/cgroup";
+    let own = cgroup.lines().find_map(|line| line.strip_prefix("0::/"));
+    let own = match own.filter(|own| !own.is_empty()) {
+        Some(own) => Path::new(ROOT).join(own),
+        None => PathBuf::from(ROOT),
+    };
+    let all: Vec<PathBuf> = own
+        .ancestors()
+        .take_while(|dir| dir.starts_with(ROOT))
+        .map(Path::to_owned)
+        .collect();
+    all.into_iter()
+}
+
+/// What a file of the kernel says; nothing if there is none.
+fn read(path: impl AsRef<Path>) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_what_is_left_is_for_connections_and_never_less_than_a_few() {
+        assert_eq!(of(16 << 30, 320 << 20).connections, 257_024);
+        assert_eq!(of(512 << 20, 320 << 20).connections, 3072);
+        assert_eq!(of(100 << 20, 320 << 20).connections, 64);
+        let text = of(512 << 20, 320 << 20).to_string();
+        assert_eq!(
+            text,
+            "3072 by memory (512 MiB, of which 320 MiB are planned for caches)"
+        );
+    }
+
+    #[test]
+    fn a_group_lies_in_those_above_it_and_a_process_of_none_in_the_root() {
+        let dirs = |text| -> Vec<String> { groups(text).map(|dir| dir.display().to_string()).collect() };
+        let text = "12:memory:/old\n0::/system.slice/btd.service\n";
+        let expected = [
+            "/sys/fs/cgroup/system.slice/btd.service",
+            "/sys/fs/cgroup/system.slice",
+            "/sys/fs/cgroup",
+        ];
+        assert_eq!(dirs(text), expected);
+        assert_eq!(dirs(""), ["/sys/fs/cgroup"]);
+        assert!(limit().is_some_and(|bytes| bytes > 1 << 20), "this machine has some");
+    }
+}

@@ -1,0 +1,103 @@
+//! The network device that everything is bound to: noticed when it goes, and made use of again when it is back.
+//!
+//! Nothing has to be done for what is bound to a device to stay off the others; see [`crate::control::device`]. What is to be
+//! done is to say so, and when it is back to listen again (sockets of its former number reach nobody) and to announce.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::Supervisor;
+use crate::control::device::{Device, Link};
+use crate::control::metrics;
+
+/// How long after the device's return what has failed meanwhile is tried again.
+const TRIES_AFTER: [Duration; 3] = [Duration::from_secs(3), Duration::from_secs(10), Duration::from_secs(20)];
+
+/// The device, and what is known of it.
+pub(super) struct BoundDevice {
+    device: Device,
+    /// As it was last seen; `None` before the first look.
+    link: Option<Link>,
+    /// The number of the one that is listened by.
+    listens_by: Option<u32>,
+    /// When what has failed is tried again after its return: routes, or the tunnel itself, may come later than it.
+    tries: VecDeque<Instant>,
+}
+
+impl BoundDevice {
+    /// The shards have just begun to listen by it, if it is there.
+    pub(super) fn new(device: Device) -> Self {
+        Self {
+            listens_by: device.index().ok(),
+            device,
+            link: None,
+            tries: VecDeque::new(),
+        }
+    }
+}
+
+impl Supervisor<'_> {
+    /// Time has passed: the device may have gone, or be back.
+    pub(super) fn look_at_device(&mut self) {
+        let Some(bound) = &mut self.device else {
+            return;
+        };
+        let link = bound.device.look();
+        let before = bound.link.replace(link);
+        let name = bound.device.name();
+        if let Some(index) = link.index()
+            && bound.listens_by != Some(index)
+        {
+            match self.shards.listen_by(name) {
+                Ok(()) => bound.listens_by = Some(index),
+                // The next look tries again; it is told once.
+                Err(error) if before != Some(link) => tracing::error!("{name} is there again, and {error}"),
+                Err(error) => tracing::debug!("{name}: {error}"),
+            }
+        }
+        let now = Instant::now();
+        if before == Some(link) {
+            if bound.tries.front().is_some_and(|at| *at <= now) {
+                bound.tries.pop_front();
+                self.resolver.forget_failures();
+                self.folders.look_up_again();
+                self.announcer.network_is_back(false);
+            }
+            return;
+        }
+        bound.tries.clear();
+        if before.is_some() && link.index().is_some() {
+            bound.tries.extend(TRIES_AFTER.map(|after| now + after));
+        }
+        metrics::publish_device(link.index().is_some());
+        match (link, before) {
+            (Link::Up(_), None) => tracing::info!("peers, trackers and name servers are reached through {name} only"),
+            (Link::Up(_), Some(_)) => {
+                tracing::info!("{name} is back: peers are listened for and torrents announced");
+                self.resolver.forget_failures();
+                self.folders.look_up_again();
+                self.announcer.network_is_back(true);
+            }
+            (Link::Down | Link::Absent, _) => {
+                if let Some(why) = self.device_trouble() {
+                    tracing::error!("{why}");
+                }
+            }
+        }
+    }
+
+    /// What is wrong with the device, if anything is.
+    pub(super) fn device_trouble(&self) -> Option<String> {
+        let bound = self.device.as_ref()?;
+        let how = match bound.link? {
+            Link::Up(_) => return None,
+            Link::Down => "down",
+            Link::Absent => "not there",
+        };
+        Some(format!(
+            "the network device {} ([peers] bind-device) is {how}: no peer and no tracker is reached, by another device neither, \
+             until it is back",
+            bound.device.name()
+        ))
+    }
+}
