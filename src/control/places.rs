@@ -46,9 +46,9 @@ pub(super) enum Absence {
         /// The folder.
         path: PathBuf,
         /// What it was on.
-        then: Filesystem,
+        then: Box<Filesystem>,
         /// What it is on.
-        now: Filesystem,
+        now: Box<Filesystem>,
     },
     /// It is there, and cannot be used.
     #[error("cannot open the data folder {}: {source} (tried again every {} s)", path.display(), LOOK_EVERY.as_secs())]
@@ -136,6 +136,7 @@ impl Places {
         match self.bound(path) {
             Some(then) if !then.is_same(&now) => {
                 let path = path.to_owned();
+                let (then, now) = (Box::new(then), Box::new(now));
                 Err(Absence::Other { path, then, now })
             }
             _ => Ok(now),
