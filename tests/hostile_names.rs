@@ -59,9 +59,9 @@ fn names_that_lead_nowhere_do_not_keep_a_download_from_one_that_does() {
             for name in ["good.test", "many.test", "none.test", "circle.test", "garbage.test"] {
                 assert!(dns.times_asked(name) > 0, "{name} was not asked for");
             }
-            // Eight of its addresses are used, a few times at most, and not all.
+            // Eight of its addresses are used, each tried a few times: all of them would be more than a hundred connections begun.
             let dialed = btd.metric("btd_connections_dialed_total");
-            assert!(dialed < 28.0, "{dialed} connections begun");
+            assert!(dialed < 70.0, "{dialed} connections begun");
             // Nobody was kept waiting by a name: no turn of a shard was longer than a busy machine makes it.
             let slow = slow_turns(&btd);
             assert_eq!(slow, 0.0, "{slow} turns of more than a second");

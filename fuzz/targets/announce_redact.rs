@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use btd_fuzz::announcer::{Failure, TrackerUrl, redacted_failure};
+use btd_fuzz::announcer::{Failure, Retry, TrackerUrl, redacted_failure};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &str| {
@@ -20,7 +20,14 @@ fuzz_target!(|input: &str| {
         format!("{words} /{key}/announce {words}"),
     ] {
         let reason = said.into();
-        let told = redacted_failure(&url, Failure::Refused { reason, retry: None }).to_string();
+        let told = redacted_failure(
+            &url,
+            Failure::Refused {
+                reason,
+                retry: Retry::Unsaid,
+            },
+        )
+        .to_string();
         assert!(!told.contains(key), "{told:?}");
     }
 });

@@ -33,7 +33,9 @@ const PAYLOAD_LEN: u64 = PIECE_LEN as u64 * PIECE_COUNT as u64;
 /// Honest leechers, and what each asks for in a second. Far less than btd can give, also in a debug build on a machine that
 /// does other things besides: what is measured is whether somebody is kept waiting, not how fast the machine is.
 const HONEST: u32 = 8;
-const HONEST_PACE: f64 = 2e6;
+const HONEST_PACE: f64 = 1e6;
+/// Requests that each has under way: a second's worth, so that what is measured is not how evenly blocks come.
+const HONEST_QUEUE: usize = 64;
 /// They get at least this much of what they got alone.
 const SHARE_MIN: f64 = 0.9;
 /// How long they are measured each time.
@@ -277,7 +279,7 @@ impl Scene {
     fn honest(&self, what: &str) -> Report {
         let load = Load {
             connections: HONEST,
-            queue: 16,
+            queue: HONEST_QUEUE,
             pace: Some(HONEST_PACE),
             until: Until::Elapsed(MEASURED),
             verify: 1.0,
