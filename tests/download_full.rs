@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::io::Write;
 
 use support::btd::{Btd, Config};
 use support::claims::{check_claims, claimed};
@@ -66,6 +67,65 @@ fn a_disk_that_is_full_stops_requests_until_there_is_room() {
     leech.wait_seeding(1);
     assert!(leech.process.log().contains("goes on"));
     source.payload.assert_same(&data, true);
+    leech.stop();
+}
+
+/// Full again and again in the course of one download: `BTD_TEST_FULL_CYCLES` times, three by itself. What was on its way each time
+/// is kept, and written when there is room.
+#[test]
+fn a_disk_that_is_full_again_and_again_leaves_no_piece_stuck() {
+    if !rustix::process::geteuid().is_root() {
+        return cannot("mounting needs root");
+    }
+    let cycles = std::env::var("BTD_TEST_FULL_CYCLES")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let cycles: u64 = cycles.unwrap_or(3);
+    // What is asked for ahead at this rate, some 3 s of it, is written at once when there is room again.
+    let len = 8_000_000 + cycles * 8_000_000;
+    let files = [
+        ("folder/one".to_owned(), len / 3),
+        ("folder/two".to_owned(), len - len / 3),
+    ];
+    let more = "[limits]\nupload-rate = \"2 MB/s\"\n";
+    let source = Source::start_with("full-cycles", &files, 64 << 10, more);
+    let small = source.scratch.dir("small");
+    let options = std::ffi::CString::new(format!("size={}", len + (8 << 20))).expect("no NUL");
+    let _mounted = match Tmpfs::mount(&small, &options) {
+        Ok(mounted) => mounted,
+        Err(why) => return cannot(&why),
+    };
+    let watch = source.scratch.dir("leech-watch");
+    fs::copy(&source.torrent.path, watch.join("t.torrent")).expect("copy a torrent");
+    let data = small.join("data");
+    fs::create_dir(&data).expect("make a folder");
+    let config = Config {
+        watch: vec![(watch, data.clone())],
+        peers: vec![source.btd.peers],
+        ..Config::default()
+    };
+    let leech = Btd::start(&source.scratch.dir("leech"), &config);
+    let ballast = small.join("ballast");
+    let said = |what: &str| leech.process.log().matches(what).count();
+    for cycle in 1..=cycles {
+        let (full, goes_on) = (said("the disk is full"), said("goes on"));
+        // All that is left of it.
+        let mut file = fs::File::create(&ballast).expect("make a file");
+        while file.write_all(&[1; 1 << 16]).is_ok() {}
+        wait_for(&format!("it is full for the {cycle}. time"), within(SECONDS), || {
+            (said("the disk is full") > full).then_some(())
+        });
+        fs::remove_file(&ballast).expect("make room");
+        drop(file);
+        wait_for(&format!("it goes on for the {cycle}. time"), within(SECONDS), || {
+            (said("goes on") > goes_on).then_some(())
+        });
+    }
+    wait_for("it is whole in the end", within(SECONDS + len / 1_000_000), || {
+        (leech.metric("btd_torrents{state=\"seeding\"}") >= 1.0).then_some(())
+    });
+    source.payload.assert_same(&data, true);
+    assert_eq!(leech.metric("btd_wasted_bytes_total"), 0.0, "nothing came twice");
     leech.stop();
 }
 

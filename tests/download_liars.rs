@@ -5,9 +5,10 @@ mod support;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use support::btd::Config;
-use support::leech::{EARLY, EARLY_SHARDS, Leech, files, wait_for_metric};
+use support::leech::{EARLY, EARLY_SHARDS, Leech, Source, files, wait_for_metric};
 use support::payload::Payload;
 use support::rogue::{Manner, Rogue, contents};
 use support::scratch::Scratch;
@@ -134,4 +135,46 @@ fn peers_of_every_bad_manner_do_not_keep_an_honest_one_from_giving_everything() 
     for (rogue, manner) in std::iter::zip(&rogues, manners) {
         assert!(rogue.asked() > 0, "{manner:?} was asked for something");
     }
+}
+
+/// How long a download takes, in seconds, from an honest seed that gives 4 MB/s and from these.
+fn takes(name: &str, source: &Source, others: &[Rogue]) -> f64 {
+    let peers = others
+        .iter()
+        .map(|rogue| rogue.addr)
+        .chain([source.btd.peers])
+        .collect();
+    let began = Instant::now();
+    let leech = Leech::from(&source.scratch, name, &source.torrent, peers);
+    leech.check(&source.payload);
+    let seconds = began.elapsed().as_secs_f64();
+    leech.btd.stop();
+    seconds
+}
+
+/// Nine tenths of what it gives by itself, and three seconds for what the others were asked for and did not send.
+#[test]
+fn honest_seed_beside_peers_of_every_bad_manner_is_held_up_by_none_of_them() {
+    let more = "[limits]\nupload-rate = \"4 MB/s\"\n";
+    let source = Source::start_with("manners-time", &files(), 64 << 10, more);
+    let contents = contents(&source.torrent, &source.scratch.path().join("seed-data"));
+    let alone = takes("alone", &source, &[]);
+    let manners = [
+        Manner::Silent,
+        Manner::Lies,
+        Manner::Trickles,
+        Manner::Flaps,
+        Manner::Babbles,
+        Manner::Leaves,
+    ];
+    let rogues: Vec<Rogue> = (0..)
+        .zip(manners)
+        .map(|(number, manner)| {
+            let ip = Ipv4Addr::new(127, 0, 4, number + 1);
+            Rogue::start(manner, ip, &source.torrent, contents.clone(), number)
+        })
+        .collect();
+    let beside = takes("beside", &source, &rogues);
+    println!("{alone:.1} s alone, {beside:.1} s beside");
+    assert!(beside <= alone / 0.9 + 3.0, "{beside} s beside them, {alone} s alone");
 }

@@ -1,6 +1,6 @@
 //! An open socket or file as the shard holds it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
@@ -18,6 +18,7 @@ pub struct Handle(Rc<Inner>);
 #[derive(Debug)]
 struct Inner {
     kind: Kind,
+    apart: Cell<bool>,
 }
 
 #[derive(Debug)]
@@ -36,6 +37,7 @@ impl Handle {
     pub(crate) fn kernel(fd: OwnedFd, registered: Option<(u32, Released)>) -> Handle {
         Handle(Rc::new(Inner {
             kind: Kind::Kernel { fd, registered },
+            apart: Cell::new(false),
         }))
     }
 
@@ -43,7 +45,18 @@ impl Handle {
     pub(crate) fn memory(id: u64) -> Handle {
         Handle(Rc::new(Inner {
             kind: Kind::Memory { id },
+            apart: Cell::new(false),
         }))
+    }
+
+    /// Whether what is done with it is left to the kernel's own threads from the start: see [`super::op::Op::Open`].
+    pub(crate) fn is_apart(&self) -> bool {
+        self.0.apart.get()
+    }
+
+    /// Sets that.
+    pub(crate) fn set_apart(&self, apart: bool) {
+        self.0.apart.set(apart);
     }
 
     /// The descriptor.

@@ -88,6 +88,9 @@ pub enum Op {
         path: CString,
         /// For writing too.
         write: bool,
+        /// Whether the open, and what is read from the file and written to it, is left to threads of the kernel from the start.
+        /// Otherwise it is tried at once, which has the ring wait on filesystems that wait for somebody else.
+        apart: bool,
     },
     /// Write to a file.
     Write {

@@ -70,6 +70,8 @@ pub(super) struct Conn {
     /// The turn in which it was heard last, and what was heard of it in that turn.
     pub(super) heard_turn: u64,
     pub(super) heard_count: u32,
+    /// Queued requests that what it said in that turn was compared with.
+    pub(super) searched: usize,
     /// Since when nothing has moved, if a send was cancelled before anything did: the next one goes on counting.
     pub(super) unmoved_since: Option<u64>,
     /// Ticks: start, last bytes received, last send that was begun or moved, and when the wheel wakes it.
@@ -136,6 +138,7 @@ impl Conn {
             unmoved_since: None,
             heard_turn: 0,
             heard_count: 0,
+            searched: 0,
             started: tick,
             received_at: tick,
             sent_at: tick,

@@ -333,8 +333,16 @@ impl Disk {
             return self.on_opened(driver, counters, owner, Err(Errno::NOENT));
         };
         let dir = torrent.root().clone();
-        let write = false;
-        driver.submit(owner, Op::Open { dir, path, write });
+        let (write, apart) = (false, dir.is_distant());
+        driver.submit(
+            owner,
+            Op::Open {
+                dir,
+                path,
+                write,
+                apart,
+            },
+        );
     }
 
     /// An open has ended.

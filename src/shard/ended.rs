@@ -1,6 +1,6 @@
 //! Why connections end: one label each, for the metric and the log line.
 
-use crate::io::Ending;
+use crate::io::{Ending, Errno};
 use crate::proto::peer::Violation;
 
 /// Why a connection was ended.
@@ -49,6 +49,15 @@ pub(super) enum Reason {
 }
 
 impl Reason {
+    /// What an error of a socket comes to. The kernel gives up on a peer that acknowledges nothing as we do on one that takes
+    /// nothing, after the same time.
+    pub(super) fn of_socket(errno: Errno) -> Reason {
+        match errno {
+            Errno::TIMEDOUT => Reason::Stalled,
+            _ => Reason::Reset,
+        }
+    }
+
     /// Stable name, for metrics.
     pub(super) fn label(self) -> &'static str {
         match self {

@@ -6,13 +6,15 @@
 //! full: TCP tells it to wait. What had been received by then is held here.
 //!
 //! The same is done to a peer that says so much in one turn of the loop that the others would wait for it: what is
-//! beyond its share is held until the next turn.
+//! beyond its share is held until the next turn. So it is to one whose requests and cancels have its queue searched so often
+//! that they would: twenty that took back the end of a full queue as fast as they could made turns of more than half a second.
 
 use super::Shard;
 use super::conn::{Conn, PeerConn, Phase};
 use super::ended::Reason;
 use crate::io::{Driver, Owner};
 use crate::proto::peer::{REQUEST_QUEUE_MAX, Violation};
+use crate::proto::wire::Message;
 
 /// The peer is listened to again when its queue is down to this.
 const LISTEN_AGAIN: usize = REQUEST_QUEUE_MAX / 2;
@@ -22,6 +24,18 @@ pub(super) const HEARD_MAX: u32 = 64;
 
 /// Bytes of what was held that are looked at in one turn: as much as that.
 const HEARD_LEN_MAX: usize = HEARD_MAX as usize * 4096;
+
+/// Queued requests that the requests and cancels of one connection may be compared with in one turn: twice as many as if it
+/// asked for a whole queue at once. With a full queue that is two thousand messages.
+pub(super) const SEARCHED_MAX: usize = REQUEST_QUEUE_MAX * REQUEST_QUEUE_MAX;
+
+/// How many queued requests a message has searched, of a queue of this length.
+pub(super) fn searched_for(message: &Message<'_>, queue_len: usize) -> usize {
+    match message {
+        Message::Request { .. } | Message::Cancel { .. } => queue_len,
+        _ => 0,
+    }
+}
 
 /// Bytes held at most per connection: 30,000 requests, of which 6,600 are the most that was seen. More than that can come
 /// in the turn before the receive is cancelled only from somebody who means harm.
@@ -72,12 +86,13 @@ impl<D: Driver> Shard<D> {
         }
         conn.heard_turn = turn;
         conn.heard_count = HEARD_MAX;
+        conn.searched = 0;
         let Some(peer) = conn.peer_mut() else { return };
-        let mut held = std::mem::take(&mut peer.held);
-        let later = held.split_off(held.len().min(HEARD_LEN_MAX));
-        self.on_messages(owner, &held);
+        let held = std::mem::take(&mut peer.held);
+        let (now, later) = held.split_at(held.len().min(HEARD_LEN_MAX));
+        self.on_messages(owner, now);
         if !later.is_empty() {
-            self.hold(owner, &later);
+            self.hold(owner, later);
         }
         // Armed at the turn's end, if nothing is held again and the cancelled receive has ended; else by what ends last.
         self.unarmed.push(owner);
@@ -97,6 +112,7 @@ impl Conn {
         if self.heard_turn != turn {
             self.heard_turn = turn;
             self.heard_count = 0;
+            self.searched = 0;
         }
         // What was asked for is no flood, and is not copied once more.
         let enough = self.heard_count >= HEARD_MAX && matches!(self.phase, Phase::Peer(_)) && !self.sends_blocks();

@@ -8,12 +8,13 @@ use super::deadlines::ticks;
 use super::download::Who;
 use super::ended::Reason;
 use super::gone::Gone;
+use super::held::{HEARD_MAX, SEARCHED_MAX, searched_for};
 use super::leech::Took;
 use super::upload::Upload;
 use crate::io::{Driver, Errno, Owner, Received};
 use crate::proto::InfoHash;
 use crate::proto::extension::{self, ExtensionHandshake, Extensions};
-use crate::proto::geometry::{BlockRequest, PIECE_COUNT_MAX, PieceIndex};
+use crate::proto::geometry::{BlockRequest, PieceIndex};
 use crate::proto::handshake::{HANDSHAKE_LEN, Handshake, Reserved, prefix_ok};
 use crate::proto::peer::{Event, Peer, REQUEST_QUEUE_MAX, Refusal};
 use crate::proto::rate::Rate;
@@ -23,14 +24,19 @@ use crate::proto::wire::{self, Decoder, Message};
 /// pieces right after the handshake).
 const GREET_TICKS: u64 = ticks(2);
 
-/// Small messages that may wait for a peer who does not take them.
-pub(super) const OUT_LEN_MAX: usize = 512 * 1024;
+/// Small messages that may wait for a peer who does not take them, beside the bitfield.
+const OUT_LEN_MAX: usize = 128 * 1024;
 
 /// A reject on the wire: length, id, index, begin, length.
 const REJECT_LEN: usize = 4 + 1 + 4 + 4 + 4;
 
-// The longest bitfield, and rejects for a whole queue twice over, are no flood.
-const _: () = assert!(PIECE_COUNT_MAX as usize / 8 + 2 * REQUEST_QUEUE_MAX * REJECT_LEN < OUT_LEN_MAX);
+// Rejects for a whole queue, three times over, are no flood.
+const _: () = assert!(3 * REQUEST_QUEUE_MAX * REJECT_LEN < OUT_LEN_MAX);
+
+/// How much of them that is for a torrent of so many pieces.
+pub(super) const fn out_len_max(piece_count: u32) -> usize {
+    OUT_LEN_MAX + piece_count as usize / 8
+}
 
 /// What is to be done about a message beyond its own connection.
 enum After {
@@ -82,7 +88,7 @@ impl<D: Driver> Shard<D> {
             // No buffer was free, or the receive was cancelled unasked or interrupted: armed again at the turn's end, when
             // the buffers of this turn have returned.
             Err(Errno::NOBUFS | Errno::CANCELED | Errno::INTR | Errno::AGAIN) => {}
-            Err(errno) => return self.end(owner, Reason::Reset, Some(errno)),
+            Err(errno) => return self.end(owner, Reason::of_socket(errno), Some(errno)),
         }
         if !more {
             self.unarmed.push(owner);
@@ -257,7 +263,13 @@ impl<D: Driver> Shard<D> {
             let Some(conn) = self.conns.get_mut(owner) else {
                 return;
             };
-            let Conn { phase, out, .. } = conn;
+            if conn.searched >= SEARCHED_MAX && !bytes.is_empty() {
+                conn.heard_count = HEARD_MAX;
+                return self.hold(owner, bytes);
+            }
+            let Conn {
+                phase, out, searched, ..
+            } = conn;
             let Phase::Peer(peer) = phase else {
                 return;
             };
@@ -279,6 +291,7 @@ impl<D: Driver> Shard<D> {
                 Err(_) => return self.end(owner, Reason::MessageTooLong, None),
             };
             self.counters.received_messages += 1;
+            *searched += searched_for(&message, peer.request_count());
             let torrent = &served.torrent;
             let mut download = match leech {
                 Some(_) => self.downloads.get_mut(&served.number),
@@ -381,7 +394,7 @@ impl<D: Driver> Shard<D> {
             };
             // The peer has changed already: its interest is counted before anything may end the connection, which
             // counts it out again.
-            let flood = out.len() > OUT_LEN_MAX;
+            let flood = out.len() > out_len_max(torrent.geometry().piece_count());
             match after {
                 After::Nothing => {}
                 After::Interested => self.on_interested(owner),

@@ -411,6 +411,44 @@ fn peer_that_says_much_has_its_share_of_a_turn_and_no_more() {
 }
 
 #[test]
+fn peer_that_takes_back_from_a_full_queue_has_its_share_of_a_turn_and_no_more() {
+    for reserved in [FAST, PLAIN] {
+        let mut fixture = Fixture::single(4_000_000, 200);
+        let mut busy = fixture.unchoked(reserved);
+        let mut other = fixture.unchoked(FAST);
+        fixture.world.set_room(busy.id, Some(0));
+        for i in 0..2_000_u32 {
+            fixture.request(&busy, i % 60, i / 60, 1);
+        }
+        fixture.settle();
+        // 10,000 times the same block: as many messages as a share would be of any that cost nothing.
+        let mut bytes = Vec::new();
+        for _ in 0..5_000 {
+            let (piece, begin, length) = (60, 0, 16384);
+            wire::encode(&Message::Request { piece, begin, length }, &mut bytes);
+            wire::encode(&Message::Cancel { piece, begin, length }, &mut bytes);
+        }
+        fixture.world.write(busy.id, &bytes);
+        fixture.request(&other, 0, 0, 16384);
+        let before = fixture.shard.counters.received_messages;
+        fixture.turn();
+        let first = fixture.shard.counters.received_messages - before;
+        assert!((1_000..3_000).contains(&first), "{first} messages in one turn");
+        fixture.settle();
+        fixture.hear(&mut other);
+        assert_eq!(other.blocks.len(), 1);
+        // Nothing is lost of what is held: it goes on as soon as the queue is shorter.
+        fixture.world.set_room(busy.id, None);
+        for _ in 0..20 {
+            fixture.settle();
+        }
+        assert_eq!(fixture.shard.counters.received_messages - before, 10_001);
+        fixture.hear(&mut busy);
+        assert_eq!(fixture.drops(), [""; 0]);
+    }
+}
+
+#[test]
 fn no_descriptor_left_pauses_accepting_and_does_not_spin() {
     let mut fixture = Fixture::single(100_000, 4);
     fixture.world.fail_next(OpKind::Accept, Errno::MFILE);
@@ -532,7 +570,7 @@ fn peer_that_owes_too_many_replies_is_dropped_with_its_interest_counted_once() {
     let owner = fixture.shard.conns.iter().next().unwrap().0;
     // Requests that are taken back at once: a reject each, until one more choke is too much.
     let (piece, begin, length) = (20, 9_000, 16);
-    while fixture.shard.conns.get(owner).unwrap().out.len() + 17 * 500 < peers::OUT_LEN_MAX {
+    while fixture.shard.conns.get(owner).unwrap().out.len() + 17 * 500 < peers::out_len_max(62) {
         for _ in 0..400 {
             fixture.request(&far, piece, begin, length);
             fixture.say(&far, &Message::Cancel { piece, begin, length });
@@ -542,7 +580,7 @@ fn peer_that_owes_too_many_replies_is_dropped_with_its_interest_counted_once() {
     fixture.say(&far, &Message::NotInterested);
     fixture.settle();
     fixture.shard.choke(owner);
-    assert!(fixture.shard.conns.get(owner).unwrap().out.len() > peers::OUT_LEN_MAX);
+    assert!(fixture.shard.conns.get(owner).unwrap().out.len() > peers::out_len_max(62));
     fixture.say(&far, &Message::Interested);
     fixture.settle();
     assert_eq!(fixture.drops(), ["reply_flood"]);

@@ -236,7 +236,7 @@ impl<D: Driver> Shard<D> {
             Err(_) if refused => {}
             Err(errno) => {
                 self.batches.give(batch);
-                return self.end(owner, Reason::Reset, Some(errno));
+                return self.end(owner, Reason::of_socket(errno), Some(errno));
             }
         }
         if batch.left() > 0 {

@@ -295,7 +295,16 @@ impl Writes {
         match torrent.path(opening.key.file) {
             Some(path) => {
                 let (dir, write) = (torrent.root().clone(), true);
-                driver.submit(owner, Op::Open { dir, path, write });
+                let apart = dir.is_distant();
+                driver.submit(
+                    owner,
+                    Op::Open {
+                        dir,
+                        path,
+                        write,
+                        apart,
+                    },
+                );
             }
             None => self.on_opened(driver, counters, owner, Err(Errno::NOENT)),
         }

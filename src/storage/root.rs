@@ -27,7 +27,20 @@ pub struct Root {
     path: PathBuf,
     /// Its device and inode numbers.
     identity: (u64, u64),
+    distant: bool,
 }
+
+/// Filesystems whose calls wait for another process or machine, by their numbers (statfs(2)): FUSE, NFS, SMB and CIFS, 9P, Ceph,
+/// AFS.
+const DISTANT: [i64; 7] = [
+    0x6573_5546,
+    0x6969,
+    0xfe53_4d42,
+    0xff53_4d42,
+    0x0102_1997,
+    0x00c3_6400,
+    0x5346_414f,
+];
 
 /// Why a file of a torrent cannot be opened. Says nothing of its name, which the caller has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -101,7 +114,13 @@ impl Root {
         let dir = rustix::fs::open(&path, flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&dir)?;
         let identity = (stat.st_dev, stat.st_ino);
-        Ok(Self { dir, path, identity })
+        let distant = rustix::fs::fstatfs(&dir).is_ok_and(|statfs| DISTANT.contains(&(statfs.f_type as i64)));
+        Ok(Self {
+            dir,
+            path,
+            identity,
+            distant,
+        })
     }
 
     /// Whether another is the same folder, however its path is spelt.
@@ -114,6 +133,12 @@ impl Root {
     #[must_use]
     pub fn identity(&self) -> (u64, u64) {
         self.identity
+    }
+
+    /// Whether its filesystem is that of another process or machine. The kernel tries what it can without waiting, and of these
+    /// takes for granted that it can: opens and reads would have a shard wait until somebody answers.
+    pub fn is_distant(&self) -> bool {
+        self.distant
     }
 
     /// The path it was opened by, for messages.

@@ -12,8 +12,11 @@
 
 pub mod aquatic;
 pub mod btd;
+pub mod cgroup;
 pub mod claims;
 pub mod client;
+pub mod crowd;
+pub mod dns;
 pub mod failing_fs;
 pub mod http;
 pub mod leech;
@@ -30,6 +33,7 @@ pub mod scrape;
 pub mod scratch;
 pub mod scripted_store;
 pub mod shared_tracker;
+pub mod shims;
 pub mod sick_fs;
 pub mod stub_tracker;
 pub mod torrent;

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -33,6 +33,8 @@ pub struct Faults {
     unreadable: Mutex<Range<u64>>,
     /// Reads bring half of what was asked for.
     short: AtomicBool,
+    /// How long each read takes, in milliseconds.
+    delay_ms: AtomicU64,
 }
 
 impl Faults {
@@ -42,6 +44,12 @@ impl Faults {
 
     pub fn make_short(&self) {
         self.short.store(true, Ordering::Relaxed);
+    }
+
+    /// Each read takes so long, one after the other.
+    pub fn make_slow(&self, each: Duration) {
+        let each = u64::try_from(each.as_millis()).expect("less than an age");
+        self.delay_ms.store(each, Ordering::Relaxed);
     }
 }
 
@@ -146,6 +154,10 @@ impl Filesystem for Files {
         _lock_owner: Option<u64>,
         reply: ReplyData,
     ) {
+        let delay = self.faults.delay_ms.load(Ordering::Relaxed);
+        if delay > 0 {
+            std::thread::sleep(Duration::from_millis(delay));
+        }
         let start = usize::try_from(offset).map_or(self.contents.len(), |at| at.min(self.contents.len()));
         let mut end = (start + size as usize).min(self.contents.len());
         let unreadable = self.faults.unreadable.lock().expect("no test panics with it").clone();

@@ -1,8 +1,10 @@
 //! Names of peers: looked up when a tracker tells them, and again while nothing comes of where they lead to.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use tokio::task::JoinSet;
 
 use super::Found;
 use super::task::{Entry, Task};
@@ -10,6 +12,9 @@ use crate::proto::InfoHash;
 
 /// The age from which an answer is asked for anew when nothing has come since the last time.
 const IDLE_AGE: Duration = Duration::from_secs(5);
+
+/// Names of one torrent that are looked up at a time: a quarter of what the resolver does at once, so that others have a part.
+const TOGETHER_MAX: usize = 4;
 
 /// For how long nothing has come of a torrent, counted in the times that its names were asked for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,33 +70,48 @@ impl Task {
         entry.is_looking = true;
         let (resolver, rule) = (Arc::clone(&self.resolver), self.rule);
         let found = self.found.clone();
-        self.lookups.spawn(async move {
-            let mut led: Vec<Named> = Vec::new();
-            for (name, port) in names {
-                let looked_up = match anew {
-                    true => resolver.addresses_since(&name, IDLE_AGE).await,
-                    false => resolver.addresses(&name).await,
-                };
-                let ips = match looked_up {
-                    Ok(ips) => ips,
-                    Err(error) => {
-                        tracing::debug!("cannot look up the peer {name:?}: {error}");
-                        continue;
+        let lookers = names.len().min(TOGETHER_MAX);
+        let names = Arc::new(Mutex::new(names.into_iter()));
+        // Several at a time: a name that nobody answers for takes ten seconds, and a tracker may tell fifty.
+        let look = move || {
+            let (names, resolver, found) = (Arc::clone(&names), Arc::clone(&resolver), found.clone());
+            async move {
+                let mut led: Vec<Named> = Vec::new();
+                loop {
+                    let next = names.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let Some((name, port)) = next else { return led };
+                    let looked_up = match anew {
+                        true => resolver.addresses_since(&name, IDLE_AGE).await,
+                        false => resolver.addresses(&name).await,
+                    };
+                    let ips = match looked_up {
+                        Ok(ips) => ips,
+                        Err(error) => {
+                            tracing::debug!("cannot look up the peer {name:?}: {error}");
+                            continue;
+                        }
+                    };
+                    let permitted = ips.iter().filter(|ip| rule.permits(**ip));
+                    let addrs: Vec<SocketAddr> = permitted.map(|ip| SocketAddr::new(*ip, port)).collect();
+                    led.push((name, addrs.clone()));
+                    // At once: the next name may take its time.
+                    if !addrs.is_empty() {
+                        let named = true;
+                        // Nobody listens when btd is stopping.
+                        let _ = found.send(Found {
+                            info_hash,
+                            addrs,
+                            named,
+                        });
                     }
-                };
-                let permitted = ips.iter().filter(|ip| rule.permits(**ip));
-                let addrs: Vec<SocketAddr> = permitted.map(|ip| SocketAddr::new(*ip, port)).collect();
-                led.push((name, addrs.clone()));
-                // At once: the next name may take its time.
-                if !addrs.is_empty() {
-                    let named = true;
-                    // Nobody listens when btd is stopping.
-                    let _ = found.send(Found {
-                        info_hash,
-                        addrs,
-                        named,
-                    });
                 }
+            }
+        };
+        self.lookups.spawn(async move {
+            let mut looking: JoinSet<Vec<Named>> = (0..lookers).map(|_| look()).collect();
+            let mut led = Vec::new();
+            while let Some(looked_up) = looking.join_next().await {
+                led.extend(looked_up.unwrap_or_default());
             }
             (info_hash, led)
         });

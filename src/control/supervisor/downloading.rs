@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 use super::Supervisor;
 use super::folders::{Of, Resolved};
@@ -18,6 +20,8 @@ use crate::shard::{Command, Event, Torrent};
 
 /// How often the names of peers are looked up again.
 const RESOLVE_EVERY: Duration = Duration::from_secs(60);
+/// Names of one folder's peers that are looked up at a time: a quarter of what the resolver does at once.
+const TOGETHER_MAX: usize = 4;
 /// The age from which an answer is not believed when nobody is where it has led.
 const UNREACHABLE_AGE: Duration = Duration::from_secs(5);
 /// How long a download rests whose files became doubtful, before they are checked.
@@ -230,6 +234,7 @@ pub(super) async fn resolve(
     found: Resolved,
 ) {
     let mut told = Vec::new();
+    let peers: Arc<[String]> = peers.into();
     let mut due = tokio::time::interval(RESOLVE_EVERY);
     due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -237,28 +242,72 @@ pub(super) async fn resolve(
             _ = due.tick() => RESOLVE_EVERY,
             () = unreachable.notified() => UNREACHABLE_AGE,
         };
-        let mut addrs = Vec::new();
-        // The configuration was read, so that each has a name and a port.
-        for (name, port) in peers.iter().filter_map(|peer| peer.rsplit_once(':')) {
-            let name = name.trim_start_matches('[').trim_end_matches(']');
-            let port = port.parse().unwrap_or(0);
-            match resolver.addresses_since(name, age).await {
-                Ok(ips) => addrs.extend(ips.iter().map(|ip| SocketAddr::new(*ip, port))),
-                Err(error) if age == RESOLVE_EVERY => {
-                    tracing::warn!("cannot look up the peer {name:?}: {error} (tried again in a minute)");
-                }
-                Err(error) => tracing::debug!("cannot look up the peer {name:?}: {error}"),
+        // A name that nobody answers for takes ten seconds. At first each is told as soon as it is known; later none is to be
+        // missing in between.
+        let is_first = told.is_empty();
+        let mut by_name = vec![Vec::new(); peers.len()];
+        let (tell, mut heard) = mpsc::unbounded_channel();
+        let next = Arc::new(AtomicUsize::new(0));
+        let _lookers: JoinSet<()> = (0..TOGETHER_MAX.min(peers.len()))
+            .map(|_| {
+                let (peers, next) = (Arc::clone(&peers), Arc::clone(&next));
+                look_up_each(peers, next, Arc::clone(&resolver), age, tell.clone())
+            })
+            .collect();
+        drop(tell);
+        loop {
+            let one = heard.recv().await;
+            let is_last = one.is_none();
+            if let Some((index, addrs)) = one {
+                by_name[index] = addrs;
             }
-        }
-        if addrs != told {
-            told.clone_from(&addrs);
-            if found.send((folder, addrs)).is_err() {
-                return;
+            let addrs: Vec<SocketAddr> = by_name.iter().flatten().copied().collect();
+            if (is_last || is_first) && addrs != told {
+                told.clone_from(&addrs);
+                if found.send((folder, addrs)).is_err() {
+                    return;
+                }
+            }
+            if is_last {
+                break;
             }
         }
         if age == UNREACHABLE_AGE {
             // Whoever is told of meanwhile is looked up then: thousands of torrents may have the same peers.
             tokio::time::sleep(UNREACHABLE_AGE).await;
         }
+    }
+}
+
+/// Looks up one name after the other, from where `next` says, and tells what each has led to, by its place.
+async fn look_up_each(
+    peers: Arc<[String]>,
+    next: Arc<AtomicUsize>,
+    resolver: Arc<Resolver>,
+    age: Duration,
+    tell: mpsc::UnboundedSender<(usize, Vec<SocketAddr>)>,
+) {
+    loop {
+        let index = next.fetch_add(1, Relaxed);
+        let Some(peer) = peers.get(index) else { return };
+        // The configuration was read, so that each has a name and a port.
+        let Some((name, port)) = peer.rsplit_once(':') else {
+            continue;
+        };
+        let name = name.trim_start_matches('[').trim_end_matches(']');
+        let port = port.parse().unwrap_or(0);
+        let addrs = match resolver.addresses_since(name, age).await {
+            Ok(ips) => ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect(),
+            Err(error) => {
+                if age == RESOLVE_EVERY {
+                    tracing::warn!("cannot look up the peer {name:?}: {error} (tried again in a minute)");
+                } else {
+                    tracing::debug!("cannot look up the peer {name:?}: {error}");
+                }
+                Vec::new()
+            }
+        };
+        // Nobody listens when the folder was closed.
+        let _ = tell.send((index, addrs));
     }
 }

@@ -96,6 +96,7 @@ pub async fn run(folder: usize, dir: PathBuf, events: mpsc::Sender<Told>) {
     let mut next_rescan = Instant::now();
     let mut scanned = false;
     let mut told = false;
+    let mut is_refused = false;
     loop {
         if stream.is_none() {
             stream = arm(&dir, &mut told);
@@ -120,12 +121,24 @@ pub async fn run(folder: usize, dir: PathBuf, events: mpsc::Sender<Told>) {
             });
             (started.elapsed().saturating_sub(telling), folder.is_lost())
         });
-        let Ok(Some((took, is_lost))) = looked.await else {
-            // No thread to be had. What is known of the folder stays known.
-            tracing::error!(dir = %dir.display(), "a look into the watch folder failed; it is looked at again");
-            tokio::time::sleep(RETRY).await;
-            hints.all = true;
-            continue;
+        let (took, is_lost) = match looked.await {
+            Ok(Some(looked)) => {
+                is_refused = false;
+                looked
+            }
+            // What is known of the folder stays known. Told once, until it can be looked at again.
+            failed => {
+                if !std::mem::replace(&mut is_refused, true) {
+                    let why = match failed {
+                        Err(error) => format!("no thread for it: {error} (hint: TasksMax= in btd.service)"),
+                        Ok(_) => "the look has failed".to_owned(),
+                    };
+                    tracing::error!(dir = %dir.display(), "cannot look into the watch folder: {why}; tried again");
+                }
+                tokio::time::sleep(RETRY).await;
+                hints.all = true;
+                continue;
+            }
         };
         if !std::mem::replace(&mut scanned, true)
             && events

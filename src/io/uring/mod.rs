@@ -39,6 +39,7 @@ use std::time::{Duration, Instant};
 
 use io_uring::types::{CancelBuilder, Fd, Fixed, OpenHow, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
+use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -68,6 +69,10 @@ const BULK_BUFS: u16 = 16;
 /// Workers for what the kernel cannot do inline (opens of uncached names, statx): few, since none is on the path of a
 /// block. io-wq would make four per CPU.
 const IOWQ_WORKERS_MAX: [u32; 2] = [4, 4];
+
+/// The same of a shard. Reads of a filesystem behind another process or machine have one each while they wait, and must leave
+/// some for the opens of other disks. They are made when they are needed.
+const SHARD_WORKERS_MAX: [u32; 2] = [64, 4];
 
 /// With a minimum wait, this many completions end it early in any case.
 const BATCH_LEN: usize = 64;
@@ -129,7 +134,7 @@ impl Uring {
         let mut notices = Vec::new();
         let (ring, mut features) = setup::ring(config.entries, config.features)?;
         features.ring_fd = features.ring_fd && ring.submitter().register_ring_fd().is_ok();
-        let mut workers = IOWQ_WORKERS_MAX;
+        let mut workers = SHARD_WORKERS_MAX;
         ring.submitter()
             .register_iowq_max_workers(&mut workers)
             .map_err(|error| setup::other("bound the ring's worker threads", &error))?;
@@ -485,7 +490,7 @@ impl Uring {
             }
             InFlight::Read { buf, .. } => Outcome::ReadDone { result, buf },
             InFlight::Open(args) => Outcome::Opened {
-                result: result.and_then(|fd| self.opened(fd)),
+                result: result.and_then(|fd| self.opened(fd, args.apart)),
                 write: args.write,
             },
             InFlight::Connect { .. } => Outcome::Connected {
@@ -530,22 +535,27 @@ impl Uring {
         }
     }
 
-    fn opened(&mut self, fd: u32) -> Result<Opened, Errno> {
+    fn opened(&mut self, fd: u32, apart: bool) -> Result<Opened, Errno> {
         // SAFETY: the completion of an open hands us a new descriptor, which nobody else has.
         let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-        // The inode is in memory since the open, so this does not wait for a disk.
-        let stat = rustix::fs::fstat(&fd)?;
+        // As the open has found it, and no later: fstat(2) would ask a filesystem of another process or machine (FUSE, NFS)
+        // once more, and wait for whatever that has to do first. One whose reads took a second each held a shard up for
+        // minutes.
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let stat = rustix::fs::statx(&fd, c"", flags, StatxFlags::BASIC_STATS)?;
         // Of use for the open only. A ring takes it as "never wait" on filesystems that cannot read asynchronously
         // (tmpfs, FUSE, NFS), whose reads would all end with EAGAIN.
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         rustix::fs::fcntl_setfl(&fd, flags.difference(rustix::fs::OFlags::NONBLOCK))?;
+        let file = self.files.adopt(&self.ring, fd);
+        file.set_apart(apart);
         Ok(Opened {
-            regular: rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file(),
-            len: u64::try_from(stat.st_size).unwrap_or(0),
-            device: stat.st_dev,
-            inode: stat.st_ino,
-            modified: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
-            file: self.files.adopt(&self.ring, fd),
+            regular: rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_file(),
+            len: stat.stx_size,
+            device: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
+            inode: stat.stx_ino,
+            modified: i128::from(stat.stx_mtime.tv_sec) * 1_000_000_000 + i128::from(stat.stx_mtime.tv_nsec),
+            file,
         })
     }
 }
@@ -555,6 +565,14 @@ const NOTIF_COPIED: u32 = 1 << 31;
 
 /// Asks notifications to say whether the data was copied (`IORING_SEND_ZC_REPORT_USAGE`, 6.2).
 const SEND_ZC_REPORT_USAGE: u16 = 1 << 3;
+
+/// How an entry is submitted: left to the kernel's threads from the start, or tried at once.
+fn flags_of(apart: bool) -> squeue::Flags {
+    match apart {
+        true => squeue::Flags::ASYNC,
+        false => squeue::Flags::empty(),
+    }
+}
 
 /// What every connection's socket is told.
 fn set_up(socket: &OwnedFd) -> Result<(), Errno> {
@@ -715,6 +733,7 @@ impl Driver for Uring {
                         .rw_flags(flags)
                         .build()),
                 };
+                let entry = entry.flags(flags_of(file.is_apart()));
                 let token = self.ops.insert(OpKind::Read, owner, InFlight::Read { file, buf });
                 (token, entry)
             }
@@ -737,19 +756,32 @@ impl Driver for Uring {
                     .offset(offset)
                     .rw_flags(flags)
                     .build());
+                let entry = entry.flags(flags_of(file.is_apart()));
                 let op = InFlight::Write { file, bytes };
                 (self.ops.insert(OpKind::Write, owner, op), entry)
             }
-            Op::Open { dir, path, write } => {
+            Op::Open {
+                dir,
+                path,
+                write,
+                apart,
+            } => {
                 // O_NONBLOCK: a FIFO in the payload's place must not hang the open. The folder cannot be left.
                 let access = if write { libc::O_RDWR } else { libc::O_RDONLY };
                 let flags = access | libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK;
                 let how = OpenHow::new()
                     .flags(flags as u64)
                     .resolve(libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS);
-                let args = Box::new(OpenArgs { dir, path, how, write });
+                let args = Box::new(OpenArgs {
+                    dir,
+                    path,
+                    how,
+                    write,
+                    apart,
+                });
                 let dir = Fd(args.dir.as_fd().as_raw_fd());
                 let entry = opcode::OpenAt2::new(dir, args.path.as_ptr(), &raw const args.how).build();
+                let entry = entry.flags(flags_of(apart));
                 (self.ops.insert(OpKind::Open, owner, InFlight::Open(args)), entry)
             }
             Op::Doorbell { event } => {

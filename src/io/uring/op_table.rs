@@ -55,6 +55,7 @@ pub(super) struct OpenArgs {
     pub(super) path: CString,
     pub(super) how: OpenHow,
     pub(super) write: bool,
+    pub(super) apart: bool,
 }
 
 struct Entry {

@@ -101,6 +101,7 @@ fn serves_the_same_with_every_feature_masked() {
                 dir,
                 path,
                 write: false,
+                apart: false,
             },
         );
         let Outcome::Opened { result, .. } = reap(&mut driver, 1).remove(0).outcome else {
@@ -567,6 +568,7 @@ fn more_submissions_than_the_queue_holds_all_start() {
                 dir,
                 path,
                 write: false,
+                apart: false,
             },
         );
     }
@@ -620,6 +622,7 @@ fn open_stays_beneath_its_folder_and_does_not_hang() {
                 dir,
                 path,
                 write: false,
+                apart: false,
             },
         );
         match reap(&mut driver, 1).remove(0).outcome {
@@ -650,6 +653,7 @@ fn file_of_a_filesystem_without_asynchronous_reads_is_read() {
             dir,
             path,
             write: false,
+            apart: false,
         },
     );
     let Outcome::Opened { result: Ok(opened), .. } = reap(&mut driver, 1).remove(0).outcome else {

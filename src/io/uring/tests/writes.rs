@@ -8,7 +8,15 @@ use super::*;
 fn open_to_write(driver: &mut Uring, dir: &std::path::Path, name: &str) -> Result<Opened, Errno> {
     let dir = Arc::new(fs::File::open(dir).unwrap());
     let path = CString::new(name).unwrap();
-    driver.submit(OWNER, Op::Open { dir, path, write: true });
+    driver.submit(
+        OWNER,
+        Op::Open {
+            dir,
+            path,
+            write: true,
+            apart: false,
+        },
+    );
     let completion = reap(driver, 1).remove(0);
     let Outcome::Opened { result, write: true } = completion.outcome else {
         panic!("not an open for writing");

@@ -1,0 +1,108 @@
+//! What SECURITY.md and TESTING.md say of tests is so: each that they name exists, and each fuzz target is among those they tell of.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn rust_files(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display())) {
+        let path = entry.expect("list a folder").path();
+        if path.is_dir() {
+            rust_files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The names of all functions in the sources and the tests.
+fn functions() -> BTreeSet<String> {
+    let mut files = Vec::new();
+    rust_files(&root().join("src"), &mut files);
+    rust_files(&root().join("tests"), &mut files);
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut names = BTreeSet::new();
+    for file in files {
+        let text = read(&file);
+        for (at, _) in text.match_indices("fn ") {
+            let name: String = text[at + 3..].chars().take_while(|c| is_of_name(*c)).collect();
+            names.insert(name);
+        }
+    }
+    names
+}
+
+/// What stands between backquotes.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// Whether this is named like a test: a sentence.
+fn is_sentence(name: &str) -> bool {
+    let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    name.chars().all(is_word) && name.matches('_').count() >= 4
+}
+
+#[test]
+fn every_test_that_the_documents_name_exists() {
+    let functions = functions();
+    for document in ["SECURITY.md", "TESTING.md"] {
+        let text = read(&root().join(document));
+        let named: Vec<&str> = quoted(&text).filter(|name| is_sentence(name)).collect();
+        assert!(named.len() > 30, "{document} names {} tests", named.len());
+        let missing: Vec<_> = named.iter().filter(|name| !functions.contains(**name)).collect();
+        assert!(
+            missing.is_empty(),
+            "{document} names tests that are not there: {missing:?}"
+        );
+    }
+}
+
+#[test]
+fn every_fuzz_target_is_told_of_built_and_has_seeds() {
+    let testing = read(&root().join("TESTING.md"));
+    let manifest = read(&root().join("fuzz/Cargo.toml"));
+    let mut targets = Vec::new();
+    rust_files(&root().join("fuzz/targets"), &mut targets);
+    assert!(targets.len() >= 20, "{} targets", targets.len());
+    for target in targets {
+        let name = target.file_stem().and_then(|name| name.to_str()).expect("a name");
+        assert!(
+            quoted(&testing).any(|word| word == name),
+            "TESTING.md does not tell of {name}"
+        );
+        assert!(manifest.contains(&format!("name = \"{name}\"")), "{name} is not built");
+        let seeds = fs::read_dir(root().join("fuzz/seeds").join(name));
+        assert!(seeds.is_ok_and(|seeds| seeds.count() > 0), "{name} has no seeds");
+    }
+}
+
+/// No shell, no hook, no plug-in.
+#[test]
+fn btd_runs_no_other_program() {
+    let mut files = Vec::new();
+    rust_files(&root().join("src"), &mut files);
+    for file in files {
+        let text = read(&file);
+        // Tests of its own may.
+        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for way in [
+            "process::Command",
+            "Command::new(",
+            "execv",
+            "posix_spawn",
+            "libc::fork",
+            "libc::system",
+        ] {
+            assert!(!text.contains(way), "{} has {way}", file.display());
+        }
+    }
+}
