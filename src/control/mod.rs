@@ -22,8 +22,8 @@ pub mod watch;
 
 mod announce;
 mod blocking;
-mod checks;
-mod downloads;
+pub(crate) mod checks;
+pub(crate) mod downloads;
 mod history;
 mod meter;
 mod open_files;

@@ -374,7 +374,7 @@ impl<'a> Supervisor<'a> {
             throttle,
             pool,
             session: Arc::clone(session),
-            downloads: Downloads::new(Arc::clone(session), options, done),
+            downloads: Downloads::new(Arc::clone(session), options, done, downloads::on_thread),
             totals: Totals::new(Arc::clone(session), now),
             events,
             disk_done,

@@ -46,6 +46,12 @@ impl Handle {
         }))
     }
 
+    /// How many hold it.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn holders(&self) -> usize {
+        Rc::strong_count(&self.0)
+    }
+
     /// The descriptor.
     ///
     /// # Panics

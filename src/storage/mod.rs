@@ -36,6 +36,8 @@ mod pieces;
 pub mod read_modes;
 pub mod read_queue;
 pub mod root;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) mod simulated;
 #[cfg(test)]
 mod tests;
 pub mod throttle;

@@ -31,7 +31,7 @@ fn fixture() -> Fixture {
         preallocate: part::Preallocate::Sparse,
         part_names: true,
     };
-    let mut downloads = Downloads::new(Arc::clone(&session), options, sender);
+    let mut downloads = Downloads::new(Arc::clone(&session), options, sender, on_thread);
     downloads.add(Arc::clone(&torrent), vec![None]);
     Fixture {
         temp,
@@ -68,7 +68,7 @@ impl Fixture {
 
     fn next(&mut self) -> Vec<Outcome> {
         let done = self.done.blocking_recv().expect("a thread ends");
-        self.downloads.on_done(done)
+        self.downloads.on_done(done, Instant::now())
     }
 
     fn known(&self) -> Option<u32> {

@@ -74,7 +74,7 @@ impl Supervisor<'_> {
     pub(super) fn on_disk_done(&mut self, done: downloads::Done) {
         let torrent = Arc::clone(done.torrent());
         let (info_hash, name) = (torrent.info_hash(), &torrent.meta().name);
-        for outcome in self.downloads.on_done(done) {
+        for outcome in self.downloads.on_done(done, Instant::now()) {
             match outcome {
                 downloads::Outcome::Prepared(notices) => {
                     for notice in notices {

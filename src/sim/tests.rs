@@ -1,0 +1,33 @@
+//! Runs of the simulated swarm: some hundreds of seeds, and those that once failed.
+
+use super::*;
+
+fn must_hold(seeds: std::ops::Range<u64>) {
+    let failed: Vec<String> = seeds
+        .filter_map(|seed| {
+            let violation = run(seed, Options::default()).violation?;
+            Some(format!("seed {seed}: {violation}"))
+        })
+        .collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+fn simulated_swarm_of_one_seed_is_the_same_each_time_step_for_step() {
+    for seed in 0..12 {
+        let (one, other) = (run(seed, Options::default()), run(seed, Options::default()));
+        assert_eq!(one, other, "seed {seed}");
+        assert!(one.steps > 100, "seed {seed}: {one:?}");
+    }
+    assert_ne!(run(1, Options::default()).trace, run(2, Options::default()).trace);
+}
+
+#[test]
+fn simulated_swarms_hold_what_is_promised_and_come_to_an_end_1() {
+    must_hold(0..150);
+}
+
+#[test]
+fn simulated_swarms_hold_what_is_promised_and_come_to_an_end_2() {
+    must_hold(150..300);
+}
