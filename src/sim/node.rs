@@ -391,7 +391,9 @@ impl Node {
             Event::Banned { peer, .. } => {
                 let mut world = self.world.borrow_mut();
                 let host = world.hosts.iter().position(|host| host.addr.ip() == peer.ip());
-                let is_node = host.is_some_and(|host| host < world.plan.nodes && !world.misread[host]);
+                let is_honest = host.is_some_and(|host| host < world.plan.nodes && !world.misread[host]);
+                // Who reads wrong bytes from its own disk, where it had written those of a peer, blames the peer.
+                let is_node = is_honest && !world.misread[self.host];
                 if is_node {
                     let who = self.host;
                     world.violate(|| format!("node {who} shuts out {peer}, which has not lied"));

@@ -31,3 +31,10 @@ fn simulated_swarms_hold_what_is_promised_and_come_to_an_end_1() {
 fn simulated_swarms_hold_what_is_promised_and_come_to_an_end_2() {
     must_hold(150..300);
 }
+
+/// A disk that could not be read made the files of a download be made once more, and pieces were recorded that were not synced.
+/// The rule itself has a test in `control/downloads`.
+#[test]
+fn simulated_swarm_159_records_nothing_that_a_loss_of_power_would_undo() {
+    must_hold(159..160);
+}
