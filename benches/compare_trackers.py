@@ -40,9 +40,7 @@ CASES = {
 }
 AQUATIC = """
 [network]
-ipv4_active = true
-use_ipv6 = false
-address_ipv4 = "127.0.0.1:{port}"
+address = "127.0.0.1:{port}"
 [protocol]
 max_response_peers = 50
 [cleaning]
@@ -62,7 +60,9 @@ def start(name, case, options, home, port):
         )
         command = [options.btd, "--config", home / "btd.toml"]
     elif name == "opentracker":
-        command = ["opentracker", "-i", "127.0.0.1", "-p", str(port), "-P", str(port), "-w", home / "hashes", "-d", home]
+        # As root it changes its root to this folder and becomes somebody else before it reads the list.
+        home.chmod(0o755)
+        command = ["opentracker", "-i", "127.0.0.1", "-p", str(port), "-P", str(port), "-w", "hashes", "-d", home]
     elif name == "aquatic":
         (home / "aquatic.toml").write_text(AQUATIC.format(port=port))
         command = ["aquatic_udp", "-c", home / "aquatic.toml"]
@@ -133,6 +133,9 @@ def main():
                     finally:
                         process.terminate()
                         process.wait()
+                    replies = report["replies"]
+                    if replies["refused"] > replies["good"] // 100:
+                        sys.exit(f"{name}, {case}: {replies['refused']} requests were refused, {replies['good']} answered: what is dear was not asked")
                     reports[name].append(report)
                     print(f"{case} round {number + 1} {name}: {json.dumps(report['server'])} {json.dumps(report['replies'])}", file=sys.stderr)
             table(case, reports, options)

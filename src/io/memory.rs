@@ -31,6 +31,8 @@ const RECVS_PER_TURN: usize = 128;
 struct Connection {
     to_shard: VecDeque<u8>,
     from_shard: Vec<u8>,
+    /// Of the last send, until the stream is ended.
+    held_back: Vec<u8>,
     /// The far end will write no more.
     closed: bool,
     ended: Option<Ending>,
@@ -425,6 +427,7 @@ impl Memory {
                 socket,
                 mut batch,
                 zero_copy,
+                last,
             } => {
                 let failure = failure.or_else(|| state.failure(OpKind::Send));
                 let connection = state.connections.get_mut(&socket.memory_id()).expect("connected");
@@ -436,6 +439,7 @@ impl Memory {
                         socket,
                         batch,
                         zero_copy,
+                        last,
                     });
                 }
                 let result = match failure {
@@ -443,7 +447,11 @@ impl Memory {
                     None => {
                         let mut bytes = Vec::with_capacity(left);
                         batch.for_each_left(|part| bytes.extend_from_slice(part));
-                        connection.from_shard.extend_from_slice(&bytes[..room]);
+                        let to = match last {
+                            true => &mut connection.held_back,
+                            false => &mut connection.from_shard,
+                        };
+                        to.extend_from_slice(&bytes[..room]);
                         connection.room = connection.room.map(|had| had - room);
                         Ok(u32::try_from(room).expect("less than 4 GiB in a batch"))
                     }
@@ -657,6 +665,10 @@ impl Driver for Memory {
     fn shutdown(&mut self, socket: &Handle, ending: Ending) {
         let mut state = self.world.0.borrow_mut();
         let connection = state.connections.get_mut(&socket.memory_id()).expect("connected");
+        let held_back = std::mem::take(&mut connection.held_back);
+        if ending != Ending::Reset {
+            connection.from_shard.extend(held_back);
+        }
         match ending {
             Ending::Half => connection.finished = true,
             Ending::Orderly | Ending::Reset => drop(connection.ended.get_or_insert(ending)),

@@ -61,6 +61,9 @@ pub enum Op {
         /// Lend the batch to the socket, for the network card to read it in place (`SENDMSG_ZC`). [`Outcome::Released`]
         /// follows its result.
         zero_copy: bool,
+        /// The stream, or our half of it, is ended as soon as this has been taken: what does not fill a segment waits for that,
+        /// and both leave as one (`MSG_MORE`, send(2)).
+        last: bool,
     },
     /// Read from a file into a buffer.
     Read {

@@ -480,6 +480,7 @@ impl Conn {
             socket: self.socket.clone(),
             batch,
             zero_copy,
+            last: false,
         };
         self.send = Some(driver.submit(owner, op));
     }

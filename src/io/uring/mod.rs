@@ -661,9 +661,10 @@ impl Driver for Uring {
                 socket,
                 mut batch,
                 zero_copy,
+                last,
             } => {
                 let header = send::prepare(&mut batch);
-                let flags = libc::MSG_NOSIGNAL as u32;
+                let flags = (libc::MSG_NOSIGNAL | if last { libc::MSG_MORE } else { 0 }) as u32;
                 let zero_copy = zero_copy && self.features.zero_copy;
                 let entry = match zero_copy {
                     true => on!(socket, |fd| opcode::SendMsgZc::new(fd, header)

@@ -135,6 +135,7 @@ fn serves_the_same_with_every_feature_masked() {
                 socket,
                 batch,
                 zero_copy,
+                last: false,
             },
         );
         let Outcome::Sent { result, batch, .. } = reap(&mut driver, 1).remove(0).outcome else {
@@ -378,6 +379,7 @@ fn shutdown_ends_what_is_pending_on_a_socket() {
                 socket: socket.clone(),
                 batch: batch(&big),
                 zero_copy,
+                last: false,
             },
         );
         let Outcome::Sent {
@@ -396,6 +398,7 @@ fn shutdown_ends_what_is_pending_on_a_socket() {
                 socket: socket.clone(),
                 batch,
                 zero_copy,
+                last: false,
             },
         );
         let mut out = Vec::new();
@@ -418,6 +421,7 @@ fn lend(driver: &mut Uring, socket: Handle) {
             socket,
             batch,
             zero_copy,
+            last: false,
         },
     );
 }
@@ -573,6 +577,7 @@ fn more_submissions_than_the_queue_holds_all_start() {
             socket,
             batch: batch(b"x"),
             zero_copy,
+            last: false,
         },
     );
     let completions = reap(&mut driver, 501);
@@ -797,4 +802,34 @@ fn minimum_wait_ends_with_the_batch() {
         driver.turn(wait, &mut out).unwrap();
     }
     assert!(started.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn last_send_of_a_stream_leaves_with_its_end() {
+    let mut driver = driver();
+    let (socket, mut far) = pair(&mut driver);
+    far.set_nonblocking(true).unwrap();
+    driver.submit(
+        OWNER,
+        Op::Send {
+            socket: socket.clone(),
+            batch: batch(b"reply"),
+            zero_copy: false,
+            last: true,
+        },
+    );
+    let Outcome::Sent { result, .. } = reap(&mut driver, 1).remove(0).outcome else {
+        panic!("not a send");
+    };
+    assert_eq!(result, Ok(5));
+    let mut received = [0; 8];
+    // On loopback what was sent is there when the send has ended.
+    assert_eq!(
+        far.read(&mut received).unwrap_err().kind(),
+        std::io::ErrorKind::WouldBlock
+    );
+    driver.shutdown(&socket, Ending::Half);
+    far.set_nonblocking(false).unwrap();
+    assert_eq!(far.read(&mut received).unwrap(), 5);
+    assert_eq!(far.read(&mut received).unwrap(), 0, "the end came with it");
 }

@@ -135,6 +135,7 @@ impl Serving {
             socket: conn.socket.clone(),
             batch,
             zero_copy: false,
+            last: matches!(conn.phase, Phase::Sending { last: true, .. }),
         };
         conn.send = Some(around.driver.submit(owner, op));
     }

@@ -29,6 +29,7 @@ fn socket_connects_and_is_set_up_as_an_accepted_one_is() {
             socket,
             batch,
             zero_copy,
+            last: false,
         },
     );
     reap(&mut driver, 1);
