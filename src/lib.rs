@@ -12,6 +12,7 @@
 //! - [`shard`]: joins the above, one per core: connections, uploads, timers.
 //! - [`harness`]: drives a daemon of any make as a swarm of leechers, and measures it.
 //! - [`control`]: configuration, start and stop, watch folders, metrics, commands.
+//! - `sim`: whole btds in one thread, on a network and disks that fail as a seed says (feature `sim`).
 //!
 //! `ARCHITECTURE.md` follows one block from the peer's request to the wire. A newcomer reads that, then
 //! `proto/wire.rs`, `shard/mod.rs` and `io/mod.rs`.
@@ -24,6 +25,8 @@ pub mod io;
 pub mod proto;
 pub mod session;
 pub mod shard;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod stats;
 pub mod storage;
 pub mod tracker;

@@ -26,6 +26,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &["proto", "io", "stats", "storage", "hashing", "tracker", "announcer"],
     ),
     ("harness", &["proto", "hashing"]),
+    // The simulator drives what the supervisor drives: of the control plane it uses what checks and downloads do.
     (
         "sim",
         &[
@@ -33,10 +34,12 @@ const ROOMS: &[(&str, &[&str])] = &[
             "io",
             "stats",
             "storage",
+            "session",
             "hashing",
             "tracker",
             "announcer",
             "shard",
+            "control",
         ],
     ),
     (

@@ -30,32 +30,32 @@ const AT_ONCE: usize = 4;
 
 /// One torrent to look at.
 #[derive(Debug)]
-pub(super) struct Job {
-    pub(super) info_hash: InfoHash,
+pub(crate) struct Job {
+    pub(crate) info_hash: InfoHash,
     /// See [`super::torrents::Entry`].
-    pub(super) generation: u64,
-    pub(super) meta: Arc<Metainfo>,
-    pub(super) data_dir: PathBuf,
+    pub(crate) generation: u64,
+    pub(crate) meta: Arc<Metainfo>,
+    pub(crate) data_dir: PathBuf,
     /// Whether what is known of it may be relied on. Not when somebody asked for another look.
-    pub(super) trust: bool,
+    pub(crate) trust: bool,
     /// What becomes of pieces of which nothing is known, and which are read in any case.
-    pub(super) unread: Unread,
-    pub(super) doubted: Option<Bitfield>,
+    pub(crate) unread: Unread,
+    pub(crate) doubted: Option<Bitfield>,
     /// The shard that downloads what is missing, if anybody has it.
-    pub(super) home: Option<u32>,
-    pub(super) progress: Arc<Progress>,
+    pub(crate) home: Option<u32>,
+    pub(crate) progress: Arc<Progress>,
 }
 
 /// How far a check is. Written by its thread, read by the log; also how it is told to give up.
 #[derive(Debug, Default)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     started: OnceLock<Instant>,
     total: u64,
     inner: storage::Progress,
 }
 
 impl Progress {
-    pub(super) fn new(total: u64) -> Self {
+    pub(crate) fn new(total: u64) -> Self {
         Self {
             total,
             ..Self::default()
@@ -124,28 +124,28 @@ fn line(done: u64, total: u64, seconds: f64) -> String {
 
 /// What there is of a torrent's payload.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(crate) struct Found {
     /// Pieces that are right and can be served.
-    pub(super) have_count: u32,
+    pub(crate) have_count: u32,
     /// Pieces that are there and wrong.
-    pub(super) wrong_count: u32,
+    pub(crate) wrong_count: u32,
     /// Whether all of it was known from an earlier check, and nothing was read.
-    pub(super) known: bool,
+    pub(crate) known: bool,
     /// What the first file that is not as it should be is, and how many more there are.
-    pub(super) why: Option<String>,
+    pub(crate) why: Option<String>,
     /// For the shards, if any piece is right, or the rest is to be downloaded.
-    pub(super) torrent: Option<Arc<Torrent>>,
+    pub(crate) torrent: Option<Arc<Torrent>>,
     /// What each file looked like that is complete; only of a torrent that is to be downloaded.
-    pub(super) stamps: Option<Vec<Option<FileStamp>>>,
+    pub(crate) stamps: Option<Vec<Option<FileStamp>>>,
     /// It was complete once, and is not downloaded again by itself.
-    pub(super) was_whole: bool,
+    pub(crate) was_whole: bool,
     /// How many of the pieces nobody has read yet, and what was recorded of the others.
-    pub(super) unread: Option<(u32, Record)>,
+    pub(crate) unread: Option<(u32, Record)>,
 }
 
 /// Why nothing can be said about the payload.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub(crate) enum Error {
     /// Its disk is not there: it is checked when that is back.
     #[error(transparent)]
     Unavailable(#[from] Absence),
@@ -409,7 +409,7 @@ fn at_once(device: Device) -> usize {
 }
 
 /// One check, on the thread that called.
-fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store) -> Result<Found, Error> {
+pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store) -> Result<Found, Error> {
     let (meta, info_hash) = (&*job.meta, job.info_hash);
     let mut kept = session.load(&info_hash, meta.geometry.piece_count(), meta.files.len());
     let known = kept.clone().filter(|_| job.trust);

@@ -22,10 +22,10 @@ pub mod watch;
 
 mod announce;
 mod blocking;
-mod checks;
+pub(crate) mod checks;
 mod device;
 mod dns;
-mod downloads;
+pub(crate) mod downloads;
 mod history;
 mod local_time;
 mod memory;

@@ -26,7 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Why a data folder cannot be used now.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Absence {
+pub(crate) enum Absence {
     /// Nothing is there.
     #[error(
         "the data folder {} is not there (hint: mount its disk, or make the folder: btd goes on by itself)",

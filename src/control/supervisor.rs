@@ -434,7 +434,7 @@ impl<'a> Supervisor<'a> {
             throttle,
             pool,
             session: Arc::clone(session),
-            downloads: Downloads::new(Arc::clone(session), options, done),
+            downloads: Downloads::new(Arc::clone(session), options, done, downloads::on_thread),
             unread: UnreadTorrents::new(Arc::clone(session), now),
             totals: Totals::new(Arc::clone(session), teller, now),
             goals,

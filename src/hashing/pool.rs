@@ -245,6 +245,9 @@ pub struct Pool {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     workers: usize,
+    /// It has no threads, and who waits for room hashes what is queued.
+    #[cfg(any(test, feature = "sim"))]
+    by_hand: bool,
 }
 
 #[derive(Debug)]
@@ -346,6 +349,8 @@ impl Pool {
             shared,
             threads: Mutex::default(),
             workers: config.workers,
+            #[cfg(any(test, feature = "sim"))]
+            by_hand: false,
         };
         for index in 0..config.workers {
             let shared = Arc::clone(&pool.shared);
@@ -361,6 +366,45 @@ impl Pool {
             lock(&pool.threads).push(thread);
         }
         Ok(pool)
+    }
+
+    /// A pool without threads, for simulations: what [`Pool::try_submit`] queues is hashed by [`Pool::work`], on the thread
+    /// that calls it, and what [`Pool::submit_timeout`] queues at once.
+    ///
+    /// # Panics
+    /// When there is no place in the queue.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub fn by_hand(queue_max: usize) -> Pool {
+        assert!(queue_max > 0, "a pool without a queue");
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            work: Condvar::new(),
+            room: Condvar::new(),
+            queue_max,
+            workers: 1,
+            gather: None,
+            counters: Counters::default(),
+            worker_stats: vec![Mutex::default()],
+            plan: Plan::of(Backend::Scalar),
+        });
+        Pool {
+            shared,
+            threads: Mutex::default(),
+            workers: 1,
+            by_hand: true,
+        }
+    }
+
+    /// Hashes what is queued, all of it, and answers. Gives how many jobs that were.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn work(&self) -> usize {
+        let jobs = lock(&self.shared.queue).len();
+        let hand = RefCell::new(Hand::default());
+        while !lock(&self.shared.queue).is_empty() && self.shared.take(&mut hand.borrow_mut()) {
+            self.shared.hash(&hand, &self.shared.worker_stats[0]);
+        }
+        jobs
     }
 
     /// Worker threads.
@@ -386,6 +430,12 @@ impl Pool {
 
     /// Queues a job, waiting for room, but not longer than `timeout`.
     pub fn submit_timeout(&self, job: Job, timeout: Duration) -> Result<(), Refused> {
+        #[cfg(any(test, feature = "sim"))]
+        if self.by_hand {
+            let taken = self.try_submit(job);
+            self.work();
+            return taken;
+        }
         let mut queue = lock(&self.shared.queue);
         queue.wanting_room += 1;
         let full = |queue: &mut Queue| queue.stopped.is_none() && queue.len() >= self.shared.queue_max;

@@ -59,6 +59,12 @@ impl Handle {
         self.0.apart.set(apart);
     }
 
+    /// How many hold it.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn holders(&self) -> usize {
+        Rc::strong_count(&self.0)
+    }
+
     /// The descriptor.
     ///
     /// # Panics

@@ -69,6 +69,9 @@ pub(super) struct Database {
     opener: Opener,
     /// `None` after an error. redb refuses everything once a read or write has failed, and has to be opened again.
     inner: RwLock<Option<redb::Database>>,
+    /// In the place of the file.
+    #[cfg(any(test, feature = "sim"))]
+    simulated: Option<super::simulated::Disk>,
 }
 
 impl Database {
@@ -79,12 +82,29 @@ impl Database {
             state_dir: state_dir.to_owned(),
             opener,
             inner: RwLock::new(Some(inner)),
+            #[cfg(any(test, feature = "sim"))]
+            simulated: None,
         };
         Ok((database, notice))
     }
 
+    /// One whose tables lie on a simulated disk.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn simulated(disk: super::simulated::Disk) -> Self {
+        Self {
+            state_dir: PathBuf::new(),
+            opener: plain(),
+            inner: RwLock::new(None),
+            simulated: Some(disk),
+        }
+    }
+
     /// What is stored for a torrent.
     pub(super) fn get(&self, kind: Kind, info_hash: &InfoHash) -> Result<Option<Vec<u8>>, Error> {
+        #[cfg(any(test, feature = "sim"))]
+        if let Some(disk) = &self.simulated {
+            return Ok(disk.get(kind, info_hash));
+        }
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         let Some(inner) = &*inner else {
             return Ok(None); // The writer has said so already.
@@ -94,6 +114,10 @@ impl Database {
 
     /// The info-hashes of which something of this kind is stored.
     pub(super) fn info_hashes(&self, kind: Kind) -> Result<Vec<InfoHash>, Error> {
+        #[cfg(any(test, feature = "sim"))]
+        if let Some(disk) = &self.simulated {
+            return Ok(disk.info_hashes(kind));
+        }
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         let Some(inner) = &*inner else {
             return Ok(Vec::new()); // The writer has said so already.
@@ -103,6 +127,10 @@ impl Database {
 
     /// Puts all changes on the disk, or none. After an error the file is closed, and the next call opens it again.
     pub(super) fn commit(&self, changes: &Changes) -> Result<(), Error> {
+        #[cfg(any(test, feature = "sim"))]
+        if let Some(disk) = &self.simulated {
+            return disk.commit(changes);
+        }
         self.reopen()?;
         let committed = {
             let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);

@@ -17,7 +17,7 @@ use crate::proto::InfoHash;
 pub(super) const RETRY: Duration = Duration::from_secs(5);
 
 /// What of a torrent is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Kind {
     /// What was found of its payload.
     Record,
@@ -125,6 +125,24 @@ impl Writer {
     pub(super) fn queue_len(&self) -> usize {
         let queue = self.lock();
         queue.pending.len() + queue.writing.len()
+    }
+
+    /// Writes what is queued, on the thread that calls: there is no other.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn write_by_hand(&self) -> bool {
+        let changes = mem::take(&mut self.lock().pending);
+        if changes.is_empty() {
+            return true;
+        }
+        let result = self.database.commit(&changes);
+        let mut queue = self.lock();
+        tell(&result, mem::replace(&mut queue.failing, result.is_err()), self.retry);
+        if result.is_err() {
+            for (key, change) in changes {
+                queue.pending.entry(key).or_insert(change);
+            }
+        }
+        result.is_ok()
     }
 
     /// Lets the thread end after one more try to write what is queued.

@@ -1,7 +1,7 @@
 //! A torrent that is being downloaded, as its home shard knows it: what is under way from whom, what is written, and who
 //! lied. What a connection knows is in [`super::leech`]; bytes are in [`super::assembly`].
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Instant;
@@ -71,7 +71,7 @@ pub(super) struct Download {
     /// How many right pieces each has given blocks of.
     proven: HashMap<PeerKey, u32>,
     /// Those that are connected.
-    pub(super) peers: HashMap<PeerKey, Owner>,
+    pub(super) peers: BTreeMap<PeerKey, Owner>,
     pub(super) dial: Dial,
     pub(super) files: Files,
     pub(super) stall: Option<Stall>,
@@ -122,7 +122,7 @@ impl Download {
             next_key: 0,
             convicts: HashMap::new(),
             proven: HashMap::new(),
-            peers: HashMap::new(),
+            peers: BTreeMap::new(),
             dial: Dial::default(),
             files: Files::Unmade,
             stall: None,

@@ -26,6 +26,8 @@
 
 mod accept;
 mod assembly;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) mod audit;
 mod choking;
 mod conn;
 mod deadlines;
@@ -484,7 +486,7 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    fn wait(&self) -> Wait {
+    pub(crate) fn wait(&self) -> Wait {
         if !self.touched.is_empty() {
             return Wait::POLL;
         }

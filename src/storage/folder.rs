@@ -183,7 +183,11 @@ impl Syncs {
             let done = match self.done.get(&device) {
                 Some(done) => *done,
                 None => {
-                    let synced = step().and_then(|()| rustix::fs::syncfs(&fd));
+                    let synced = step().and_then(|()| match simulated_sync(&fd) {
+                        // Nobody syncs a whole simulated disk: each file by itself.
+                        Some(_) => Err(Errno::OPNOTSUPP),
+                        None => rustix::fs::syncfs(&fd),
+                    });
                     self.done.insert(device, synced);
                     synced
                 }
@@ -194,7 +198,7 @@ impl Syncs {
             }
         }
         step()?;
-        rustix::fs::fsync(fd)
+        simulated_sync(&fd).unwrap_or_else(|| rustix::fs::fsync(&fd))
     }
 }
 
@@ -215,11 +219,34 @@ pub(super) fn allocate(file: &File, len: u64) -> Result<(), Errno> {
     }
 }
 
+/// Drops what the page cache holds of a file.
+pub(super) fn forget_cached(file: &File) {
+    #[cfg(any(test, feature = "sim"))]
+    super::simulated::forget_cached(file);
+    // Advice; nothing else is to be done when it is not taken.
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+}
+
 /// Stands before each change and each sync. A test may have it fail from some point on, which leaves behind what `kill -9`
 /// would, or a disk that takes nothing any more.
-#[cfg(not(test))]
+#[cfg(not(any(test, feature = "sim")))]
 pub(super) fn step() -> Result<(), Errno> {
     Ok(())
+}
+
+#[cfg(all(not(test), feature = "sim"))]
+pub(super) fn step() -> Result<(), Errno> {
+    super::simulated::step();
+    Ok(())
+}
+
+/// What a simulated disk answers to a sync, where there is one.
+#[cfg(any(test, feature = "sim"))]
+pub(super) use super::simulated::sync as simulated_sync;
+
+#[cfg(not(any(test, feature = "sim")))]
+pub(super) fn simulated_sync(_: impl AsFd) -> Option<Result<(), Errno>> {
+    None
 }
 
 #[cfg(test)]
@@ -243,6 +270,7 @@ pub(super) mod steps {
     }
 
     pub(in crate::storage) fn step() -> Result<(), Errno> {
+        crate::storage::simulated::step();
         let left = LEFT.get().map(|left| left.saturating_sub(1));
         LEFT.set(left);
         match left {

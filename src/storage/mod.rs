@@ -40,6 +40,8 @@ pub mod read_modes;
 pub mod read_queue;
 pub mod reread;
 pub mod root;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) mod simulated;
 #[cfg(test)]
 mod tests;
 pub mod throttle;

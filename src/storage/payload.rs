@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::cached::{CachedBytes, CachedPart};
-use super::folder::step;
+use super::folder::{forget_cached, simulated_sync, step};
 use super::holes::Stretch;
 use super::layout::{Layout, Span};
 use super::part::{self, PartNames};
@@ -717,12 +717,11 @@ enum Synced {
 /// Has the disk take all of a file. Of what it does not take the page cache keeps nothing, so that whoever reads it next sees
 /// what there is.
 fn sync(file: &File) -> Result<Synced, OpenError> {
-    match step().and_then(|()| rustix::fs::fdatasync(file)) {
+    match step().and_then(|()| simulated_sync(file).unwrap_or_else(|| rustix::fs::fdatasync(file))) {
         Ok(()) => Ok(Synced::Yes),
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(Synced::No),
         Err(errno) => {
-            // Advice; nothing else is to be done when it is not taken.
-            let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+            forget_cached(file);
             Err(OpenError::Other(errno))
         }
     }

@@ -15,7 +15,7 @@ use crate::storage::part::{self, Options};
 
 /// What a thread has done.
 #[derive(Debug)]
-pub(in crate::control) struct Done {
+pub(crate) struct Done {
     pub(super) torrent: Arc<Torrent>,
     pub(super) stamps: Vec<Option<FileStamp>>,
     /// Whether the files are there, if they were to be made.
@@ -31,7 +31,7 @@ pub(in crate::control) struct Done {
 
 impl Done {
     /// Of which torrent.
-    pub(in crate::control) fn torrent(&self) -> &Arc<Torrent> {
+    pub(crate) fn torrent(&self) -> &Arc<Torrent> {
         &self.torrent
     }
 }
@@ -41,6 +41,8 @@ pub(super) struct Job {
     pub(super) torrent: Arc<Torrent>,
     pub(super) stamps: Vec<Option<FileStamp>>,
     pub(super) work: Work,
+    /// Its files were made before, and may have been written to since.
+    pub(super) prepared: bool,
     pub(super) session: Arc<Store>,
     pub(super) options: Options,
     /// Whether what it finds out may be recorded.
@@ -53,6 +55,7 @@ impl Job {
             torrent,
             stamps,
             work,
+            prepared: was_prepared,
             session,
             options,
             is_current,
@@ -85,6 +88,18 @@ impl Job {
             let is_ready = prepared.is_ok();
             if is_ready {
                 let have = work.have.clone().unwrap_or_else(|| torrent.have());
+                // A piece was withdrawn that had been written, and is to be written anew. Of the others nobody may have told yet,
+                // and they are recorded here: so they are synced first.
+                if was_prepared && let Err(error) = sync(&torrent, &on_disk(&torrent)) {
+                    match error.is_doubtful() {
+                        true => {
+                            forget_cached(&torrent, &on_disk(&torrent));
+                            done.doubt = Some(error.to_string());
+                        }
+                        false => done.unsynced = Some((work, error.to_string())),
+                    }
+                    return done;
+                }
                 put(&have, &done.stamps);
                 session.flush();
             }
@@ -195,6 +210,15 @@ pub(super) fn settle(session: &Store, torrent: &Torrent, mut stamps: Vec<Option<
 fn parts_of(torrent: &Torrent) -> Vec<bool> {
     let files = (0..).zip(&torrent.meta().files);
     files.map(|(file, _)| torrent.is_part(file)).collect()
+}
+
+/// The files that have bytes on the disk.
+fn on_disk(torrent: &Torrent) -> BTreeSet<u32> {
+    let files = (0..).zip(&torrent.meta().files);
+    files
+        .filter(|(_, entry)| !entry.pad && entry.len > 0)
+        .map(|(file, _)| file)
+        .collect()
 }
 
 /// Where a file lies now.

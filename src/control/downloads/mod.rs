@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 
-pub(super) use job::{Done, recorded as record};
+pub(crate) use job::Done;
+pub(super) use job::recorded as record;
 
 use crate::proto::InfoHash;
 use crate::proto::bitfield::Bitfield;
@@ -30,6 +31,18 @@ const THREADS_MAX: usize = 8;
 
 /// How long after something did not work it is tried again.
 const RETRY: Duration = Duration::from_secs(60);
+
+/// Does something on a thread of its own, beside whoever calls it. Only a simulation has other ways to do that.
+pub(crate) type Spawn = fn(Box<dyn FnOnce() + Send>) -> std::io::Result<()>;
+
+/// See [`Spawn`].
+///
+/// # Errors
+/// The system gives no thread.
+pub(super) fn on_thread(work: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
+    let thread = std::thread::Builder::new().name("btd-disk".to_owned());
+    thread.spawn(work).map(drop)
+}
 
 /// What is to be done for a torrent.
 #[derive(Clone, Debug, Default)]
@@ -73,7 +86,7 @@ impl Drop for Entry {
 
 /// What the supervisor has to hear of it.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// The files can be written to.
     Prepared(Vec<part::Notice>),
     /// They cannot be made.
@@ -88,11 +101,13 @@ pub(super) enum Outcome {
 
 /// All downloads.
 #[derive(Debug)]
-pub(super) struct Downloads {
+pub(crate) struct Downloads {
     entries: HashMap<InfoHash, Entry>,
     session: Arc<Store>,
     options: Options,
     done: UnboundedSender<Done>,
+    /// Starts a thread.
+    spawn: Spawn,
     /// By data folder.
     lanes: HashMap<PathBuf, Lane>,
     /// How many threads are at work for a torrent, be it for an earlier one of its info-hash.
@@ -114,8 +129,9 @@ struct Lane {
 
 impl Downloads {
     /// No downloads yet. What threads have done goes to `done`, and from there to [`Downloads::on_done`].
-    pub(super) fn new(session: Arc<Store>, options: Options, done: UnboundedSender<Done>) -> Self {
+    pub(crate) fn new(session: Arc<Store>, options: Options, done: UnboundedSender<Done>, spawn: Spawn) -> Self {
         Self {
+            spawn,
             entries: HashMap::new(),
             session,
             options,
@@ -128,7 +144,7 @@ impl Downloads {
     }
 
     /// A torrent is being downloaded from now on. `stamps` tells of which files what is there was judged, and when.
-    pub(super) fn add(&mut self, torrent: Arc<Torrent>, stamps: Vec<Option<FileStamp>>) {
+    pub(crate) fn add(&mut self, torrent: Arc<Torrent>, stamps: Vec<Option<FileStamp>>) {
         let entry = Entry {
             stamps,
             prepared: false,
@@ -142,7 +158,7 @@ impl Downloads {
     }
 
     /// A torrent has left, or is checked anew.
-    pub(super) fn remove(&mut self, info_hash: InfoHash) {
+    pub(crate) fn remove(&mut self, info_hash: InfoHash) {
         self.entries.remove(&info_hash);
     }
 
@@ -161,7 +177,7 @@ impl Downloads {
     }
 
     /// A peer has something that is missing.
-    pub(super) fn on_wanted(&mut self, info_hash: InfoHash) {
+    pub(crate) fn on_wanted(&mut self, info_hash: InfoHash) {
         if let Some(entry) = self.entries.get_mut(&info_hash) {
             entry.work.prepare = true;
             self.go_on(info_hash);
@@ -169,7 +185,7 @@ impl Downloads {
     }
 
     /// Pieces were written.
-    pub(super) fn on_written(&mut self, info_hash: InfoHash, have: Bitfield, (files, complete): (Vec<u32>, Vec<u32>)) {
+    pub(crate) fn on_written(&mut self, info_hash: InfoHash, have: Bitfield, (files, complete): (Vec<u32>, Vec<u32>)) {
         let Some(entry) = self.entries.get_mut(&info_hash) else {
             return;
         };
@@ -182,7 +198,7 @@ impl Downloads {
     }
 
     /// Tries again what did not work and is due.
-    pub(super) fn on_tick(&mut self, now: Instant) {
+    pub(crate) fn on_tick(&mut self, now: Instant) {
         let due = |entry: &Entry| entry.retry_at.is_some_and(|at| at <= now);
         let due: Vec<InfoHash> = self
             .entries
@@ -218,17 +234,18 @@ impl Downloads {
             torrent: Arc::clone(&entry.torrent),
             stamps: entry.stamps.clone(),
             work: entry.work.clone(),
+            prepared: entry.prepared,
             session: Arc::clone(&self.session),
             options: self.options,
             is_current: Arc::clone(&entry.is_current),
         };
         let done = self.done.clone();
-        let begun = std::thread::Builder::new().name("btd-disk".to_owned()).spawn(move || {
+        let begun = (self.spawn)(Box::new(move || {
             // Nobody waits any more when btd is stopping.
             let _ = done.send(job.run());
-        });
+        }));
         match begun {
-            Ok(_) => {
+            Ok(()) => {
                 entry.work = Work::default();
                 lane.threads += 1;
                 *self.working.entry(info_hash).or_default() += 1;
@@ -244,7 +261,7 @@ impl Downloads {
     }
 
     /// A thread has ended. Gives what is to be told.
-    pub(super) fn on_done(&mut self, done: Done) -> Vec<Outcome> {
+    pub(crate) fn on_done(&mut self, done: Done, now: Instant) -> Vec<Outcome> {
         let info_hash = done.torrent().info_hash();
         if let Some(count) = self.working.get_mut(&info_hash) {
             *count -= 1;
@@ -258,7 +275,7 @@ impl Downloads {
         if let Some(lane) = self.lanes.get_mut(&folder) {
             lane.threads -= 1;
         }
-        let outcomes = self.take_in(done);
+        let outcomes = self.take_in(done, now);
         while let Some(lane) = self.lanes.get_mut(&folder)
             && lane.threads < THREADS_MAX
             && let Some(next) = lane.waiting.pop_front()
@@ -269,7 +286,7 @@ impl Downloads {
         outcomes
     }
 
-    fn take_in(&mut self, done: Done) -> Vec<Outcome> {
+    fn take_in(&mut self, done: Done, now: Instant) -> Vec<Outcome> {
         let info_hash = done.torrent.info_hash();
         let Some(entry) = self.entries.get_mut(&info_hash) else {
             return Vec::new();
@@ -291,7 +308,7 @@ impl Downloads {
             Some(Err(error)) => outcomes.push(Outcome::NotPrepared(error)),
             None => {}
         }
-        let retry_at = Instant::now() + RETRY;
+        let retry_at = now + RETRY;
         if let Some((work, why)) = done.unsynced {
             entry.work.prepare |= work.prepare;
             entry.work.have = entry.work.have.take().or(work.have);
@@ -329,7 +346,7 @@ impl Downloads {
             && let Some(done) = done.recv().await
         {
             let info_hash = done.torrent().info_hash();
-            for outcome in self.on_done(done) {
+            for outcome in self.on_done(done, Instant::now()) {
                 match outcome {
                     Outcome::Doubtful(why) => {
                         // The next start checks it.
@@ -350,7 +367,7 @@ impl Downloads {
     /// What is to be recorded of each at the end, when no shard writes any more. It blocks on the disk.
     ///
     /// One whose thread has not come to its end is left as it was recorded last: the thread has its files.
-    pub(super) fn settle(self) -> impl FnOnce() + Send + 'static {
+    pub(crate) fn settle(self) -> impl FnOnce() + Send + 'static {
         let Self { entries, session, .. } = self;
         move || {
             let at_rest = |entry: &Entry| entry.prepared && !entry.busy;

@@ -31,7 +31,7 @@ fn fixture() -> Fixture {
         preallocate: part::Preallocate::Sparse,
         part_names: true,
     };
-    let mut downloads = Downloads::new(Arc::clone(&session), options, sender);
+    let mut downloads = Downloads::new(Arc::clone(&session), options, sender, on_thread);
     downloads.add(Arc::clone(&torrent), vec![None]);
     Fixture {
         temp,
@@ -68,7 +68,7 @@ impl Fixture {
 
     fn next(&mut self) -> Vec<Outcome> {
         let done = self.done.blocking_recv().expect("a thread ends");
-        self.downloads.on_done(done)
+        self.downloads.on_done(done, Instant::now())
     }
 
     fn known(&self) -> Option<u32> {
@@ -107,6 +107,42 @@ fn torrent_that_has_left_is_not_at_rest_before_its_thread_has_ended() {
     fixture.next();
     assert_eq!(rests.try_recv(), Err(oneshot::error::TryRecvError::Closed));
     assert!(fixture.downloads.at_rest(info_hash).is_none());
+}
+
+/// A disk that takes nothing of files, and all of folders.
+#[derive(Debug)]
+struct Lossy;
+
+impl crate::storage::simulated::Disk for Lossy {
+    fn step(&self) {}
+
+    fn sync(&self, fd: std::os::fd::BorrowedFd<'_>) -> Result<(), rustix::io::Errno> {
+        let stat = rustix::fs::fstat(fd)?;
+        match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
+            rustix::fs::FileType::Directory => Ok(()),
+            _ => Err(rustix::io::Errno::IO),
+        }
+    }
+
+    fn forget_cached(&self, _fd: std::os::fd::BorrowedFd<'_>) {}
+}
+
+/// Found by the simulated swarm: a piece could not be read any more while others had been written and not synced, so that its
+/// files were made once more, and the others were recorded with that.
+#[test]
+fn what_was_written_is_on_the_disk_before_it_is_recorded_when_files_are_made_again() {
+    let mut fixture = fixture();
+    fixture.downloads.spawn = |work| {
+        work();
+        Ok(())
+    };
+    fixture.wanted();
+    fixture
+        .torrent
+        .grant(fixture.torrent.geometry().pieces().next().unwrap());
+    let outcomes = crate::storage::simulated::on(std::rc::Rc::new(Lossy), || fixture.wanted());
+    assert!(matches!(outcomes[..], [Outcome::Doubtful(_)]), "{outcomes:?}");
+    assert_eq!(fixture.known(), Some(0));
 }
 
 #[test]

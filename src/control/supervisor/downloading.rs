@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use super::Supervisor;
@@ -79,7 +79,7 @@ impl Supervisor<'_> {
     pub(super) fn on_disk_done(&mut self, done: downloads::Done) {
         let torrent = Arc::clone(done.torrent());
         let (info_hash, name) = (torrent.info_hash(), &torrent.meta().name);
-        for outcome in self.downloads.on_done(done) {
+        for outcome in self.downloads.on_done(done, Instant::now()) {
             match outcome {
                 downloads::Outcome::Prepared(notices) => {
                     // What is written from now on has to be found again.

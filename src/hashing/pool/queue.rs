@@ -41,6 +41,11 @@ impl Queue {
         self.jobs.len()
     }
 
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
     pub(super) fn push(&mut self, job: Job, now: Instant) {
         self.bytes += len(&job);
         self.in_parts += usize::from(job.then == Then::Continue);

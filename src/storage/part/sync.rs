@@ -3,7 +3,7 @@
 use super::{Cause, Error, PartNames};
 use crate::proto::metainfo::FileEntry;
 use crate::proto::path::RelPath;
-use crate::storage::folder::Syncs;
+use crate::storage::folder::{self, Syncs};
 use crate::storage::root::Root;
 
 /// Syncs the files of these places in the torrent, wherever they lie. Many at once cost little more than a few.
@@ -40,8 +40,7 @@ pub fn forget_cached(root: &Root, files: &[FileEntry], names: &PartNames, writte
     let names_of = |parts: bool| paths(files, names, &vec![parts; files.len()], written).collect::<Vec<_>>();
     for (_, path) in names_of(true).into_iter().chain(names_of(false)) {
         if let Ok(file) = root.open_file(&path) {
-            // Advice; nothing else is to be done when it is not taken.
-            let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+            folder::forget_cached(&file);
         }
     }
 }

@@ -1,0 +1,83 @@
+//! The tables of a session on a simulated disk: what was committed stays when the process or the power goes, what was
+//! queued does not. Records are encoded, queued and read as ever; only redb and the thread that writes are not there.
+//!
+//! Nothing of this is in a btd that is built without the feature `sim`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::database::Database;
+use super::writer::{self, Change, Changes, Kind, Writer};
+use super::{Error, Store};
+use crate::proto::InfoHash;
+
+#[derive(Debug, Default)]
+struct Tables {
+    rows: BTreeMap<(Kind, InfoHash), Vec<u8>>,
+    commits: u64,
+    fails: bool,
+}
+
+/// The disk. Clones are the same one.
+#[derive(Debug, Clone, Default)]
+pub struct Disk(Arc<Mutex<Tables>>);
+
+impl Disk {
+    fn lock(&self) -> MutexGuard<'_, Tables> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Transactions so far.
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        self.lock().commits
+    }
+
+    /// Whether transactions fail from now on.
+    pub fn set_failing(&self, fails: bool) {
+        self.lock().fails = fails;
+    }
+
+    pub(super) fn get(&self, kind: Kind, info_hash: &InfoHash) -> Option<Vec<u8>> {
+        self.lock().rows.get(&(kind, *info_hash)).cloned()
+    }
+
+    pub(super) fn info_hashes(&self, kind: Kind) -> Vec<InfoHash> {
+        let tables = self.lock();
+        let of_kind = tables.rows.keys().filter(|(is, _)| *is == kind);
+        of_kind.map(|(_, info_hash)| *info_hash).collect()
+    }
+
+    pub(super) fn commit(&self, changes: &Changes) -> Result<(), Error> {
+        let mut tables = self.lock();
+        if tables.fails {
+            return Err(Error::Io {
+                step: "write",
+                path: PathBuf::from("the simulated session"),
+                source: io::ErrorKind::StorageFull.into(),
+            });
+        }
+        for (key, change) in changes {
+            match change {
+                Change::Put(bytes) => drop(tables.rows.insert(*key, bytes.clone())),
+                Change::Remove => drop(tables.rows.remove(key)),
+            }
+        }
+        tables.commits += 1;
+        Ok(())
+    }
+}
+
+impl Store {
+    /// A store on a simulated disk. What is queued is written by [`Store::flush`] alone, and lost when this is dropped.
+    #[must_use]
+    pub fn simulated(disk: &Disk) -> Self {
+        Self {
+            writer: Arc::new(Writer::new(Database::simulated(disk.clone()), writer::RETRY)),
+            changing: Mutex::new(()),
+            thread: None,
+        }
+    }
+}
