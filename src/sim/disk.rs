@@ -129,7 +129,7 @@ impl Disk {
             bytes: bytes.to_vec(),
             modified: 0,
         };
-        set_modified(&File::open(&at).expect("just made"), 0);
+        set_modified(File::open(&at).expect("just made"), 0);
         let number = fs::metadata(&at).expect("just made").ino();
         let mut state = self.state.borrow_mut();
         state.model(number).synced = content;
