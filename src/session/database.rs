@@ -45,6 +45,9 @@ const ANNOUNCED: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("a
 /// The info-hashes of those that are paused. Likewise.
 const PAUSED: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("paused");
 
+/// Cards of .torrent files, by the SHA-1 of their paths. Likewise.
+const CARDS: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("cards");
+
 /// What redb may keep of the file in memory, in bytes; its default is 1 GiB. Records are read once each, when their
 /// torrent is added, and a transaction writes few of them, so that nothing is won by more.
 const CACHE_LEN: usize = 4 << 20;
@@ -140,7 +143,9 @@ impl std::fmt::Debug for Database {
 
 fn get(database: &redb::Database, kind: Kind, info_hash: &InfoHash) -> Result<Option<Vec<u8>>, redb::Error> {
     let table = match (database.begin_read()?.open_table(table(kind)), kind) {
-        (Err(TableError::TableDoesNotExist(_)), Kind::History | Kind::Announced | Kind::Paused) => return Ok(None),
+        (Err(TableError::TableDoesNotExist(_)), Kind::History | Kind::Announced | Kind::Paused | Kind::Card) => {
+            return Ok(None);
+        }
         (table, _) => table?,
     };
     Ok(table.get(&info_hash.0)?.map(|bytes| bytes.value().to_vec()))
@@ -165,13 +170,14 @@ fn table(kind: Kind) -> TableDefinition<'static, &'static [u8; 20], &'static [u8
         Kind::History => HISTORIES,
         Kind::Announced => ANNOUNCED,
         Kind::Paused => PAUSED,
+        Kind::Card => CARDS,
     }
 }
 
 fn commit(database: &redb::Database, changes: &Changes) -> Result<(), redb::Error> {
     let mut write = database.begin_write()?;
     write.set_durability(Durability::Immediate)?; // Synced when `commit` returns. The default, but a promise here.
-    for kind in [Kind::Record, Kind::History, Kind::Announced, Kind::Paused] {
+    for kind in [Kind::Record, Kind::History, Kind::Announced, Kind::Paused, Kind::Card] {
         let mut of_kind = changes.iter().filter(|((is, _), _)| *is == kind).peekable();
         if of_kind.peek().is_none() {
             continue;

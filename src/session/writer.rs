@@ -27,6 +27,8 @@ pub(super) enum Kind {
     Announced,
     /// That it is paused.
     Paused,
+    /// What is needed of a .torrent file, whose path stands where the others have an info-hash.
+    Card,
 }
 
 /// What is to become of it.

@@ -4,6 +4,7 @@
 //! - [`root`]: a data folder, held by a descriptor; nothing named in a torrent can be opened outside of it.
 //! - [`part`]: files that are not complete: made before they are written, given their own names when they are.
 //! - [`mod@check`]: reads the payload of a torrent and says which pieces are right and what is wrong with the files.
+//! - [`mod@unchanged`]: whether files are still those that a record is about.
 //! - [`mod@erase`]: deletes the files of a torrent, and nothing else.
 //! - [`digest`]: reads files that are to become a torrent and gives the digest of each piece.
 //!
@@ -39,6 +40,7 @@ pub mod root;
 #[cfg(test)]
 mod tests;
 pub mod throttle;
+pub mod unchanged;
 
 pub use check::{CheckReport, FileState, Memory, check};
 pub use device::Device;
@@ -48,3 +50,4 @@ pub use part::{PART_SUFFIX, PartNames};
 pub use pieces::{Error, Means, Progress};
 pub use root::{OpenError, Root};
 pub use throttle::Throttle;
+pub use unchanged::unchanged;
