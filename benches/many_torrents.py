@@ -6,7 +6,7 @@
 Each torrent is one file of 64 KiB in 64 pieces, with a name and a tracker of its own kind; the files are hard links to a few,
 so that 100,000 of them take no room. Told are, for the first start and for a restart from the session: the time from exec
 until peers are accepted (`ports.json`) and until all are seeded, resident memory beyond that of a btd without torrents, CPU
-and bytes written while idle, the longest turn of a shard's loop and of the control plane, `btd ctl list`, a scrape, and SIGTERM.
+and bytes written while idle, the bound of the longest turn of a shard's loop, `btd ctl list`, a scrape, and SIGTERM.
 Figures are one line of JSON each. Only the standard library is needed.
 """
 import argparse, hashlib, json, os, pathlib, shutil, signal, socket, struct, subprocess, sys, tempfile, time, urllib.request
@@ -143,11 +143,6 @@ def longest(text):
     return top
 
 
-def gauge(text, name):
-    found = [line for line in text.splitlines() if line.startswith(name)]
-    return float(found[0].split()[1]) if found else None
-
-
 def look(daemon, base, count, empty, idle):
     result = {}
     time.sleep(5)
@@ -161,7 +156,6 @@ def look(daemon, base, count, empty, idle):
     result["scrape_ms"] = round(min(took for _, took in scrapes) * 1000, 2)
     result["scrape_bytes"] = len(scrapes[0][0])
     result["stall_max_s"] = longest(scrapes[0][0])
-    result["control_stall_max_s"] = gauge(scrapes[0][0], "btd_control_stall_max_seconds")
     began = time.monotonic()
     listed = subprocess.run([daemon.btd, "ctl", "--config", base / "btd.toml", "list", "--json"], stdout=subprocess.PIPE, check=True)
     result["list_s"] = round(time.monotonic() - began, 3)

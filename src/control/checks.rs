@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::config::display_size;
+use super::contents::{Contents, Unread};
 use super::history;
 use crate::hashing::Pool;
 use crate::io::uring::run_when_idle;
@@ -30,7 +31,7 @@ pub(super) struct Job {
     pub(super) info_hash: InfoHash,
     /// See [`super::torrents::Entry`].
     pub(super) generation: u64,
-    pub(super) meta: Arc<Metainfo>,
+    pub(super) contents: Contents,
     pub(super) data_dir: PathBuf,
     /// Whether what is known of it may be relied on. Not when somebody asked for another look.
     pub(super) trust: bool,
@@ -112,6 +113,8 @@ fn line(done: u64, total: u64, seconds: f64) -> String {
 /// What there is of a torrent's payload.
 #[derive(Debug)]
 pub(super) struct Found {
+    /// Pieces of the torrent; 0 where its payload's folder is not there.
+    pub(super) piece_count: u32,
     /// Pieces that are right and can be served.
     pub(super) have_count: u32,
     /// Pieces that are there and wrong.
@@ -152,6 +155,9 @@ pub(super) enum Error {
         /// See there.
         by: InfoHash,
     },
+    /// What is in the torrent's file is not to be had any more.
+    #[error(transparent)]
+    Unread(#[from] Unread),
     /// It was stopped, and nobody waits for it.
     #[error(transparent)]
     Stopped(#[from] storage::Error),
@@ -170,6 +176,7 @@ pub(super) struct Checked {
 #[derive(Debug)]
 pub(super) struct Checks {
     queue: Arc<Queue>,
+    roots: Arc<Roots>,
     /// Closed when the last thread has ended: each holds a sender, and nobody sends.
     alive: UnboundedReceiver<()>,
 }
@@ -204,13 +211,25 @@ impl Checks {
                     while worker.one() {}
                 })?;
         }
-        Ok(Self { queue, alive })
+        Ok(Self { queue, roots, alive })
     }
 
     /// Queues a torrent. The queue holds no more than there are torrents.
     pub(super) fn submit(&self, job: Job) {
         self.queue.lock().fresh.push_back(job);
         self.queue.bell.notify_one();
+    }
+
+    /// How many torrents wait for their turn.
+    pub(super) fn waiting(&self) -> usize {
+        let state = self.queue.lock();
+        let placed = state.devices.values().map(|lane| lane.waiting.len());
+        state.fresh.len() + placed.sum::<usize>()
+    }
+
+    /// The data folders in use.
+    pub(super) fn roots(&self) -> Arc<Roots> {
+        Arc::clone(&self.roots)
     }
 
     /// Begins no more checks. Those that run are told one by one, by their [`Progress`].
@@ -383,13 +402,14 @@ fn at_once(device: Device) -> usize {
 }
 
 /// The data folders in use. Torrents of one folder share its descriptor, however many they are.
-#[derive(Default)]
-struct Roots {
+#[derive(Debug, Default)]
+pub(super) struct Roots {
     open: Mutex<HashMap<PathBuf, Arc<Root>>>,
 }
 
 impl Roots {
-    fn get(&self, path: &Path) -> io::Result<Arc<Root>> {
+    /// The folder of this path, by a descriptor that all its torrents share. Blocks on the disk.
+    pub(super) fn get(&self, path: &Path) -> io::Result<Arc<Root>> {
         // The lock is not held while the filesystem is asked: a dead network mount would stop everybody.
         let held = self.lock().get(path).cloned();
         if let Some(root) = held {
@@ -414,6 +434,7 @@ fn no_root(job: &Job, error: io::Error) -> Result<Found, Error> {
     if error.kind() == io::ErrorKind::NotFound {
         let why = Some(format!("the data folder {:?} is not there", job.data_dir));
         return Ok(Found {
+            piece_count: 0,
             have_count: 0,
             wrong_count: 0,
             known: false,
@@ -431,7 +452,9 @@ fn no_root(job: &Job, error: io::Error) -> Result<Found, Error> {
 
 /// One check, on the thread that called.
 fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store) -> Result<Found, Error> {
-    let (meta, info_hash) = (&*job.meta, job.info_hash);
+    let info_hash = job.info_hash;
+    let shared = job.contents.get(info_hash)?;
+    let meta = &*shared;
     let mut kept = session.load(&info_hash, meta.geometry.piece_count(), meta.files.len());
     let known = kept.clone().filter(|_| job.trust);
     let memory = Memory {
@@ -455,13 +478,14 @@ fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store) -> Result
     let was_whole = job.trust && history.is_some_and(|history| history.completed.is_some());
     if let Some(home) = job.home.filter(|_| is_lacking && !was_whole) {
         let stamps = complete_files(meta, &report);
-        let torrent = Torrent::to_download(Metainfo::clone(meta), root, &report.have, &report.parts, home);
+        let torrent = Torrent::to_download(Arc::clone(&shared), root, &report.have, &report.parts, home);
         for (file, stamp) in (0..).zip(&stamps) {
             if let Some(stamp) = stamp {
                 torrent.finished(file, Some(stamp.mtime_ns));
             }
         }
         return Ok(Found {
+            piece_count: meta.geometry.piece_count(),
             have_count: report.have.count(),
             wrong_count: report.wrong.count(),
             known: false,
@@ -475,13 +499,14 @@ fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store) -> Result
     let have = report.have_by_final_names(meta);
     let have_count = have.count();
     Ok(Found {
+        piece_count: meta.geometry.piece_count(),
         stamps: None,
         was_whole,
         have_count,
         wrong_count: report.wrong.count(),
         known: report.known_count == meta.geometry.piece_count(),
-        why: why_not_whole(&job.meta, &report),
-        torrent: (have_count > 0).then(|| Torrent::new(Metainfo::clone(&job.meta), root, &have, &report.modified)),
+        why: why_not_whole(meta, &report),
+        torrent: (have_count > 0).then(|| Torrent::new(Arc::clone(&shared), root, &have, &report.modified)),
     })
 }
 

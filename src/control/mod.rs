@@ -22,11 +22,14 @@ pub mod watch;
 
 mod announce;
 mod blocking;
+mod catalog;
 mod checks;
+mod contents;
 mod downloads;
 mod history;
 mod meter;
 mod open_files;
+mod origins;
 mod pulse;
 mod resolver;
 mod rivals;
@@ -34,6 +37,7 @@ mod service_manager;
 mod signals;
 mod torrents;
 mod tracker;
+mod wakes;
 mod watchdog;
 
 use std::io::Write;

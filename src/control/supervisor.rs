@@ -8,6 +8,7 @@ mod controlling;
 mod downloading;
 mod folders;
 mod reload;
+mod resting;
 
 pub(super) use controlling::{Neighbour, Source};
 
@@ -22,8 +23,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::announce::{Announcer, Found as FoundPeers, Sources};
+use super::catalog::Catalog;
 use super::checks::{self, Checked, Checks, Found, Job, Progress};
 use super::config::{Config, display_size};
+use super::contents::Contents;
 use super::ctl::door::{Ask, door};
 use super::ctl::{handlers, socket};
 use super::downloads::{self, Downloads};
@@ -36,8 +39,9 @@ use super::rivals::{Rival, rival_of};
 use super::shards::{self, Shards};
 use super::signals::{Request, Signals};
 use super::state_dir::{self, Ports, StateDir};
-use super::torrents::{Addition, Entry, Removal, STATE_NAMES, State, Torrents};
+use super::torrents::{Addition, Entry, Reach, Removal, STATE_NAMES, State, Torrents};
 use super::tracker::{self, SharingEnding, Tracked};
+use super::wakes::{Wakes, Woken};
 use super::watch;
 use super::watchdog::Watchdog;
 use super::{example, service_manager};
@@ -50,9 +54,12 @@ use crate::storage::Throttle;
 use crate::storage::part;
 use folders::Folders;
 use reload::{Refused, Reload};
+use resting::Resting;
 
 /// Events that wait to be handled. A folder of 100,000 files is not read faster than they are taken in.
 const EVENTS_MAX: usize = 64;
+/// Torrents whose contents are kept in memory while they wait for their check: the others are read again.
+const CHECKS_HELD: usize = 64;
 /// How often the status is brought up to date and messages that a full mailbox refused are tried again.
 const TICK: Duration = Duration::from_millis(250);
 /// Each torrent is measured once in so many ticks, which takes 5 s.
@@ -241,6 +248,8 @@ pub(super) struct Supervisor<'a> {
     announcer: Announcer,
     peers_found: mpsc::UnboundedReceiver<FoundPeers>,
     checked: mpsc::UnboundedReceiver<Checked>,
+    resting: Resting,
+    woken: mpsc::UnboundedReceiver<Woken>,
     watched: mpsc::Receiver<watch::Told>,
     /// What those who control btd ask for.
     asked: mpsc::Receiver<Ask>,
@@ -333,7 +342,7 @@ impl<'a> Supervisor<'a> {
         };
         let resolver = Resolver::new();
         let (found, resolved) = mpsc::unbounded_channel();
-        let mut folders = Folders::new(sender, Arc::clone(&resolver), found);
+        let mut folders = Folders::new((sender, Catalog::new(session)), Arc::clone(&resolver), found);
         config.watch.iter().cloned().for_each(|watch| folders.open(watch));
         if let Some(lists) = tracked.as_mut().and_then(Tracked::follow) {
             tasks.push(tokio::task::spawn_local(lists));
@@ -357,6 +366,8 @@ impl<'a> Supervisor<'a> {
             metrics: metrics_address.as_ref().map(SocketAddr::port),
         };
         let now = Instant::now();
+        let (told, woken) = mpsc::unbounded_channel(); // Holds no more than there are torrents.
+        let resting = Resting::new(Wakes::new(session, checks.roots(), told), now);
         let (reload, config_read) = Reload::new(PathBuf::from(file));
         metrics::publish_config();
         let pulse = Pulse::new(shards.counters(), now);
@@ -367,9 +378,9 @@ impl<'a> Supervisor<'a> {
             state_dir,
             folders,
             watchdog: Watchdog::new(shards.counters(), now),
+            torrents: Torrents::new(paused, shards.resting()),
             shards,
             tracked,
-            torrents: Torrents::new(paused),
             checks,
             throttle,
             pool,
@@ -383,6 +394,8 @@ impl<'a> Supervisor<'a> {
             announcer,
             peers_found,
             checked,
+            resting,
+            woken,
             watched,
             asked,
             expected: Vec::new(),
@@ -417,11 +430,13 @@ impl<'a> Supervisor<'a> {
             tokio::select! {
                 Some(told) = self.watched.recv() => self.on_watch(told),
                 Some(checked) = self.checked.recv() => self.on_checked(checked),
+                Some(woken) = self.woken.recv() => self.on_woken(woken),
                 Some(event) = self.events.recv() => self.on_event(event),
                 Some(done) = self.disk_done.recv() => self.on_disk_done(done),
                 Some((folder, addrs)) = self.resolved.recv() => self.on_resolved(folder, addrs),
                 Some(found) = self.peers_found.recv() => self.on_peers_found(found),
                 Some(read) = self.config_read.recv() => self.on_config(read),
+                () = tokio::task::yield_now(), if self.is_reloading() => self.go_on_reloading(),
                 Some(ask) = self.asked.recv() => ask(self),
                 _ = tick.tick() => {
                     self.on_tick();
@@ -449,6 +464,7 @@ impl<'a> Supervisor<'a> {
 /// What an event means.
 impl Supervisor<'_> {
     async fn on_ready(&mut self) {
+        self.torrents.pack();
         self.tell_held();
         if let Some(tracked) = &mut self.tracked {
             tracked.on_ready();
@@ -483,6 +499,10 @@ impl Supervisor<'_> {
         }
         match told.event {
             watch::Event::Added { file, meta } => self.on_torrent_file(told.folder, &file, Arc::from(meta)),
+            // Of these there are 100,000 at the start, and whoever reads metrics reads them later.
+            watch::Event::Known { file, card, whole } => {
+                return self.on_known_file(told.folder, &file, &card, whole);
+            }
             watch::Event::Refused { file, error } => {
                 tracing::warn!("refused {file:?}: {error} (it is tried again when it changes)");
             }
@@ -504,7 +524,14 @@ impl Supervisor<'_> {
     fn on_torrent_file(&mut self, folder: usize, file: &Path, meta: Arc<Metainfo>) {
         let info_hash = meta.info_hash;
         let progress = Arc::new(Progress::new(meta.geometry.total_len()));
-        let (addition, replaced) = self.torrents.add(folder, file, info_hash, &meta.name, &progress);
+        let reach = Reach {
+            private: meta.private,
+            has_trackers: self.announcer.can_speak_to(&meta.announce),
+        };
+        let added = self
+            .torrents
+            .add(folder, file, info_hash, (&meta.name, reach), &progress);
+        let (addition, replaced) = added;
         self.on_removal(replaced, || format!("{file:?} holds another torrent now"));
         let (generation, trust) = match addition {
             Addition::New { generation } => {
@@ -521,21 +548,29 @@ impl Supervisor<'_> {
                 }
                 None => return,
             },
-            Addition::SameAs(other) => {
-                tracing::info!("{file:?} is the same torrent as {other:?} ({info_hash}): it is served once");
-                return;
-            }
+            Addition::SameAs(other) => return Self::tell_same(file, &other, info_hash),
         };
         tracing::debug!("checking {:?} ({info_hash}) from {file:?}", meta.name);
-        self.check(folder, generation, meta, trust, progress);
+        let contents = match self.checks.waiting() {
+            0..CHECKS_HELD => Contents::Here(meta),
+            _ => Contents::InFile(Arc::from(file)),
+        };
+        self.check(folder, generation, (info_hash, contents), trust, progress);
     }
 
-    fn check(&self, folder: usize, generation: u64, meta: Arc<Metainfo>, trust: bool, progress: Arc<Progress>) {
-        let home = self.home_in(folder, &meta);
+    fn check(
+        &self,
+        folder: usize,
+        generation: u64,
+        (info_hash, contents): (InfoHash, Contents),
+        trust: bool,
+        progress: Arc<Progress>,
+    ) {
+        let home = self.home_in(folder, info_hash);
         self.checks.submit(Job {
-            info_hash: meta.info_hash,
+            info_hash,
             generation,
-            meta,
+            contents,
             data_dir: self.folders.plan(folder).data_dir.clone(),
             trust,
             home,
@@ -544,14 +579,15 @@ impl Supervisor<'_> {
     }
 
     /// Whether what is missing of a torrent of this folder can be had from anybody.
-    fn downloads_in(&self, folder: usize, meta: &Metainfo) -> bool {
-        !self.folders.plan(folder).peers.is_empty() || self.announcer.announces(meta)
+    fn downloads_in(&self, folder: usize, info_hash: InfoHash) -> bool {
+        let reach = self.torrents.entry(info_hash).map(Entry::reach);
+        !self.folders.plan(folder).peers.is_empty() || reach.is_some_and(|reach| self.announcer.announces(reach))
     }
 
     /// The shard that a torrent of this folder is downloaded by, if it is.
-    fn home_in(&self, folder: usize, meta: &Metainfo) -> Option<u32> {
-        self.downloads_in(folder, meta)
-            .then(|| self.shards.home_of(meta.info_hash))
+    fn home_in(&self, folder: usize, info_hash: InfoHash) -> Option<u32> {
+        self.downloads_in(folder, info_hash)
+            .then(|| self.shards.home_of(info_hash))
     }
 
     /// A file that held a torrent does no more.
@@ -564,39 +600,39 @@ impl Supervisor<'_> {
                 file,
                 folder,
             } => {
-                // Small and read a moment ago, by its folder's own thread: this one is not held up.
-                let meta = match super::torrent_file::read(&file) {
-                    Ok(meta) if meta.info_hash == info_hash => Arc::new(meta),
-                    // Its own folder will tell what has become of it.
-                    _ => return,
+                let Some(entry) = self.torrents.entry(info_hash) else {
+                    return;
                 };
-                let progress = Arc::new(Progress::new(meta.geometry.total_len()));
+                let (name, progress) = (Arc::clone(&entry.name), Arc::new(Progress::new(entry.len())));
                 if let Some(generation) = self.torrents.check_in(folder, info_hash, &progress) {
                     self.stop_downloading(info_hash);
-                    tracing::info!(
-                        "{:?} ({info_hash}) comes from {file:?} now: its payload is looked for there",
-                        meta.name
-                    );
+                    tracing::info!("{name:?} ({info_hash}) comes from {file:?} now: its payload is looked for there");
                     let trust = false; // What is known is of the other folder's payload.
-                    self.check(folder, generation, meta, trust, progress);
+                    // It is read by the thread that checks it. Should it have changed, its own folder will tell.
+                    let contents = Contents::InFile(Arc::from(file));
+                    self.check(folder, generation, (info_hash, contents), trust, progress);
                 }
             }
         }
     }
 
-    fn on_checked(&mut self, Checked { job, result }: Checked) {
+    fn on_checked(&mut self, checked: Checked) {
+        let Some(Checked { job, result }) = self.holds_back(checked) else {
+            return;
+        };
         let Job {
-            info_hash,
-            generation,
-            meta,
-            ..
+            info_hash, generation, ..
         } = &job;
-        let (name, len) = (&meta.name, display_size(meta.geometry.total_len()));
-        let piece_count = meta.geometry.piece_count();
+        let entry = self.torrents.entry(*info_hash);
+        let (name, len) = entry.map_or_else(Default::default, |entry| (Arc::clone(&entry.name), entry.len()));
+        let len = display_size(len);
+        let piece_count = result.as_ref().map_or(0, |found| found.piece_count);
         let result = result.and_then(|found| self.is_its_own(found));
         let (state, served) = match &result {
             Ok(found) if found.stamps.is_some() => (State::Downloading, found.torrent.clone()),
-            Ok(found) if found.have_count == piece_count => (State::Seeding, found.torrent.clone()),
+            Ok(found) if found.have_count > 0 && found.have_count == piece_count => {
+                (State::Seeding, found.torrent.clone())
+            }
             Ok(found) if found.have_count > 0 => (State::Partial, found.torrent.clone()),
             Ok(_) => (State::Missing, None),
             Err(_) => (State::Error, None),
@@ -629,7 +665,11 @@ impl Supervisor<'_> {
             self.publish_counts();
             return;
         }
-        if let Some(torrent) = &served {
+        if let (State::Seeding, Some(torrent)) = (&state, &served)
+            && self.rests_at_once(torrent)
+        {
+            // Its trackers are told all the same.
+        } else if let Some(torrent) = &served {
             let rate = self.config.limits.upload_rate_per_torrent;
             torrent.keep_to(rate.and_then(NonZeroU64::new), Instant::now());
             if let Ok(Found {
@@ -643,7 +683,7 @@ impl Supervisor<'_> {
             self.tell_peers(torrent);
             // Before it announces itself, perhaps to this very tracker.
             self.tell_held();
-            self.announcer.serve(torrent);
+            self.announcer.serve(torrent, &name);
         } else {
             self.announcer.remove(*info_hash);
         }
@@ -683,8 +723,11 @@ impl Supervisor<'_> {
                     tracing::warn!("nothing to seed of {name:?} ({info_hash}): {why} ({next})");
                 }
                 // What is there and wrong would be hashed to its end each time.
-                if found.wrong_count == 0 {
-                    self.missing.push(job);
+                if found.wrong_count == 0
+                    && let Some(entry) = self.torrents.entry(*info_hash)
+                {
+                    let contents = Contents::InFile(Arc::clone(entry.file()));
+                    self.missing.push(Job { contents, ..job });
                 }
             }
             (_, Ok(found)) => {
@@ -706,8 +749,7 @@ impl Supervisor<'_> {
     /// What was found of a torrent, unless it is to be downloaded over the files of another.
     fn is_its_own(&self, found: Found) -> Result<Found, checks::Error> {
         let torrent = found.torrent.as_ref().filter(|_| found.stamps.is_some());
-        let others = self.torrents.iter().filter_map(|entry| entry.served.as_ref());
-        match torrent.and_then(|torrent| rival_of(torrent, others)) {
+        match torrent.and_then(|torrent| rival_of(torrent, self.torrents.served())) {
             None => Ok(found),
             Some(Rival { path, name, info_hash }) => Err(checks::Error::Taken {
                 path,
@@ -725,6 +767,8 @@ impl Supervisor<'_> {
         self.totals.on_tick(now);
         self.check_doubtful(now);
         self.measure(now);
+        self.tend_resting(now);
+        self.publish_counts();
         if let Some(reporter) = &self.reporter {
             reporter.look_at_shards(now);
         }
@@ -761,19 +805,20 @@ impl Supervisor<'_> {
         self.pulse.look(now);
         self.throughput.look(shards.iter().map(|shard| shard.counters()), now);
         if self.throughput.is_moving(now) {
-            self.torrents.measure(self.torrents.len() / MEASURE_TURNS + 1, now);
+            self.torrents
+                .measure(self.torrents.loaded_count() / MEASURE_TURNS + 1, now);
         }
     }
 
     /// Looks again for payload that was not there.
     fn look_again(&mut self, job: Job) {
         // A new one: it tells how far and how long this look is, and can be cancelled.
-        let progress = Arc::new(Progress::new(job.meta.geometry.total_len()));
-        let Some((folder, _)) = self.torrents.get(job.info_hash) else {
+        let Some(entry) = self.torrents.entry(job.info_hash) else {
             return;
         };
+        let progress = Arc::new(Progress::new(entry.len()));
         // There may be peers to have it from since it was looked for last.
-        let home = self.home_in(folder, &job.meta);
+        let home = self.home_in(entry.folder(), job.info_hash);
         if let Some(generation) = self.torrents.check_again(job.info_hash, &progress) {
             self.checks.submit(Job {
                 generation,
@@ -841,7 +886,7 @@ impl Supervisor<'_> {
     /// they are as they were.
     fn check_changed(&mut self) {
         for (folder, torrent) in self.torrents.changed() {
-            let meta = Arc::new(torrent.meta().clone());
+            let meta = torrent.shared_meta();
             let progress = Arc::new(Progress::new(meta.geometry.total_len()));
             let Some(generation) = self.torrents.check_anew(meta.info_hash, &progress) else {
                 continue;
@@ -852,7 +897,7 @@ impl Supervisor<'_> {
                 meta.name,
                 meta.info_hash
             );
-            self.check(folder, generation, meta, true, progress);
+            self.check(folder, generation, (meta.info_hash, meta.into()), true, progress);
         }
     }
 
