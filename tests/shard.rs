@@ -58,6 +58,7 @@ fn start(features: Features, read_mode: ReadMode, listen: SocketAddr) -> Handle 
             upload_pace: Arc::new(Pace::new(None, Instant::now())),
             download_pace: Arc::new(Pace::new(None, Instant::now())),
             tracker: None,
+            resting: Arc::default(),
             stats: Arc::new(Shared::default()),
         },
     };

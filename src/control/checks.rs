@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::config::display_size;
+use super::contents::{self, Contents};
 use super::history;
 use super::places::{Absence, Places};
 use crate::hashing::Pool;
@@ -34,7 +35,7 @@ pub(crate) struct Job {
     pub(crate) info_hash: InfoHash,
     /// See [`super::torrents::Entry`].
     pub(crate) generation: u64,
-    pub(crate) meta: Arc<Metainfo>,
+    pub(crate) contents: Contents,
     pub(crate) data_dir: PathBuf,
     /// Whether what is known of it may be relied on. Not when somebody asked for another look.
     pub(crate) trust: bool,
@@ -125,6 +126,8 @@ fn line(done: u64, total: u64, seconds: f64) -> String {
 /// What there is of a torrent's payload.
 #[derive(Debug)]
 pub(crate) struct Found {
+    /// Pieces of the torrent.
+    pub(crate) piece_count: u32,
     /// Pieces that are right and can be served.
     pub(crate) have_count: u32,
     /// Pieces that are there and wrong.
@@ -165,6 +168,9 @@ pub(crate) enum Error {
         /// See there.
         by: InfoHash,
     },
+    /// What is in the torrent's file is not to be had any more.
+    #[error(transparent)]
+    Unread(#[from] contents::Unread),
     /// It was stopped, and nobody waits for it.
     #[error(transparent)]
     Stopped(#[from] storage::Error),
@@ -223,6 +229,13 @@ impl Checks {
     pub(super) fn submit(&self, job: Job) {
         self.queue.lock().fresh.push_back(job);
         self.queue.bell.notify_one();
+    }
+
+    /// How many torrents wait for their turn.
+    pub(super) fn waiting(&self) -> usize {
+        let state = self.queue.lock();
+        let placed = state.devices.values().map(|lane| lane.waiting.len());
+        state.fresh.len() + placed.sum::<usize>()
     }
 
     /// Begins no more checks. Those that run are told one by one, by their [`Progress`].
@@ -410,7 +423,9 @@ fn at_once(device: Device) -> usize {
 
 /// One check, on the thread that called.
 pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store) -> Result<Found, Error> {
-    let (meta, info_hash) = (&*job.meta, job.info_hash);
+    let info_hash = job.info_hash;
+    let shared = job.contents.get(info_hash)?;
+    let meta = &*shared;
     let mut kept = session.load(&info_hash, meta.geometry.piece_count(), meta.files.len());
     let known = kept.clone().filter(|_| job.trust);
     let mut last = None;
@@ -440,7 +455,7 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
     let was_whole = job.trust && history.is_some_and(|history| history.completed.is_some());
     if let Some(home) = job.home.filter(|_| is_lacking && !was_whole) {
         let stamps = complete_files(meta, &report);
-        let torrent = Torrent::to_download(Metainfo::clone(meta), root, &report.have, &report.parts, home);
+        let torrent = Torrent::to_download(Arc::clone(&shared), root, &report.have, &report.parts, home);
         let torrent = torrent.with_unread(&report.unread);
         for (file, stamp) in (0..).zip(&stamps) {
             if let Some(stamp) = stamp {
@@ -448,6 +463,7 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
             }
         }
         return Ok(Found {
+            piece_count: meta.geometry.piece_count(),
             have_count: report.have.count(),
             wrong_count: report.wrong.count(),
             known: false,
@@ -463,14 +479,15 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
     let have_count = have.count();
     let not_read = report.unread.and(&have);
     let torrent = (have_count > 0)
-        .then(|| Torrent::new(Metainfo::clone(&job.meta), root, &have, &report.modified).with_unread(&not_read));
+        .then(|| Torrent::new(Arc::clone(&shared), root, &have, &report.modified).with_unread(&not_read));
     Ok(Found {
+        piece_count: meta.geometry.piece_count(),
         stamps: None,
         was_whole,
         have_count,
         wrong_count: report.wrong.count(),
         known: report.known_count == meta.geometry.piece_count(),
-        why: why_not_whole(&job.meta, &report),
+        why: why_not_whole(meta, &report),
         torrent,
         unread: unread(&not_read, last),
     })

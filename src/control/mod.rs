@@ -22,7 +22,9 @@ pub mod watch;
 
 mod announce;
 mod blocking;
+mod catalog;
 pub(crate) mod checks;
+pub(crate) mod contents;
 mod device;
 mod dns;
 pub(crate) mod downloads;
@@ -31,6 +33,7 @@ mod local_time;
 mod memory;
 mod meter;
 mod open_files;
+mod origins;
 mod places;
 mod pulse;
 mod resolver;
@@ -41,6 +44,7 @@ mod signals;
 mod torrents;
 mod tracker;
 mod unread;
+mod wakes;
 mod watchdog;
 
 use std::io::Write;

@@ -21,10 +21,10 @@ pub(super) struct Rival {
 /// Which of the others has a file that `torrent` is to write to. All files of a torrent lie below its name, or are it: the
 /// files of those of another name are not looked at, nor those of a data folder that lies in the other's.
 pub(super) fn rival_of<'a>(torrent: &Torrent, others: impl Iterator<Item = &'a Arc<Torrent>>) -> Option<Rival> {
-    let top = |torrent: &Torrent| {
+    fn top(torrent: &Torrent) -> &str {
         let first = torrent.meta().files.first();
-        first.map(|file| file.path.as_str().split('/').next().unwrap_or_default().to_owned())
-    };
+        first.map_or("", |file| file.path.as_str().split('/').next().unwrap_or_default())
+    }
     let ours = top(torrent);
     let mut paths: Option<HashSet<&str>> = None;
     for other in others {

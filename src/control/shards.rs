@@ -21,7 +21,8 @@ use crate::io::uring::Features;
 use crate::proto::{InfoHash, PeerId};
 use crate::shard::tracker::{Served, Service};
 use crate::shard::{
-    self, Caps, Command, Events, Handle, Limits, Mailbox, Pace, PeersReply, PeersTold, Settings, ShardConfig, Torrent,
+    self, Caps, Command, Events, Handle, Limits, Mailbox, Pace, PeersReply, PeersTold, Resting, Settings, ShardConfig,
+    Torrent,
 };
 use crate::stats;
 use crate::tracker::Tracker;
@@ -91,6 +92,7 @@ pub(super) struct Shards {
     upload_pace: Arc<Pace>,
     download_pace: Arc<Pace>,
     limits: Arc<Limits>,
+    resting: Arc<Resting>,
     tracker_limits: Option<Arc<Limits>>,
 }
 
@@ -140,6 +142,7 @@ impl Shards {
             per_ip: config.peers.max_connections_per_ip,
         };
         let limits = Arc::new(Limits::new(caps));
+        let resting = Arc::<Resting>::default();
         let peer_id = peer_id()?;
         let pace = |rate: Option<u64>| Arc::new(Pace::new(rate.and_then(NonZeroU64::new), Instant::now()));
         let upload_pace = pace(config.limits.upload_rate);
@@ -214,6 +217,7 @@ impl Shards {
                     upload_pace: Arc::clone(&upload_pace),
                     download_pace: Arc::clone(&download_pace),
                     tracker: service,
+                    resting: Arc::clone(&resting),
                     stats: Arc::default(),
                 },
             };
@@ -238,6 +242,7 @@ impl Shards {
             upload_pace,
             download_pace,
             limits,
+            resting,
             tracker_limits,
         })
     }
@@ -350,6 +355,21 @@ impl Shards {
     /// Serve it no more.
     pub(super) fn remove(&mut self, info_hash: InfoHash) {
         self.tell(|| Command::Remove(info_hash));
+    }
+
+    /// Which torrents they ask for when they are wanted.
+    pub(super) fn resting(&self) -> Arc<Resting> {
+        Arc::clone(&self.resting)
+    }
+
+    /// Let go of a torrent that nobody is connected for.
+    pub(super) fn rest(&mut self, info_hash: InfoHash) {
+        self.tell(|| Command::Rest(info_hash));
+    }
+
+    /// A torrent that some of them may have asked for is not served.
+    pub(super) fn refuse(&mut self, info_hash: InfoHash) {
+        self.tell(|| Command::Refuse(info_hash));
     }
 
     /// Asks each of them for a torrent's peers. One that has too much to do already, or ends, gives up its answer.

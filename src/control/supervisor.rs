@@ -12,6 +12,7 @@ mod goals;
 mod places;
 mod rates;
 mod reload;
+mod resting;
 mod scrubbing;
 
 pub(super) use controlling::{Neighbour, Source};
@@ -27,8 +28,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::announce::{Announcer, Found as FoundPeers, Sources};
+use super::catalog::Catalog;
 use super::checks::{self, Checked, Checks, Found, Job, Progress};
 use super::config::{Config, Verify, display_size};
+use super::contents::Contents;
 use super::ctl::door::{Ask, door};
 use super::ctl::{handlers, socket};
 use super::device::Device;
@@ -46,9 +49,10 @@ use super::scrub::{NextPlease, Scrubs};
 use super::shards::{self, Shards};
 use super::signals::{Request, Signals};
 use super::state_dir::{self, Ports, StateDir};
-use super::torrents::{Addition, Entry, Removal, STATE_NAMES, State, Torrents};
+use super::torrents::{Addition, Entry, Reach, Removal, STATE_NAMES, State, Torrents};
 use super::tracker::{self, SharingEnding, Tracked};
 use super::unread::UnreadTorrents;
+use super::wakes::{Wakes, Woken};
 use super::watch;
 use super::watchdog::Watchdog;
 use super::{example, service_manager};
@@ -66,9 +70,12 @@ use goals::Goals;
 use places::DataFolders;
 use rates::Rates;
 use reload::{Refused, Reload};
+use resting::Resting;
 
 /// Events that wait to be handled. A folder of 100,000 files is not read faster than they are taken in.
 const EVENTS_MAX: usize = 64;
+/// Torrents whose contents are kept in memory while they wait for their check: the others are read again.
+const CHECKS_HELD: usize = 64;
 /// How often the status is brought up to date and messages that a full mailbox refused are tried again.
 const TICK: Duration = Duration::from_millis(250);
 /// Each torrent is measured once in so many ticks, which takes 5 s.
@@ -268,6 +275,8 @@ pub(super) struct Supervisor<'a> {
     announcer: Announcer,
     peers_found: mpsc::UnboundedReceiver<FoundPeers>,
     checked: mpsc::UnboundedReceiver<Checked>,
+    resting: Resting,
+    woken: mpsc::UnboundedReceiver<Woken>,
     watched: mpsc::Receiver<watch::Told>,
     /// What those who control btd ask for.
     asked: mpsc::Receiver<Ask>,
@@ -375,7 +384,7 @@ impl<'a> Supervisor<'a> {
         };
         let resolver = new_resolver();
         let (found, resolved) = mpsc::unbounded_channel();
-        let mut folders = Folders::new(sender, Arc::clone(&resolver), found);
+        let mut folders = Folders::new((sender, Catalog::new(session)), Arc::clone(&resolver), found);
         config.watch.iter().cloned().for_each(|watch| folders.open(watch));
         if let Some(lists) = tracked.as_mut().and_then(Tracked::follow) {
             tasks.push(tokio::task::spawn_local(lists));
@@ -404,6 +413,8 @@ impl<'a> Supervisor<'a> {
             metrics: metrics_address.as_ref().map(SocketAddr::port),
         };
         let now = Instant::now();
+        let (told, woken) = mpsc::unbounded_channel(); // Holds no more than there are torrents.
+        let resting = Resting::new(Wakes::new(session, Arc::clone(&data_folders.places), told), now);
         let (reload, config_read) = Reload::new(PathBuf::from(file));
         metrics::publish_config();
         let pulse = Pulse::new(shards.counters(), now);
@@ -427,9 +438,9 @@ impl<'a> Supervisor<'a> {
             device: device.map(BoundDevice::new),
             resolver,
             watchdog: Watchdog::new(shards.counters(), now),
+            torrents: Torrents::new(paused, shards.resting()),
             shards,
             tracked,
-            torrents: Torrents::new(paused),
             checks,
             throttle,
             pool,
@@ -446,6 +457,8 @@ impl<'a> Supervisor<'a> {
             announcer,
             peers_found,
             checked,
+            resting,
+            woken,
             watched,
             asked,
             expected: Vec::new(),
@@ -488,12 +501,14 @@ impl<'a> Supervisor<'a> {
                 Some(checked) = self.checked.recv() => self.on_checked(checked),
                 Some(look) = self.looks.recv() => self.on_look(look),
                 Some(ask) = self.scrub_asks.recv() => self.on_scrub(ask),
+                Some(woken) = self.woken.recv() => self.on_woken(woken),
                 Some(event) = self.events.recv() => self.on_event(event),
                 Some(done) = self.disk_done.recv() => self.on_disk_done(done),
                 Some((folder, addrs)) = self.resolved.recv() => self.on_resolved(folder, addrs),
                 Some(found) = self.peers_found.recv() => self.on_peers_found(found),
                 Some(read) = self.config_read.recv() => self.on_config(read),
                 Some(standing) = self.standings.recv() => self.on_standing(&standing),
+                () = tokio::task::yield_now(), if self.is_reloading() => self.go_on_reloading(),
                 Some(ask) = self.asked.recv() => ask(self),
                 _ = tick.tick() => {
                     self.on_tick();
@@ -521,6 +536,7 @@ impl<'a> Supervisor<'a> {
 /// What an event means.
 impl Supervisor<'_> {
     async fn on_ready(&mut self) {
+        self.torrents.pack();
         self.tell_held();
         if let Some(tracked) = &mut self.tracked {
             tracked.on_ready();
@@ -555,6 +571,10 @@ impl Supervisor<'_> {
         }
         match told.event {
             watch::Event::Added { file, meta } => self.on_torrent_file(told.folder, &file, Arc::from(meta)),
+            // Of these there are 100,000 at the start, and whoever reads metrics reads them later.
+            watch::Event::Known { file, card, whole } => {
+                return self.on_known_file(told.folder, &file, &card, whole);
+            }
             watch::Event::Refused { file, error } => {
                 tracing::warn!("refused {file:?}: {error} (it is tried again when it changes)");
             }
@@ -576,7 +596,14 @@ impl Supervisor<'_> {
     fn on_torrent_file(&mut self, folder: usize, file: &Path, meta: Arc<Metainfo>) {
         let info_hash = meta.info_hash;
         let progress = Arc::new(Progress::new(meta.geometry.total_len()));
-        let (addition, replaced) = self.torrents.add(folder, file, info_hash, &meta.name, &progress);
+        let reach = Reach {
+            private: meta.private,
+            has_trackers: self.announcer.can_speak_to(&meta.announce),
+        };
+        let added = self
+            .torrents
+            .add(folder, file, info_hash, (&meta.name, reach), &progress);
+        let (addition, replaced) = added;
         self.on_removal(replaced, || format!("{file:?} holds another torrent now"));
         let (generation, trust) = match addition {
             Addition::New { generation } => {
@@ -593,17 +620,25 @@ impl Supervisor<'_> {
                 }
                 None => return,
             },
-            Addition::SameAs(other) => {
-                tracing::info!("{file:?} is the same torrent as {other:?} ({info_hash}): it is served once");
-                return;
-            }
+            Addition::SameAs(other) => return Self::tell_same(file, &other, info_hash),
         };
         tracing::debug!("checking {:?} ({info_hash}) from {file:?}", meta.name);
-        self.check(folder, generation, meta, trust, progress);
+        let contents = match self.checks.waiting() {
+            0..CHECKS_HELD => Contents::Here(meta),
+            _ => Contents::InFile(Arc::from(file)),
+        };
+        self.check(folder, generation, (info_hash, contents), trust, progress);
     }
 
-    fn check(&mut self, folder: usize, generation: u64, meta: Arc<Metainfo>, trust: bool, progress: Arc<Progress>) {
-        self.check_doubting(folder, generation, meta, (trust, None), progress);
+    fn check(
+        &mut self,
+        folder: usize,
+        generation: u64,
+        of: (InfoHash, Contents),
+        trust: bool,
+        progress: Arc<Progress>,
+    ) {
+        self.check_doubting(folder, generation, of, (trust, None), progress);
     }
 
     /// The same, with pieces that are to be read whatever is known of them.
@@ -611,22 +646,22 @@ impl Supervisor<'_> {
         &mut self,
         folder: usize,
         generation: u64,
-        meta: Arc<Metainfo>,
+        (info_hash, contents): (InfoHash, Contents),
         (trust, doubted): (bool, Option<Bitfield>),
         progress: Arc<Progress>,
     ) {
         // What shards have found out since the last one is not to be found out again.
-        self.unread.remove(meta.info_hash);
-        let home = self.home_in(folder, &meta);
+        self.unread.remove(info_hash);
+        let home = self.home_in(folder, info_hash);
         let unread = match self.folders.plan(folder).verify {
             Verify::Lazy if trust => Unread::Later,
             Verify::Trust if trust => Unread::Never,
             Verify::Full | Verify::Lazy | Verify::Trust => Unread::Now,
         };
         self.checks.submit(Job {
-            info_hash: meta.info_hash,
+            info_hash,
             generation,
-            meta,
+            contents,
             data_dir: self.folders.plan(folder).data_dir.clone(),
             trust,
             unread,
@@ -637,14 +672,15 @@ impl Supervisor<'_> {
     }
 
     /// Whether what is missing of a torrent of this folder can be had from anybody.
-    fn downloads_in(&self, folder: usize, meta: &Metainfo) -> bool {
-        !self.folders.plan(folder).peers.is_empty() || self.announcer.announces(meta)
+    fn downloads_in(&self, folder: usize, info_hash: InfoHash) -> bool {
+        let reach = self.torrents.entry(info_hash).map(Entry::reach);
+        !self.folders.plan(folder).peers.is_empty() || reach.is_some_and(|reach| self.announcer.announces(reach))
     }
 
     /// The shard that a torrent of this folder is downloaded by, if it is.
-    fn home_in(&self, folder: usize, meta: &Metainfo) -> Option<u32> {
-        self.downloads_in(folder, meta)
-            .then(|| self.shards.home_of(meta.info_hash))
+    fn home_in(&self, folder: usize, info_hash: InfoHash) -> Option<u32> {
+        self.downloads_in(folder, info_hash)
+            .then(|| self.shards.home_of(info_hash))
     }
 
     /// A file that held a torrent does no more.
@@ -657,42 +693,42 @@ impl Supervisor<'_> {
                 file,
                 folder,
             } => {
-                // Small and read a moment ago, by its folder's own thread: this one is not held up.
-                let meta = match super::torrent_file::read(&file) {
-                    Ok(meta) if meta.info_hash == info_hash => Arc::new(meta),
-                    // Its own folder will tell what has become of it.
-                    _ => return,
+                let Some(entry) = self.torrents.entry(info_hash) else {
+                    return;
                 };
-                let progress = Arc::new(Progress::new(meta.geometry.total_len()));
+                let (name, progress) = (Arc::clone(&entry.name), Arc::new(Progress::new(entry.len())));
                 if let Some(generation) = self.torrents.check_in(folder, info_hash, &progress) {
                     self.stop_downloading(info_hash);
-                    tracing::info!(
-                        "{:?} ({info_hash}) comes from {file:?} now: its payload is looked for there",
-                        meta.name
-                    );
+                    tracing::info!("{name:?} ({info_hash}) comes from {file:?} now: its payload is looked for there");
                     let trust = false; // What is known is of the other folder's payload.
-                    self.check(folder, generation, meta, trust, progress);
+                    // It is read by the thread that checks it. Should it have changed, its own folder will tell.
+                    let contents = Contents::InFile(Arc::from(file));
+                    self.check(folder, generation, (info_hash, contents), trust, progress);
                 }
             }
         }
     }
 
     fn on_checked(&mut self, checked: Checked) {
-        let Some(Checked { job, result }) = self.unless_lost(checked) else {
+        let Some(checked) = self.unless_lost(checked) else {
+            return;
+        };
+        let Some(Checked { job, result }) = self.holds_back(checked) else {
             return;
         };
         let Job {
-            info_hash,
-            generation,
-            meta,
-            ..
+            info_hash, generation, ..
         } = &job;
-        let (name, len) = (&meta.name, display_size(meta.geometry.total_len()));
-        let piece_count = meta.geometry.piece_count();
+        let entry = self.torrents.entry(*info_hash);
+        let (name, len) = entry.map_or_else(Default::default, |entry| (Arc::clone(&entry.name), entry.len()));
+        let len = display_size(len);
+        let piece_count = result.as_ref().map_or(0, |found| found.piece_count);
         let result = result.and_then(|found| self.is_its_own(found));
         let (state, served) = match &result {
             Ok(found) if found.stamps.is_some() => (State::Downloading, found.torrent.clone()),
-            Ok(found) if found.have_count == piece_count => (State::Seeding, found.torrent.clone()),
+            Ok(found) if found.have_count > 0 && found.have_count == piece_count => {
+                (State::Seeding, found.torrent.clone())
+            }
             Ok(found) if found.have_count > 0 => (State::Partial, found.torrent.clone()),
             Ok(_) => (State::Missing, None),
             Err(checks::Error::Unavailable(_) | checks::Error::Lost(_)) => (State::Unavailable, None),
@@ -730,7 +766,11 @@ impl Supervisor<'_> {
             self.publish_counts();
             return;
         }
-        if let Some(torrent) = &served {
+        if let (State::Seeding, Some(torrent)) = (&state, &served)
+            && self.rests_at_once(torrent)
+        {
+            // Its trackers are told all the same.
+        } else if let Some(torrent) = &served {
             let rate = self.config.limits.upload_rate_per_torrent;
             torrent.keep_to(rate.and_then(NonZeroU64::new), Instant::now());
             if let Some((folder, _)) = self.torrents.get(*info_hash) {
@@ -756,12 +796,12 @@ impl Supervisor<'_> {
             self.tell_peers(torrent);
             // Before it announces itself, perhaps to this very tracker.
             self.tell_held();
-            self.announcer.serve(torrent);
-            if matches!(state, State::Seeding) {
-                self.look_at_goals(*info_hash);
-            }
+            self.announcer.serve(torrent, &name);
         } else {
             self.announcer.remove(*info_hash);
+        }
+        if matches!(state, State::Seeding) {
+            self.look_at_goals(*info_hash);
         }
         match (state, result) {
             // That was said of its folder.
@@ -812,9 +852,12 @@ impl Supervisor<'_> {
                     tracing::warn!("nothing to seed of {name:?} ({info_hash}): {why} ({next})");
                 }
                 // What is there and wrong would be hashed to its end each time.
-                match found.wrong_count {
-                    0 => self.missing.push(job),
-                    _ => {
+                if let Some(entry) = self.torrents.entry(*info_hash) {
+                    let contents = Contents::InFile(Arc::clone(entry.file()));
+                    let job = Job { contents, ..job };
+                    if found.wrong_count == 0 {
+                        self.missing.push(job);
+                    } else {
                         self.spoilt.retain(|before| before.info_hash != job.info_hash);
                         self.spoilt.push(job);
                     }
@@ -839,8 +882,7 @@ impl Supervisor<'_> {
     /// What was found of a torrent, unless it is to be downloaded over the files of another.
     fn is_its_own(&self, found: Found) -> Result<Found, checks::Error> {
         let torrent = found.torrent.as_ref().filter(|_| found.stamps.is_some());
-        let others = self.torrents.iter().filter_map(|entry| entry.served.as_ref());
-        match torrent.and_then(|torrent| rival_of(torrent, others)) {
+        match torrent.and_then(|torrent| rival_of(torrent, self.torrents.served())) {
             None => Ok(found),
             Some(Rival { path, name, info_hash }) => Err(checks::Error::Taken {
                 path,
@@ -862,6 +904,8 @@ impl Supervisor<'_> {
         self.look_at_due();
         self.check_doubtful(now);
         self.measure(now);
+        self.tend_resting(now);
+        self.publish_counts();
         if let Some(reporter) = &self.reporter {
             reporter.look_at_shards(now);
         }
@@ -898,7 +942,7 @@ impl Supervisor<'_> {
         self.pulse.look(now);
         self.throughput.look(shards.iter().map(|shard| shard.counters()), now);
         if self.throughput.is_moving(now) {
-            let (count, top) = (self.torrents.len() / MEASURE_TURNS + 1, &mut self.top);
+            let (count, top) = (self.torrents.loaded_count() / MEASURE_TURNS + 1, &mut self.top);
             if self.torrents.measure(count, now, |torrent| top.offer(torrent)) {
                 self.top.end_round();
             }
@@ -908,12 +952,12 @@ impl Supervisor<'_> {
     /// Looks again for payload that was not there.
     fn look_again(&mut self, job: Job) {
         // A new one: it tells how far and how long this look is, and can be cancelled.
-        let progress = Arc::new(Progress::new(job.meta.geometry.total_len()));
-        let Some((folder, _)) = self.torrents.get(job.info_hash) else {
+        let Some(entry) = self.torrents.entry(job.info_hash) else {
             return;
         };
+        let progress = Arc::new(Progress::new(entry.len()));
         // There may be peers to have it from since it was looked for last.
-        let home = self.home_in(folder, &job.meta);
+        let home = self.home_in(entry.folder(), job.info_hash);
         if let Some(generation) = self.torrents.check_again(job.info_hash, &progress) {
             self.checks.submit(Job {
                 generation,
@@ -983,7 +1027,7 @@ impl Supervisor<'_> {
     /// they are as they were.
     fn check_changed(&mut self) {
         for (folder, torrent) in self.torrents.changed() {
-            let meta = Arc::new(torrent.meta().clone());
+            let meta = torrent.shared_meta();
             let progress = Arc::new(Progress::new(meta.geometry.total_len()));
             let Some(generation) = self.torrents.check_anew(meta.info_hash, &progress) else {
                 continue;
@@ -1004,7 +1048,8 @@ impl Supervisor<'_> {
                     meta.info_hash
                 ),
             }
-            self.check_doubting(folder, generation, meta, (true, doubted), progress);
+            let of = (meta.info_hash, meta.into());
+            self.check_doubting(folder, generation, of, (true, doubted), progress);
         }
     }
 

@@ -3,16 +3,18 @@
 //! A plain table without disk, clock or shard: the supervisor asks it what an event means, and acts. One torrent may
 //! come from several files; it is added with the first and removed with the last.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::checks::Progress;
+use super::contents::Contents;
 use super::meter::Meter;
+use super::origins::Origins;
 use crate::proto::InfoHash;
-use crate::shard::Torrent;
+use crate::shard::{Resting, Torrent};
 
 /// Where a torrent stands.
 #[derive(Clone, Debug)]
@@ -67,11 +69,20 @@ impl State {
     }
 }
 
-/// One torrent.
+/// Who may hear of a torrent, and whom it may be had from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reach {
+    /// Nobody but its own trackers may hear of it (BEP 27).
+    pub(super) private: bool,
+    /// It has trackers of its own that btd can speak to.
+    pub(super) has_trackers: bool,
+}
+
+/// One torrent. There may be 100,000: what only few have is behind a pointer.
 #[derive(Debug)]
 pub(super) struct Entry {
     /// For messages.
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     /// Where it stands.
     pub(super) state: State,
     /// What the shards have.
@@ -79,19 +90,30 @@ pub(super) struct Entry {
     /// Tells the check that counts from earlier ones of the same info-hash that may still end.
     pub(super) generation: u64,
     /// What the last check said; `None` when what the next one says is to be told in any case.
-    settled_as: Option<usize>,
+    settled_as: Option<u8>,
     /// The watch folder whose data folder the last check looked into.
-    folder: usize,
-    /// Where it comes from, each with its watch folder. Never empty.
-    files: BTreeMap<PathBuf, usize>,
+    folder: u32,
+    /// Where it comes from, each with its watch folder.
+    files: Origins,
     /// Its length in bytes.
     len: u64,
     paused: bool,
     /// Whether the last check could say what there is of it.
     is_known: bool,
+    /// It is whole, and nobody has wanted it lately: the shards have its info-hash alone.
+    rests: bool,
+    reach: Reach,
+    rare: Option<Box<Rare>>,
+}
+
+/// What a torrent has that was served in this run, or is not as it should be.
+#[derive(Debug, Default)]
+struct Rare {
     /// Why it stands as it does, where that wants saying.
     why: Option<Box<str>>,
     meter: Meter,
+    /// What it has moved before it rested, up and down.
+    moved: (u64, u64),
 }
 
 impl Entry {
@@ -102,12 +124,35 @@ impl Entry {
 
     /// The watch folder whose data folder its payload is looked for in.
     pub(super) fn folder(&self) -> usize {
-        self.folder
+        self.folder as usize
+    }
+
+    /// Whether the shards have its info-hash alone.
+    pub(super) fn rests(&self) -> bool {
+        self.rests
+    }
+
+    /// Who may hear of it.
+    pub(super) fn reach(&self) -> Reach {
+        self.reach
+    }
+
+    /// One of the files that it comes from.
+    pub(super) fn file(&self) -> &Arc<Path> {
+        self.files.first().0
+    }
+
+    /// Payload bytes that peers have taken and sent since it was last checked.
+    pub(super) fn moved(&self) -> (u64, u64) {
+        let (up, down) = self.rare.as_ref().map_or((0, 0), |rare| rare.moved);
+        let served = self.served.as_ref();
+        let now = served.map_or((0, 0), |torrent| (torrent.uploaded(), torrent.downloaded()));
+        (up + now.0, down + now.1)
     }
 
     /// The files that it comes from.
     pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
-        self.files.keys().map(PathBuf::as_path)
+        self.files.iter().map(|(file, _)| &**file)
     }
 
     /// Whether it is paused, though it may be checked meanwhile.
@@ -122,12 +167,18 @@ impl Entry {
 
     /// Why it stands as it does, where that wants saying.
     pub(super) fn why(&self) -> Option<&str> {
-        self.why.as_deref()
+        self.rare.as_ref()?.why.as_deref()
+    }
+
+    fn forget_why(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            rare.why = None;
+        }
     }
 
     /// Bytes a second, up and down.
     pub(super) fn rates(&self) -> (u64, u64) {
-        self.meter.rates()
+        self.rare.as_ref().map_or((0, 0), |rare| rare.meter.rates())
     }
 }
 
@@ -172,12 +223,27 @@ pub(super) struct Settled {
     pub(super) is_news: bool,
 }
 
+/// A torrent whose data folder is gone.
+#[derive(Debug)]
+pub(super) struct Lost {
+    /// Which.
+    pub(super) info_hash: InfoHash,
+    /// What is in its file. The torrent itself holds on to the folder.
+    pub(super) contents: Contents,
+    /// Whether it rested, and the shards had its info-hash alone.
+    pub(super) rested: bool,
+}
+
 /// All torrents.
 #[derive(Debug, Default)]
 pub(super) struct Torrents {
     /// In order, so that they can be gone through page by page while they come and go.
     by_hash: BTreeMap<InfoHash, Entry>,
-    by_file: HashMap<PathBuf, InfoHash>,
+    by_file: HashMap<Arc<Path>, InfoHash>,
+    /// Those that the shards have with all that is in them.
+    loaded: BTreeSet<InfoHash>,
+    /// Those that the shards have by name: kept as [`Entry::rests`] says.
+    resting: Arc<Resting>,
     counts: [usize; STATE_NAMES.len()],
     generations: u64,
     /// Those that are paused, or will be when they are added.
@@ -187,10 +253,11 @@ pub(super) struct Torrents {
 }
 
 impl Torrents {
-    /// No torrents yet; these are paused when they come.
-    pub(super) fn new(paused: HashSet<InfoHash>) -> Self {
+    /// No torrents yet; these are paused when they come. `resting` tells the shards which rest.
+    pub(super) fn new(paused: HashSet<InfoHash>, resting: Arc<Resting>) -> Self {
         Self {
             paused,
+            resting,
             ..Self::default()
         }
     }
@@ -202,33 +269,35 @@ impl Torrents {
         folder: usize,
         file: &Path,
         info_hash: InfoHash,
-        name: &str,
+        (name, reach): (&str, Reach),
         progress: &Arc<Progress>,
     ) -> (Addition, Removal) {
         if self.by_file.get(file) == Some(&info_hash) {
             return (Addition::Known, Removal::Nothing);
         }
         let replaced = self.remove(file);
-        self.by_file.insert(file.to_owned(), info_hash);
+        let file: Arc<Path> = Arc::from(file);
+        self.by_file.insert(Arc::clone(&file), info_hash);
         if let Some(entry) = self.by_hash.get_mut(&info_hash) {
-            let other = entry.files.keys().next().cloned().unwrap_or_default();
-            entry.files.insert(file.to_owned(), folder);
+            let other = entry.files.first().0.to_path_buf();
+            entry.files.insert(file, folder);
             return (Addition::SameAs(other), replaced);
         }
         self.generations += 1;
         let entry = Entry {
-            name: name.to_owned(),
+            name: Arc::from(name),
             state: State::Checking(Arc::clone(progress)),
             served: None,
             generation: self.generations,
             settled_as: None,
-            folder,
-            files: BTreeMap::from([(file.to_owned(), folder)]),
+            folder: u32::try_from(folder).expect("fewer watch folders than 2^32"),
+            files: Origins::new(file, folder),
             len: progress.total(),
             paused: self.paused.contains(&info_hash),
             is_known: false,
-            why: None,
-            meter: Meter::default(),
+            rests: false,
+            reach,
+            rare: None,
         };
         self.counts[entry.state.index()] += 1;
         self.by_hash.insert(info_hash, entry);
@@ -248,20 +317,22 @@ impl Torrents {
         let Some(entry) = self.by_hash.get_mut(&info_hash) else {
             return Removal::Nothing;
         };
-        entry.files.remove(file);
-        if let Some((file, folder)) = entry.files.iter().next() {
-            return match entry.files.values().any(|folder| *folder == entry.folder) {
+        if entry.files.remove(file) {
+            let (file, folder) = entry.files.first();
+            return match entry.files.iter().any(|(_, folder)| folder == entry.folder()) {
                 true => Removal::Nothing,
                 false => Removal::Moved {
                     info_hash,
-                    file: file.clone(),
-                    folder: *folder,
+                    file: file.to_path_buf(),
+                    folder,
                 },
             };
         }
+        self.end_rest(info_hash);
         match self.by_hash.remove(&info_hash) {
             Some(entry) => {
                 self.counts[entry.state.index()] -= 1;
+                self.loaded.remove(&info_hash);
                 self.paused.remove(&info_hash);
                 Removal::Gone(info_hash, entry)
             }
@@ -281,12 +352,102 @@ impl Torrents {
             .by_hash
             .get_mut(&info_hash)
             .filter(|entry| entry.generation == generation)?;
+        match served {
+            Some(_) => self.loaded.insert(info_hash),
+            None => self.loaded.remove(&info_hash),
+        };
         let was_served = std::mem::replace(&mut entry.served, served).is_some();
-        let is_news = entry.settled_as.replace(state.index()) != Some(state.index());
+        let is_news = entry.settled_as.replace(state.index() as u8) != Some(state.index() as u8);
         self.counts[entry.state.index()] -= 1;
         self.counts[state.index()] += 1;
         entry.state = state;
+        if let Some(rare) = &mut entry.rare {
+            rare.moved = (0, 0);
+        }
+        self.end_rest(info_hash);
         Some(Settled { was_served, is_news })
+    }
+
+    /// Many have come, in no order, which leaves a third of the table's room empty: it is packed anew, all at once. For the
+    /// end of a start.
+    pub(super) fn pack(&mut self) {
+        self.by_hash = std::mem::take(&mut self.by_hash).into_iter().collect();
+    }
+
+    /// Has a whole torrent rest: of what the shards have of it only the info-hash is left.
+    pub(super) fn rest(&mut self, info_hash: InfoHash) {
+        let Some(entry) = self.by_hash.get_mut(&info_hash).filter(|entry| !entry.paused) else {
+            return;
+        };
+        let (up, down) = entry.moved();
+        let rare = Rare {
+            moved: (up, down),
+            ..Rare::default()
+        };
+        entry.rare = ((up, down) != (0, 0)).then(|| Box::new(rare));
+        entry.served = None;
+        entry.settled_as = Some(State::Seeding.index() as u8);
+        entry.rests = true;
+        entry.is_known = true;
+        self.counts[entry.state.index()] -= 1;
+        entry.state = State::Seeding;
+        self.counts[entry.state.index()] += 1;
+        self.loaded.remove(&info_hash);
+        self.resting.insert(info_hash);
+    }
+
+    /// A torrent that rests is served. False if it does not rest any more.
+    pub(super) fn wake(&mut self, info_hash: InfoHash, torrent: &Arc<Torrent>) -> bool {
+        let Some(entry) = self.by_hash.get_mut(&info_hash).filter(|entry| entry.rests) else {
+            return false;
+        };
+        entry.served = Some(Arc::clone(torrent));
+        entry.rests = false;
+        self.loaded.insert(info_hash);
+        true
+    }
+
+    /// A torrent rests no more, and is not served when it is asked for.
+    pub(super) fn end_rest(&mut self, info_hash: InfoHash) {
+        if let Some(entry) = self.by_hash.get_mut(&info_hash) {
+            entry.rests = false;
+            self.resting.remove(info_hash);
+        }
+    }
+
+    /// The shards may let go of a torrent, and ask for it again.
+    pub(super) fn may_be_asked_for(&self, info_hash: InfoHash) {
+        self.resting.insert(info_hash);
+    }
+
+    /// Those that the shards have.
+    pub(super) fn served(&self) -> impl Iterator<Item = &Arc<Torrent>> {
+        self.loaded().filter_map(|entry| entry.served.as_ref())
+    }
+
+    /// Whole torrents that the shards have and nobody is connected for, all of which somebody has read.
+    pub(super) fn idle(&self) -> impl Iterator<Item = (InfoHash, &Arc<Torrent>)> {
+        let loaded = self.loaded.iter().filter_map(|info_hash| {
+            let entry = self.by_hash.get(info_hash)?;
+            let torrent = entry.served.as_ref()?;
+            // What nobody has read yet is known of the torrent that the shards have, and nowhere else.
+            let may_rest = matches!(entry.state, State::Seeding)
+                && torrent.is_complete()
+                && !torrent.is_changed()
+                && torrent.unread_count() == 0;
+            may_rest.then_some((*info_hash, torrent))
+        });
+        loaded.filter(|(_, torrent)| torrent.connections() == 0)
+    }
+
+    /// How many the shards have with all that is in them.
+    pub(super) fn loaded_count(&self) -> usize {
+        self.loaded.len()
+    }
+
+    /// The entries of those that the shards have.
+    fn loaded(&self) -> impl Iterator<Item = &Entry> {
+        self.loaded.iter().filter_map(|info_hash| self.by_hash.get(info_hash))
     }
 
     /// Starts another check of a torrent, whole or not, of which somebody wants to hear, be it the same as before. Gives
@@ -302,10 +463,11 @@ impl Torrents {
     /// Starts a check of a torrent whose payload is another watch folder's now, in place of one that is under way.
     pub(super) fn check_in(&mut self, folder: usize, info_hash: InfoHash, progress: &Arc<Progress>) -> Option<u64> {
         let entry = self.by_hash.get_mut(&info_hash)?;
-        entry.folder = folder;
+        entry.folder = u32::try_from(folder).expect("fewer watch folders than 2^32");
         if let State::Checking(progress) = &entry.state {
             progress.cancel();
         }
+        self.end_rest(info_hash); // What is known is of the other folder's payload.
         self.begin_check(info_hash, progress)
     }
 
@@ -334,7 +496,7 @@ impl Torrents {
         self.generations += 1;
         entry.generation = self.generations;
         entry.settled_as = None;
-        entry.why = None;
+        entry.forget_why();
         let state = State::Checking(Arc::clone(progress));
         self.counts[entry.state.index()] -= 1;
         self.counts[state.index()] += 1;
@@ -353,38 +515,37 @@ impl Torrents {
 
     /// Torrents of which a file was changed after it was checked, each with the watch folder it was found in.
     pub(super) fn changed(&self) -> Vec<(usize, Arc<Torrent>)> {
-        let settled = self
-            .by_hash
-            .values()
-            .filter(|entry| !matches!(entry.state, State::Checking(_)));
+        let settled = self.loaded().filter(|entry| !matches!(entry.state, State::Checking(_)));
         settled
-            .filter_map(|entry| Some((entry.folder, entry.served.clone()?)))
+            .filter_map(|entry| Some((entry.folder(), entry.served.clone()?)))
             .filter(|(_, torrent)| torrent.is_changed())
             .collect()
     }
 
     /// Torrents of which a part is served, each with the watch folder it was found in.
     pub(super) fn partial(&self) -> Vec<(usize, Arc<Torrent>)> {
-        let partial = self.by_hash.values();
-        let partial = partial.filter(|entry| matches!(entry.state, State::Partial));
+        let partial = self.loaded().filter(|entry| matches!(entry.state, State::Partial));
         partial
-            .filter_map(|entry| Some((entry.folder, entry.served.clone()?)))
+            .filter_map(|entry| Some((entry.folder(), entry.served.clone()?)))
             .collect()
     }
 
     /// The files of a watch folder that hold torrents.
-    pub(super) fn files_in(&self, folder: usize) -> Vec<PathBuf> {
-        let files = self.by_hash.values().flat_map(|entry| &entry.files);
+    pub(super) fn files_in(&self, folder: usize) -> Vec<Arc<Path>> {
+        let files = self.by_hash.values().flat_map(|entry| entry.files.iter());
         files
-            .filter(|(_, of)| **of == folder)
-            .map(|(file, _)| file.clone())
+            .filter(|(_, of)| *of == folder)
+            .map(|(file, _)| Arc::clone(file))
             .collect()
     }
 
     /// Torrents that were whole and of which pieces can no longer be read. Each is given once.
     pub(super) fn newly_damaged(&mut self) -> Vec<Arc<Torrent>> {
         let mut damaged = Vec::new();
-        for entry in self.by_hash.values_mut() {
+        for info_hash in &self.loaded {
+            let Some(entry) = self.by_hash.get_mut(info_hash) else {
+                continue;
+            };
             let Some(torrent) = entry.served.as_ref().filter(|torrent| !torrent.is_complete()) else {
                 continue;
             };
@@ -407,8 +568,8 @@ impl Torrents {
         if is_downloading {
             self.counts[entry.state.index()] -= 1;
             entry.state = State::Seeding;
-            entry.why = None;
-            entry.settled_as = Some(entry.state.index());
+            entry.forget_why();
+            entry.settled_as = Some(entry.state.index() as u8);
             self.counts[entry.state.index()] += 1;
         }
         is_downloading
@@ -427,6 +588,9 @@ impl Torrents {
             self.counts[entry.state.index()] -= 1;
             entry.state = State::Paused;
             self.counts[entry.state.index()] += 1;
+        }
+        if paused {
+            self.end_rest(info_hash);
         }
         Some(is_news)
     }
@@ -456,26 +620,30 @@ impl Torrents {
 
     /// Says why a torrent stands as it does, where nothing was checked.
     pub(super) fn give_reason(&mut self, info_hash: InfoHash, why: Option<String>) {
-        if let Some(entry) = self.by_hash.get_mut(&info_hash) {
-            entry.why = why.map(String::into_boxed_str);
+        let Some(entry) = self.by_hash.get_mut(&info_hash) else {
+            return;
+        };
+        match why {
+            Some(why) => entry.rare.get_or_insert_default().why = Some(why.into_boxed_str()),
+            None => entry.forget_why(),
         }
     }
 
-    /// The data folders of these watch folders are gone. Gives the torrents there that shards have, or had: they have them
-    /// no more, and wait for the folder. What is being checked is told to stop, what is paused stays so.
-    pub(super) fn lose(&mut self, folders: &[usize], why: &str) -> Vec<Arc<Torrent>> {
-        let mut lost = Vec::new();
-        for entry in self
-            .by_hash
-            .values_mut()
-            .filter(|entry| folders.contains(&entry.folder))
-        {
-            let served = entry.served.take();
+    /// The data folders of these watch folders are gone. Gives the torrents there that shards have, or had, and those that rest:
+    /// they have them no more, and wait for the folder. What is being checked is told to stop, what is paused stays so.
+    pub(super) fn lose(&mut self, folders: &[usize], why: &str) -> Vec<Lost> {
+        let mut all = Vec::new();
+        let of_these = self.by_hash.iter_mut();
+        for (info_hash, entry) in of_these.filter(|(_, entry)| folders.contains(&entry.folder())) {
+            let (served, rested) = (entry.served.take(), std::mem::take(&mut entry.rests));
+            self.loaded.remove(info_hash);
+            self.resting.remove(*info_hash);
+            let is_lost = served.is_some() || rested;
             if let State::Checking(progress) = &entry.state {
                 progress.cancel();
-            } else if served.is_some() {
+            } else if is_lost {
                 entry.is_known = false;
-                entry.why = Some(why.into());
+                entry.rare.get_or_insert_default().why = Some(why.into());
                 if !entry.paused {
                     entry.settled_as = None;
                     self.counts[entry.state.index()] -= 1;
@@ -483,15 +651,24 @@ impl Torrents {
                     self.counts[entry.state.index()] += 1;
                 }
             }
-            lost.extend(served);
+            if is_lost {
+                all.push(Lost {
+                    info_hash: *info_hash,
+                    contents: match &served {
+                        Some(torrent) => Contents::Here(torrent.shared_meta()),
+                        None => Contents::InFile(Arc::clone(entry.files.first().0)),
+                    },
+                    rested,
+                });
+            }
         }
-        lost
+        all
     }
 
     /// Whether this one waits for its data folder, which is that of one of these watch folders.
     pub(super) fn is_unavailable_in(&self, info_hash: InfoHash, folders: &[usize]) -> bool {
         let entry = self.by_hash.get(&info_hash);
-        entry.is_some_and(|entry| matches!(entry.state, State::Unavailable) && folders.contains(&entry.folder))
+        entry.is_some_and(|entry| matches!(entry.state, State::Unavailable) && folders.contains(&entry.folder()))
     }
 
     /// Takes the rates of the next `count` torrents, in turn, and shows each to `look`. Whether these were the last of them all,
@@ -499,9 +676,12 @@ impl Torrents {
     pub(super) fn measure(&mut self, count: usize, now: Instant, mut look: impl FnMut(&Arc<Torrent>)) -> bool {
         let from = self.measured.map_or(Bound::Unbounded, Bound::Excluded);
         let (mut last, mut seen) = (None, 0);
-        for (info_hash, entry) in self.by_hash.range_mut((from, Bound::Unbounded)).take(count) {
-            if let Some(torrent) = &entry.served {
-                entry.meter.look((torrent.uploaded(), torrent.downloaded()), now);
+        for info_hash in self.loaded.range((from, Bound::Unbounded)).take(count) {
+            if let Some(entry) = self.by_hash.get_mut(info_hash)
+                && let Some(torrent) = &entry.served
+            {
+                let moved = (torrent.uploaded(), torrent.downloaded());
+                entry.rare.get_or_insert_default().meter.look(moved, now);
                 look(torrent);
             }
             last = Some(*info_hash);
@@ -534,7 +714,7 @@ impl Torrents {
     /// The watch folder that a torrent's payload belongs to, and the torrent as the shards have it.
     pub(super) fn get(&self, info_hash: InfoHash) -> Option<(usize, Option<&Arc<Torrent>>)> {
         let entry = self.by_hash.get(&info_hash)?;
-        Some((entry.folder, entry.served.as_ref()))
+        Some((entry.folder(), entry.served.as_ref()))
     }
 
     /// How many are in each state of [`STATE_NAMES`].
@@ -566,21 +746,30 @@ impl Torrents {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::bitfield::Bitfield;
+    use crate::proto::metainfo::Metainfo;
+    use crate::storage::Root;
 
     const ONE: InfoHash = InfoHash([1; 20]);
     const TWO: InfoHash = InfoHash([2; 20]);
 
-    /// What shards may have of a torrent; its info-hash is not looked at.
-    fn served() -> Arc<Torrent> {
-        let meta = crate::control::watch::testing::torrent("x");
-        let meta = crate::proto::metainfo::Metainfo::parse(&meta).expect("a torrent");
-        let root = Arc::new(crate::storage::Root::open("/").expect("a folder"));
-        Torrent::new(meta, root, &crate::proto::bitfield::Bitfield::full(1), &[None])
+    fn add(torrents: &mut Torrents, file: &str, info_hash: InfoHash) -> (Addition, Option<InfoHash>) {
+        let (addition, replaced) = torrents.add(
+            0,
+            Path::new(file),
+            info_hash,
+            ("name", Reach::default()),
+            &Arc::default(),
+        );
+        (addition, gone(&replaced))
     }
 
-    fn add(torrents: &mut Torrents, file: &str, info_hash: InfoHash) -> (Addition, Option<InfoHash>) {
-        let (addition, replaced) = torrents.add(0, Path::new(file), info_hash, "name", &Arc::default());
-        (addition, gone(&replaced))
+    /// One that is whole, whatever its info-hash.
+    fn torrent() -> (tempfile::TempDir, Arc<Torrent>) {
+        let temp = tempfile::tempdir().expect("a temporary folder");
+        let meta = Metainfo::parse(&crate::control::watch::testing::torrent("x")).expect("a torrent");
+        let root = Arc::new(Root::open(temp.path()).expect("opened"));
+        (temp, Torrent::new(meta, root, &Bitfield::full(1), &[None]))
     }
 
     fn remove(torrents: &mut Torrents, file: &str) -> Option<InfoHash> {
@@ -599,7 +788,15 @@ mod tests {
     fn a_torrent_whose_file_moves_to_another_folder_is_checked_there() {
         let mut torrents = Torrents::default();
         let add = |torrents: &mut Torrents, folder, file| {
-            torrents.add(folder, Path::new(file), ONE, "name", &Arc::default()).0
+            torrents
+                .add(
+                    folder,
+                    Path::new(file),
+                    ONE,
+                    ("name", Reach::default()),
+                    &Arc::default(),
+                )
+                .0
         };
         assert_eq!(add(&mut torrents, 0, "0/a"), Addition::New { generation: 1 });
         torrents.settle(ONE, 1, State::Seeding, None);
@@ -727,11 +924,17 @@ mod tests {
         let mut torrents = Torrents::default();
         for (folder, byte) in [(0, 1), (0, 2), (1, 3), (0, 4)] {
             let (file, hash) = (byte.to_string(), InfoHash([byte; 20]));
-            torrents.add(folder, Path::new(&file), hash, "name", &Arc::default());
+            torrents.add(
+                folder,
+                Path::new(&file),
+                hash,
+                ("name", Reach::default()),
+                &Arc::default(),
+            );
         }
         let hash = |byte| InfoHash([byte; 20]);
         for (byte, generation) in [(1, 1), (2, 2), (3, 3)] {
-            torrents.settle(hash(byte), generation, State::Seeding, Some(served()));
+            torrents.settle(hash(byte), generation, State::Seeding, Some(torrent().1));
         }
         torrents.set_paused(hash(2), true);
         let lost = torrents.lose(&[0], "it is gone");
@@ -756,7 +959,7 @@ mod tests {
 
     #[test]
     fn a_pause_outlives_a_check_and_ends_with_the_torrent() {
-        let mut torrents = Torrents::new(HashSet::from([ONE]));
+        let mut torrents = Torrents::new(HashSet::from([ONE]), Arc::default());
         add(&mut torrents, "a", ONE);
         assert!(torrents.is_paused(ONE), "it was paused before it came");
         assert_eq!(
@@ -773,6 +976,63 @@ mod tests {
         remove(&mut torrents, "a");
         add(&mut torrents, "a", ONE);
         assert!(!torrents.is_paused(ONE));
+    }
+
+    #[test]
+    fn torrent_that_rests_is_seeded_and_counted_and_known_to_the_shards_by_name_alone() {
+        let resting = Arc::<Resting>::default();
+        let mut torrents = Torrents::new(HashSet::new(), Arc::clone(&resting));
+        add(&mut torrents, "a", ONE);
+        torrents.rest(ONE);
+        assert_eq!(torrents.counts(), [0, 1, 0, 0, 0, 0, 0, 0]);
+        assert!(resting.contains(ONE) && torrents.entry(ONE).is_some_and(Entry::rests));
+        let (_temp, torrent) = torrent();
+        assert!(torrents.wake(ONE, &torrent));
+        assert!(!torrents.wake(ONE, &torrent), "it is awake");
+        assert_eq!(torrents.loaded_count(), 1);
+        assert_eq!(torrents.idle().count(), 1, "nobody is connected");
+        torrent.count_uploaded(5);
+        torrents.rest(ONE);
+        assert_eq!(torrents.loaded_count(), 0);
+        assert!(torrents.wake(ONE, &torrent));
+        assert_eq!(
+            torrents.entry(ONE).map(Entry::moved),
+            Some((10, 0)),
+            "what it moved before counts"
+        );
+        torrents.rest(ONE);
+        // Whatever it does else ends its rest.
+        torrents.set_paused(ONE, true);
+        assert!(!resting.contains(ONE) && !torrents.wake(ONE, &torrent));
+        torrents.set_paused(ONE, false);
+        assert_eq!(torrents.check_anew(ONE, &Arc::default()), Some(2));
+        torrents.settle(ONE, 2, State::Seeding, None);
+        torrents.rest(ONE);
+        assert!(resting.contains(ONE));
+        remove(&mut torrents, "a");
+        assert!(!resting.contains(ONE));
+        assert_eq!(torrents.counts(), [0; 8]);
+    }
+
+    #[test]
+    fn torrent_that_rests_can_be_woken_while_it_is_checked_and_what_the_check_says_holds() {
+        let resting = Arc::<Resting>::default();
+        let mut torrents = Torrents::new(HashSet::new(), Arc::clone(&resting));
+        add(&mut torrents, "a", ONE);
+        torrents.rest(ONE);
+        let generation = torrents.check_anew(ONE, &Arc::default()).expect("it begins");
+        assert!(resting.contains(ONE), "somebody only wants to be sure");
+        let (_temp, torrent) = torrent();
+        assert!(torrents.wake(ONE, &torrent));
+        let settled = torrents.settle(ONE, generation, State::Missing, None).expect("settled");
+        assert!(settled.was_served && !resting.contains(ONE));
+        assert_eq!((torrents.loaded_count(), torrents.counts()[3]), (0, 1));
+    }
+
+    /// What is in here for each torrent is there 100,000 times. Whatever makes it longer should be behind `rare`.
+    #[test]
+    fn entry_is_no_longer_than_it_was() {
+        assert!(size_of::<Entry>() <= 112, "{}", size_of::<Entry>());
     }
 
     #[test]

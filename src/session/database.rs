@@ -51,6 +51,9 @@ const PLACES: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("plac
 /// How far the scrubs of data folders are, likewise.
 const SCRUBS: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("scrubs");
 
+/// Cards of .torrent files, by the SHA-1 of their paths. Likewise.
+const CARDS: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("cards");
+
 /// What redb may keep of the file in memory, in bytes; its default is 1 GiB. Records are read once each, when their
 /// torrent is added, and a transaction writes few of them, so that nothing is won by more.
 const CACHE_LEN: usize = 4 << 20;
@@ -176,7 +179,7 @@ fn get(database: &redb::Database, kind: Kind, info_hash: &InfoHash) -> Result<Op
     let table = match (database.begin_read()?.open_table(table(kind)), kind) {
         (
             Err(TableError::TableDoesNotExist(_)),
-            Kind::History | Kind::Announced | Kind::Paused | Kind::Place | Kind::Scrub,
+            Kind::History | Kind::Announced | Kind::Paused | Kind::Place | Kind::Scrub | Kind::Card,
         ) => {
             return Ok(None);
         }
@@ -206,6 +209,7 @@ fn table(kind: Kind) -> TableDefinition<'static, &'static [u8; 20], &'static [u8
         Kind::Paused => PAUSED,
         Kind::Place => PLACES,
         Kind::Scrub => SCRUBS,
+        Kind::Card => CARDS,
     }
 }
 
@@ -219,6 +223,7 @@ fn commit(database: &redb::Database, changes: &Changes) -> Result<(), redb::Erro
         Kind::Paused,
         Kind::Place,
         Kind::Scrub,
+        Kind::Card,
     ] {
         let mut of_kind = changes.iter().filter(|((is, _), _)| *is == kind).peekable();
         if of_kind.peek().is_none() {

@@ -8,6 +8,7 @@
 //! - [`announced`]: when its trackers are to be asked next, likewise.
 //! - `place`: which filesystem each data folder lies on, likewise.
 //! - `scrub`: how far each data folder was read once more, likewise.
+//! - [`catalog`]: what is needed of a .torrent file while nobody wants its torrent, likewise.
 //! - `database`: the file; what becomes of one that is damaged or foreign.
 //! - `writer`: the queue of changes and the thread that writes them.
 //!
@@ -17,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod announced;
+pub mod catalog;
 mod database;
 pub mod history;
 pub mod pause;
@@ -37,6 +39,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub use announced::Announced;
+pub use catalog::{Card, FileIdentity};
 use database::{Database, Opener};
 pub use history::{Completed, History};
 pub use pause::Pause;
@@ -76,6 +79,9 @@ pub enum Error {
         reason: String,
     },
 }
+
+/// The SHA-1 of a .torrent file's path: as long as the info-hashes that everything else is found by.
+pub type CardKey = [u8; 20];
 
 /// The records of all torrents. Dropping it writes what is queued.
 #[derive(Debug)]
@@ -148,6 +154,28 @@ impl Store {
     pub fn load_announced(&self, info_hash: &InfoHash) -> Vec<Announced> {
         let bytes = self.get(Kind::Announced, info_hash);
         bytes.and_then(|bytes| announced::decode(&bytes)).unwrap_or_default()
+    }
+
+    /// Whether it is recorded that every piece of a torrent that has so many pieces and files is right. Its files are to be
+    /// compared with the record before any byte of them is trusted. Blocks on the disk.
+    pub fn is_whole(&self, info_hash: &InfoHash, piece_count: u32, file_count: u32) -> bool {
+        let bytes = self.get(Kind::Record, info_hash);
+        bytes.is_some_and(|bytes| record::is_whole(&bytes, piece_count, file_count))
+    }
+
+    /// What was kept of the .torrent file that this key stands for. What was put is seen at once. Blocks on the disk.
+    pub fn load_card(&self, key: &CardKey) -> Option<Card> {
+        Card::decode(&self.get(Kind::Card, &InfoHash(*key))?)
+    }
+
+    /// Queues what is to be kept of a .torrent file to be written, in the place of what was; `None` removes it. Never blocks
+    /// on the disk.
+    pub fn put_card(&self, key: &CardKey, card: Option<&Card>) {
+        let change = match card.and_then(Card::encode) {
+            Some(bytes) => Change::Put(bytes),
+            None => Change::Remove,
+        };
+        self.writer.queue(Kind::Card, InfoHash(*key), change);
     }
 
     fn get(&self, kind: Kind, info_hash: &InfoHash) -> Option<Vec<u8>> {

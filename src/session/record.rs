@@ -223,6 +223,32 @@ impl Record {
     }
 }
 
+/// Whether these bytes begin like the record of a torrent with so many pieces and files of which all is right. Whether its
+/// files are still those is for others to see.
+pub(super) fn is_whole(bytes: &[u8], piece_count: u32, file_count: u32) -> bool {
+    let mut input = Input {
+        rest: bytes,
+        len: bytes.len(),
+    };
+    let mut head = || {
+        Some((
+            input.byte().ok()?,
+            input.u32().ok()?,
+            input.u32().ok()?,
+            input.u32().ok()?,
+        ))
+    };
+    let whole = Some((VERSION, piece_count, file_count, piece_count));
+    if head() != whole || input.take(2) != Ok(&[BITS_ALL, BITS_NONE]) {
+        return false;
+    }
+    // What is being written to has not got its final name, perhaps.
+    let is_settled = |file: Result<Option<FileStamp>, Malformed>| {
+        file.is_ok_and(|stamp| !stamp.is_some_and(|stamp| stamp.is_being_written()))
+    };
+    (0..file_count).all(|_| is_settled(input.file())) && input.rest.is_empty()
+}
+
 fn encode_bits(bits: &Bitfield, out: &mut Vec<u8>) {
     if bits.is_empty() {
         out.push(BITS_NONE);
@@ -452,6 +478,35 @@ pub(super) mod tests {
         let mut record = small();
         record.wrong = record.have.clone();
         record.encode();
+    }
+
+    #[test]
+    fn only_a_whole_record_of_the_same_shape_says_that_a_torrent_is_whole() {
+        let stamp = FileStamp { len: 5, mtime_ns: 7 };
+        let whole = Record {
+            have: Bitfield::full(9),
+            wrong: Bitfield::new(9),
+            judged: 9,
+            files: vec![Some(stamp), None],
+        };
+        let bytes = whole.encode();
+        assert!(is_whole(&bytes, 9, 2));
+        assert!(!is_whole(&bytes, 8, 2) && !is_whole(&bytes, 9, 1) && !is_whole(&bytes, 9, 3));
+        assert!((0..bytes.len()).all(|len| !is_whole(&bytes[..len], 9, 2)));
+        let mut lacking = whole.clone();
+        let first = lacking.have.pieces().next().expect("a piece");
+        lacking.have.clear(first);
+        assert!(!is_whole(&lacking.encode(), 9, 2));
+        let begun = Record {
+            judged: 8,
+            ..whole.clone()
+        };
+        assert!(!is_whole(&begun.encode(), 9, 2));
+        let written = Record {
+            files: vec![Some(FileStamp::being_written(5)), None],
+            ..whole
+        };
+        assert!(!is_whole(&written.encode(), 9, 2), "its file may not have its name yet");
     }
 
     proptest! {

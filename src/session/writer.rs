@@ -31,6 +31,8 @@ pub(super) enum Kind {
     Place,
     /// How far the scrub of a data folder is, likewise.
     Scrub,
+    /// What is needed of a .torrent file, whose path stands where the others have an info-hash.
+    Card,
 }
 
 /// What is to become of it.

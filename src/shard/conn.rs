@@ -14,11 +14,11 @@ use super::leech::Leech;
 use super::lending::Route;
 use super::upload::Upload;
 use crate::io::{Handle, SendBatch, Token};
-use crate::proto::PeerId;
 use crate::proto::handshake::HANDSHAKE_LEN;
 use crate::proto::peer::Peer;
 use crate::proto::rate::Rate;
 use crate::proto::wire::Decoder;
+use crate::proto::{InfoHash, PeerId};
 
 /// A torrent as this shard serves it.
 #[derive(Debug)]
@@ -89,6 +89,8 @@ pub(super) enum Phase {
     Handshake { bytes: [u8; HANDSHAKE_LEN], len: u8 },
     /// Its torrent is another shard's, which gets it with what the peer has said. See [`super::handover`].
     Leaving { home: u32, bytes: Vec<u8> },
+    /// Its torrent rests, and is asked for. Holds what the peer has said. See [`super::resting`].
+    Waiting { info_hash: InfoHash, bytes: Vec<u8> },
     /// A peer of a torrent.
     Peer(PeerConn),
 }
@@ -155,14 +157,14 @@ impl Conn {
     pub(super) fn peer(&self) -> Option<&PeerConn> {
         match &self.phase {
             Phase::Peer(peer) => Some(peer),
-            Phase::Handshake { .. } | Phase::Leaving { .. } => None,
+            Phase::Handshake { .. } | Phase::Leaving { .. } | Phase::Waiting { .. } => None,
         }
     }
 
     pub(super) fn peer_mut(&mut self) -> Option<&mut PeerConn> {
         match &mut self.phase {
             Phase::Peer(peer) => Some(peer),
-            Phase::Handshake { .. } | Phase::Leaving { .. } => None,
+            Phase::Handshake { .. } | Phase::Leaving { .. } | Phase::Waiting { .. } => None,
         }
     }
 }

@@ -93,7 +93,7 @@ impl<D: Driver> Shard<D> {
         conn.wake_at = u64::MAX;
         let (sent_at, sending) = (conn.sent_at, conn.send.is_some());
         let mut next = match &mut conn.phase {
-            Phase::Handshake { .. } | Phase::Leaving { .. } => {
+            Phase::Handshake { .. } | Phase::Leaving { .. } | Phase::Waiting { .. } => {
                 let at = conn.started + HANDSHAKE_TICKS;
                 if tick >= at {
                     return self.end(owner, Reason::HandshakeTimeout, None);

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use crate::proto::InfoHash;
 use crate::proto::bitfield::Bitfield;
 
-/// Something that has happened to a torrent that is being downloaded.
+/// Something that has happened to a torrent.
 #[derive(Debug)]
 pub enum Event {
+    /// A peer wants a torrent that rests. [`super::Command::Add`] or [`super::Command::Refuse`] is the answer.
+    Asked(InfoHash),
     /// A peer has something that is missing: its files are to be made. [`super::Command::Prepared`] is the answer.
     Wanted(InfoHash),
     /// Pieces were verified and written.

@@ -14,7 +14,7 @@ use crate::io::{Driver, Owner};
 use crate::proto::handshake::HANDSHAKE_LEN;
 
 /// More than the handshake that may have come by then: a peer that says so much before it has heard of us is none.
-const BYTES_MAX: usize = HANDSHAKE_LEN + 64 * 1024;
+pub(super) const BYTES_MAX: usize = HANDSHAKE_LEN + 64 * 1024;
 
 /// A connection on its way to another shard. It counts as admitted.
 #[derive(Debug)]

@@ -23,6 +23,10 @@ pub enum Command {
     Add(Arc<Torrent>),
     /// Serve it no longer, and end its connections.
     Remove(InfoHash),
+    /// Let go of a torrent that nobody is connected for.
+    Rest(InfoHash),
+    /// The answer to [`super::Event::Asked`] where the torrent is not served; [`Command::Add`] is the other.
+    Refuse(InfoHash),
     /// Peers of a torrent that is being downloaded may be at these addresses.
     Peers {
         /// The torrent.

@@ -8,6 +8,7 @@
 //! The rooms within:
 //! - `accept` and `limits`: who may come in;
 //! - `peers`: what a connection says, from its handshake on; `held`: when not to listen;
+//! - `resting`: torrents that nobody has wanted lately;
 //! - `upload`: from a request to bytes in the socket; `stage`: what blocks wait for meanwhile; `pace`: no faster than allowed;
 //!   `disk`: from a file to bytes in memory; `verified`: what is hashed before its first byte is sent; `gone`: requests for what is no longer there; `uploaded`: how much of which torrent;
 //! - `lending`: sends that copy nothing; `reclaim`: buffers taken back from those who do not send them;
@@ -50,6 +51,7 @@ mod pace;
 mod peers;
 mod reclaim;
 mod report;
+mod resting;
 mod slots;
 mod spares;
 mod stage;
@@ -92,6 +94,7 @@ pub use limits::{Caps, Limits};
 pub use mailbox::{Command, Full, Inbox, Mailbox, mailbox};
 pub use pace::{FolderPace, Pace};
 pub use report::{PeerStatus, PeersReply, PeersTold};
+pub use resting::Resting;
 use slots::Slots;
 pub use start::{BACKLOG, CACHE_LEN_MIN, DATAGRAM_QUEUE_LEN, Handle, ShardConfig, StartError, listeners, spawn};
 pub use torrent::Torrent;
@@ -156,6 +159,8 @@ pub struct Settings {
     pub download_pace: Arc<Pace>,
     /// The tracker, if there is one.
     pub tracker: Option<tracker::Service>,
+    /// What else is served when it is asked for.
+    pub resting: Arc<Resting>,
     /// Where the figures go.
     pub stats: Arc<Shared>,
 }
@@ -204,6 +209,8 @@ pub struct Shard<D: Driver> {
     due: Vec<Owner>,
 
     torrents: HashMap<InfoHash, Rc<Served>>,
+    /// Connections that wait for torrents which rest.
+    waiting: HashMap<InfoHash, Vec<Owner>>,
     next_number: u32,
     conns: Slots<Conn>,
     /// Connections to pump this turn.
@@ -343,6 +350,7 @@ impl<D: Driver> Shard<D> {
             wheel: Wheel::new(),
             due: Vec::new(),
             torrents: HashMap::new(),
+            waiting: HashMap::new(),
             next_number: 0,
             conns: Slots::new(),
             touched: Vec::new(),
@@ -530,6 +538,8 @@ impl<D: Driver> Shard<D> {
             match command {
                 Command::Add(torrent) => self.add(torrent),
                 Command::Remove(info_hash) => self.remove(info_hash),
+                Command::Rest(info_hash) => self.rest(info_hash),
+                Command::Refuse(info_hash) => self.refuse_waiting(info_hash),
                 Command::Peers {
                     info_hash,
                     addrs,
@@ -552,6 +562,10 @@ impl<D: Driver> Shard<D> {
 
     fn add(&mut self, torrent: Arc<Torrent>) {
         let info_hash = torrent.info_hash();
+        let known = self.torrents.get(&info_hash);
+        if known.is_some_and(|served| Arc::ptr_eq(&served.torrent, &torrent)) {
+            return; // It was to rest, and somebody is connected.
+        }
         self.remove(info_hash);
         let number = self.next_number;
         self.next_number += 1;
@@ -568,6 +582,7 @@ impl<D: Driver> Shard<D> {
                 self.complete(number);
             }
         }
+        self.let_waiting_in(info_hash);
     }
 
     fn on_addrs(&mut self, info_hash: InfoHash, addrs: &[SocketAddr], named: bool) {
@@ -669,8 +684,10 @@ impl<D: Driver> Shard<D> {
             .peer()
             .and_then(|peer| peer.leech.as_ref())
             .is_some_and(|leech| leech.useful);
-        if let Phase::Peer(peer) = &mut conn.phase {
-            self.end_leeching(peer);
+        match &mut conn.phase {
+            Phase::Peer(peer) => self.end_leeching(peer),
+            Phase::Waiting { info_hash, .. } => self.forget_waiting(owner, *info_hash),
+            Phase::Handshake { .. } | Phase::Leaving { .. } => {}
         }
         self.tell_dial(&conn, useful, reason);
     }

@@ -125,13 +125,14 @@ impl<D: Driver> Shard<D> {
         }
         match self.conns.get(owner).map(|conn| &conn.phase) {
             Some(Phase::Leaving { .. }) => self.on_leaving_bytes(owner, bytes),
+            Some(Phase::Waiting { .. }) => self.on_waiting_bytes(owner, bytes),
             _ => self.on_messages(owner, bytes),
         }
     }
 
     fn on_handshake(&mut self, owner: Owner, theirs: Handshake) {
         let Some(served) = self.torrents.get(&theirs.info_hash).cloned() else {
-            return self.end(owner, Reason::UnknownInfoHash, None);
+            return self.await_torrent(owner, theirs.info_hash);
         };
         if theirs.peer_id == self.settings.peer_id {
             return self.on_ourselves(owner, theirs.info_hash);

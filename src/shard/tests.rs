@@ -10,6 +10,7 @@ mod lending;
 mod misbehaving;
 mod pacing;
 mod pressure;
+mod resting;
 mod tracker;
 
 use std::net::Ipv4Addr;

@@ -26,7 +26,7 @@ const NOBODY: u32 = u32::MAX;
 /// one that can no longer be read is withdrawn by clearing it.
 #[derive(Debug)]
 pub struct Torrent {
-    meta: Metainfo,
+    meta: Arc<Metainfo>,
     layout: Layout,
     root: Arc<Root>,
     /// Bits of the pieces we have, in the order of the bitfield message within each word's bytes.
@@ -83,8 +83,13 @@ impl Torrent {
     /// # Panics
     /// When `have` is of another torrent: its piece count differs.
     #[must_use]
-    pub fn new(meta: Metainfo, root: Arc<Root>, have: &Bitfield, modified: &[Option<i64>]) -> Arc<Torrent> {
-        Arc::new(Torrent::with(meta, root, have, modified))
+    pub fn new(
+        meta: impl Into<Arc<Metainfo>>,
+        root: Arc<Root>,
+        have: &Bitfield,
+        modified: &[Option<i64>],
+    ) -> Arc<Torrent> {
+        Arc::new(Torrent::with(meta.into(), root, have, modified))
     }
 
     /// A torrent that shard `home` is to download what is missing of. `parts` tells which of its files lie under the name
@@ -93,7 +98,14 @@ impl Torrent {
     /// # Panics
     /// As [`Torrent::new`], or when `parts` is of another torrent.
     #[must_use]
-    pub fn to_download(meta: Metainfo, root: Arc<Root>, have: &Bitfield, parts: &[bool], home: u32) -> Arc<Torrent> {
+    pub fn to_download(
+        meta: impl Into<Arc<Metainfo>>,
+        root: Arc<Root>,
+        have: &Bitfield,
+        parts: &[bool],
+        home: u32,
+    ) -> Arc<Torrent> {
+        let meta = meta.into();
         assert_eq!(parts.len(), meta.files.len(), "the parts of another torrent");
         let incoming = Incoming {
             home: AtomicU32::new(home),
@@ -107,7 +119,7 @@ impl Torrent {
         Arc::new(torrent)
     }
 
-    fn with(meta: Metainfo, root: Arc<Root>, have: &Bitfield, modified: &[Option<i64>]) -> Torrent {
+    fn with(meta: Arc<Metainfo>, root: Arc<Root>, have: &Bitfield, modified: &[Option<i64>]) -> Torrent {
         assert_eq!(
             have.piece_count(),
             meta.geometry.piece_count(),
@@ -169,6 +181,12 @@ impl Torrent {
     #[must_use]
     pub fn meta(&self) -> &Metainfo {
         &self.meta
+    }
+
+    /// The same, to be kept.
+    #[must_use]
+    pub fn shared_meta(&self) -> Arc<Metainfo> {
+        Arc::clone(&self.meta)
     }
 
     /// Where pieces and blocks lie.

@@ -206,6 +206,7 @@ impl Node {
             upload_pace: Arc::new(Pace::new(None, now)),
             download_pace: Arc::new(Pace::new(None, now)),
             tracker: None,
+            resting: Arc::default(),
             stats: Arc::new(stats::Shared::default()),
         };
         let (listener, bell) = (driver.handle(), driver.handle());
@@ -245,7 +246,7 @@ impl Node {
         let job = checks::Job {
             info_hash,
             generation: 0,
-            meta,
+            contents: meta.into(),
             data_dir: self.disk.dir().to_owned(),
             trust,
             unread: Unread::Now,
@@ -401,6 +402,8 @@ impl Node {
                     world.violate(|| format!("node {who} shuts out {peer}, which has not lied"));
                 }
             }
+            // No torrent of a node rests.
+            Event::Asked(_) => {}
             Event::Stalled { .. } | Event::Resumed(_) | Event::Unreachable { .. } => {}
         }
         self.collect_tasks();

@@ -6,6 +6,7 @@
 //! - [`part`]: files that are not complete: made before they are written, given their own names when they are.
 //! - [`mod@check`]: reads the payload of a torrent and says which pieces are right and what is wrong with the files.
 //! - [`reread`]: reads pieces once more, to find out what a disk has lost.
+//! - [`mod@unchanged`]: whether files are still those that a record is about.
 //! - [`mod@erase`]: deletes the files of a torrent, and nothing else.
 //! - [`digest`]: reads files that are to become a torrent and gives the digest of each piece.
 //!
@@ -45,6 +46,7 @@ pub(crate) mod simulated;
 #[cfg(test)]
 mod tests;
 pub mod throttle;
+pub mod unchanged;
 
 pub use check::{CheckReport, FileState, Memory, Unread, check};
 pub use device::Device;
@@ -55,3 +57,4 @@ pub use part::{PART_SUFFIX, PartNames};
 pub use pieces::{Error, Means, Progress};
 pub use root::{OpenError, Root};
 pub use throttle::Throttle;
+pub use unchanged::unchanged;

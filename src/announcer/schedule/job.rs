@@ -82,7 +82,7 @@ pub(super) struct Job {
     pub(super) held: bool,
     pub(super) standing: Standing,
     /// What the tracker said last that a user should know.
-    pub(super) text: Option<Box<str>>,
+    pub(super) text: Option<Arc<str>>,
     pub(super) tracker_id: Option<Box<[u8]>>,
     /// How large the swarm is, as the tracker counts it.
     pub(super) swarm: Option<Swarm>,

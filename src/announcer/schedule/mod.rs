@@ -320,7 +320,7 @@ impl Schedule {
             Status {
                 url: Arc::clone(&self.trackers[job.places[job.at].url as usize].url),
                 standing: job.standing,
-                text: job.text.clone(),
+                text: job.text.as_deref().map(Box::from),
                 swarm: job.swarm,
             }
         };
@@ -414,6 +414,7 @@ impl Schedule {
             }
             Err(failure) => outcome.news = put_off(job, failure, time, random),
         }
+        self.share_text(key);
         let job = &self.jobs[key as usize];
         if job.leaving && job.told == NONE {
             self.forget(key);

@@ -1,5 +1,7 @@
 //! What an answer, or that there is none, means for the torrent it is about: when it is due again, and what is worth a line.
 
+use std::sync::Arc;
+
 use super::super::answer::{Answer, Failure};
 use super::super::request::Event;
 use super::super::scrape::Swarm;
@@ -63,9 +65,9 @@ pub(super) fn take_in(job: &mut Job, answer: &Answer, event: Event, now: u64, ra
         job.due = now; // There is more to tell.
     }
     let was = std::mem::replace(&mut job.standing, Standing::Working);
-    let said = std::mem::replace(&mut job.text, answer.warning.clone());
+    let said = std::mem::replace(&mut job.text, answer.warning.as_deref().map(Arc::from));
     match &answer.warning {
-        Some(warning) if said.as_ref() != Some(warning) => Some(News::Warning(warning.clone())),
+        Some(warning) if said.as_deref() != Some(warning) => Some(News::Warning(warning.clone())),
         _ => (was != Standing::Working).then_some(News::Working { swarm: job.swarm }),
     }
 }
@@ -85,9 +87,9 @@ pub(super) fn put_off(job: &mut Job, failure: &Failure, now: u64, random: u64) -
         false => Standing::Failing,
     };
     let was = std::mem::replace(&mut job.standing, standing);
-    let said = job.text.replace(text.clone());
+    let said = job.text.replace(Arc::from(&*text));
     match standing {
-        _ if was == standing && said.as_ref() == Some(&text) => None,
+        _ if was == standing && said.as_deref() == Some(&text) => None,
         Standing::Dead => Some(News::Dead(text)),
         _ => Some(News::Failing(text)),
     }

@@ -6,6 +6,7 @@ use super::super::url::{Scheme, TrackerUrl};
 use super::Schedule;
 use super::host::Host;
 use super::swarms::Scrapes;
+use crate::proto::InfoHash;
 
 /// A tracker's address.
 #[derive(Debug)]
@@ -15,6 +16,8 @@ pub(super) struct Tracker {
     /// Places in lists that are this one.
     places: u32,
     pub(super) scrapes: Scrapes,
+    /// What it said last that a user should know, or what was wrong with it. A tracker that is down is so for all torrents.
+    said: Option<Arc<str>>,
 }
 
 /// What a host is known by: its protocol, name and port.
@@ -43,10 +46,33 @@ impl Schedule {
             host,
             places: 1,
             scrapes: Scrapes::new(url),
+            said: None,
         };
         let number = u32::try_from(self.trackers.insert(tracker)).expect("fewer trackers than 2^32");
         self.tracker_of.insert(Arc::clone(url), number);
         (number, host)
+    }
+
+    /// The trackers of one list of a torrent, in the order in which they are tried; none if it is not announced.
+    #[must_use]
+    pub fn trackers_of(&self, info_hash: InfoHash, list: u8) -> Vec<Arc<TrackerUrl>> {
+        let job = self.job_of.get(&(info_hash, list));
+        let places = job.map_or(&[][..], |key| &self.jobs[*key as usize].places);
+        places
+            .iter()
+            .map(|place| Arc::clone(&self.trackers[place.url as usize].url))
+            .collect()
+    }
+
+    /// Torrents of which the same tracker says the same share the text.
+    pub(super) fn share_text(&mut self, key: u32) {
+        let job = &mut self.jobs[key as usize];
+        let tracker = &mut self.trackers[job.places[job.at].url as usize];
+        match (&mut job.text, &mut tracker.said) {
+            (Some(text), Some(said)) if text == said => *text = Arc::clone(said),
+            (Some(text), said) => *said = Some(Arc::clone(text)),
+            (None, _) => {}
+        }
     }
 
     /// One place less is this tracker.

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use super::Lists;
 use super::task::Task;
 use crate::announcer::schedule::TRACKERS_MAX;
 use crate::announcer::{Kept, TrackerUrl};
@@ -16,7 +17,13 @@ const OWN: u8 = 0;
 const CONFIGURED: u8 = 1;
 
 /// What a thread has found out about torrents: what was kept, and whether `completed` is to be told.
-pub(super) type Loaded = Vec<(InfoHash, Vec<Kept>, bool)>;
+pub(super) type Loaded = Vec<(Fresh, Vec<Kept>, bool)>;
+
+/// A torrent, and its own trackers where they are not to be had of it.
+pub(super) type Fresh = (InfoHash, Option<Box<Lists>>);
+
+/// So many are loaded and taken in at a time: nothing else is done here meanwhile.
+const LOADED_MAX: usize = 1024;
 
 impl Task {
     /// Has a thread find out what is known of new torrents: the database may have to be waited for.
@@ -24,17 +31,26 @@ impl Task {
         if self.fresh.is_empty() || !self.loads.is_empty() {
             return;
         }
-        let fresh: Vec<InfoHash> = self.fresh.drain().collect();
+        let some: Vec<InfoHash> = self.fresh.keys().take(LOADED_MAX).copied().collect();
+        let mut fresh: Vec<Fresh> = Vec::with_capacity(some.len());
+        for info_hash in some {
+            // It may rest by the time that this is known.
+            let lists = self.fresh.remove(&info_hash).flatten();
+            fresh.push((info_hash, lists.or_else(|| self.lists_of(info_hash))));
+        }
+        if self.fresh.is_empty() {
+            self.fresh.shrink_to_fit(); // There may have been 100,000 at the start.
+        }
         let session = Arc::clone(&self.session);
         self.loads.spawn(async move {
-            let nothing = fresh.iter().map(|info_hash| (*info_hash, Vec::new(), false)).collect();
+            let nothing = fresh.iter().map(|fresh| (fresh.clone(), Vec::new(), false)).collect();
             let loaded = blocking::run("btd-announce", move || {
-                let load = |info_hash: InfoHash| {
+                let load = |(info_hash, lists): Fresh| {
                     let history = session.load_history(&info_hash);
                     let completed = history.and_then(|history| history.completed);
                     let kept = session.load_announced(&info_hash).into_iter().map(to_kept);
                     (
-                        info_hash,
+                        (info_hash, lists),
                         kept.collect(),
                         completed.is_some_and(|completed| !completed.announced),
                     )
@@ -51,20 +67,33 @@ impl Task {
         });
     }
 
+    /// What a torrent's file says of its trackers; `None` of one that rests.
+    pub(super) fn lists_of(&self, info_hash: InfoHash) -> Option<Box<Lists>> {
+        let entry = self.torrents.get(&info_hash)?;
+        let announce = entry.torrent.as_ref()?.meta().announce.clone();
+        let private = entry.private;
+        Some(Box::new(Lists { private, announce }))
+    }
+
     pub(super) fn on_loaded(&mut self, loaded: Loaded) {
         let (now, unix) = (Instant::now(), unix());
-        for (info_hash, kept, completed) in loaded {
+        for ((info_hash, lists), kept, completed) in loaded {
             let Some(entry) = self.torrents.get(&info_hash) else {
                 continue; // It has left.
             };
-            let meta = entry.torrent.meta();
-            let own = read_tiers(&meta.announce);
+            let announce = lists.as_ref().map(|lists| &lists.announce);
+            let own = match announce {
+                Some(announce) => read_tiers(announce),
+                // It rests, and other trackers of the configuration are all that is new.
+                None => vec![self.schedule.trackers_of(info_hash, OWN)],
+            };
             let known: HashSet<&Arc<TrackerUrl>> = own.iter().flatten().collect();
             // BEP 27: of a private torrent nobody hears but its own trackers.
-            let more = self.plan.trackers.iter().filter(|_| !meta.private);
+            let more = self.plan.trackers.iter().filter(|_| !entry.private);
             let more: Vec<Arc<TrackerUrl>> = more.cloned().map(Arc::new).filter(|url| !known.contains(url)).collect();
             let lists = [(OWN, own.as_slice()), (CONFIGURED, std::slice::from_ref(&more))];
-            for (list, tiers) in lists {
+            let is_told = |list| announce.is_some() || list == CONFIGURED;
+            for (list, tiers) in lists.into_iter().filter(|(list, _)| is_told(*list)) {
                 self.schedule
                     .add((info_hash, list), tiers, completed, (&kept, unix), now);
             }

@@ -18,7 +18,7 @@ mod task;
 mod tell;
 mod udp;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,9 +29,9 @@ use tokio::task::JoinSet;
 
 use super::config::Announce;
 use super::resolver::Resolver;
+use super::torrents::Reach;
 use crate::announcer::schedule::Status;
 use crate::announcer::{Rule, Schedule, TrackerUrl};
-use crate::proto::metainfo::Metainfo;
 use crate::proto::{InfoHash, PeerId};
 use crate::session::Store;
 use crate::shard::Torrent;
@@ -51,9 +51,22 @@ pub(super) struct Found {
     pub(super) named: bool,
 }
 
+/// Of a torrent's file what announcing it takes.
+#[derive(Clone, Debug)]
+pub(super) struct Lists {
+    /// Nobody but its own trackers may hear of it (BEP 27).
+    pub(super) private: bool,
+    /// Its own trackers, in tiers.
+    pub(super) announce: Vec<Vec<String>>,
+}
+
 #[derive(Debug)]
 enum Order {
-    Serve(Arc<Torrent>),
+    Serve(Arc<Torrent>, Arc<str>),
+    /// The same of one that rests, whose contents nobody has.
+    ServeResting(InfoHash, Arc<str>, Box<Lists>),
+    Wake(Arc<Torrent>),
+    Rest(InfoHash),
     Completed(InfoHash),
     Remove(InfoHash),
     Reannounce(InfoHash, oneshot::Sender<Option<Duration>>),
@@ -102,7 +115,7 @@ impl Announcer {
                 calls: JoinSet::new(),
                 scrapes: JoinSet::new(),
                 handles: HashMap::new(),
-                fresh: HashSet::new(),
+                fresh: HashMap::new(),
                 loads: JoinSet::new(),
                 lookups: JoinSet::new(),
                 teller: Teller::new(now),
@@ -135,14 +148,38 @@ impl Announcer {
     }
 
     /// Whether a torrent is announced to anybody, so that peers may be found.
-    pub(super) fn announces(&self, meta: &Metainfo) -> bool {
-        let has_own = || meta.announce.iter().flatten().any(|url| TrackerUrl::parse(url).is_ok());
-        self.plan.enabled && (!meta.private && !self.plan.trackers.is_empty() || has_own())
+    pub(super) fn announces(&self, reach: Reach) -> bool {
+        self.plan.enabled && (!reach.private && !self.plan.trackers.is_empty() || reach.has_trackers)
     }
 
-    /// A torrent is served or downloaded from now on.
-    pub(super) fn serve(&self, torrent: &Arc<Torrent>) {
-        self.order(Order::Serve(Arc::clone(torrent)));
+    /// Whether any of these trackers is one that btd can speak to.
+    pub(super) fn can_speak_to(&self, announce: &[Vec<String>]) -> bool {
+        announce.iter().flatten().any(|url| TrackerUrl::parse(url).is_ok())
+    }
+
+    /// How many hold a torrent for this.
+    pub(super) fn holders(&self) -> usize {
+        usize::from(self.plan.enabled && !self.orders.is_closed())
+    }
+
+    /// A torrent of this name is served or downloaded from now on.
+    pub(super) fn serve(&self, torrent: &Arc<Torrent>, name: &Arc<str>) {
+        self.order(Order::Serve(Arc::clone(torrent), Arc::clone(name)));
+    }
+
+    /// A whole torrent of this name, which nobody wants just now, is served from now on.
+    pub(super) fn serve_resting(&self, info_hash: InfoHash, name: Arc<str>, lists: Lists) {
+        self.order(Order::ServeResting(info_hash, name, Box::new(lists)));
+    }
+
+    /// A torrent that rested is wanted: what it moves from now on is told of this one.
+    pub(super) fn wake(&self, torrent: &Arc<Torrent>) {
+        self.order(Order::Wake(Arc::clone(torrent)));
+    }
+
+    /// Nobody wants a torrent just now. It is announced all the same.
+    pub(super) fn rest(&self, info_hash: InfoHash) {
+        self.order(Order::Rest(info_hash));
     }
 
     /// Nothing is missing of a torrent any more.

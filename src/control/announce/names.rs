@@ -1,5 +1,6 @@
 //! Names of peers: looked up when a tracker tells them, and again while nothing comes of where they lead to.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::Found;
-use super::task::{Entry, Task};
+use super::task::Task;
 use crate::proto::InfoHash;
 
 /// The age from which an answer is asked for anew when nothing has come since the last time.
@@ -36,14 +37,27 @@ impl Idle {
     }
 }
 
+/// What only a torrent has whose trackers have told of peers by name.
+#[derive(Debug, Default)]
+pub(super) struct ByName {
+    /// Names and ports, as a tracker gave them last.
+    pub(super) names: Vec<(Box<str>, u16)>,
+    /// Where they have led, last.
+    led_to: HashMap<SocketAddr, Box<str>>,
+    is_looking: bool,
+    idle: Idle,
+}
+
 /// Addresses that a name has led to, and the name; none if it could not be looked up.
 pub(super) type Named = (Box<str>, Vec<SocketAddr>);
 
 impl Task {
     pub(super) fn look_up_names(&mut self) {
-        let is_due = |entry: &Entry| !entry.names.is_empty() && entry.torrent.home().is_some();
-        let due = self.torrents.iter_mut().filter(|(_, entry)| is_due(entry));
-        let due = due.map(|(info_hash, entry)| (*info_hash, entry.idle.asks_anew(entry.torrent.downloaded())));
+        let due = self.torrents.iter_mut().filter_map(|(info_hash, entry)| {
+            let torrent = entry.torrent.as_ref().filter(|torrent| torrent.home().is_some());
+            let by_name = entry.by_name.as_mut().filter(|by_name| !by_name.names.is_empty());
+            Some((*info_hash, by_name?.idle.asks_anew(torrent?.downloaded())))
+        });
         let due: Vec<(InfoHash, bool)> = due.collect();
         due.into_iter()
             .for_each(|(info_hash, anew)| self.look_up(info_hash, None, anew));
@@ -51,15 +65,19 @@ impl Task {
 
     /// Nobody is at an address: its name is looked up anew, if one has led there.
     pub(super) fn on_unreachable(&mut self, info_hash: InfoHash, addr: SocketAddr) {
-        let entry = self.torrents.get(&info_hash);
-        if let Some(name) = entry.and_then(|entry| entry.led_to.get(&addr).cloned()) {
+        let by_name = self.torrents.get(&info_hash).and_then(|entry| entry.by_name.as_ref());
+        if let Some(name) = by_name.and_then(|by_name| by_name.led_to.get(&addr).cloned()) {
             self.look_up(info_hash, Some(&name), true);
         }
     }
 
     /// Looks the names of a torrent's peers up, or one of them, `anew` where what is remembered has led to nobody.
     pub(super) fn look_up(&mut self, info_hash: InfoHash, only: Option<&str>, anew: bool) {
-        let Some(entry) = self.torrents.get_mut(&info_hash).filter(|entry| !entry.is_looking) else {
+        let by_name = self
+            .torrents
+            .get_mut(&info_hash)
+            .and_then(|entry| entry.by_name.as_mut());
+        let Some(entry) = by_name.filter(|by_name| !by_name.is_looking) else {
             return;
         };
         let is_meant = |(name, _): &&(Box<str>, u16)| only.is_none_or(|only| **name == *only);
@@ -119,7 +137,11 @@ impl Task {
 
     /// Names have been looked up. What they led to before is forgotten, so that no more is kept than there are names.
     pub(super) fn on_looked_up(&mut self, info_hash: InfoHash, led: Vec<Named>) {
-        let Some(entry) = self.torrents.get_mut(&info_hash) else {
+        let by_name = self
+            .torrents
+            .get_mut(&info_hash)
+            .and_then(|entry| entry.by_name.as_mut());
+        let Some(entry) = by_name else {
             return;
         };
         entry.is_looking = false;

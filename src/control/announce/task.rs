@@ -1,6 +1,6 @@
 //! The task that has the schedule: takes orders, sends what is due, and hears what came of it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,10 +10,10 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::http::Http;
 use super::known::Loaded;
-use super::names::{Idle, Named};
+use super::names::{ByName, Named};
 use super::tell::Teller;
 use super::udp::Udp;
-use super::{Found, Order};
+use super::{Found, Lists, Order};
 use crate::announcer::schedule::{CallId, Swarms};
 use crate::announcer::url::Scheme;
 use crate::announcer::{
@@ -47,16 +47,33 @@ type Scraped = (ScrapeCall, Result<Vec<Option<Swarm>>, Failure>);
 /// A torrent that is announced.
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) torrent: Arc<Torrent>,
-    /// What was moved before `torrent`, which is a new one after each check.
-    pub(super) uploaded: u64,
-    pub(super) downloaded: u64,
-    /// Peers by name and port, as a tracker gave them last.
-    pub(super) names: Vec<(Box<str>, u16)>,
-    /// Where their names have led, last.
-    pub(super) led_to: HashMap<SocketAddr, Box<str>>,
-    pub(super) is_looking: bool,
-    pub(super) idle: Idle,
+    /// `None` while it rests: then it is whole.
+    pub(super) torrent: Option<Arc<Torrent>>,
+    /// For messages.
+    pub(super) name: Arc<str>,
+    /// Nobody but its own trackers may hear of it.
+    pub(super) private: bool,
+    /// What was moved before `torrent`, which is a new one after each check and each rest, up and down; `None` if nothing was.
+    before: Option<Box<(u64, u64)>>,
+    /// Peers that its trackers have told of by name.
+    pub(super) by_name: Option<Box<ByName>>,
+}
+
+impl Entry {
+    /// All that was moved, up and down.
+    fn moved(&self) -> (u64, u64) {
+        let torrent = self.torrent.as_ref();
+        let (up, down) = torrent.map_or((0, 0), |torrent| (torrent.uploaded(), torrent.downloaded()));
+        let before = self.before.as_deref().copied().unwrap_or_default();
+        (before.0 + up, before.1 + down)
+    }
+
+    /// What is moved from now on is told of another torrent, or none.
+    fn set(&mut self, torrent: Option<Arc<Torrent>>) {
+        let moved = self.moved();
+        self.before = (moved != (0, 0)).then(|| Box::new(moved));
+        self.torrent = torrent;
+    }
 }
 
 pub(super) struct Task {
@@ -81,7 +98,7 @@ pub(super) struct Task {
     /// Ends a call before its time.
     pub(super) handles: HashMap<CallId, AbortHandle>,
     /// Torrents of which nothing was loaded yet.
-    pub(super) fresh: HashSet<InfoHash>,
+    pub(super) fresh: HashMap<InfoHash, Option<Box<Lists>>>,
     pub(super) loads: JoinSet<Loaded>,
     pub(super) lookups: JoinSet<(InfoHash, Vec<Named>)>,
     pub(super) teller: Teller,
@@ -107,7 +124,15 @@ impl Task {
             };
             tokio::select! {
                 order = self.orders.recv() => match order {
-                    Some(Order::Serve(torrent)) => self.serve(torrent),
+                    Some(Order::Serve(torrent, name)) => {
+                        let (info_hash, private) = (torrent.info_hash(), torrent.meta().private);
+                        self.serve(info_hash, Some(torrent), (name, private), None);
+                    }
+                    Some(Order::ServeResting(info_hash, name, lists)) => {
+                        self.serve(info_hash, None, (name, lists.private), Some(lists));
+                    }
+                    Some(Order::Wake(torrent)) => self.wake(torrent),
+                    Some(Order::Rest(info_hash)) => self.rest(info_hash),
                     Some(Order::Completed(info_hash)) => self.schedule.completed(info_hash, Instant::now()),
                     Some(Order::Remove(info_hash)) => self.remove(info_hash),
                     // Whoever asks may have gone.
@@ -148,31 +173,52 @@ impl Task {
         }
     }
 
-    fn serve(&mut self, torrent: Arc<Torrent>) {
-        let info_hash = torrent.info_hash();
+    fn serve(
+        &mut self,
+        info_hash: InfoHash,
+        torrent: Option<Arc<Torrent>>,
+        (name, private): (Arc<str>, bool),
+        lists: Option<Box<Lists>>,
+    ) {
         let mut entry = Entry {
             torrent,
-            uploaded: 0,
-            downloaded: 0,
-            names: Vec::new(),
-            led_to: HashMap::new(),
-            is_looking: false,
-            idle: Idle::default(),
+            name,
+            private,
+            before: None,
+            by_name: None,
         };
-        if let Some(before) = self.torrents.remove(&info_hash) {
+        if let Some(mut before) = self.torrents.remove(&info_hash) {
             // To trackers it is the same one.
-            entry.uploaded = before.uploaded + before.torrent.uploaded();
-            entry.downloaded = before.downloaded + before.torrent.downloaded();
-            (entry.names, entry.led_to) = (before.names, before.led_to);
+            before.set(None);
+            (entry.before, entry.by_name) = (before.before, before.by_name);
         }
         self.torrents.insert(info_hash, entry);
-        self.fresh.insert(info_hash);
+        self.fresh.insert(info_hash, lists);
+    }
+
+    fn wake(&mut self, torrent: Arc<Torrent>) {
+        if let Some(entry) = self.torrents.get_mut(&torrent.info_hash()) {
+            entry.set(Some(torrent));
+        }
+    }
+
+    fn rest(&mut self, info_hash: InfoHash) {
+        // It may not have been looked at yet.
+        if let Some(None) = self.fresh.get(&info_hash) {
+            let lists = self.lists_of(info_hash);
+            self.fresh.insert(info_hash, lists);
+        }
+        if let Some(entry) = self.torrents.get_mut(&info_hash) {
+            entry.set(None);
+        }
     }
 
     fn take_over(&mut self, plan: Announce) {
         if plan.trackers != self.plan.trackers {
             // As if they had just come: those lists that stay the same go on as they are.
-            self.fresh.extend(self.torrents.keys());
+            for info_hash in self.torrents.keys() {
+                self.fresh.entry(*info_hash).or_default();
+            }
         }
         self.plan = plan;
     }
@@ -242,14 +288,14 @@ impl Task {
         let leaving = || self.leaving.get(&info_hash).map(|(entry, _)| entry);
         let entry = self.torrents.get(&info_hash).or_else(leaving);
         let (uploaded, downloaded, left, numwant) = entry.map_or((0, 0, 0, 0), |entry| {
-            let torrent = &entry.torrent;
-            let wanted = match torrent.home() {
-                Some(_) if call.event != Event::Stopped => wanted(torrent.connections(), call.swarm),
+            let torrent = entry.torrent.as_ref();
+            let wanted = match torrent.filter(|torrent| torrent.home().is_some()) {
+                Some(torrent) if call.event != Event::Stopped => wanted(torrent.connections(), call.swarm),
                 _ => 0,
             };
-            let uploaded = entry.uploaded + torrent.uploaded();
-            let downloaded = entry.downloaded + torrent.downloaded();
-            (uploaded, downloaded, torrent.left(), wanted)
+            let (uploaded, downloaded) = entry.moved();
+            let left = torrent.map_or(0, |torrent| torrent.left());
+            (uploaded, downloaded, left, wanted)
         });
         Request {
             info_hash,
@@ -292,11 +338,10 @@ impl Task {
             return;
         };
         if let Some(news) = &outcome.news {
-            self.teller
-                .tell(&entry.torrent.meta().name, &outcome, news, Instant::now());
+            self.teller.tell(&entry.name, &outcome, news, Instant::now());
         }
         let Ok(answer) = result else { return };
-        if entry.torrent.home().is_none() {
+        if entry.torrent.as_ref().and_then(|torrent| torrent.home()).is_none() {
             return; // Whoever lacks something connects to us.
         }
         let addrs: Vec<SocketAddr> = answer
@@ -312,7 +357,7 @@ impl Task {
             }); // Nobody listens when btd is stopping.
         }
         if !answer.names.is_empty() {
-            entry.names = answer.names;
+            entry.by_name.get_or_insert_default().names = answer.names;
             self.look_up(info_hash, None, false);
         }
     }

@@ -308,11 +308,9 @@ async fn act_on(action: Action, info_hash: InfoHash, door: &Door) -> Result<(boo
 
 /// Has a torrent checked. Whether it was not being checked.
 async fn check(info_hash: InfoHash, trust: bool, door: &Door) -> Result<bool, Refusal> {
-    let meta = match contents(door, info_hash).await? {
-        Contents::Read(meta) => meta,
-        Contents::Served(torrent) => wait_for(move || Arc::new(torrent.meta().clone())).await?,
-    };
-    let checked = door.ask(move |supervisor| supervisor.check_known(meta, trust)).await?;
+    let checked = door
+        .ask(move |supervisor| supervisor.check_known(info_hash, trust))
+        .await?;
     checked.ok_or_else(|| gone(info_hash))
 }
 

@@ -197,6 +197,11 @@ pub(super) fn publish_torrents(states: &[&'static str], counts: &[usize]) {
     }
 }
 
+/// So many torrents are held by the shards with all that is in them.
+pub(super) fn publish_loaded(count: usize) {
+    ::metrics::gauge!("btd_torrents_loaded").set(count as f64);
+}
+
 /// The text format: cumulative buckets, bounds in seconds.
 fn write_histogram(text: &mut String, name: &str, help: &str, histogram: &Histogram) {
     // Writing to a string does not fail.

@@ -355,6 +355,10 @@ pub(super) fn describe() {
         "Filesystems that payload is read from, by how: past the page cache, through it without a trace, through it."
     );
     describe_gauge!("btd_torrents", "Torrents, by how much of their payload is there.");
+    describe_gauge!(
+        "btd_torrents_loaded",
+        "Torrents whose contents are in memory; the others rest until somebody wants them."
+    );
     describe_counter!(
         "btd_announces_total",
         "Announces to trackers, by result: ok, or why not."

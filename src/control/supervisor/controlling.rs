@@ -12,11 +12,11 @@ use super::{State, Supervisor};
 use crate::announcer::TrackerUrl;
 use crate::announcer::schedule::Status;
 use crate::control::checks::Progress;
+use crate::control::contents::Contents;
 use crate::control::ctl::api::{Health, Kind, PREFIX_LEN_MIN, Refusal, ShardRow, Stats, TorrentRow};
 use crate::control::pulse::STUCK_AFTER;
 use crate::control::torrents::{Entry, STATE_NAMES};
 use crate::proto::InfoHash;
-use crate::proto::metainfo::Metainfo;
 use crate::session::Store;
 use crate::shard::{PeersTold, Torrent};
 use crate::stats::Counters;
@@ -48,6 +48,8 @@ pub(in crate::control) struct Known {
 pub(in crate::control) struct Neighbour {
     pub(in crate::control) info_hash: InfoHash,
     pub(in crate::control) name: String,
+    /// Where it is to be read which files it has, if it rests.
+    pub(in crate::control) file: Option<Arc<Path>>,
     pub(in crate::control) data_dir: PathBuf,
     /// Which files it has, if that is known.
     pub(in crate::control) torrent: Option<Arc<Torrent>>,
@@ -107,7 +109,7 @@ impl Supervisor<'_> {
         let entry = self.torrents.entry(info_hash)?;
         match &entry.served {
             Some(torrent) => Some(Source::Served(Arc::clone(torrent))),
-            None => entry.files().next().map(|file| Source::File(file.into())),
+            None => Some(Source::File(entry.file().to_path_buf())),
         }
     }
 
@@ -131,7 +133,8 @@ impl Supervisor<'_> {
             if other != info_hash && is_candidate {
                 found.push(Neighbour {
                     info_hash: other,
-                    name: entry.name.clone(),
+                    name: entry.name.to_string(),
+                    file: entry.rests().then(|| Arc::clone(entry.file())),
                     data_dir: dir.clone(),
                     torrent: entry.served.clone(),
                 });
@@ -268,16 +271,19 @@ impl Supervisor<'_> {
         Some(is_news || matches!(entry.state, State::Paused))
     }
 
-    /// Has a torrent of these contents checked; with `trust`, only what is not known. Whether it was not being checked.
-    pub(in crate::control) fn check_known(&mut self, meta: Arc<Metainfo>, trust: bool) -> Option<bool> {
-        let info_hash = meta.info_hash;
-        let folder = self.torrents.entry(info_hash)?.folder();
-        let progress = Arc::new(Progress::new(meta.geometry.total_len()));
+    /// Has a torrent checked; with `trust`, only what is not known. Whether it was not being checked.
+    pub(in crate::control) fn check_known(&mut self, info_hash: InfoHash, trust: bool) -> Option<bool> {
+        let entry = self.torrents.entry(info_hash)?;
+        let (folder, progress) = (entry.folder(), Arc::new(Progress::new(entry.len())));
+        let contents = match &entry.served {
+            Some(torrent) => Contents::Here(torrent.shared_meta()),
+            None => Contents::InFile(Arc::clone(entry.file())),
+        };
         let Some(generation) = self.torrents.check_anew(info_hash, &progress) else {
             return Some(false);
         };
         self.stop_downloading(info_hash);
-        self.check(folder, generation, meta, trust, progress);
+        self.check(folder, generation, (info_hash, contents), trust, progress);
         self.publish_counts();
         Some(true)
     }
@@ -353,14 +359,16 @@ fn ratio(hits: u64, misses: u64) -> Option<f64> {
 fn row(info_hash: InfoHash, entry: &Entry) -> TorrentRow {
     let torrent = entry.served.as_ref();
     let (upload_rate, download_rate) = entry.rates();
+    let (uploaded, downloaded) = entry.moved();
     TorrentRow {
         info_hash: info_hash.to_string(),
-        name: entry.name.clone(),
+        name: entry.name.to_string(),
         state: entry.state.name().to_owned(),
         paused: entry.is_paused(),
         size: entry.len(),
         done: match (torrent, &entry.state) {
             (Some(torrent), _) => Some(entry.len() - torrent.left().min(entry.len())),
+            (None, State::Seeding) => Some(entry.len()),
             (None, State::Missing | State::Paused) if entry.is_known() => Some(0),
             (None, _) => None,
         },
@@ -371,8 +379,8 @@ fn row(info_hash: InfoHash, entry: &Entry) -> TorrentRow {
         peers: torrent.map_or(0, |torrent| torrent.connections()),
         upload_rate,
         download_rate,
-        uploaded: torrent.map_or(0, |torrent| torrent.uploaded()),
-        downloaded: torrent.map_or(0, |torrent| torrent.downloaded()),
+        uploaded,
+        downloaded,
     }
 }
 

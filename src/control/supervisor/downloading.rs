@@ -43,6 +43,7 @@ impl Supervisor<'_> {
             _ => String::new(),
         };
         match event {
+            Event::Asked(info_hash) => self.on_asked(info_hash),
             Event::Wanted(info_hash) => self.downloads.on_wanted(info_hash),
             Event::Written {
                 info_hash,
@@ -157,8 +158,8 @@ impl Supervisor<'_> {
                 && let Some(generation) = self.torrents.check_anew(info_hash, &progress)
             {
                 let trust = false;
-                let meta = Arc::new(torrent.meta().clone());
-                self.check(folder, generation, meta, trust, progress);
+                let meta = torrent.shared_meta();
+                self.check(folder, generation, (info_hash, meta.into()), trust, progress);
             }
         }
     }

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 use super::downloading;
+use crate::control::catalog::Catalog;
 use crate::control::config::Watch;
 use crate::control::resolver::Resolver;
 use crate::control::watch;
@@ -26,6 +27,7 @@ pub(super) type Resolved = mpsc::UnboundedSender<(Of, Vec<SocketAddr>)>;
 pub(super) struct Folders {
     all: Vec<Folder>,
     told: mpsc::Sender<watch::Told>,
+    catalog: Catalog,
     resolver: Arc<Resolver>,
     resolved: Resolved,
 }
@@ -47,11 +49,16 @@ struct Folder {
 }
 
 impl Folders {
-    /// None yet. What happens in them is told to `told`, where their peers are to `resolved`.
-    pub(super) fn new(told: mpsc::Sender<watch::Told>, resolver: Arc<Resolver>, resolved: Resolved) -> Self {
+    /// None yet. What happens in them is told to `told`, and what is known of their files is in `catalog`; where their peers are to `resolved`.
+    pub(super) fn new(
+        (told, catalog): (mpsc::Sender<watch::Told>, Catalog),
+        resolver: Arc<Resolver>,
+        resolved: Resolved,
+    ) -> Self {
         Self {
             all: Vec::new(),
             told,
+            catalog,
             resolver,
             resolved,
         }
@@ -60,7 +67,7 @@ impl Folders {
     /// Watches another one.
     pub(super) fn open(&mut self, plan: Watch) {
         let number = self.all.len();
-        let watched = watch::run(number, plan.dir.clone(), self.told.clone());
+        let watched = watch::run(number, plan.dir.clone(), self.catalog.clone(), self.told.clone());
         let unreachable = Arc::default();
         self.all.push(Folder {
             watches: tokio::task::spawn_local(watched),

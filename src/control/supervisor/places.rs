@@ -13,10 +13,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::Supervisor;
 use crate::control::checks::{self, Checked, Found, Progress};
+use crate::control::contents::Contents;
 use crate::control::places::{Absence, Look, Places, Watching};
+use crate::control::torrents::Lost;
 use crate::proto::InfoHash;
-use crate::proto::metainfo::Metainfo;
 use crate::session::Store;
+use crate::shard::Torrent;
 
 /// The data folders of all watch folders, and what waits for those that are not there.
 pub(super) struct DataFolders {
@@ -24,7 +26,7 @@ pub(super) struct DataFolders {
     told: UnboundedSender<Look>,
     watched: HashMap<PathBuf, Watched>,
     /// Torrents whose folder is not there.
-    waiting: HashMap<InfoHash, Arc<Metainfo>>,
+    waiting: HashMap<InfoHash, Contents>,
 }
 
 struct Watched {
@@ -74,7 +76,7 @@ impl DataFolders {
     }
 
     /// Why a folder cannot be used, if that is so.
-    fn absent(&self, path: &Path) -> Option<&str> {
+    pub(super) fn absent(&self, path: &Path) -> Option<&str> {
         self.watched.get(path)?.absent.as_deref()
     }
 }
@@ -118,7 +120,7 @@ impl Supervisor<'_> {
     }
 
     /// A data folder cannot be used. It is told when that is new, and so is why.
-    fn tell_absent(&mut self, path: &Path, absence: &Absence) {
+    pub(super) fn tell_absent(&mut self, path: &Path, absence: &Absence) {
         let why = absence.to_string();
         let Some(watched) = self.data_folders.watched.get_mut(path) else {
             return;
@@ -133,19 +135,26 @@ impl Supervisor<'_> {
         );
     }
 
-    /// The torrents of a data folder wait for it. Gives how many shards had.
+    /// The torrents of a data folder wait for it, be it that they rest. Gives how many that are.
     fn lose(&mut self, path: &Path, why: &str) -> usize {
         let folders = self.folders_of(path);
         let lost = self.torrents.lose(&folders, why);
         let count = lost.len();
-        for torrent in lost {
-            let info_hash = torrent.info_hash();
-            self.shards.remove(info_hash);
+        for Lost {
+            info_hash,
+            contents,
+            rested,
+        } in lost
+        {
+            match rested {
+                // Somebody may be waiting for it.
+                true => self.shards.refuse(info_hash),
+                false => self.shards.remove(info_hash),
+            }
             self.downloads.remove(info_hash);
             self.unread.remove(info_hash);
             self.announcer.remove(info_hash);
-            // Without the torrent, which holds on to the folder.
-            self.wait_for_place(info_hash, Arc::new(torrent.meta().clone()));
+            self.wait_for_place(info_hash, contents);
         }
         self.data_folders.places.release(path);
         self.publish_counts();
@@ -160,14 +169,15 @@ impl Supervisor<'_> {
             .data_folders
             .waiting
             .extract_if(|info_hash, _| torrents.is_unavailable_in(*info_hash, &folders) || !torrents.has(*info_hash));
-        let waiting: Vec<(InfoHash, Arc<Metainfo>)> = waiting.collect();
-        for (info_hash, meta) in waiting {
-            let progress = Arc::new(Progress::new(meta.geometry.total_len()));
-            if let Some((folder, _)) = self.torrents.get(info_hash)
-                && let Some(generation) = self.torrents.check_anew(info_hash, &progress)
-            {
+        let waiting: Vec<(InfoHash, Contents)> = waiting.collect();
+        for (info_hash, contents) in waiting {
+            let Some(entry) = self.torrents.entry(info_hash) else {
+                continue;
+            };
+            let (folder, progress) = (entry.folder(), Arc::new(Progress::new(entry.len())));
+            if let Some(generation) = self.torrents.check_anew(info_hash, &progress) {
                 let trust = true;
-                self.check(folder, generation, meta, trust, progress);
+                self.check(folder, generation, (info_hash, contents), trust, progress);
             }
         }
         // What was looked for in vain in another folder of this path.
@@ -208,19 +218,24 @@ impl Supervisor<'_> {
             (result, _) => result,
         };
         if matches!(result, Err(checks::Error::Unavailable(_) | checks::Error::Lost(_))) {
-            self.wait_for_place(job.info_hash, Arc::clone(&job.meta));
+            self.wait_for_place(job.info_hash, job.contents.clone());
         }
         Some(Checked { job, result })
     }
 
     fn is_of_another_folder(&self, path: &Path, found: &Found) -> bool {
+        let torrent = found.torrent.as_ref();
+        torrent.is_some_and(|torrent| self.is_in_another_folder(path, torrent))
+    }
+
+    /// Whether the folder of this path is another by now than the one that a torrent is in.
+    pub(super) fn is_in_another_folder(&self, path: &Path, torrent: &Torrent) -> bool {
         let seen = self.data_folders.watched.get(path).and_then(|watched| watched.seen);
-        let root = found.torrent.as_ref().map(|torrent| torrent.root().identity());
-        seen.is_some() && root.is_some() && seen != root
+        seen.is_some_and(|seen| seen != torrent.root().identity())
     }
 
     /// A folder was taken from under a check, and which of the two is there now, the next look tells. Gives why.
-    fn replaced(&mut self, path: &Path) -> String {
+    pub(super) fn replaced(&mut self, path: &Path) -> String {
         let why = format!("the data folder {} was replaced meanwhile", path.display());
         if let Some(watched) = self.data_folders.watched.get_mut(path) {
             watched.seen = None;
@@ -233,15 +248,15 @@ impl Supervisor<'_> {
         why
     }
 
-    fn wait_for_place(&mut self, info_hash: InfoHash, meta: Arc<Metainfo>) {
+    fn wait_for_place(&mut self, info_hash: InfoHash, contents: Contents) {
         // What is paused is looked at when it is resumed.
         if !self.torrents.is_paused(info_hash) {
-            self.data_folders.waiting.insert(info_hash, meta);
+            self.data_folders.waiting.insert(info_hash, contents);
         }
     }
 
     fn check_once_more(&mut self, job: checks::Job) {
-        let progress = Arc::new(Progress::new(job.meta.geometry.total_len()));
+        let progress = Arc::new(Progress::new(job.progress.total()));
         if let Some(generation) = self.torrents.check_on(job.info_hash, &progress) {
             self.checks.submit(checks::Job {
                 generation,

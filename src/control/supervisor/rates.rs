@@ -156,7 +156,7 @@ impl Supervisor<'_> {
     /// The upload rate that each torrent keeps to by itself, as the configuration has it now.
     pub(super) fn keep_to_own_rates(&self) {
         let (rate, now) = (self.config.limits.upload_rate_per_torrent, Instant::now());
-        let served = self.torrents.iter().filter_map(|entry| entry.served.as_ref());
+        let served = self.torrents.served();
         served.for_each(|torrent| torrent.keep_to(rate.and_then(NonZeroU64::new), now));
     }
 }

@@ -5,7 +5,8 @@
 //! nothing. Signals that come meanwhile are one more reload afterwards. What a running btd cannot change is named, and
 //! stays as it was; `config::changes` says which keys these are.
 
-use std::path::PathBuf;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -38,7 +39,32 @@ pub(super) struct Reload {
     is_running: bool,
     /// It was asked for once more meanwhile.
     is_wanted: bool,
+    /// What is still to be done with watch folders, in this order.
+    steps: VecDeque<Step>,
+    /// And what is then.
+    then: Option<Then>,
 }
+
+/// Something to be done with a watch folder.
+enum Step {
+    /// What is left of one that was closed: the files that its torrents come from.
+    Empty {
+        files: std::vec::IntoIter<Arc<Path>>,
+        why: &'static str,
+    },
+    Open(Watch),
+}
+
+/// The end of a reload.
+struct Then {
+    /// Torrents may be had from others than before.
+    finds_others: bool,
+    /// The keys that wait for a restart.
+    waiting: String,
+}
+
+/// Torrents that leave at once with their folder: other events come between.
+const LEAVING_MAX: usize = 32;
 
 impl Reload {
     /// Reads `file`; what came of it is received from the other end.
@@ -49,6 +75,8 @@ impl Reload {
             sender,
             is_running: false,
             is_wanted: false,
+            steps: VecDeque::new(),
+            then: None,
         };
         (reload, receiver)
     }
@@ -88,11 +116,16 @@ impl Supervisor<'_> {
 
     /// It was.
     pub(super) fn on_config(&mut self, read: Result<Config, Refused>) {
-        let is_ok = read.is_ok();
         match read {
             Ok(config) => self.take_over(config),
-            Err(error) => tracing::error!("SIGHUP: btd goes on with the configuration it had: {error}"),
+            Err(error) => {
+                tracing::error!("SIGHUP: btd goes on with the configuration it had: {error}");
+                self.end_reload(false);
+            }
         }
+    }
+
+    fn end_reload(&mut self, is_ok: bool) {
         metrics::publish_reload(is_ok);
         self.reload.is_running = false;
         if self.ready {
@@ -123,20 +156,83 @@ impl Supervisor<'_> {
             self.announcer.take_over(&self.config.announce);
         }
         finds_others |= self.take_over_folders(self.config.watch.clone());
-        if finds_others {
-            self.look_for_more();
-        }
-        self.publish_counts();
-        match waiting.as_slice() {
-            [] => tracing::info!("SIGHUP: the configuration was read again and is in force"),
-            keys => tracing::warn!(
-                "SIGHUP: the configuration was read again and is in force, but for what needs a restart: {}",
-                keys.join(", ")
-            ),
+        let waiting = waiting.join(", ");
+        self.reload.then = Some(Then { finds_others, waiting });
+        if self.reload.steps.is_empty() {
+            self.go_on_reloading();
         }
     }
 
-    /// Closes, changes and opens folders until they are these. Gives whether torrents may be had from others than before.
+    /// Whether [`Supervisor::go_on_reloading`] has something to do.
+    pub(super) fn is_reloading(&self) -> bool {
+        self.reload.then.is_some()
+    }
+
+    /// Does a little of what is to be done with watch folders: one may have had 100,000 torrents. Those that are opened come
+    /// after those that are closed are empty, or a torrent that comes from the same file again would be taken for the old one.
+    pub(super) fn go_on_reloading(&mut self) {
+        match self.reload.steps.front_mut() {
+            Some(Step::Empty { files, why }) => {
+                let why = *why;
+                let some: Vec<Arc<Path>> = files.take(LEAVING_MAX).collect();
+                if some.len() < LEAVING_MAX {
+                    self.reload.steps.pop_front();
+                }
+                for file in some {
+                    self.leave_with_folder(&file, why);
+                }
+                self.publish_counts();
+            }
+            Some(Step::Open(_)) => {
+                if let Some(Step::Open(watch)) = self.reload.steps.pop_front() {
+                    self.folders.open(watch);
+                    self.follow_places();
+                    self.follow_scrubs();
+                }
+            }
+            None => {}
+        }
+        if self.reload.steps.is_empty()
+            && let Some(Then { finds_others, waiting }) = self.reload.then.take()
+        {
+            // Those that were closed are watched no more.
+            self.follow_places();
+            self.follow_scrubs();
+            if finds_others {
+                self.look_for_more();
+            }
+            self.publish_counts();
+            match waiting.as_str() {
+                "" => tracing::info!("SIGHUP: the configuration was read again and is in force"),
+                keys => tracing::warn!(
+                    "SIGHUP: the configuration was read again and is in force, but for what needs a restart: {keys}"
+                ),
+            }
+            self.end_reload(true);
+        }
+    }
+
+    /// A torrent leaves with its folder. If it is paused it will be when it comes again, as it would after a restart.
+    fn leave_with_folder(&mut self, file: &Path, why: &str) {
+        let removal = self.torrents.remove(file);
+        let kept = match &removal {
+            Removal::Gone(info_hash, entry) => {
+                let pause = self.goals.known(*info_hash);
+                let pause = pause.or(entry.is_paused().then_some(Pause::Asked));
+                pause.map(|pause| (*info_hash, pause))
+            }
+            _ => None,
+        };
+        self.on_removal(removal, || why.to_owned());
+        if let Some((info_hash, pause)) = kept {
+            if self.goals.keep(info_hash, pause) {
+                self.torrents.stay_paused(info_hash);
+            }
+            self.session.put_pause(info_hash, Some(pause));
+        }
+    }
+
+    /// Changes folders, and plans to close and open some, until they are these. Gives whether torrents may be had from others than before.
     fn take_over_folders(&mut self, wanted: Vec<Watch>) -> bool {
         let mut finds_others = false;
         let mut new = wanted;
@@ -163,39 +259,21 @@ impl Supervisor<'_> {
                 // What is known is of other payload: its torrents come anew.
                 Some(watch) => {
                     self.close_folder(number, "its payload is elsewhere");
-                    self.folders.open(watch);
+                    self.reload.steps.push_back(Step::Open(watch));
                 }
                 None => self.close_folder(number, "its watch folder is no longer in the configuration"),
             }
         }
-        new.into_iter().for_each(|watch| self.folders.open(watch));
-        self.follow_places();
-        self.follow_scrubs();
+        self.reload.steps.extend(new.into_iter().map(Step::Open));
         finds_others
     }
 
-    /// Removes its torrents. Those that are paused will be when they come again, as they would after a restart.
-    fn close_folder(&mut self, number: usize, why: &str) {
+    /// Closes a folder, and plans to remove its torrents.
+    fn close_folder(&mut self, number: usize, why: &'static str) {
         self.folders.close(number);
         self.peers.remove(&number);
-        for file in self.torrents.files_in(number) {
-            let removal = self.torrents.remove(&file);
-            let kept = match &removal {
-                Removal::Gone(info_hash, entry) => {
-                    let pause = self.goals.known(*info_hash);
-                    let pause = pause.or(entry.is_paused().then_some(Pause::Asked));
-                    pause.map(|pause| (*info_hash, pause))
-                }
-                _ => None,
-            };
-            self.on_removal(removal, || why.to_owned());
-            if let Some((info_hash, pause)) = kept {
-                if self.goals.keep(info_hash, pause) {
-                    self.torrents.stay_paused(info_hash);
-                }
-                self.session.put_pause(info_hash, Some(pause));
-            }
-        }
+        let files = self.torrents.files_in(number).into_iter();
+        self.reload.steps.push_back(Step::Empty { files, why });
     }
 
     /// What is missing of torrents may be had now where it could not before.
@@ -205,20 +283,20 @@ impl Supervisor<'_> {
                 continue;
             }
             let folder = self.torrents.get(job.info_hash).map(|(folder, _)| folder);
-            match folder.is_some_and(|folder| self.downloads_in(folder, &job.meta)) {
+            match folder.is_some_and(|folder| self.downloads_in(folder, job.info_hash)) {
                 // What is known to be wrong need not be read again.
                 true => self.look_again(Job { trust: true, ..job }),
                 false => self.spoilt.push(job),
             }
         }
         for (folder, torrent) in self.torrents.partial() {
-            let meta = Arc::new(torrent.meta().clone());
-            if torrent.home().is_some() || !self.downloads_in(folder, &meta) {
+            let meta = torrent.shared_meta();
+            if torrent.home().is_some() || !self.downloads_in(folder, meta.info_hash) {
                 continue;
             }
             let progress = Arc::new(Progress::new(meta.geometry.total_len()));
             if let Some(generation) = self.torrents.check_anew(meta.info_hash, &progress) {
-                self.check(folder, generation, meta, true, progress);
+                self.check(folder, generation, (meta.info_hash, meta.into()), true, progress);
             }
         }
     }

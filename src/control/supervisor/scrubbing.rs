@@ -15,40 +15,40 @@ impl Supervisor<'_> {
         }
     }
 
-    /// The scrub of a folder wants its next torrent: one that is served, and that nobody writes to.
-    pub(super) fn on_scrub(&self, ask: NextPlease) {
-        let NextPlease {
-            folder,
-            behind,
-            is_counted,
-            reply,
-        } = ask;
+    /// The scrub of a folder wants its next torrent: one that is served, and that nobody writes to. One that rests is woken for
+    /// it, and it waits until then.
+    pub(super) fn on_scrub(&mut self, ask: NextPlease) {
+        let (folder, behind, is_counted) = (&ask.folder, ask.behind, ask.is_counted);
         let of_folder = |entry: &Entry| {
             let is_at_rest = matches!(entry.state, State::Seeding | State::Partial);
-            is_at_rest && self.folders.plan(entry.folder()).data_dir == folder
+            is_at_rest && self.folders.plan(entry.folder()).data_dir == *folder
         };
         let (mut next, mut left, mut total) = (None, 0, 0);
         for (info_hash, entry) in self.torrents.after(behind.filter(|_| !is_counted)) {
-            let Some(torrent) = entry.served.as_ref().filter(|_| of_folder(entry)) else {
+            if !of_folder(entry) || entry.served.is_none() && !entry.rests() {
                 continue;
-            };
+            }
             total += entry.len();
             if behind.is_some_and(|behind| info_hash <= behind) {
                 continue; // Only counted.
             }
             left += entry.len();
-            next.get_or_insert(torrent);
+            next.get_or_insert((info_hash, entry.served.as_ref()));
             if !is_counted {
                 break;
             }
         }
-        let next = next.map(|torrent| Next {
-            torrent: Arc::clone(torrent),
-            left,
-            total,
-        });
+        let next = match next {
+            Some((info_hash, None)) => return self.scrub_when_woken(info_hash, ask),
+            Some((_, Some(torrent))) => Some(Next {
+                torrent: Arc::clone(torrent),
+                left,
+                total,
+            }),
+            None => None,
+        };
         // The thread may have ended with its folder.
-        let _ = reply.send(next);
+        let _ = ask.reply.send(next);
     }
 
     /// What scrubs, to be ended.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::Event;
+use crate::control::catalog::Catalog;
 use crate::control::torrent_file;
 
 /// A file that changed this lately may still be written to. Its end is an event of its own, so that only the regular
@@ -40,6 +42,8 @@ pub(super) enum Look {
 #[derive(Debug)]
 pub(super) struct Folder {
     dir: PathBuf,
+    /// What earlier btds have read.
+    catalog: Option<Catalog>,
     /// Device and inode of the folder that `known` is about.
     seen: Option<(u64, u64)>,
     known: BTreeMap<OsString, Known>,
@@ -54,32 +58,30 @@ struct Known {
     announced: bool,
 }
 
-/// What changes when a file is replaced, written to or made readable.
+/// What changes when a file is replaced, written to or made readable. There may be 100,000: 64 bits of a hash stand for inode,
+/// length and times, and a change that leaves them the same is as likely as a disk that lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity {
     device: u64,
-    inode: u64,
-    len: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
+    looks: u64,
 }
 
 impl Identity {
     fn of(metadata: &Metadata) -> Self {
+        let modified = (metadata.mtime(), metadata.mtime_nsec());
+        let changed = (metadata.ctime(), metadata.ctime_nsec());
+        let mut hasher = DefaultHasher::new();
+        (metadata.ino(), metadata.len(), modified, changed).hash(&mut hasher);
         Self {
             device: metadata.dev(),
-            inode: metadata.ino(),
-            len: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            looks: hasher.finish(),
         }
     }
 }
 
 impl Identity {
     fn is_but_for_the_device(&self, other: &Self) -> bool {
-        let device = other.device;
-        Self { device, ..*self } == *other
+        self.looks == other.looks
     }
 }
 
@@ -90,9 +92,10 @@ pub(super) fn is_torrent_name(name: &OsStr) -> bool {
 }
 
 impl Folder {
-    pub(super) fn new(dir: PathBuf) -> Self {
+    pub(super) fn new(dir: PathBuf, catalog: Option<Catalog>) -> Self {
         Self {
             dir,
+            catalog,
             seen: None,
             known: BTreeMap::new(),
             lost: false,
@@ -116,6 +119,7 @@ impl Folder {
         if std::mem::replace(&mut self.lost, false) && !report(Event::FolderBack { dir: self.dir.clone() }) {
             return;
         }
+        let is_first = self.known.is_empty();
         let mut gone = Vec::new();
         for name in listed {
             match std::fs::metadata(self.dir.join(&name)) {
@@ -133,6 +137,10 @@ impl Folder {
                 }
             }
         }
+        if is_first {
+            // They came in order, which leaves half of the table's room empty.
+            self.known = std::mem::take(&mut self.known).into_iter().collect();
+        }
         // Names that are missing because the whole folder went meanwhile are not gone.
         if !gone.is_empty()
             && let Err(error) = self.is_still_there()
@@ -140,11 +148,14 @@ impl Folder {
             return self.lose(error, report);
         }
         for name in gone {
-            if self.known.remove(&name).is_some_and(|known| known.announced)
-                && !report(Event::Removed {
-                    file: self.dir.join(name),
-                })
-            {
+            let Some(known) = self.known.remove(&name) else {
+                continue;
+            };
+            let file = self.dir.join(name);
+            if let Some(catalog) = &self.catalog {
+                catalog.forget(&file);
+            }
+            if known.announced && !report(Event::Removed { file }) {
                 return;
             }
         }
@@ -235,14 +246,25 @@ impl Folder {
         }
         let announced_before = known.is_some_and(|known| known.announced);
         let file = self.dir.join(&name);
+        // Only the first time: whatever comes later is another file than the catalog knows, or one that somebody has touched.
+        let found = self.catalog.as_ref().filter(|_| known.is_none());
+        if let Some((card, whole)) = found.and_then(|catalog| catalog.find(&file, metadata)) {
+            let known = Known {
+                identity: Some(identity),
+                announced: true,
+            };
+            self.known.insert(name, known);
+            let card = Box::new(card);
+            return report(Event::Known { file, card, whole });
+        }
         let (event, announced) = match torrent_file::read(&file) {
-            Ok(meta) => (
-                Event::Added {
-                    file,
-                    meta: Box::new(meta),
-                },
-                true,
-            ),
+            Ok(meta) => {
+                if let Some(catalog) = &self.catalog {
+                    catalog.note(&file, metadata, &meta);
+                }
+                let meta = Box::new(meta);
+                (Event::Added { file, meta }, true)
+            }
             // Gone since it was listed: the next look tells.
             Err(torrent_file::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => return true,
             // Want of descriptors or memory, a disk that is not well: may pass. It is tried again, and told once.
@@ -279,15 +301,20 @@ fn is_settled(metadata: &Metadata) -> bool {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::Arc;
 
     use super::*;
     use crate::control::watch::testing::torrent;
+    use crate::session::Store;
 
     fn look(folder: &mut Folder, look: &Look) -> Vec<String> {
         let mut seen = Vec::new();
         folder.look(look, &mut |event| {
             seen.push(match event {
                 Event::Added { file, meta } => format!("+{}={}", base(&file), meta.name),
+                Event::Known { file, card, whole } => {
+                    format!("={}={}{}", base(&file), card.name, if whole { " whole" } else { "" })
+                }
                 Event::Refused { file, .. } => format!("!{}", base(&file)),
                 Event::Removed { file } => format!("-{}", base(&file)),
                 Event::FolderLost { .. } => "lost".to_owned(),
@@ -315,10 +342,35 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         std::fs::write(dir.path().join("a.torrent"), torrent("a")).expect("written");
         std::fs::write(dir.path().join("b.TORRENT"), torrent("b")).expect("written");
-        let mut folder = Folder::new(dir.path().to_owned());
+        let mut folder = Folder::new(dir.path().to_owned(), None);
         assert_eq!(look(&mut folder, &Look::All), ["+a.torrent=a", "+b.TORRENT=b"]);
         assert!(look(&mut folder, &Look::All).is_empty());
         assert!(look(&mut folder, &names(&["a.torrent"])).is_empty());
+    }
+
+    #[test]
+    fn what_an_earlier_btd_has_read_is_known_once_and_read_when_it_is_touched() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let state = tempfile::tempdir().expect("another");
+        let session = Arc::new(Store::open(state.path()).expect("opened").0);
+        let path = dir.path().join("a.torrent");
+        std::fs::write(&path, torrent("a")).expect("written");
+        let fresh = || Folder::new(dir.path().to_owned(), Some(Catalog::new(&session)));
+        assert_eq!(look(&mut fresh(), &Look::All), ["+a.torrent=a"]);
+        let mut folder = fresh();
+        assert_eq!(look(&mut folder, &Look::All), ["=a.torrent=a"]);
+        assert!(look(&mut folder, &Look::All).is_empty());
+        std::fs::write(&path, torrent("b")).expect("written");
+        assert_eq!(look(&mut folder, &Look::All), ["+a.torrent=b"]);
+        assert_eq!(look(&mut fresh(), &Look::All), ["=a.torrent=b"], "it is kept again");
+        std::fs::remove_file(&path).expect("removed");
+        assert_eq!(look(&mut folder, &Look::All), ["-a.torrent"]);
+        std::fs::write(&path, torrent("b")).expect("written");
+        assert_eq!(
+            look(&mut fresh(), &Look::All),
+            ["+a.torrent=b"],
+            "what went is forgotten"
+        );
     }
 
     #[test]
@@ -327,7 +379,7 @@ mod tests {
         for name in [".a.torrent", ".torrent", "a.torrent.part", "a.txt"] {
             std::fs::write(dir.path().join(name), torrent("a")).expect("written");
         }
-        let mut folder = Folder::new(dir.path().to_owned());
+        let mut folder = Folder::new(dir.path().to_owned(), None);
         assert!(look(&mut folder, &Look::All).is_empty());
         assert!(look(&mut folder, &names(&[".a.torrent", "a.txt"])).is_empty());
     }
@@ -336,7 +388,7 @@ mod tests {
     fn a_rename_adds_before_it_removes() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         std::fs::write(dir.path().join("b.torrent"), torrent("a")).expect("written");
-        let mut folder = Folder::new(dir.path().to_owned());
+        let mut folder = Folder::new(dir.path().to_owned(), None);
         look(&mut folder, &Look::All);
         std::fs::rename(dir.path().join("b.torrent"), dir.path().join("c.torrent")).expect("renamed");
         assert_eq!(
@@ -350,7 +402,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let whole = torrent("a");
         std::fs::write(dir.path().join("a.torrent"), &whole[..whole.len() / 2]).expect("written");
-        let mut folder = Folder::new(dir.path().to_owned());
+        let mut folder = Folder::new(dir.path().to_owned(), None);
         assert_eq!(look(&mut folder, &Look::All), ["!a.torrent"]);
         assert!(look(&mut folder, &Look::All).is_empty());
         std::fs::write(dir.path().join("a.torrent"), &whole).expect("written");
@@ -362,7 +414,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("a.torrent");
         std::fs::write(&path, torrent("a")).expect("written");
-        let mut folder = Folder::new(dir.path().to_owned());
+        let mut folder = Folder::new(dir.path().to_owned(), None);
         assert!(look(&mut folder, &Look::Settled).is_empty());
         let long_ago = SystemTime::now() - 2 * SETTLED_AFTER;
         std::fs::File::options()
@@ -378,7 +430,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("a.torrent");
         std::fs::write(&path, "rubbish").expect("written");
-        let mut folder = Folder::new(dir.path().to_owned());
+        let mut folder = Folder::new(dir.path().to_owned(), None);
         assert_eq!(look(&mut folder, &Look::All), ["!a.torrent"]);
         std::fs::remove_file(&path).expect("removed");
         assert!(look(&mut folder, &Look::All).is_empty());
@@ -389,7 +441,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("a.torrent");
         std::fs::write(&path, torrent("a")).expect("written");
-        let mut folder = Folder::new(dir.path().to_owned());
+        let mut folder = Folder::new(dir.path().to_owned(), None);
         // As after an error that may pass: nothing has changed on the disk, but the content was never seen.
         let known = Known {
             identity: None,
@@ -406,7 +458,7 @@ mod tests {
         std::fs::write(dir.path().join("a.torrent"), torrent("a")).expect("written");
         std::fs::write(dir.path().join("b"), torrent("b")).expect("written");
         std::fs::hard_link(dir.path().join("b"), dir.path().join("b.torrent")).expect("linked");
-        let mut folder = Folder::new(dir.path().to_owned());
+        let mut folder = Folder::new(dir.path().to_owned(), None);
         folder.list(&Look::All).expect("listed");
         let created = Look::Names {
             names: BTreeSet::new(),
@@ -424,7 +476,7 @@ mod tests {
             std::fs::create_dir(folder).expect("made");
             std::fs::write(folder.join(name), torrent(name)).expect("written");
         }
-        let mut folder = Folder::new(here.clone());
+        let mut folder = Folder::new(here.clone(), None);
         assert_eq!(look(&mut folder, &Look::All), ["+a.torrent=a.torrent"]);
         std::fs::rename(&here, dir.path().join("away")).expect("moved away");
         std::fs::rename(&other, &here).expect("moved in");
@@ -441,7 +493,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("a.torrent");
         std::fs::write(&path, torrent("a")).expect("written");
-        let mut folder = Folder::new(dir.path().to_owned());
+        let mut folder = Folder::new(dir.path().to_owned(), None);
         look(&mut folder, &Look::All);
         let (device, inode) = folder.seen.expect("seen");
         folder.seen = Some((device + 1, inode));
@@ -458,7 +510,7 @@ mod tests {
         let (here, away) = (dir.path().join("w"), dir.path().join("away"));
         std::fs::create_dir(&here).expect("made");
         std::fs::write(here.join("a.torrent"), torrent("a")).expect("written");
-        let mut folder = Folder::new(here.clone());
+        let mut folder = Folder::new(here.clone(), None);
         look(&mut folder, &Look::All);
         std::fs::rename(&here, &away).expect("moved away");
         assert_eq!(look(&mut folder, &names(&["a.torrent"])), ["lost"]);

@@ -17,8 +17,10 @@ use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchMask};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 
+use super::catalog::Catalog;
 use super::{blocking, torrent_file};
 use crate::proto::metainfo::Metainfo;
+use crate::session::Card;
 use folder::{Folder, Look, is_torrent_name};
 
 /// How long to wait for more events after one: files dropped together are looked at together.
@@ -47,6 +49,15 @@ pub enum Event {
         file: PathBuf,
         /// Its torrent.
         meta: Box<Metainfo>,
+    },
+    /// A file was there when btd started, and is the one that an earlier btd has read.
+    Known {
+        /// The file.
+        file: PathBuf,
+        /// What was kept of it.
+        card: Box<Card>,
+        /// Whether all of its torrent was right by what is recorded.
+        whole: bool,
     },
     /// A file appeared that cannot be loaded. It is tried again when it changes.
     Refused {
@@ -87,10 +98,10 @@ pub struct Told {
 
 type Events = EventStream<Vec<u8>>;
 
-/// Watches `dir`, which is called `folder`, until nobody receives its events any more.
-pub async fn run(folder: usize, dir: PathBuf, events: mpsc::Sender<Told>) {
+/// Watches `dir`, which is called `folder`, until nobody receives its events any more. Files that `catalog` knows are not read.
+pub(super) async fn run(folder: usize, dir: PathBuf, catalog: Catalog, events: mpsc::Sender<Told>) {
     let index = folder;
-    let folder = Arc::new(Mutex::new(Folder::new(dir.clone())));
+    let folder = Arc::new(Mutex::new(Folder::new(dir.clone(), Some(catalog))));
     let mut hints = Hints::default();
     let mut stream = None;
     let mut next_rescan = Instant::now();
@@ -307,6 +318,7 @@ pub(super) mod testing {
 mod tests {
     use super::testing::torrent;
     use super::*;
+    use crate::session::Store;
 
     const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -315,13 +327,16 @@ mod tests {
         let dir = dir.to_owned();
         tokio_uring::start(async move {
             let (sender, mut events) = mpsc::channel(8);
-            tokio::task::spawn_local(run(0, dir, sender));
+            let state = tempfile::tempdir().expect("a temporary folder");
+            let session = Arc::new(Store::open(state.path()).expect("opened").0);
+            tokio::task::spawn_local(run(0, dir, Catalog::new(&session), sender));
             let mut seen = Vec::new();
             let mut change = Some(change);
             let all = async {
                 while let Some(told) = events.recv().await {
                     match told.event {
                         Event::Added { meta, .. } => seen.push(format!("+{}", meta.name)),
+                        Event::Known { card, .. } => seen.push(format!("={}", card.name)),
                         Event::Removed { file } => {
                             seen.push(format!("-{}", file.file_name().expect("a name").to_string_lossy()))
                         }

@@ -132,6 +132,7 @@ impl Fixture {
             upload_pace: Arc::new(Pace::new(None, Instant::now())),
             download_pace: Arc::new(Pace::new(None, Instant::now())),
             tracker: None,
+            resting: Arc::default(),
             stats: Arc::new(Shared::default()),
         };
         let (listener, bell) = (driver.handle(), driver.handle());

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::{Contents, contents, find, gone, shown, wait_for};
+use crate::control::contents::Contents as TorrentFile;
 use crate::control::ctl::api::{Kind, Refusal, Removed};
 use crate::control::ctl::door::Door;
 use crate::control::places::Absence;
@@ -183,9 +184,13 @@ impl Own {
     fn shares(&self, other: &Neighbour) -> Option<String> {
         let (name, info_hash) = (&other.name, other.info_hash);
         let dir = real(&other.data_dir);
-        match &other.torrent {
-            Some(torrent) => {
-                let path = erase::names(&torrent.meta().files).find(|path| self.paths.contains(&dir.join(path)))?;
+        // One that rests is read: a file that is not to be had any more is as if nothing were known of it.
+        let file = other.file.clone().map(TorrentFile::InFile);
+        let read = file.and_then(|file| file.get(info_hash).ok());
+        let meta = other.torrent.as_ref().map(|torrent| torrent.shared_meta()).or(read);
+        match meta {
+            Some(meta) => {
+                let path = erase::names(&meta.files).find(|path| self.paths.contains(&dir.join(path)))?;
                 Some(format!(
                     "{:?} is a file of {name:?} ({info_hash}) too: nothing was removed (hint: without --with-data, or the \
                      other one first)",

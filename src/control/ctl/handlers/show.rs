@@ -37,7 +37,12 @@ pub(super) async fn show(door: &Door, hash: String, secrets: bool) -> Result<Det
         torrent_files: known.files.iter().map(|file| super::shown(file)).collect(),
         data_dir: super::shown(&known.data_dir),
         piece_count: meta.as_ref().map(|meta| meta.geometry.piece_count()),
-        have_count: known.torrent.as_ref().map(|torrent| torrent.have_count()),
+        have_count: match &known.torrent {
+            Some(torrent) => Some(torrent.have_count()),
+            // It rests, and is whole.
+            None if known.row.done == Some(known.row.size) => meta.as_ref().map(|meta| meta.geometry.piece_count()),
+            None => None,
+        },
         piece_len: meta.as_ref().map(|meta| meta.geometry.piece_len_max()),
         file_count: meta.as_ref().map(|meta| meta.files.len()),
         private: meta.as_ref().map(|meta| meta.private),
