@@ -63,7 +63,7 @@ impl std::fmt::Display for Budget {
 /// The least of what the machine and the control groups of this process allow, in bytes.
 fn limit() -> Option<u64> {
     let own = read("/proc/self/cgroup");
-    let of_group = groups(&own).filter_map(|dir| read(&dir.join("memory.max")).trim().parse().ok());
+    let of_group = groups(&own).filter_map(|dir| read(dir.join("memory.max")).trim().parse().ok());
     of_group.chain(super::config::machine_memory()).min()
 }
 

@@ -114,7 +114,7 @@ impl Root {
         let dir = rustix::fs::open(&path, flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&dir)?;
         let identity = (stat.st_dev, stat.st_ino);
-        let distant = rustix::fs::fstatfs(&dir).is_ok_and(|statfs| DISTANT.contains(&(statfs.f_type as i64)));
+        let distant = rustix::fs::fstatfs(&dir).is_ok_and(|statfs| DISTANT.contains(&statfs.f_type));
         Ok(Self {
             dir,
             path,

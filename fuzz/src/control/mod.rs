@@ -6,6 +6,8 @@ pub mod config;
 #[path = "../../../src/control/ctl/api.rs"]
 pub mod ctl_api;
 
+// Not all of it is asked for here.
+#[allow(dead_code)]
 #[path = "../../../src/control/tracker/store/guard.rs"]
 mod guard;
 
@@ -73,5 +75,20 @@ pub mod tracker {
     /// As there, and always empty.
     pub fn read_list(_: &std::path::Path) -> std::io::Result<std::collections::HashSet<crate::proto::InfoHash>> {
         Ok(std::collections::HashSet::new())
+    }
+}
+
+/// In the place of what knows network devices.
+pub mod device {
+    /// As there (`IFNAMSIZ` and its end).
+    pub const NAME_LEN_MAX: usize = 15;
+}
+
+/// In the place of the metrics.
+pub mod metrics {
+    /// As there.
+    pub mod top {
+        /// As there.
+        pub const TOP_TORRENTS_MAX: usize = 100;
     }
 }

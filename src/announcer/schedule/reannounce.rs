@@ -14,7 +14,7 @@ const _: () = assert!(BACK_AGAIN < INTERVAL_MIN);
 
 impl Schedule {
     /// This machine has had no network and has one again, or another one: what failed meanwhile says nothing of trackers. All
-    /// torrents are announced as soon as their trackers allow, and no sooner than [`BACK_AGAIN`] after the last time: a network
+    /// torrents are announced as soon as their trackers allow, and no sooner than `BACK_AGAIN` after the last time: a network
     /// may come and go.
     ///
     /// What works is left alone without `all`: for a network that begins to carry some time after it has come.
