@@ -1015,6 +1015,40 @@ mod tests {
     }
 
     #[test]
+    fn torrent_that_rests_waits_for_its_folder_like_the_others_and_is_not_woken_meanwhile() {
+        let resting = Arc::<Resting>::default();
+        let mut torrents = Torrents::new(HashSet::new(), Arc::clone(&resting));
+        add(&mut torrents, "a", ONE);
+        add(&mut torrents, "b", TWO);
+        torrents.rest(ONE);
+        torrents.rest(TWO);
+        let check = Arc::new(Progress::default());
+        assert_eq!(torrents.check_anew(TWO, &check), Some(3), "somebody wants to be sure");
+        let lost = torrents.lose(&[0], "it is gone");
+        assert!(lost.iter().all(|lost| lost.rested) && lost.len() == 2, "{lost:?}");
+        assert!(matches!(&lost[0].contents, Contents::InFile(file) if **file == *Path::new("a")));
+        assert!(!resting.contains(ONE) && !resting.contains(TWO));
+        assert!(torrents.is_unavailable_in(ONE, &[0]) && check.is_cancelled());
+        let entry = torrents.entry(ONE).expect("it is there");
+        assert_eq!((entry.why(), entry.is_known()), (Some("it is gone"), false));
+        let (_temp, torrent) = torrent();
+        assert!(!torrents.wake(ONE, &torrent) && !torrents.wake(TWO, &torrent));
+        assert!(torrents.lose(&[0], "it is gone").is_empty(), "they are lost once");
+        assert_eq!(torrents.counts(), [1, 0, 0, 0, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn torrent_that_nobody_has_read_all_of_does_not_rest() {
+        let mut torrents = Torrents::default();
+        add(&mut torrents, "a", ONE);
+        let torrent = torrent().1.with_unread(&Bitfield::full(1));
+        torrents.settle(ONE, 1, State::Seeding, Some(Arc::clone(&torrent)));
+        assert_eq!(torrents.idle().count(), 0, "what is unread is known of this one alone");
+        torrent.grant(torrent.geometry().piece_index(0).expect("a piece"));
+        assert_eq!(torrents.idle().count(), 1);
+    }
+
+    #[test]
     fn torrent_that_rests_can_be_woken_while_it_is_checked_and_what_the_check_says_holds() {
         let resting = Arc::<Resting>::default();
         let mut torrents = Torrents::new(HashSet::new(), Arc::clone(&resting));
