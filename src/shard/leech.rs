@@ -378,10 +378,10 @@ impl<D: Driver> Shard<D> {
             && let Some(leech) = &mut peer.leech
         {
             leech.depth.on_start(now);
-        }
-        // It ends, and is armed again with long buffers.
-        if let Some(token) = self.conns.get(owner).and_then(|conn| conn.receive) {
-            self.driver.cancel(token);
+            // It ends, and is armed again with long buffers.
+            if let Some(token) = self.conns.get(owner).and_then(|conn| conn.receive) {
+                self.driver.cancel(token);
+            }
         }
     }
 

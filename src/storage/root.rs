@@ -31,8 +31,8 @@ pub struct Root {
 }
 
 /// Filesystems whose calls wait for another process or machine, by their numbers (statfs(2)): FUSE, NFS, SMB and CIFS, 9P, Ceph,
-/// AFS.
-const DISTANT: [i64; 7] = [
+/// AFS. What is mounted within a data folder is not looked at.
+const DISTANT: [i64; 9] = [
     0x6573_5546,
     0x6969,
     0xfe53_4d42,
@@ -40,6 +40,8 @@ const DISTANT: [i64; 7] = [
     0x0102_1997,
     0x00c3_6400,
     0x5346_414f,
+    0x6b41_4653,
+    0x517b,
 ];
 
 /// Why a file of a torrent cannot be opened. Says nothing of its name, which the caller has.

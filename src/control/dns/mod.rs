@@ -152,15 +152,15 @@ impl Dns {
         let socket = self.socket(to, Type::STREAM, Protocol::TCP)?;
         socket.connect_timeout(&to.into(), patience)?;
         let mut stream = TcpStream::from(socket);
-        // For each call; the caller's own patience bounds the whole.
-        stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;
         let len = u16::try_from(question.len()).map_err(io::Error::other)?;
         stream.write_all(&[&len.to_be_bytes()[..], question].concat())?;
+        // Of the whole answer: one that trickles in byte by byte must not keep this thread.
+        let until = Instant::now() + patience;
         let mut len = [0; 2];
-        stream.read_exact(&mut len).map_err(in_time)?;
+        read_until(&mut stream, &mut len, until).map_err(in_time)?;
         let mut message = vec![0; u16::from_be_bytes(len).into()];
-        stream.read_exact(&mut message).map_err(in_time)?;
+        read_until(&mut stream, &mut message, until).map_err(in_time)?;
         message::answer(&message, question, kind).ok_or_else(|| io::Error::other("another answer than to the question"))
     }
 
@@ -169,6 +169,24 @@ impl Dns {
         self.device.bind(&socket)?;
         Ok(socket)
     }
+}
+
+/// Fills the buffer, or fails at this time.
+fn read_until(stream: &mut TcpStream, mut buffer: &mut [u8], until: Instant) -> io::Result<()> {
+    while !buffer.is_empty() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(buffer) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(len) => buffer = &mut buffer[len..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// The kernel's word for an end of patience is `EAGAIN`.
