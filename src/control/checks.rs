@@ -429,12 +429,17 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
     let mut kept = session.load(&info_hash, meta.geometry.piece_count(), meta.files.len());
     let known = kept.clone().filter(|_| job.trust);
     let mut last = None;
+    // What btd downloads itself is not believed by its length: its files have theirs from the start.
+    let is_download = session
+        .load_history(&info_hash)
+        .is_some_and(|history| history.completed.is_none() && (history.downloaded > 0 || history.uploaded == 0));
+    let believed = if is_download { Unread::Now } else { job.unread };
     let memory = Memory {
         known,
-        unread: job.unread,
+        unread: believed,
         doubted: job.doubted.clone(),
         keep: &mut |record| {
-            if job.unread == Unread::Later {
+            if believed == Unread::Later {
                 last = Some(record.clone());
             }
             // Payload that is not there is looked for every half minute, and what is known already is on the disk.

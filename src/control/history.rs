@@ -237,7 +237,7 @@ impl Totals {
         let moved = &mut self.moved;
         self.counted.retain_mut(|counted| {
             // Asked first: whoever has it after that may count on.
-            let is_left = Arc::get_mut(&mut counted.torrent).is_some();
+            let is_left = Arc::strong_count(&counted.torrent) == 1;
             let Counted {
                 info_hash,
                 torrent,

@@ -93,6 +93,11 @@ pub(super) fn stage<D: Driver>(
             peer.upload.unstaged.push_front((block, asked_at));
             return Stopped::Unread(block.piece());
         }
+        // Asked once more: it may have been judged wrong by another shard between the two.
+        if !peer.served.torrent.has(block.piece()) {
+            refuse(counters, peer, out, &block);
+            continue;
+        }
         let misses = counters.cache_misses;
         match parts_of(driver, disk, counters, owner, &peer.served, &block) {
             Ok(parts) => {

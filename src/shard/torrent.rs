@@ -3,7 +3,10 @@
 use std::ffi::CString;
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicI64, AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -306,7 +309,8 @@ impl Torrent {
     pub(super) fn is_unread(&self, piece: PieceIndex) -> bool {
         self.unread.as_ref().is_some_and(|unread| {
             let (word, mask) = place(piece);
-            unread.bits[word].load(Relaxed) & mask != 0
+            // With `judged`: who sees the bit cleared sees what was withdrawn before that.
+            unread.bits[word].load(Acquire) & mask != 0
         })
     }
 
@@ -314,7 +318,7 @@ impl Torrent {
     pub(crate) fn judged(&self, piece: PieceIndex) -> bool {
         let Some(unread) = &self.unread else { return false };
         let (word, mask) = place(piece);
-        let is_news = unread.bits[word].fetch_and(!mask, Relaxed) & mask != 0;
+        let is_news = unread.bits[word].fetch_and(!mask, Release) & mask != 0;
         if is_news {
             unread.left.fetch_sub(1, Relaxed);
         }

@@ -238,14 +238,15 @@ impl<D: Driver> Shard<D> {
             }
             Outcome::Bad(_) => {
                 let torrent = &reading.served.torrent;
-                if torrent.judged(piece) {
-                    self.counters.unread_wrong += 1;
-                }
                 let why = format!(
                     "piece {} is wrong, as was found when it was first asked for",
                     piece.get()
                 );
+                // In this order: another shard may look at any moment, and what is neither had nor unread is refused.
                 torrent.withdraw_wrong(piece, &why);
+                if torrent.judged(piece) {
+                    self.counters.unread_wrong += 1;
+                }
                 self.end_verifying(key);
             }
             // The pool stops: so do we.

@@ -43,8 +43,8 @@ pub(in crate::control) const SOCKETS_MAX: usize = IN_FLIGHT_MAX;
 // Dead hosts leave some to those that answer.
 const _: () = assert!(SOCKETS_MAX >= TRIALS_MAX + 32);
 /// How long a connection is kept that nobody uses, and how many of one host.
-const IDLE_FOR: Duration = Duration::from_secs(20);
-const IDLE_MAX: usize = 2;
+const IDLE_FOR: Duration = Duration::from_secs(30);
+const IDLE_MAX: usize = 6;
 /// The same at the end of a run, when each host has its share of all connections, and needs it until the end.
 const PARTING_IDLE_MAX: usize = SOCKETS_MAX;
 /// Trackers that are remembered as telling of no names.

@@ -496,7 +496,7 @@ fn read(context: &Context<'_>, root: Table) -> Config {
     };
     section.finish();
 
-    let watch = read_watches(context, &mut top);
+    let watch = read_watches(context, &mut top, storage.part_names);
 
     let mut section = top.section("limits");
     let default = Limits::default();
@@ -709,7 +709,7 @@ fn read_schedule(context: &Context<'_>, limits: &mut Section<'_>) -> Vec<Slot> {
     slots
 }
 
-fn read_watches(context: &Context<'_>, top: &mut Section<'_>) -> Vec<Watch> {
+fn read_watches(context: &Context<'_>, top: &mut Section<'_>, part_names: bool) -> Vec<Watch> {
     let mut watches: Vec<Watch> = Vec::new();
     for mut section in top.sections("watch") {
         let watch = Watch {
@@ -724,6 +724,13 @@ fn read_watches(context: &Context<'_>, top: &mut Section<'_>) -> Vec<Watch> {
             seed_ratio: section.ratio("seed-ratio"),
             seed_time: section.time_or_unlimited("seed-time", SEED_TIME_MIN..=SEED_TIME_MAX),
         };
+        if !part_names && watch.verify != Verify::Full {
+            context.report(
+                section.at(),
+                "watch.verify: \"lazy\" and \"trust\" need storage.part-names: without it a file that is not complete looks like one \
+                 that is",
+            );
+        }
         // Two plans for one folder: which of the two data folders would a torrent belong to?
         if watches
             .iter()
@@ -837,6 +844,16 @@ mod tests {
         assert_eq!(config.state_dir, Path::new("/etc/btd/state"));
         assert_eq!(config.watch[0].dir, Path::new("/srv/torrents"));
         assert_eq!(config.watch[0].data_dir, Path::new("/etc/btd/../data"));
+    }
+
+    #[test]
+    fn payload_is_not_believed_where_an_unfinished_file_looks_like_a_whole_one() {
+        for verify in ["lazy", "trust"] {
+            let watch = format!("[[watch]]\ndir = \"a\"\ndata-dir = \"b\"\nverify = \"{verify}\"\n");
+            let error = parse(&format!("{watch}[storage]\npart-names = false")).expect_err("refused");
+            assert!(error.to_string().contains("storage.part-names"), "{error}");
+            parse(&watch).expect("with names of their own");
+        }
     }
 
     #[test]

@@ -217,8 +217,12 @@ impl Supervisor<'_> {
         let removal = self.torrents.remove(file);
         let kept = match &removal {
             Removal::Gone(info_hash, entry) => {
-                let pause = self.goals.known(*info_hash);
-                let pause = pause.or(entry.is_paused().then_some(Pause::Asked));
+                let known = self.goals.known(*info_hash);
+                // Who was resumed for ever once, and paused by hand since, is paused.
+                let pause = match entry.is_paused() {
+                    true => known.filter(|pause| *pause != Pause::Never).or(Some(Pause::Asked)),
+                    false => known,
+                };
                 pause.map(|pause| (*info_hash, pause))
             }
             _ => None,

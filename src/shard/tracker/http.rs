@@ -11,6 +11,9 @@ use crate::tracker::Http;
 /// Bytes of replies in one send: no more requests are answered beyond that.
 const REPLIES_LEN_MAX: usize = 64 * 1024;
 
+/// A receive that brings fewer bytes has emptied the socket.
+const RECEIVE_LEN: usize = 4096;
+
 /// What a peer may say after its last reply, in bytes.
 const LINGER_LEN_MAX: usize = 64 * 1024;
 
@@ -123,11 +126,13 @@ impl Serving {
         };
         let mut batch = around.batches.take();
         batch.push_bytes(&self.reply);
-        self.send(around, owner, batch);
+        // Not where something may be left to read: the kernel throws away what has not left when such a socket is closed.
+        let with_end = last && !surplus && received.len() < RECEIVE_LEN;
+        self.send(around, owner, batch, with_end);
         self.wake_at(around, owner);
     }
 
-    fn send<D: Driver>(&mut self, around: &mut Around<'_, D>, owner: Owner, batch: Box<SendBatch>) {
+    fn send<D: Driver>(&mut self, around: &mut Around<'_, D>, owner: Owner, batch: Box<SendBatch>, with_end: bool) {
         let Some(conn) = self.conns.get_mut(owner) else {
             return around.batches.give(batch);
         };
@@ -135,7 +140,7 @@ impl Serving {
             socket: conn.socket.clone(),
             batch,
             zero_copy: false,
-            last: matches!(conn.phase, Phase::Sending { last: true, .. }),
+            last: with_end,
         };
         conn.send = Some(around.driver.submit(owner, op));
     }
@@ -160,7 +165,7 @@ impl Serving {
             }
         }
         if batch.left() > 0 {
-            return self.send(around, owner, batch);
+            return self.send(around, owner, batch, false);
         }
         around.batches.give(batch);
         let (last, surplus) = match conn.phase {
