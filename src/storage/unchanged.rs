@@ -1,7 +1,7 @@
 //! Whether the files of a torrent are still those that a record is about, without reading any of them.
 //!
 //! It is what stands between a record of a whole torrent and its first byte: every file is opened and measured, and one that
-//! looks otherwise than when it was judged is named. Judging it again is [`check`](super::check)'s business.
+//! looks otherwise than when it was judged is named. Judging it again is [`check`](mod@super::check)'s business.
 
 use super::layout::Layout;
 use super::part::{PART_SUFFIX, PartNames};

@@ -90,7 +90,7 @@ pub enum Event {
 /// An event and the folder it is about.
 #[derive(Debug)]
 pub struct Told {
-    /// As given to [`run`].
+    /// As given to `run`.
     pub folder: usize,
     /// What happened.
     pub event: Event,
