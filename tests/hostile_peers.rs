@@ -224,7 +224,6 @@ const DEEDS: &[(&str, bool, Misdeed, Then)] = &[
         |peer| unknown_messages(peer, 100),
         Dropped("too_many_unknown"),
     ),
-    ("requests without end", true, request_flood, Dropped("request_flood")),
     (
         "a few unknown messages",
         false,
@@ -265,15 +264,6 @@ fn unknown_messages(peer: &mut Peer, count: u8) -> std::io::Result<()> {
 }
 
 /// More requests than any queue holds, all different, and none of the answers read.
-fn request_flood(peer: &mut Peer) -> std::io::Result<()> {
-    let mut bytes = Vec::new();
-    for n in 0..40_000 {
-        let (piece, begin, length) = (n % 9, n / 9, BLOCK_LEN);
-        wire::encode(&Message::Request { piece, begin, length }, &mut bytes);
-    }
-    peer.send(&bytes)
-}
-
 fn cancel_storm(peer: &mut Peer) -> std::io::Result<()> {
     let mut bytes = Vec::new();
     for n in 0..20_000 {
