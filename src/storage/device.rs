@@ -10,8 +10,9 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, StatxFlags, makedev};
 
-/// See [`Manners::depth`].
-const DEPTH_UNKNOWN: u32 = 128;
+/// See [`Manners::depth`]. Half of the threads that a shard's ring has at most, so that a filesystem that hangs behind another
+/// process or machine leaves some for the other disks.
+const DEPTH_UNKNOWN: u32 = 32;
 const DEPTH_MIN: u32 = 16;
 const DEPTH_MAX: u32 = 512;
 
@@ -53,7 +54,7 @@ impl Device {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Manners {
     /// Requests that it takes at once: half of its queue, since others read too. Where that is not known (no block device
-    /// of its own) as many as a fast one is kept busy with.
+    /// of its own) as many as keep a fast one busy: 4 MiB and more.
     pub depth: u32,
     /// Whether reading here and there is much slower than reading on.
     pub seeks: bool,

@@ -1,12 +1,10 @@
 //! The ring's registered file table: the kernel looks a registered file up without counting references.
 
-use std::cell::RefCell;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::rc::Rc;
 
 use io_uring::IoUring;
 
-use super::super::handle::{Handle, Released};
+use super::super::handle::{Closing, Handle, Released};
 
 /// Slots of the table, or nothing where it could not be registered.
 pub(super) struct Files {
@@ -14,6 +12,8 @@ pub(super) struct Files {
     free: Vec<u32>,
     /// Slots whose last handle was dropped; the table still holds the file open.
     released: Released,
+    /// What is to be closed by the kernel's threads.
+    closing: Closing,
 }
 
 impl Files {
@@ -23,7 +23,8 @@ impl Files {
         let count = if registered { count } else { 0 };
         Files {
             free: (0..count).rev().collect(),
-            released: Rc::new(RefCell::new(Vec::new())),
+            released: Released::default(),
+            closing: Closing::default(),
         }
     }
 
@@ -50,6 +51,16 @@ impl Files {
             let _ = ring.submitter().register_files_update(slot, &[-1]);
             self.free.push(slot);
         }
+    }
+
+    /// Leaves the closing of a file to [`Files::to_close`], and what is done with it to the kernel's threads.
+    pub(super) fn set_apart(&self, file: &Handle) {
+        file.set_apart(self.closing.clone());
+    }
+
+    /// A descriptor that nobody uses any more, and whose close may wait.
+    pub(super) fn to_close(&self) -> Option<OwnedFd> {
+        self.closing.borrow_mut().pop()
     }
 
     /// Slots that hold no file.

@@ -33,7 +33,7 @@ mod thread;
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -344,6 +344,15 @@ impl Uring {
         }
     }
 
+    /// Has the kernel's threads close what may wait in close(2): a filesystem behind another process or machine is told of
+    /// each (`FUSE_FLUSH`; NFS writes back), and answers when it likes.
+    fn close_apart(&mut self) {
+        while let Some(fd) = self.files.to_close() {
+            let entry = opcode::Close::new(Fd(fd.into_raw_fd())).build();
+            self.push(entry.flags(flags_of(true) | squeue::Flags::SKIP_SUCCESS).user_data(0));
+        }
+    }
+
     /// One `io_uring_enter`.
     fn enter(&mut self, want: usize, args: &SubmitArgs<'_, '_>) -> Result<(), Errno> {
         self.counters.enters += 1;
@@ -548,7 +557,9 @@ impl Uring {
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         rustix::fs::fcntl_setfl(&fd, flags.difference(rustix::fs::OFlags::NONBLOCK))?;
         let file = self.files.adopt(&self.ring, fd);
-        file.set_apart(apart);
+        if apart {
+            self.files.set_apart(&file);
+        }
         Ok(Opened {
             regular: rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_file(),
             len: stat.stx_size,
@@ -810,6 +821,7 @@ impl Driver for Uring {
     fn turn(&mut self, wait: Wait, out: &mut Vec<Completion>) -> Result<(), Errno> {
         self.files.sweep(&self.ring);
         self.push_backlog();
+        self.close_apart();
         // Completions that are there already are not waited for, nor is anything while entries are held back.
         let ready = !self.ring.completion().is_empty() || !self.backlog.is_empty();
         let at_most = Timespec::from(if ready { Duration::ZERO } else { wait.at_most });

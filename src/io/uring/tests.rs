@@ -88,6 +88,42 @@ fn all_masks() -> Vec<Features> {
 }
 
 #[test]
+fn a_file_that_is_kept_apart_is_closed_by_the_kernels_threads() {
+    let mut driver = driver();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("payload");
+    fs::write(&path, b"payload").unwrap();
+    let dir: Arc<dyn AsFd + Send + Sync> = Arc::new(fs::File::open(folder.path()).unwrap());
+    driver.submit(
+        OWNER,
+        Op::Open {
+            dir,
+            path: CString::new("payload").unwrap(),
+            write: false,
+            apart: true,
+        },
+    );
+    let Outcome::Opened { result, .. } = reap(&mut driver, 1).remove(0).outcome else {
+        panic!("not an open");
+    };
+    let file = result.unwrap().file;
+    let link = format!("/proc/self/fd/{}", file.raw_fd());
+    let is_open = || fs::read_link(&link).is_ok_and(|target| target == path);
+    assert!(is_open());
+    drop(file);
+    assert!(is_open(), "dropping it must not wait for a close(2)");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let wait = Wait {
+        at_most: Duration::from_millis(1),
+        ..Wait::POLL
+    };
+    while is_open() {
+        assert!(Instant::now() < deadline, "it is never closed");
+        driver.turn(wait, &mut Vec::new()).unwrap();
+    }
+}
+
+#[test]
 fn serves_the_same_with_every_feature_masked() {
     for features in all_masks() {
         let mut driver = Uring::new(config(features)).unwrap();
