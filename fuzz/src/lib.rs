@@ -27,6 +27,34 @@ pub fn announced_again(trackers: &[announced::Announced]) -> Vec<u8> {
     announced::encode(trackers)
 }
 
+#[path = "../../src/session/pause.rs"]
+pub mod pause;
+
+#[path = "../../src/session/place.rs"]
+pub mod place;
+
+#[path = "../../src/session/scrub.rs"]
+pub mod scrub;
+
+/// The filesystem of a folder, as it was recorded, and what is recorded of it then.
+pub fn place_again(bytes: &[u8], folder: &std::path::Path) -> Option<(place::Filesystem, Vec<u8>)> {
+    let found = place::Filesystem::decode(bytes, folder)?;
+    let again = found.encode(folder);
+    Some((found, again))
+}
+
+/// How far a scrub was, as it was recorded, and what is recorded of it then.
+pub fn scrub_again(bytes: &[u8]) -> Option<(scrub::ScrubState, Vec<u8>)> {
+    let found = scrub::ScrubState::decode(bytes)?;
+    Some((found, found.encode()))
+}
+
+/// Why a torrent is paused, as it was recorded, and what is recorded of it then.
+pub fn pause_again(bytes: &[u8]) -> (pause::Pause, Vec<u8>) {
+    let found = pause::Pause::decode(bytes);
+    (found, found.encode())
+}
+
 pub mod control;
 
 mod pieces;

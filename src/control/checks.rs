@@ -452,7 +452,10 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
     };
     let report = storage::check(meta, &root, means, &job.progress.inner, Some(memory))?;
     let is_named = !report.parts.contains(&true);
-    if report.have.is_full() && is_named && report.unread.is_empty() {
+    // What the disk does not take, bytes or names, may be gone after a loss of power: it would be had again then.
+    let is_lost = |state: &FileState| matches!(state, FileState::Unreadable(_));
+    let is_durable = !report.files.iter().any(is_lost);
+    if report.have.is_full() && is_named && is_durable && report.unread.is_empty() {
         history::note_whole(session, info_hash, || !job.progress.inner.is_cancelled());
     }
     let is_lacking = !report.have.is_full() || !is_named;
@@ -561,5 +564,75 @@ mod tests {
     #[test]
     fn a_check_that_waits_has_no_line() {
         assert_eq!(Progress::new(10).line(false), None);
+    }
+
+    /// A disk that takes all of files, and folders as it says.
+    struct Folders(bool);
+
+    impl crate::storage::simulated::Disk for Folders {
+        fn step(&self) {}
+
+        fn sync(&self, fd: std::os::fd::BorrowedFd<'_>) -> Result<(), rustix::io::Errno> {
+            let stat = rustix::fs::fstat(fd)?;
+            match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
+                rustix::fs::FileType::Directory if !self.0 => Err(rustix::io::Errno::IO),
+                _ => Ok(()),
+            }
+        }
+
+        fn forget_cached(&self, _: std::os::fd::BorrowedFd<'_>) {}
+    }
+
+    /// Found by the simulated swarm: it was taken for whole, its name was lost with the power, and it was not had again.
+    #[test]
+    fn a_download_whose_last_name_may_be_lost_is_not_noted_as_whole() {
+        let temp = tempfile::tempdir().unwrap();
+        let (state, data) = (temp.path().join("state"), temp.path().join("data"));
+        std::fs::create_dir(&state).unwrap();
+        std::fs::create_dir(&data).unwrap();
+        std::fs::write(data.join("x"), [0; 16384]).unwrap();
+        let mut bytes = crate::control::watch::testing::torrent("x");
+        let at = bytes.len() - 22;
+        let mut hasher = crate::hashing::Hasher::new();
+        hasher.update(&[0; 16384]);
+        bytes[at..at + 20].copy_from_slice(&hasher.finish());
+        let meta = Metainfo::parse(&bytes).unwrap();
+        let info_hash = meta.info_hash;
+        let session = Store::open(&state).unwrap().0;
+        session.put(
+            info_hash,
+            Record {
+                have: Bitfield::full(1),
+                wrong: Bitfield::new(1),
+                judged: 1,
+                files: vec![Some(FileStamp::being_written(16384))],
+            },
+        );
+        let job = Job {
+            info_hash,
+            generation: 0,
+            contents: Arc::new(meta).into(),
+            data_dir: data.clone(),
+            trust: true,
+            unread: Unread::Now,
+            doubted: None,
+            home: Some(0),
+            progress: Arc::new(Progress::new(16384)),
+        };
+        for takes_folders in [false, true] {
+            let disk: std::rc::Rc<dyn crate::storage::simulated::Disk> = std::rc::Rc::new(Folders(takes_folders));
+            let (pool, throttle) = (Pool::by_hand(4), Throttle::default());
+            let means = Means {
+                pool: &pool,
+                throttle: &throttle,
+                seeks: false,
+            };
+            let root = Arc::new(Root::open(&data).unwrap());
+            let found = crate::storage::simulated::on(disk, || look(&job, root, means, &session)).unwrap();
+            assert_eq!(found.have_count, 1, "what was synced before is served");
+            let history = session.load_history(&info_hash);
+            let is_whole = history.is_some_and(|history| history.completed.is_some());
+            assert_eq!(is_whole, takes_folders);
+        }
     }
 }

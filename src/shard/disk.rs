@@ -65,6 +65,8 @@ struct Opening {
     key: FileKey,
     served: Rc<Served>,
     tries: u8,
+    /// It was asked for by the name of what is not complete.
+    part: bool,
 }
 
 /// Those whose extent could not be read.
@@ -319,15 +321,21 @@ impl Disk {
             Found::Opening => {}
             Found::Closed => {
                 let served = fill.served.clone();
-                let opening = self.openings.insert(Opening { key, served, tries: 0 });
+                let opening = self.openings.insert(Opening {
+                    key,
+                    served,
+                    tries: 0,
+                    part: false,
+                });
                 self.open(driver, counters, opening);
             }
         }
     }
 
     fn open<D: Driver>(&mut self, driver: &mut D, counters: &mut Counters, owner: Owner) {
-        let opening = self.openings.get(owner).expect("an opening that was just made");
+        let opening = self.openings.get_mut(owner).expect("an opening that was just made");
         let torrent = &opening.served.torrent;
+        opening.part = torrent.is_part(opening.key.file);
         let Some(path) = torrent.path(opening.key.file) else {
             // The path rules forbid NUL; a path without a C form is as good as absent.
             return self.on_opened(driver, counters, owner, Err(Errno::NOENT));
@@ -376,6 +384,12 @@ impl Disk {
             Err(Errno::CANCELED | Errno::INTR | Errno::AGAIN) if opening.tries < TRIES_MAX => {
                 return self.open(driver, counters, owner);
             }
+            // It has got its final name since, and may be complete by now, so that nothing else is looked for.
+            Err(Errno::NOENT)
+                if opening.part && !opening.served.torrent.is_part(opening.key.file) && opening.tries < TRIES_MAX =>
+            {
+                return self.open(driver, counters, owner);
+            }
             failed => {
                 counters.disk_errors += 1;
                 let opening = self.openings.remove(owner).expect("found above");
@@ -392,7 +406,7 @@ impl Disk {
                     Ok(_) => Some(format!("{path}: not a regular file")),
                     Err(errno) if is_for_now(errno) => None,
                     // It is getting its final name at this moment, or has just got it.
-                    Err(Errno::NOENT) if opening.served.torrent.home().is_some() => None,
+                    Err(Errno::NOENT) if opening.part || opening.served.torrent.home().is_some() => None,
                     Err(errno) => Some(format!("{path}: cannot be opened: {errno}")),
                 };
                 for fill in self.files.failed(opening.key) {

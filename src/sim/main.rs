@@ -26,6 +26,9 @@ struct Args {
     /// Tell nothing but the end.
     #[arg(long)]
     quiet: bool,
+    /// Run each seed of a range twice, and tell those that are not the same twice.
+    #[arg(long)]
+    twice: bool,
     /// Threads for a range; 0 is one for each core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -49,8 +52,8 @@ fn main() -> ExitCode {
     let args = Args::parse();
     match (args.seed, args.seeds.clone()) {
         (Some(seed), _) => one(seed, &args),
-        (None, Some(seeds)) => many(seeds, args.threads),
-        (None, None) => many(0..300, args.threads),
+        (None, Some(seeds)) => many(seeds, args.threads, args.twice),
+        (None, None) => many(0..300, args.threads, args.twice),
     }
 }
 
@@ -78,7 +81,7 @@ fn one(seed: u64, args: &Args) -> ExitCode {
     }
 }
 
-fn many(seeds: Range<u64>, threads: usize) -> ExitCode {
+fn many(seeds: Range<u64>, threads: usize, twice: bool) -> ExitCode {
     let began = Instant::now();
     let threads = match threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -95,7 +98,15 @@ fn many(seeds: Range<u64>, threads: usize) -> ExitCode {
                     if seed >= seeds.end {
                         return;
                     }
-                    let report = run(seed, Options::default());
+                    let mut report = run(seed, Options::default());
+                    if twice {
+                        let again = run(seed, Options::default());
+                        if again != report {
+                            let (steps, other) = (report.steps, again.steps);
+                            let differs = format!("is not the same twice: {steps} steps, {other} the second time");
+                            report.violation.get_or_insert(differs);
+                        }
+                    }
                     steps.fetch_add(report.steps, Relaxed);
                     time.fetch_add(report.time / 1_000_000, Relaxed);
                     if let Some(violation) = report.violation {

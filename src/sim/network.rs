@@ -47,6 +47,8 @@ pub(super) struct End {
     pub(super) recv: Option<u32>,
     pub(super) send: Option<u32>,
     pub(super) connect: Option<u32>,
+    /// When a send that had to wait for room last went on.
+    pub(super) sent_at: u64,
     pub(super) tap: Tap,
 }
 
@@ -70,6 +72,7 @@ impl World {
             recv: None,
             send: None,
             connect: None,
+            sent_at: 0,
             tap,
         };
         self.ends.insert(id, end);

@@ -634,12 +634,16 @@ impl Node {
         })
     }
 
-    /// Whether pieces were withdrawn that it had, or it lacks some and does not download them.
+    /// Whether pieces were withdrawn that it had, or it lacks some and does not download them, or its disk did not take the
+    /// names of what is complete when it was looked at last.
     pub(super) fn is_at_fault(&self) -> bool {
+        let history = self.process.as_ref();
+        let history = history.and_then(|process| process.session.load_history(&self.info_hash()));
+        let is_noted = history.is_some_and(|history| history.completed.is_some());
         let torrent = self.process.as_ref().and_then(|process| process.torrent.as_ref());
         let is_lacking = torrent.is_some_and(|torrent| torrent.is_changed() || torrent.fault().is_some());
         let is_downloading = torrent.is_some_and(|torrent| torrent.home().is_some());
-        is_lacking || (!self.is_complete() && !is_downloading)
+        is_lacking || (!self.is_complete() && !is_downloading) || (self.is_complete() && !is_noted)
     }
 }
 

@@ -263,6 +263,7 @@ impl World {
     /// Lets a send that waits for room go on.
     pub(super) fn go_on_sending(&mut self, id: u64) {
         if let Some(index) = self.end(id).send.take() {
+            self.end(id).sent_at = self.now;
             let host = self.ends[&id].host;
             self.try_send(host, index, id);
         }

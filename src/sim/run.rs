@@ -107,6 +107,8 @@ struct Simulation {
     scripts: Vec<Script>,
     tracker: announcing::Host,
     quiet: bool,
+    /// After so many things that happened it has failed.
+    steps_max: u64,
     _dir: TempDir,
 }
 
@@ -165,6 +167,7 @@ impl Simulation {
             scripts,
             tracker,
             quiet: false,
+            steps_max: STEPS_MAX,
             _dir: dir,
         }
     }
@@ -172,6 +175,10 @@ impl Simulation {
     fn run(&mut self) {
         loop {
             let Some(event) = ({ self.world.borrow_mut().next() }) else {
+                // Nothing is to happen any more, and yet the run has not come to its end.
+                let lacking = self.lacking();
+                let mut world = self.world.borrow_mut();
+                world.violate(|| format!("nothing is to happen any more, and nodes {lacking:?} do not come to an end"));
                 return;
             };
             self.happen(event);
@@ -179,14 +186,13 @@ impl Simulation {
             if world.violation.is_some() {
                 return;
             }
-            let late = world.now > world.plan.quiet_at + PATIENCE || world.trace.steps > STEPS_MAX;
-            if late && self.quiet {
-                let lacking = self
-                    .nodes
-                    .iter()
-                    .filter(|node| !node.is_complete())
-                    .map(|node| node.host);
-                let lacking: Vec<usize> = lacking.collect();
+            if world.trace.steps > self.steps_max {
+                let steps = world.trace.steps;
+                world.violate(|| format!("{steps} things have happened, and it goes on"));
+                return;
+            }
+            if self.quiet && world.now > world.plan.quiet_at + PATIENCE {
+                let lacking = self.lacking();
                 world.violate(|| format!("nothing goes wrong, and nodes {lacking:?} do not come to an end"));
                 return;
             }
@@ -195,6 +201,12 @@ impl Simulation {
                 return self.judge_end();
             }
         }
+    }
+
+    /// Nodes that have not everything.
+    fn lacking(&self) -> Vec<usize> {
+        let lacking = self.nodes.iter().filter(|node| !node.is_complete());
+        lacking.map(|node| node.host).collect()
     }
 
     fn node(&mut self, host: usize, epoch: u32) -> Option<&mut Node> {
@@ -442,5 +454,35 @@ impl Simulation {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn simulation() -> Simulation {
+        Simulation::new(1, Plan::new(1), false)
+    }
+
+    fn violation_of(mut simulation: Simulation) -> String {
+        simulation.run();
+        let world = simulation.world.borrow();
+        world.violation.clone().expect("a run that is red")
+    }
+
+    #[test]
+    fn simulated_run_in_which_nothing_happens_any_more_before_its_end_is_red() {
+        let simulation = simulation();
+        simulation.world.borrow_mut().forget_events();
+        assert!(violation_of(simulation).contains("nothing is to happen any more, and nodes [0, 1"));
+    }
+
+    #[test]
+    fn simulated_run_that_goes_on_and_on_is_red_though_faults_have_not_ended() {
+        let mut simulation = simulation();
+        simulation.steps_max = 20;
+        simulation.world.borrow_mut().plan.quiet_at = u64::MAX;
+        assert!(violation_of(simulation).contains("21 things have happened"));
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use super::SECOND;
 use super::plan::Kind;
 use super::torrent::Subject;
 use super::world::World;
@@ -13,6 +14,9 @@ use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::PieceIndex;
 use crate::proto::handshake::HANDSHAKE_LEN;
 use crate::proto::wire::{self, Decoder, Message};
+
+/// How long after its socket has taken something again an end has said what it had to say: completions may be late.
+const TOLD_AFTER: u64 = 2 * SECOND;
 
 /// What was heard from one end.
 #[derive(Debug)]
@@ -157,7 +161,10 @@ impl World {
             return;
         }
         let ends = self.hosts[host].sockets.iter().map(|id| &self.ends[id]);
-        let waiting = ends.filter(|end| !end.closed && !end.reset && !end.finished && end.send.is_none());
+        // Whose socket took nothing for long is told as soon as it does, and not before.
+        let has_waited = |sent_at: u64| sent_at > 0 && self.now < sent_at + TOLD_AFTER;
+        let waiting = ends.filter(|end| !end.closed && !end.reset && !end.finished);
+        let waiting = waiting.filter(|end| end.send.is_none() && !has_waited(end.sent_at));
         let mut told = waiting.filter_map(|end| end.tap.told.as_ref());
         if told.any(|told| told.and(had) != *had) {
             self.violate(|| format!("node {host} has pieces, and has not said so to a peer for seconds"));

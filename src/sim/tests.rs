@@ -65,3 +65,17 @@ fn simulated_swarms_hold_what_is_promised_and_come_to_an_end_2() {
 fn simulated_swarm_159_records_nothing_that_a_loss_of_power_would_undo() {
     must_hold(159..160);
 }
+
+/// A file had its final name, and its folder was not synced when the process was killed. See `storage/tests/known`.
+#[test]
+fn simulated_swarms_202379_and_207627_lose_no_name_of_what_is_complete() {
+    must_hold(202_379..202_380);
+    must_hold(207_627..207_628);
+}
+
+/// A file was asked for by the name that it had a moment ago. See `shard/tests/downloading`.
+#[test]
+fn simulated_swarms_12875_and_302387_serve_what_is_complete() {
+    must_hold(12_875..12_876);
+    must_hold(302_387..302_388);
+}

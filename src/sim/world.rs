@@ -197,6 +197,12 @@ impl World {
         Some(event)
     }
 
+    /// Nothing happens any more.
+    #[cfg(test)]
+    pub(super) fn forget_events(&mut self) {
+        self.events.clear();
+    }
+
     /// Something is not as it should be. The first of these counts.
     pub(super) fn violate(&mut self, what: impl FnOnce() -> String) {
         if self.violation.is_none() {

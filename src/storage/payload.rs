@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::cached::{CachedBytes, CachedPart};
-use super::folder::{forget_cached, simulated_sync, step};
+use super::folder::{Folder, forget_cached, simulated_sync, step, sync_folders};
 use super::holes::Stretch;
 use super::layout::{Layout, Span};
 use super::part::{self, PartNames};
@@ -559,15 +559,27 @@ impl<'a> Payload<'a> {
     /// Sees to it that what was read of files changed lately would be there after a power cut, for as long as `keep_going`
     /// says; the others have no stamp any more. Once is enough: whoever changes a file again changes its stamp too.
     ///
+    /// Their folders are synced too: a name that was given a moment ago, by a process that was killed before its folder was
+    /// synced or by one whose sync failed, would be lost with all that is known of the file.
+    ///
     /// Gives the files of which nobody knows what is on the disk: what was read of them may have been in the page cache alone,
     /// and the kernel calls such pages clean once it has told the error. They are not read any further.
     pub(super) fn sync_young(&mut self, keep_going: impl Fn() -> bool) -> Vec<usize> {
-        let mut lost = Vec::new();
+        let (mut lost, mut folders) = (Vec::new(), HashMap::new());
         for index in std::mem::take(&mut self.young) {
-            let synced = match keep_going() {
+            let mut synced = match keep_going() {
                 true => self.root.open_file(&self.path(index)).and_then(|file| sync(&file)),
                 false => Ok(Synced::No),
             };
+            if synced == Ok(Synced::Yes) {
+                let mut of = folders_of(&self.files[index as usize].path);
+                let sync = |path| {
+                    *folders
+                        .entry(path)
+                        .or_insert_with(|| sync_young_folder(self.root, path))
+                };
+                synced = of.try_for_each(sync).map(|()| Synced::Yes);
+            }
             let at = index as usize;
             if synced != Ok(Synced::Yes) {
                 self.stamps[at] = None;
@@ -727,12 +739,39 @@ fn sync(file: &File) -> Result<Synced, OpenError> {
     }
 }
 
+/// The folders on the way to a file, by their paths; the data folder is the empty one.
+fn folders_of(path: &RelPath) -> impl Iterator<Item = &str> {
+    let path = path.as_str();
+    let inner = path.match_indices('/').map(|(end, _)| &path[..end]);
+    std::iter::once("").chain(inner)
+}
+
+/// Has the disk take the names in a folder that was changed lately.
+fn sync_young_folder(root: &Root, path: &str) -> Result<(), OpenError> {
+    let young = unix_seconds(SystemTime::now()).saturating_sub(YOUNG_SECONDS);
+    let folder = Folder::open(root, Some(path).filter(|path| !path.is_empty()));
+    let changed = folder.and_then(|folder| folder.changed().map_err(OpenError::new));
+    if changed.is_ok_and(|changed| u64::try_from(changed).is_ok_and(|changed| changed < young)) {
+        return Ok(());
+    }
+    match sync_folders(root, &[path]).first() {
+        // Some filesystems know no such thing.
+        None | Some((_, OpenError::Other(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))) => Ok(()),
+        Some((_, error @ OpenError::Other(_))) => Err(*error),
+        // One that may not be listed is none that btd has changed.
+        Some(_) => Ok(()),
+    }
+}
+
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
 /// The stamp of a file that was not changed within the last moments: filesystems count time in ticks, up to two seconds
 /// long, and another change within the same tick would not be seen.
 fn settled_stamp(metadata: &Metadata, now: SystemTime) -> Option<FileStamp> {
-    let now = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
+    let now = unix_seconds(now);
     let settled = metadata.mtime().saturating_add(TICK_SECONDS) < i64::try_from(now).unwrap_or(i64::MAX);
     settled.then(|| stamp(metadata))
 }
@@ -740,9 +779,7 @@ fn settled_stamp(metadata: &Metadata, now: SystemTime) -> Option<FileStamp> {
 /// Whether the kernel may not have written all of a file: it begins after 30 s (vm.dirty_expire_centisecs), and nobody can
 /// set a file's change time back, as they can its modification time.
 fn is_young(metadata: &Metadata, now: SystemTime) -> bool {
-    let now = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
+    let now = unix_seconds(now);
     u64::try_from(metadata.ctime()).is_ok_and(|changed| changed.saturating_add(YOUNG_SECONDS) > now)
 }
 

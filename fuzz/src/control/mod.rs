@@ -6,6 +6,30 @@ pub mod config;
 #[path = "../../../src/control/ctl/api.rs"]
 pub mod ctl_api;
 
+#[path = "../../../src/control/dns/message.rs"]
+mod dns_message;
+
+/// What a name is asked for with; `None` if it is no name.
+pub fn dns_question(id: u16, name: &str, v6: bool) -> Option<Vec<u8>> {
+    dns_message::question(id, name, kind(v6)).ok()
+}
+
+/// The addresses in an answer to it: none of one that says something else, `None` of what is no answer to it.
+pub fn dns_answer(message: &[u8], question: &[u8], v6: bool) -> Option<Vec<std::net::IpAddr>> {
+    Some(match dns_message::answer(message, question, kind(v6))? {
+        dns_message::Reply::Addresses(addresses) => addresses,
+        dns_message::Reply::NoSuchName | dns_message::Reply::Truncated => Vec::new(),
+        dns_message::Reply::Failed { code } => {
+            assert!(code < 16 && code != 0 && code != 3, "{code}");
+            Vec::new()
+        }
+    })
+}
+
+fn kind(v6: bool) -> dns_message::Kind {
+    if v6 { dns_message::Kind::Aaaa } else { dns_message::Kind::A }
+}
+
 // Not all of it is asked for here.
 #[allow(dead_code)]
 #[path = "../../../src/control/tracker/store/guard.rs"]

@@ -97,6 +97,33 @@ fn what_was_read_before_a_neighbour_was_written_is_read_again() {
     leeching.fixture.check(&far);
 }
 
+/// The last file gets its name, and the torrent is told to be complete, between the asking for a file and its opening.
+#[test]
+fn file_that_is_opened_by_the_name_it_had_a_moment_ago_is_opened_by_the_other_and_stays_served() {
+    let mut leeching = Leeching::new(2 * PIECE_LEN as usize);
+    let mut giver = leeching.giver(2000, FAST);
+    let mut far = leeching.fixture.far(FAST);
+    leeching.fixture.say(&far, &Message::HaveNone);
+    leeching.fixture.say(&far, &Message::Interested);
+    leeching.give_all(&mut giver);
+    assert!(leeching.is_complete());
+    leeching.fixture.world.hold(OpKind::Open);
+    leeching.fixture.request(&far, 0, 0, BLOCK_LEN);
+    leeching.settle();
+    let whole = leeching.file();
+    let world = &leeching.fixture.world;
+    world.remove_file(&format!("payload{PART_SUFFIX}"));
+    world.file("payload", &whole);
+    leeching.fixture.torrent.finished(0, Some(0));
+    leeching.fixture.torrent.set_complete();
+    leeching.fixture.world.release(OpKind::Open);
+    leeching.settle();
+    leeching.fixture.hear(&mut far);
+    assert!(leeching.is_complete(), "{:?}", leeching.fixture.torrent.fault());
+    assert_eq!(far.blocks.len(), 1);
+    leeching.fixture.check(&far);
+}
+
 #[test]
 fn memory_stays_within_its_budget() {
     for write_buffer in [4 * u64::from(PIECE_LEN), 9 * u64::from(PIECE_LEN)] {

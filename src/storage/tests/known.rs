@@ -1,7 +1,16 @@
 //! What is known of payload after a restart: what is not read again, and what is not believed.
 
+use std::cell::RefCell;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use rustix::io::Errno;
+
 use super::*;
 use crate::storage::folder::steps::stop_after;
+use crate::storage::root::OpenError;
+use crate::storage::simulated;
 
 #[test]
 fn what_is_known_of_unchanged_files_is_not_read_again() {
@@ -271,10 +280,75 @@ fn what_was_wrong_of_a_file_that_cannot_be_synced_is_not_said_to_be_wrong() {
             &Progress::default(),
         )
     };
-    let ((report, _), refused) = stop_after(1, check);
-    assert!(refused, "but for the first file");
+    let ((report, _), refused) = stop_after(3, check);
+    assert!(refused, "but for the first file, and the two folders it lies in");
     let report = report.unwrap();
     assert_eq!((indexes(&report.have), report.wrong.count()), (vec![0, 1, 2, 3], 0));
+}
+
+/// A disk that notes what is synced, by its path, and does not take one of them.
+struct Noting {
+    synced: RefCell<Vec<PathBuf>>,
+    refuses: Option<PathBuf>,
+}
+
+impl simulated::Disk for Noting {
+    fn step(&self) {}
+
+    fn sync(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
+        let is_refused = self.refuses.as_ref() == Some(&path);
+        self.synced.borrow_mut().push(path);
+        if is_refused { Err(Errno::IO) } else { Ok(()) }
+    }
+
+    fn forget_cached(&self, _: BorrowedFd<'_>) {}
+}
+
+/// As after a kill between a file's renaming and the sync of its folder.
+#[test]
+fn a_name_that_is_young_is_on_the_disk_before_anything_is_recorded_of_its_file() {
+    let fixture = fixture(
+        1024,
+        &[("in/deeper/a", 2048, false), ("in/b", 1024, false), ("c", 1024, false)],
+    );
+    age(&fixture.path("c"));
+    let check = |refuses: Option<&str>| {
+        let refuses = refuses.map(|path| fixture.path(path));
+        let disk = Rc::new(Noting {
+            synced: RefCell::default(),
+            refuses,
+        });
+        let known = || check_knowing(&fixture, &Throttle::default(), None, &Progress::default());
+        let (report, kept) = simulated::on(Rc::<Noting>::clone(&disk), known);
+        let synced = disk.synced.take();
+        (report.unwrap(), kept.last().unwrap().clone(), synced)
+    };
+    let (report, record, synced) = check(None);
+    assert!(report.is_whole() && record.have.is_full());
+    let folder = fixture.path("");
+    let inner = ["in/deeper/a", "", "in", "in/deeper", "in/b", "c"].map(|path| match path {
+        "" => folder.components().collect(),
+        path => fixture.path(path),
+    });
+    let [first, inner @ ..] = inner;
+    let expected: Vec<PathBuf> = [first, fixture.temp.path().to_owned()]
+        .into_iter()
+        .chain(inner)
+        .collect();
+    assert_eq!(synced, expected);
+
+    let (report, record, _) = check(Some("in/deeper"));
+    assert_eq!(
+        indexes(&record.have),
+        [2, 3],
+        "nothing of the file whose name may be lost"
+    );
+    assert!(record.files[0].is_none());
+    assert!(matches!(
+        report.files[0],
+        FileState::Unreadable(OpenError::Other(Errno::IO))
+    ));
 }
 
 /// As on procfs, or an image that nobody can write to: there is nothing to sync.
