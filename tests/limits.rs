@@ -108,6 +108,8 @@ fn torrents_of_a_folder_keep_to_its_rates_and_those_of_another_do_not_wait_for_t
         (&"slow".into(), &RATE.into())
     );
     assert_eq!(limits["folders"][1]["upload_rate"], Value::Null);
+    let shown = ctl(&home, &["show", &slow.torrent.info_hash_hex()]);
+    assert_eq!(shown["label"], "slow");
 
     let begun = Instant::now();
     let of_slow = Leech::from(&scratch, "of_slow", &slow.torrent, vec![seed.peers]);
@@ -226,15 +228,17 @@ fn a_torrent_is_seeded_until_it_has_given_enough_and_goes_on_for_ever_when_someb
         let why = shown["why"].as_str().unwrap_or_default();
         shown["state"] == "paused" && why.starts_with("finished: ") && why.contains(by)
     };
-    let seed = Btd::start(&home, &config);
+    // Totals are gathered once a minute, but for this.
+    let mut often = Command::new(env!("CARGO_BIN_EXE_btd"));
+    often.env("BTD_TEST_TOTALS_EVERY", "1");
+    let seed = Btd::start_within(often, &home, &config);
     wait_for("the time of one is over", within(SECONDS), || {
         is_finished(&time.torrent, "seed-time").then_some(())
     });
     assert_eq!(show(&ratio.torrent)["state"], "seeding", "it has given nothing yet");
     let leech = Leech::from(&scratch, "leech", &ratio.torrent, vec![seed.peers]);
     leech.check(&ratio.payload);
-    // Totals are gathered once a minute.
-    wait_for("it has given enough", within(120), || {
+    wait_for("it has given enough", within(SECONDS), || {
         is_finished(&ratio.torrent, "seed-ratio").then_some(())
     });
     wait_for("its tracker is told", within(SECONDS), || {

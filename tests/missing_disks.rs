@@ -374,6 +374,74 @@ fn folder_that_is_moved_away_is_waited_for_and_taken_back_as_it_was() {
     btd.stop();
 }
 
+/// Somebody may ask for what is not needed: what was found there holds.
+#[test]
+fn folder_that_is_said_to_have_moved_and_has_not_is_bound_to_its_disk_as_before() {
+    let test = "folder_that_is_said_to_have_moved_and_has_not_is_bound_to_its_disk_as_before";
+    with_disks(test, || {
+        let scratch = Scratch::new("not-moved");
+        let (at, watch) = (scratch.dir("disk"), scratch.dir("watch"));
+        let Some(disk) = Disk::make(&scratch, "image", &at) else {
+            return cannot("no image of a filesystem can be made here");
+        };
+        if !disk.mount() {
+            return cannot("no image of a filesystem can be mounted here");
+        }
+        let served = payload(&at, "served", 1);
+        Torrent::create(&served.path(), PIECE_LEN, watch.join("served.torrent"));
+        let config = Config {
+            watch: vec![(watch, at.clone())],
+            ..Config::default()
+        };
+        let btd = Btd::start(scratch.path(), &config);
+        wait_state(&btd, "seeding", 1.0);
+        let moved = ctl(scratch.path(), &["moved", at.to_str().expect("UTF-8")]);
+        assert!(moved.status.success(), "{moved:?}");
+        // The next look is what has it bound again; what comes of that is told by nobody but the next start.
+        let looked = "is bound to its filesystem again";
+        wait_log(&btd, looked);
+        btd.stop();
+        disk.unmount();
+        let btd = restart(scratch.path(), &config);
+        wait_state(&btd, "unavailable", 1.0);
+        btd.stop();
+    });
+}
+
+#[test]
+fn torrent_that_is_paused_keeps_its_files_from_a_download_after_its_disk_was_away() {
+    let scratch = Scratch::new("paused-rival");
+    let (data, watch, other) = (scratch.dir("data"), scratch.dir("watch"), scratch.dir("other"));
+    let paused = payload(&data, "shared", 1);
+    let paused_torrent = Torrent::create(&paused.path(), PIECE_LEN, watch.join("paused.torrent"));
+    let wanted = payload(&other, "shared", 2);
+    let wanted_torrent = Torrent::create(&wanted.path(), PIECE_LEN, scratch.path().join("wanted.torrent"));
+    let config = Config {
+        watch: vec![(watch.clone(), data.clone())],
+        peers: vec![([127, 0, 0, 1], 9).into()],
+        ..Config::default()
+    };
+    let btd = Btd::start(scratch.path(), &config);
+    wait_state(&btd, "seeding", 1.0);
+    let pause = ctl(scratch.path(), &["pause", &paused_torrent.info_hash_hex()]);
+    assert!(pause.status.success(), "{pause:?}");
+    let away = scratch.path().join("away");
+    fs::rename(&data, &away).expect("move the folder");
+    wait_log(&btd, "is not there (hint: mount its disk, or make the folder");
+    fs::rename(&away, &data).expect("move it back");
+    wait_log(&btd, "is there: its torrents are looked at");
+    wait_for("it is known again what there is of it", within(BACK_WITHIN), || {
+        let list = ctl(scratch.path(), &["list", "--json"]);
+        let list = String::from_utf8_lossy(&list.stdout).into_owned();
+        (list.contains("\"paused\"") && !list.contains("\"done\":null")).then_some(())
+    });
+    fs::copy(&wanted_torrent.path, watch.join("wanted.torrent")).expect("copy a torrent");
+    wait_state(&btd, "error", 1.0);
+    wait_log(&btd, "downloading it would overwrite that one's");
+    paused.assert_same(&data, true);
+    btd.stop();
+}
+
 /// A first start knows no better than to take what is there, and is not held to a folder in which nothing was ever found.
 #[test]
 fn folder_in_which_nothing_was_found_may_be_on_another_disk_the_next_time() {

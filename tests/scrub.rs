@@ -7,12 +7,14 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use rustix::process::Signal;
 use support::btd::{Btd, Config};
 use support::leech::SECONDS;
 use support::payload::Payload;
 use support::scratch::Scratch;
+use support::sick_fs::{self, SickFs};
 use support::torrent::Torrent;
-use support::{age, wait_for, within};
+use support::{age, http, skip, wait_for, within};
 
 const PIECE_LEN: u32 = 64 << 10;
 const PIECES: u32 = 30;
@@ -143,5 +145,65 @@ fn file_that_was_changed_meanwhile_is_found_by_its_time_and_checked() {
     assert_eq!(btd.metric("btd_scrub_errors_total"), 0.0, "its time told");
     fs::remove_file(&home.file).expect("remove a payload");
     reaches(&btd, "btd_torrents{state=\"missing\"}", 1.0);
+    btd.stop();
+}
+
+/// The check that follows at once would record it. It may not come to that.
+#[test]
+fn piece_that_was_withdrawn_is_not_believed_again_when_btd_is_killed_before_its_check() {
+    for verify in ["full", "trust"] {
+        let mut home = Home::new(&format!("scrub-killed-{verify}"), "2s");
+        let (watch, data) = home.config.watch.remove(0);
+        home.config.more += &format!("[[watch]]\ndir = {watch:?}\ndata-dir = {data:?}\nverify = \"{verify}\"\n");
+        let mut btd = home.start();
+        btd.wait_seeding(1);
+        home.rot(7);
+        wait_for("the scrub finds it", within(SECONDS), || {
+            let log = btd.process.log();
+            log.contains("piece 7 is wrong, twice, as the scrub has found")
+                .then_some(())
+        });
+        btd.process.signal(Signal::KILL);
+        btd.process.wait(within(SECONDS));
+        let btd = home.start();
+        reaches(&btd, "btd_torrents{state=\"partial\"}", 1.0);
+        let log = btd.process.log();
+        assert!(log.contains("29 of 30 pieces are right, 1 wrong"), "{log}");
+        btd.stop();
+    }
+}
+
+#[test]
+fn piece_that_cannot_be_read_is_withdrawn_and_counted_apart_from_those_that_are_wrong() {
+    let scratch = Scratch::new("scrub-unreadable");
+    let (mount, watch) = (scratch.dir("mount"), scratch.dir("watch"));
+    let contents: Vec<u8> = (0..LEN).map(|at| (at.wrapping_mul(2_654_435_761) >> 7) as u8).collect();
+    let mounted = match SickFs::mount(&mount, contents) {
+        Ok(mounted) => mounted,
+        Err(why) => return skip(&why),
+    };
+    Torrent::create(&mount.join(sick_fs::NAME), PIECE_LEN, watch.join("t.torrent"));
+    let config = Config {
+        watch: vec![(watch, mount)],
+        more: "[storage]\nscrub = \"2s\"\n".to_owned(),
+        ..Config::default()
+    };
+    let btd = Btd::start(scratch.path(), &config);
+    btd.wait_seeding(1);
+    let begin = u64::from(7 * PIECE_LEN);
+    mounted.faults.make_unreadable(begin + 100..begin + 200);
+    let of = |kind: &str| {
+        let text = http::get(btd.metrics, "/metrics").expect("read btd's metrics").text();
+        let lines = text.lines().filter(|line| line.starts_with("btd_scrub_errors_total{"));
+        lines.filter(|line| line.contains(&format!("kind=\"{kind}\""))).count()
+    };
+    wait_for("the scrub finds it", within(SECONDS), || {
+        (of("unreadable") == 1).then_some(())
+    });
+    reaches(&btd, "btd_torrents{state=\"partial\"}", 1.0);
+    let log = btd.process.log();
+    assert!(log.contains("piece 7 cannot be read"), "{log}");
+    assert!(log.contains("29 of 30 pieces are right, 0 wrong"), "{log}");
+    assert_eq!((of("lasting"), of("transient")), (0, 0));
     btd.stop();
 }

@@ -4,6 +4,7 @@
 //! its torrent, to announce it, and to know it when a peer asks for it; the rest is read then. A torrent of which the session
 //! says that it is whole rests until somebody wants it: its payload is not touched by the start.
 
+use std::collections::HashSet;
 use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -55,6 +56,15 @@ impl Catalog {
         self.session.put_card(&key(file), Some(&card));
     }
 
+    /// There are these files and no others: what was kept of files that went while btd did not run is of no use.
+    pub(super) fn keep_only(&self, files: &[Arc<Path>]) {
+        let keys: HashSet<CardKey> = files.iter().map(|file| key(file)).collect();
+        let gone = self.session.keep_cards(&keys);
+        if gone > 0 {
+            tracing::debug!("{gone} .torrent files are not there any more that an earlier btd has read");
+        }
+    }
+
     /// This file is gone, or holds no torrent.
     pub(super) fn forget(&self, file: &Path) {
         self.session.put_card(&key(file), None);
@@ -83,6 +93,24 @@ mod tests {
     use crate::control::watch::testing::torrent;
     use crate::proto::bitfield::Bitfield;
     use crate::session::{FileStamp, Record};
+
+    #[test]
+    fn what_was_kept_of_files_that_went_meanwhile_is_removed_and_of_the_others_it_stays() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let session = Arc::new(Store::open(dir.path()).expect("opened").0);
+        let catalog = Catalog::new(&session);
+        let files = ["a.torrent", "b.torrent"].map(|name| dir.path().join(name));
+        for file in &files {
+            std::fs::write(file, torrent("a")).expect("written");
+            let look = std::fs::metadata(file).expect("there");
+            catalog.note(file, &look, &torrent_file::read(file).expect("a torrent"));
+        }
+        session.flush();
+        catalog.keep_only(&[Arc::from(files[1].as_path())]);
+        session.flush();
+        let kept = files.map(|file| session.load_card(&key(&file)).is_some());
+        assert_eq!(kept, [false, true]);
+    }
 
     #[test]
     fn file_is_known_until_it_is_replaced_or_touched() {

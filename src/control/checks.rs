@@ -296,11 +296,12 @@ impl Worker {
                         throttle: &self.throttle,
                         seeks: device.seeks,
                     };
-                    let result = look(&job, root, means, &self.session);
+                    let result = look(&job, Arc::clone(&root), means, &self.session);
                     // From now on payload is there, and elsewhere it would have to be something else.
                     if result.as_ref().is_ok_and(|found| found.have_count > 0) {
-                        self.places.bind(&job.data_dir);
+                        self.places.bind(&job.data_dir, &root);
                     }
+                    drop(root); // Whoever is told of it may let go of the folder.
                     self.results.send(Checked { job, result }).is_ok()
                 };
                 self.queue.done(device);

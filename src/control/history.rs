@@ -19,6 +19,13 @@ use crate::shard::Torrent;
 /// How often totals are recorded. Each time costs a transaction with a sync, for all torrents together.
 const RECORD_EVERY: Duration = Duration::from_secs(60);
 
+/// The same, but for tests of the whole program, which say otherwise in seconds.
+fn record_every() -> Duration {
+    let seconds = std::env::var("BTD_TEST_TOTALS_EVERY").ok();
+    let seconds = seconds.and_then(|seconds| seconds.parse().ok());
+    seconds.map_or(RECORD_EVERY, |seconds: u32| Duration::from_secs(seconds.into()))
+}
+
 /// Seconds since 1970.
 fn now() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -114,10 +121,14 @@ pub(super) struct Totals {
     moved: Vec<Moved>,
     /// Of which somebody wants to know how they stand.
     asked: Vec<InfoHash>,
+    /// Of which all was read, and is right: complete from then on, if they were not before.
+    whole: Vec<InfoHash>,
     standings: UnboundedSender<Standing>,
     /// Reading what was recorded waits for the disk.
     thread: Option<JoinHandle<()>>,
     recorded_at: Instant,
+    /// See [`RECORD_EVERY`].
+    every: Duration,
     /// Torrents that were forgotten: what is still told of them is not recorded.
     forgotten: Forgotten,
 }
@@ -133,9 +144,11 @@ impl Totals {
             counted: Vec::new(),
             moved: Vec::new(),
             asked: Vec::new(),
+            whole: Vec::new(),
             standings,
             thread: None,
             recorded_at: now,
+            every: record_every(),
             forgotten: Forgotten::default(),
         }
     }
@@ -179,11 +192,17 @@ impl Totals {
         self.asked.push(info_hash);
     }
 
+    /// All of a torrent was read as it was asked for, and is right: it is complete, and how it stands is told.
+    pub(super) fn note_whole(&mut self, info_hash: InfoHash) {
+        self.whole.push(info_hash);
+        self.ask(info_hash);
+    }
+
     /// Records what has been moved, if it is time to, and with `tells` tells how those stand. Those that are asked for are told of
     /// in any case, and soon.
     pub(super) fn on_tick(&mut self, tells: bool, now: Instant) {
         let is_busy = self.thread.as_ref().is_some_and(|thread| !thread.is_finished());
-        let is_time = now.saturating_duration_since(self.recorded_at) >= RECORD_EVERY;
+        let is_time = now.saturating_duration_since(self.recorded_at) >= self.every;
         if is_busy || !is_time && self.asked.is_empty() {
             return;
         }
@@ -195,7 +214,7 @@ impl Totals {
             return;
         }
         let (session, moved, mut told) = (Arc::clone(&self.session), self.moved.clone(), self.asked.clone());
-        let forgotten = Arc::clone(&self.forgotten);
+        let (whole, forgotten) = (self.whole.clone(), Arc::clone(&self.forgotten));
         if tells {
             told.extend(moved.iter().map(|moved| moved.info_hash));
         }
@@ -203,12 +222,14 @@ impl Totals {
         let thread = std::thread::Builder::new().name("btd-history".to_owned());
         let work = move || {
             record(&session, &moved, &forgotten);
+            note_all_whole(&session, &whole, &forgotten);
             tell(&session, &told, &standings);
         };
         match thread.spawn(work) {
             Ok(thread) => {
                 self.thread = Some(thread);
                 self.moved.clear();
+                self.whole.clear();
                 self.asked.clear();
             }
             Err(error) => tracing::debug!("cannot start the thread that records totals: {error} (tried again)"),
@@ -221,6 +242,7 @@ impl Totals {
         let Self {
             session,
             moved,
+            whole,
             thread,
             forgotten,
             ..
@@ -230,6 +252,7 @@ impl Totals {
                 let _ = thread.join(); // Err: it panicked, and has said so itself.
             }
             record(&session, &moved, &forgotten);
+            note_all_whole(&session, &whole, &forgotten);
         }
     }
 
@@ -273,6 +296,12 @@ fn record(session: &Store, moved: &[Moved], forgotten: &Forgotten) {
                 }
             })
         });
+    }
+}
+
+fn note_all_whole(session: &Store, whole: &[InfoHash], forgotten: &Forgotten) {
+    for info_hash in whole {
+        note_whole(session, *info_hash, || !lock(forgotten).contains(info_hash));
     }
 }
 
@@ -384,6 +413,35 @@ mod tests {
         fixture.minute();
         assert_eq!(fixture.recorded(), Some((11, 0)));
         assert_eq!(fixture.totals.counted.len(), 1, "nobody else has the first any more");
+    }
+
+    #[test]
+    fn torrent_of_which_the_last_piece_was_read_as_it_was_asked_for_is_complete_from_then_on() {
+        let mut fixture = fixture();
+        let info_hash = fixture.torrent.info_hash();
+        fixture.totals.note_whole(info_hash);
+        fixture.totals.on_tick(true, fixture.now);
+        fixture
+            .totals
+            .thread
+            .take()
+            .expect("not a minute later")
+            .join()
+            .unwrap();
+        let told = fixture.told.try_recv().expect("somebody may have waited for it");
+        let at = told.completed.expect("it is complete");
+        fixture.totals.note_whole(info_hash);
+        fixture.minute();
+        assert_eq!(
+            fixture.told.try_recv().map(|told| told.completed),
+            Ok(Some(at)),
+            "once for ever"
+        );
+        // What was forgotten meanwhile stays so.
+        fixture.totals.note_whole(info_hash);
+        fixture.totals.forget(info_hash);
+        fixture.minute();
+        assert_eq!(fixture.session.load_history(&info_hash), None);
     }
 
     #[test]

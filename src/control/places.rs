@@ -91,6 +91,8 @@ struct Known {
     /// Which it was when it was judged last.
     root: Option<Arc<Root>>,
     seen: Option<Filesystem>,
+    /// What it was on when it was looked at last, and could be used.
+    looked: Option<Filesystem>,
     /// What it is bound to, once that was read from the session.
     bound: Option<Option<Filesystem>>,
 }
@@ -126,7 +128,8 @@ impl Places {
     /// Looks whether a folder is the one that it was, and holds on to nothing. Blocks on the disk.
     pub(super) fn look(&self, path: &Path) -> Result<(u64, u64), Absence> {
         let root = Root::open(path).map_err(|error| Absence::of(path, error))?;
-        self.judge(path, &root)?;
+        let looked = self.judge(path, &root)?;
+        self.lock().entry(path.to_owned()).or_default().looked = Some(looked);
         Ok(root.identity())
     }
 
@@ -157,17 +160,41 @@ impl Places {
             .clone()
     }
 
-    /// Something of a torrent is in a folder that was opened: from now on it has to be on the filesystem that it is on. Does
-    /// not wait for a disk.
-    pub(super) fn bind(&self, path: &Path) {
+    /// Something of a torrent is in this folder, which [`Places::open`] gave for this path: from now on what is there has to
+    /// be on the filesystem that it is on. Another may have been opened there since, in which nothing was found. Blocks on
+    /// the disk if that is so.
+    pub(super) fn bind(&self, path: &Path, root: &Root) {
+        let held = {
+            let known = self.lock();
+            let of_root = known
+                .get(path)
+                .filter(|known| known.root.as_ref().is_some_and(|held| held.is_same(root)));
+            of_root.and_then(|known| known.seen.clone())
+        };
+        let Some(seen) = held.or_else(|| filesystem_of(root).ok()) else {
+            return; // It has gone this moment. What is there when it is back says what it is.
+        };
         let mut known = self.lock();
-        let Some(known) = known.get_mut(path) else { return };
+        let known = known.entry(path.to_owned()).or_default();
+        // What was found before somebody said that all of it is elsewhere is not what is meant.
+        let is_older = matches!(&known.bound, Some(Some(bound)) if !bound.is_same(&seen));
         // Where it is mounted and what from may have changed since.
-        if let Some(seen) = &known.seen
-            && known.bound.as_ref() != Some(&Some(seen.clone()))
+        if !is_older && known.bound.as_ref() != Some(&Some(seen.clone())) {
+            self.session.put_place(path, Some(&seen));
+            known.bound = Some(Some(seen));
+        }
+    }
+
+    /// Nothing of the folder has to be found anew: torrents are served from it, and it is the one that it was. Binds it to the
+    /// filesystem that was seen when it was looked at last. Does not wait for a disk.
+    pub(super) fn bind_again(&self, path: &Path) {
+        let mut known = self.lock();
+        if let Some(known) = known.get_mut(path)
+            && let Some(looked) = &known.looked
+            && !matches!(known.bound, Some(Some(_)))
         {
-            self.session.put_place(path, Some(seen));
-            known.bound = Some(Some(seen.clone()));
+            self.session.put_place(path, Some(looked));
+            known.bound = Some(Some(looked.clone()));
         }
     }
 
@@ -263,9 +290,9 @@ mod tests {
     fn a_folder_may_be_anywhere_until_something_is_found_in_it() {
         let fixture = fixture();
         let data = fixture.data();
-        fixture.places.open(&data).unwrap();
+        let root = fixture.places.open(&data).unwrap();
         assert_eq!(fixture.session.load_place(&data), None);
-        fixture.places.bind(&data);
+        fixture.places.bind(&data, &root);
         let bound = fixture.session.load_place(&data).expect("it is recorded");
         assert!(bound.is_same(&filesystem_of(std::fs::File::open(&data).unwrap()).unwrap()));
         assert!(fixture.places.open(&data).is_ok() && fixture.places.look(&data).is_ok());
@@ -280,11 +307,42 @@ mod tests {
         assert!(matches!(absence, Absence::Other { .. }), "{absence}");
         assert!(absence.to_string().contains("btd ctl moved"), "{absence}");
         assert!(places.look(&data).is_err());
-        places.bind(&data);
-        assert_eq!(fixture.session.load_place(&data), Some(elsewhere()), "it was not seen");
+        places.bind(&data, &Root::open(&data).unwrap());
+        assert_eq!(
+            fixture.session.load_place(&data),
+            Some(elsewhere()),
+            "it is not the one that it was"
+        );
         places.unbind(&data);
         assert_eq!(fixture.session.load_place(&data), None);
         assert!(places.look(&data).is_ok() && places.open(&data).is_ok());
+    }
+
+    #[test]
+    fn what_a_folder_is_bound_to_is_what_its_payload_was_found_on_and_not_what_was_opened_since() {
+        let fixture = fixture();
+        let (data, places) = (fixture.data(), &fixture.places);
+        // Payload is looked for on one disk; meanwhile there is another in its place, which is opened as well.
+        let found_in = Arc::new(Root::open(Path::new("/proc")).unwrap());
+        places.open(&data).unwrap();
+        places.bind(&data, &found_in);
+        let bound = fixture.session.load_place(&data).expect("it is recorded");
+        assert!(bound.is_same(&elsewhere()), "{bound}");
+        assert!(places.look(&data).is_err(), "the other one is not taken for it");
+    }
+
+    #[test]
+    fn a_folder_that_is_well_is_bound_again_after_somebody_said_that_it_has_moved() {
+        let fixture = fixture();
+        let (data, places) = (fixture.data(), &fixture.places);
+        let root = places.open(&data).unwrap();
+        places.bind(&data, &root);
+        places.unbind(&data);
+        places.bind_again(&data);
+        assert_eq!(fixture.session.load_place(&data), None, "nobody has looked since");
+        places.look(&data).unwrap();
+        places.bind_again(&data);
+        assert!(fixture.session.load_place(&data).is_some());
     }
 
     #[test]

@@ -7,8 +7,9 @@
 //! while it rests, and asks for the next one each time: torrents come and go.
 //!
 //! A piece that is wrong is read once more: an error of a cable or of memory is another matter than one of the disk. What is
-//! wrong twice is withdrawn, and the torrent's next check, which follows at once, records it. Files that are not those that
-//! were judged, by length and time, are found as well.
+//! wrong twice, or cannot be read, is withdrawn, and the torrent is checked at once. Before that it is taken out of what the
+//! session knows, which a disk that goes away, or a `kill -9`, would otherwise have believed again. Files that are not those
+//! that were judged, by length and time, are found as well.
 
 use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
@@ -31,8 +32,9 @@ use crate::storage::{Device, Throttle};
 const RECORD_EVERY: Duration = Duration::from_secs(60);
 /// How long to wait where there is nothing to read, before it is asked for again.
 const EMPTY_PAUSE: Duration = Duration::from_secs(10);
-/// The longest rest without a look at what there is: torrents are added and removed meanwhile.
-const REST_MAX: Duration = Duration::from_secs(60);
+/// The longest rest without a look at what there is: torrents are added and removed meanwhile. Each look has the torrent woken
+/// that is next, if it rests.
+const REST_MAX: Duration = Duration::from_secs(3600);
 /// How much faster than planned a pass goes that was held up.
 const HASTE_MAX: u32 = 10;
 
@@ -269,14 +271,31 @@ impl Scrub {
                      {name}, its cable, and memory"
                 );
             }
-            Reread::Wrong | Reread::Unreadable(_) => {
+            Reread::Wrong => {
                 count("lasting");
-                let why = format!("{what}, twice, as the scrub has found");
-                torrent.withdraw_wrong(piece, &why);
-                tracing::error!("{torrent_name:?} ({info_hash}) on {name}: {why}; it is not served any more");
+                let why = format!("piece {} is wrong, twice, as the scrub has found", piece.get());
+                self.withdraw(torrent, piece, &why, (&name, true));
+            }
+            // Nothing is known of the bytes: that is another matter than wrong ones, and may be over when it is checked.
+            Reread::Unreadable(why) => {
+                count("unreadable");
+                let why = format!("piece {} cannot be read ({why}), as the scrub has found", piece.get());
+                self.withdraw(torrent, piece, &why, (&name, false));
             }
         }
         Ok(())
+    }
+
+    /// A piece is not to be served any more, nor believed after a restart.
+    fn withdraw(&self, torrent: &Torrent, piece: PieceIndex, why: &str, (device, is_wrong): (&str, bool)) {
+        let (meta, info_hash) = (torrent.meta(), torrent.info_hash());
+        let shape = (torrent.geometry().piece_count(), meta.files.len());
+        self.session.doubt(info_hash, shape, piece, is_wrong);
+        torrent.withdraw_wrong(piece, why);
+        tracing::error!(
+            "{:?} ({info_hash}) on {device}: {why}; it is not served any more",
+            meta.name
+        );
     }
 
     fn next(&self, behind: Option<InfoHash>, is_counted: bool) -> Result<Option<Next>, Ended> {

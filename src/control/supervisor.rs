@@ -221,6 +221,9 @@ pub fn run(config: &Config, file: &Path) -> Result<(), Error> {
         let _ = teller.send(event);
     });
     let tracked = config.tracker.as_ref().map(Tracked::start).transpose()?;
+    // Before anything listens by it.
+    let device = config.peers.bind_device.as_deref().map(Device::new);
+    let device = device.map(BoundDevice::new);
     let shards = Shards::start(config, &pool, &events, tracked.as_ref().map(|tracked| &tracked.tracker))?;
     let runtime =
         tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(system("set up the control plane's io_uring"))?;
@@ -230,7 +233,7 @@ pub fn run(config: &Config, file: &Path) -> Result<(), Error> {
             &state_dir,
             &session,
             (shards, tracked, pool, told),
-            started,
+            (device, started),
         )
         .await?;
         let served = supervisor.serve().await;
@@ -315,7 +318,7 @@ impl<'a> Supervisor<'a> {
         state_dir: &'a StateDir,
         session: &Arc<Store>,
         (shards, mut tracked, hashing, events): (Shards, Option<Tracked>, Arc<Pool>, mpsc::UnboundedReceiver<Event>),
-        started: Instant,
+        (bound, started): (Option<BoundDevice>, Instant),
     ) -> Result<Self, Error> {
         let system = |step| move |source| Error::System { step, source };
         let signals = Signals::new().map_err(system("listen to signals"))?;
@@ -377,7 +380,7 @@ impl<'a> Supervisor<'a> {
             preallocate: config.storage.preallocate,
             part_names: config.storage.part_names,
         };
-        let device = config.peers.bind_device.as_deref().map(Device::new);
+        let device = bound.as_ref().map(|bound| bound.device().clone());
         let new_resolver = || match &device {
             None => Resolver::new(),
             Some(device) => Resolver::through(Dns::new(device, &config.peers.dns_servers)),
@@ -435,7 +438,7 @@ impl<'a> Supervisor<'a> {
             looks,
             scrubs,
             scrub_asks,
-            device: device.map(BoundDevice::new),
+            device: bound,
             resolver,
             watchdog: Watchdog::new(shards.counters(), now),
             torrents: Torrents::new(paused, shards.resting()),
@@ -537,6 +540,7 @@ impl<'a> Supervisor<'a> {
 impl Supervisor<'_> {
     async fn on_ready(&mut self) {
         self.torrents.pack();
+        self.folders.forget_others(self.torrents.all_files());
         self.tell_held();
         if let Some(tracked) = &mut self.tracked {
             tracked.on_ready();
@@ -583,11 +587,15 @@ impl Supervisor<'_> {
                 self.on_removal(removal, || format!("{file:?} is gone"));
             }
             watch::Event::FolderLost { dir, error } => {
+                self.folders.on_lost(told.folder, true);
                 tracing::warn!(
                     "cannot look into watch folder {dir:?}: {error} (its torrents stay, and it is tried again)"
                 );
             }
-            watch::Event::FolderBack { dir } => tracing::info!("watch folder {dir:?} is there"),
+            watch::Event::FolderBack { dir } => {
+                self.folders.on_lost(told.folder, false);
+                tracing::info!("watch folder {dir:?} is there");
+            }
             watch::Event::Scanned => self.folders.on_scanned(told.folder),
         }
         self.publish_counts();
@@ -900,7 +908,9 @@ impl Supervisor<'_> {
         let now = Instant::now();
         self.downloads.on_tick(now);
         self.totals.on_tick(self.wants_standings(), now);
-        self.unread.on_tick(now);
+        for info_hash in self.unread.on_tick(now) {
+            self.totals.note_whole(info_hash);
+        }
         self.look_at_due();
         self.check_doubtful(now);
         self.measure(now);
@@ -1036,7 +1046,7 @@ impl Supervisor<'_> {
             let doubted = torrent.wrong();
             match &doubted {
                 Some(wrong) => tracing::warn!(
-                    "{} pieces of {:?} ({}) are wrong on the disk and are not served any more: {}",
+                    "{} pieces of {:?} ({}) are wrong on the disk, or cannot be read, and are not served any more: {}",
                     wrong.count(),
                     meta.name,
                     meta.info_hash,
@@ -1114,7 +1124,7 @@ impl Supervisor<'_> {
         std::mem::forget(self.pool);
         let (checks, session, announcer) = (self.checks, self.session, self.announcer);
         let (mut downloads, mut disk_done, mut events) = (self.downloads, self.disk_done, self.events);
-        let (totals, shards, sharing, mut unread) = (self.totals, self.shards, self.sharing, self.unread);
+        let (mut totals, shards, sharing, mut unread) = (self.totals, self.shards, self.sharing, self.unread);
         let served = async {
             shards.stop().await;
             // Nothing is announced any more.
@@ -1145,7 +1155,9 @@ impl Supervisor<'_> {
                     downloads.on_written(info_hash, have, (files, complete));
                 }
             }
-            unread.record_all();
+            for info_hash in unread.record_all() {
+                totals.note_whole(info_hash);
+            }
             let settle = downloads.settle();
             let totals = totals.settle();
             // On a thread of its own: a disk that hangs must not delay the stop beyond its time.

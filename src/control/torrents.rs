@@ -539,6 +539,11 @@ impl Torrents {
             .collect()
     }
 
+    /// The files of all watch folders that hold torrents.
+    pub(super) fn all_files(&self) -> Vec<Arc<Path>> {
+        self.by_file.keys().cloned().collect()
+    }
+
     /// Torrents that were whole and of which pieces can no longer be read. Each is given once.
     pub(super) fn newly_damaged(&mut self) -> Vec<Arc<Torrent>> {
         let mut damaged = Vec::new();
@@ -668,7 +673,10 @@ impl Torrents {
     /// Whether this one waits for its data folder, which is that of one of these watch folders.
     pub(super) fn is_unavailable_in(&self, info_hash: InfoHash, folders: &[usize]) -> bool {
         let entry = self.by_hash.get(&info_hash);
-        entry.is_some_and(|entry| matches!(entry.state, State::Unavailable) && folders.contains(&entry.folder()))
+        entry.is_some_and(|entry| {
+            let waits = matches!(entry.state, State::Unavailable | State::Paused) && entry.served.is_none();
+            waits && folders.contains(&entry.folder())
+        })
     }
 
     /// Takes the rates of the next `count` torrents, in turn, and shows each to `look`. Whether these were the last of them all,

@@ -71,21 +71,24 @@ impl UnreadTorrents {
         self.entries.remove(&info_hash);
     }
 
-    /// Records what was found out, if it is time to.
-    pub(super) fn on_tick(&mut self, now: Instant) {
-        if now.saturating_duration_since(self.recorded_at) >= RECORD_EVERY {
-            self.recorded_at = now;
-            self.record_all();
+    /// Records what was found out, if it is time to. Gives those of which all is read now, and right.
+    pub(super) fn on_tick(&mut self, now: Instant) -> Vec<InfoHash> {
+        if now.saturating_duration_since(self.recorded_at) < RECORD_EVERY {
+            return Vec::new();
         }
+        self.recorded_at = now;
+        self.record_all()
     }
 
-    /// Records what was found out. Does not wait for the disk.
-    pub(super) fn record_all(&mut self) {
+    /// Records what was found out, likewise. Does not wait for the disk.
+    pub(super) fn record_all(&mut self) -> Vec<InfoHash> {
         for entry in self.entries.values_mut() {
             entry.record(&self.session);
         }
         // All of them were read, and nothing can be found out any more.
-        self.entries.retain(|_, entry| entry.recorded > 0);
+        let read = self.entries.extract_if(|_, entry| entry.recorded == 0);
+        let whole = read.filter(|(_, entry)| entry.torrent.is_complete());
+        whole.map(|(info_hash, _)| info_hash).collect()
     }
 }
 
@@ -136,12 +139,12 @@ mod tests {
         let now = Instant::now();
         let mut unread = UnreadTorrents::new(Arc::clone(&session), now);
         unread.add(&torrent, base.clone());
-        unread.on_tick(now + RECORD_EVERY);
+        assert!(unread.on_tick(now + RECORD_EVERY).is_empty());
         assert_eq!(session.load(&info_hash, 1, 1), None, "nobody has asked for anything");
         torrent.grant(torrent.geometry().piece_index(0).unwrap());
         unread.on_tick(now + RECORD_EVERY);
         assert_eq!(session.load(&info_hash, 1, 1), None, "it is not time yet");
-        unread.on_tick(now + 2 * RECORD_EVERY);
+        assert_eq!(unread.on_tick(now + 2 * RECORD_EVERY), [info_hash], "it is whole");
         let have = all;
         assert_eq!(session.load(&info_hash, 1, 1), Some(Record { have, ..base }));
         assert!(!unread.has(info_hash), "there is nothing more to be found out");

@@ -163,7 +163,7 @@ impl Worker {
             .ok_or(Changed::Unknown)?;
         let modified = unchanged(&meta, &root, &record).map_err(Changed::File)?;
         // From now on payload is there, as after a check: what an older btd has recorded says nothing of that.
-        self.places.bind(&wake.data_dir);
+        self.places.bind(&wake.data_dir, &root);
         Ok(Torrent::new(meta, root, &record.have, &modified))
     }
 }

@@ -31,6 +31,7 @@ pub mod simulated;
 mod tests;
 mod writer;
 
+use std::collections::HashSet;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,7 @@ use sha1::{Digest, Sha1};
 use writer::{Change, Kind, Writer};
 
 use crate::proto::InfoHash;
+use crate::proto::geometry::PieceIndex;
 
 /// Why there is no database.
 #[derive(Debug, thiserror::Error)]
@@ -178,6 +180,13 @@ impl Store {
         self.writer.queue(Kind::Card, InfoHash(*key), change);
     }
 
+    /// Queues the removal of what was kept of all other .torrent files, and gives how many those are. Blocks on the disk.
+    pub fn keep_cards(&self, keys: &HashSet<CardKey>) -> usize {
+        let found = self.writer.database.info_hashes(Kind::Card).unwrap_or_default();
+        let others = found.iter().filter(|key| !keys.contains(&key.0));
+        others.map(|key| self.put_card(&key.0, None)).count()
+    }
+
     fn get(&self, kind: Kind, info_hash: &InfoHash) -> Option<Vec<u8>> {
         match self.writer.queued(kind, info_hash) {
             Some(Change::Put(bytes)) => Some(bytes),
@@ -196,6 +205,21 @@ impl Store {
     /// When the record contradicts itself: see [`Record::encode`].
     pub fn put(&self, info_hash: InfoHash, record: Record) {
         self.writer.queue(Kind::Record, info_hash, Change::Put(record.encode()));
+    }
+
+    /// Of a torrent of this shape, what is recorded of a piece holds no more: it was read and is `wrong`, or could not be
+    /// read. What was put is on the disk when this ends, if the disk takes it. Blocks on the disk.
+    pub fn doubt(&self, info_hash: InfoHash, (piece_count, file_count): (u32, usize), piece: PieceIndex, wrong: bool) {
+        let Some(mut record) = self.load(&info_hash, piece_count, file_count) else {
+            return; // What is not known is read by the next check.
+        };
+        record.have.clear(piece);
+        record.wrong.clear(piece);
+        if wrong {
+            record.wrong.set(piece);
+        }
+        self.put(info_hash, record);
+        self.flush();
     }
 
     /// Queues a history to be written, likewise.

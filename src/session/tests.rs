@@ -65,6 +65,30 @@ fn closed(dir: &Path, numbers: std::ops::Range<u32>) {
     }
 }
 
+#[test]
+fn what_is_doubted_of_a_piece_is_on_the_disk_when_that_was_said_and_the_others_are_as_they_were() {
+    let dir = folder();
+    let store = open(dir.path());
+    let piece = |index| Bitfield::full(PIECES).pieces().nth(index).expect("there are more");
+    store.doubt(info_hash(1), (PIECES, 1), piece(7), true);
+    assert_eq!(load(&store, 1), None, "nothing is known of it, and nothing is to be");
+    store.put(info_hash(1), record(1));
+    store.doubt(info_hash(1), (PIECES, 1), piece(7), true);
+    store.doubt(info_hash(1), (PIECES, 1), piece(8), false);
+    let mut doubted = record(1);
+    doubted.have.clear(piece(7));
+    doubted.have.clear(piece(8));
+    doubted.wrong.set(piece(7));
+    assert_eq!(load(&store, 1), Some(doubted));
+    assert!(
+        store
+            .writer
+            .queued(super::writer::Kind::Record, &info_hash(1))
+            .is_none(),
+        "it is written"
+    );
+}
+
 /// That the database in `dir` is set aside for a fresh one, that the notice says `why`, and that the fresh one works.
 fn assert_set_aside(dir: &Path, why: &str) {
     let before = fs::read(dir.join("session.redb"));

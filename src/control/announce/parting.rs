@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::task::Task;
+use super::task::{Leaving, Task};
 
 /// How long after the stop a tracker of which nothing has been heard may still answer: it may have us in its list.
 const GRACE: Duration = Duration::from_secs(1);
@@ -31,7 +31,7 @@ impl Task {
         self.leaving.extend(
             self.torrents
                 .drain()
-                .map(|(info_hash, entry)| (info_hash, (entry, now))),
+                .map(|(info_hash, entry)| (info_hash, Leaving::new(entry, now))),
         );
         loop {
             self.send();

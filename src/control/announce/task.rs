@@ -40,6 +40,9 @@ const TICK: Duration = Duration::from_secs(5);
 const NAMES_EVERY: Duration = Duration::from_secs(10);
 /// How long what a torrent has moved is known after it has left, for the last announce.
 const LEAVING_FOR: Duration = Duration::from_secs(300);
+/// How long the torrent itself is held on to then: shards may still add what they have moved last. It keeps its data folder
+/// open, whose disk somebody may want to unmount.
+const LET_GO_AFTER: Duration = Duration::from_secs(2);
 
 /// A scrape, and what came of it.
 type Scraped = (ScrapeCall, Result<Vec<Option<Swarm>>, Failure>);
@@ -76,6 +79,35 @@ impl Entry {
     }
 }
 
+/// A torrent that has left, of which trackers may still have to be told.
+pub(super) struct Leaving {
+    entry: Entry,
+    since: Instant,
+    /// Bytes that were missing, once the torrent itself was let go of.
+    left: u64,
+}
+
+impl Leaving {
+    pub(super) fn new(entry: Entry, since: Instant) -> Self {
+        let left = 0;
+        Self { entry, since, left }
+    }
+
+    /// Time has passed. Whether it is still to be known.
+    fn is_known(&mut self, now: Instant) -> bool {
+        if now >= self.since + LET_GO_AFTER && self.entry.torrent.is_some() {
+            self.left = self.left();
+            self.entry.set(None);
+        }
+        now < self.since + LEAVING_FOR
+    }
+
+    fn left(&self) -> u64 {
+        let torrent = self.entry.torrent.as_ref();
+        torrent.map_or(self.left, |torrent| torrent.left())
+    }
+}
+
 pub(super) struct Task {
     pub(super) plan: Announce,
     pub(super) rule: Rule,
@@ -84,8 +116,8 @@ pub(super) struct Task {
     pub(super) secret: u64,
     pub(super) schedule: Schedule,
     pub(super) torrents: HashMap<InfoHash, Entry>,
-    /// Those that have left, and when.
-    pub(super) leaving: HashMap<InfoHash, (Entry, Instant)>,
+    /// Those that have left.
+    pub(super) leaving: HashMap<InfoHash, Leaving>,
     /// All are to leave.
     pub(super) is_stopping: bool,
     pub(super) http: Http,
@@ -229,7 +261,7 @@ impl Task {
             let now = Instant::now();
             self.schedule.remove(info_hash, now);
             self.session.put_announced(info_hash, &[]);
-            self.leaving.insert(info_hash, (entry, now));
+            self.leaving.insert(info_hash, Leaving::new(entry, now));
         }
     }
 
@@ -285,8 +317,9 @@ impl Task {
 
     fn request(&self, call: &Call) -> Request {
         let info_hash = call.info_hash;
-        let leaving = || self.leaving.get(&info_hash).map(|(entry, _)| entry);
-        let entry = self.torrents.get(&info_hash).or_else(leaving);
+        let leaving = self.leaving.get(&info_hash);
+        let here = self.torrents.get(&info_hash);
+        let entry = here.or_else(|| leaving.map(|leaving| &leaving.entry));
         let (uploaded, downloaded, left, numwant) = entry.map_or((0, 0, 0, 0), |entry| {
             let torrent = entry.torrent.as_ref();
             let wanted = match torrent.filter(|torrent| torrent.home().is_some()) {
@@ -294,7 +327,8 @@ impl Task {
                 _ => 0,
             };
             let (uploaded, downloaded) = entry.moved();
-            let left = torrent.map_or(0, |torrent| torrent.left());
+            let gone = leaving.filter(|_| here.is_none());
+            let left = gone.map_or_else(|| torrent.map_or(0, |torrent| torrent.left()), Leaving::left);
             (uploaded, downloaded, left, wanted)
         });
         Request {
@@ -364,7 +398,7 @@ impl Task {
 
     fn on_tick(&mut self) {
         let now = Instant::now();
-        self.leaving.retain(|_, (_, since)| now < *since + LEAVING_FOR);
+        self.leaving.retain(|_, leaving| leaving.is_known(now));
         ::metrics::gauge!("btd_announces_overdue").set(self.schedule.overdue(now) as f64);
         let Swarms {
             known,
@@ -396,6 +430,33 @@ fn key_of(secret: u64, info_hash: InfoHash) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn torrent_that_has_left_keeps_its_folder_open_for_a_moment_only_and_what_it_has_moved_is_still_told() {
+        use crate::proto::bitfield::Bitfield;
+        use crate::proto::metainfo::Metainfo;
+        let temp = tempfile::tempdir().expect("a temporary folder");
+        let root = Arc::new(crate::storage::Root::open(temp.path()).expect("opened"));
+        let meta = Metainfo::parse(&crate::control::watch::testing::torrent("x")).expect("a torrent");
+        let torrent = Torrent::new(meta, Arc::clone(&root), &Bitfield::new(1), &[None]);
+        let total = torrent.geometry().total_len();
+        let entry = Entry {
+            name: "x".into(),
+            private: false,
+            before: None,
+            by_name: None,
+            torrent: Some(Arc::clone(&torrent)),
+        };
+        let now = Instant::now();
+        let mut leaving = Leaving::new(entry, now);
+        // Shards tell a moment later.
+        torrent.count_uploaded(5);
+        assert!(leaving.is_known(now + LET_GO_AFTER));
+        assert_eq!((leaving.entry.moved(), leaving.left()), ((5, 0), total));
+        drop(torrent);
+        assert_eq!(Arc::strong_count(&root), 1, "nobody has the folder open");
+        assert!(leaving.is_known(now + LEAVING_FOR / 2) && !leaving.is_known(now + LEAVING_FOR));
+    }
 
     #[test]
     fn no_more_peers_are_asked_for_than_are_needed_and_there_may_be() {

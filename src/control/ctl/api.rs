@@ -212,6 +212,8 @@ pub struct Detail {
     pub torrent_files: Vec<String>,
     /// The folder of its payload.
     pub data_dir: String,
+    /// What people call its watch folder.
+    pub label: Option<String>,
     /// Its pieces, how many of them are here, and their length.
     pub piece_count: Option<u32>,
     /// See `piece_count`.

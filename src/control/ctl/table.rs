@@ -225,6 +225,9 @@ impl Shown for Detail {
                 field(out, name, moment(at))?;
             }
         }
+        if let Some(label) = &self.label {
+            field(out, "label", escaped(label))?;
+        }
         field(out, "data folder", escaped(&self.data_dir))?;
         for file in &self.torrent_files {
             field(out, "torrent file", escaped(file))?;

@@ -291,7 +291,7 @@ pub(super) fn describe() {
     );
     describe_counter!(
         "btd_scrub_errors_total",
-        "Pieces that the scrub found to be wrong or could not read: once (transient), or twice (lasting), by disk."
+        "Pieces that the scrub found to be wrong twice (lasting), could not read twice (unreadable), or only the first time (transient), by disk."
     );
     describe_gauge!(
         "btd_scrub_completed_seconds",

@@ -39,6 +39,7 @@ pub(in crate::control) struct Known {
     pub(in crate::control) why: Option<String>,
     pub(in crate::control) files: Vec<PathBuf>,
     pub(in crate::control) data_dir: PathBuf,
+    pub(in crate::control) label: Option<String>,
     pub(in crate::control) torrent: Option<Arc<Torrent>>,
     /// What it has moved that is not recorded yet.
     pub(in crate::control) unrecorded: (u64, u64),
@@ -99,6 +100,7 @@ impl Supervisor<'_> {
                 .or_else(|| entry.served.as_ref().and_then(|torrent| torrent.fault())),
             files: entry.files().map(Into::into).collect(),
             data_dir: self.folders.plan(entry.folder()).data_dir.clone(),
+            label: self.folders.plan(entry.folder()).label.clone(),
             torrent: entry.served.clone(),
             unrecorded: self.totals.unrecorded(info_hash),
         })

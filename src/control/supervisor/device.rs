@@ -18,14 +18,15 @@ pub(super) struct BoundDevice {
     device: Device,
     /// As it was last seen; `None` before the first look.
     link: Option<Link>,
-    /// The number of the one that is listened by.
+    /// The number of the one that is listened by, as far as that is known.
     listens_by: Option<u32>,
     /// When what has failed is tried again after its return: routes, or the tunnel itself, may come later than it.
     tries: VecDeque<Instant>,
 }
 
 impl BoundDevice {
-    /// The shards have just begun to listen by it, if it is there.
+    /// Before the shards begin to listen by it, as they will if it is there: one that comes while they do may be listened by or
+    /// not, and is listened by once more.
     pub(super) fn new(device: Device) -> Self {
         Self {
             listens_by: device.index().ok(),
@@ -33,6 +34,16 @@ impl BoundDevice {
             link: None,
             tries: VecDeque::new(),
         }
+    }
+
+    /// Which it is.
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The number of the device, if it has to be listened by anew as it is now.
+    fn to_listen_by(&self, link: Link) -> Option<u32> {
+        link.index().filter(|index| self.listens_by != Some(*index))
     }
 }
 
@@ -45,9 +56,7 @@ impl Supervisor<'_> {
         let link = bound.device.look();
         let before = bound.link.replace(link);
         let name = bound.device.name();
-        if let Some(index) = link.index()
-            && bound.listens_by != Some(index)
-        {
+        if let Some(index) = bound.to_listen_by(link) {
             match self.shards.listen_by(name) {
                 Ok(()) => bound.listens_by = Some(index),
                 // The next look tries again; it is told once.
@@ -99,5 +108,21 @@ impl Supervisor<'_> {
              until it is back",
             bound.device.name()
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_that_comes_after_the_start_has_begun_is_listened_by_and_one_that_was_there_not_twice() {
+        let came = BoundDevice::new(Device::new("btd-no-such-de"));
+        assert_eq!(came.to_listen_by(Link::Up(7)), Some(7));
+        let there = BoundDevice::new(Device::new("lo"));
+        let link = there.device().look();
+        assert!(link.index().is_some());
+        assert_eq!(there.to_listen_by(link), None);
+        assert_eq!(there.to_listen_by(Link::Down), None);
     }
 }

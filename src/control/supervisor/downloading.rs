@@ -84,7 +84,7 @@ impl Supervisor<'_> {
             match outcome {
                 downloads::Outcome::Prepared(notices) => {
                     // What is written from now on has to be found again.
-                    self.data_folders.places.bind(torrent.root().path());
+                    self.data_folders.places.bind(torrent.root().path(), torrent.root());
                     for notice in notices {
                         tracing::warn!("{name:?} ({info_hash}): {notice}");
                     }

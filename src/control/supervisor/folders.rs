@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -45,6 +46,8 @@ struct Folder {
     unreachable: Arc<Notify>,
     /// Its first look is over.
     is_scanned: bool,
+    /// It could not be looked into the last time.
+    is_lost: bool,
     is_closed: bool,
 }
 
@@ -77,6 +80,7 @@ impl Folders {
             pace: Arc::new(FolderPace::new(Instant::now())),
             plan,
             is_scanned: false,
+            is_lost: false,
             is_closed: false,
         });
         self.all[number].keep_to_rates();
@@ -135,6 +139,24 @@ impl Folders {
     /// The first look at one is over.
     pub(super) fn on_scanned(&mut self, number: usize) {
         self.all[number].is_scanned = true;
+    }
+
+    /// One could not be looked into, or can be again.
+    pub(super) fn on_lost(&mut self, number: usize, is_lost: bool) {
+        self.all[number].is_lost = is_lost;
+    }
+
+    /// Forgets what was read of files that were not among these, all of those that there are. Not where a folder cannot be
+    /// looked into: its files may be there. Reads and writes on a thread of its own.
+    pub(super) fn forget_others(&self, files: Vec<Arc<Path>>) {
+        if self.all.iter().any(|folder| folder.is_lost) {
+            return;
+        }
+        let catalog = self.catalog.clone();
+        let thread = std::thread::Builder::new().name("btd-catalog".to_owned());
+        if let Err(error) = thread.spawn(move || catalog.keep_only(&files)) {
+            tracing::debug!("no thread that forgets files which have gone: {error}"); // The next start does.
+        }
     }
 
     /// Whether all were looked at once.

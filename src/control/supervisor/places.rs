@@ -36,6 +36,8 @@ struct Watched {
     seen: Option<(u64, u64)>,
     /// Why it cannot be used, as it was told last.
     absent: Option<String>,
+    /// Somebody has said that its payload is on another disk, and it was not looked at since.
+    has_moved: bool,
 }
 
 impl DataFolders {
@@ -54,12 +56,20 @@ impl DataFolders {
     /// Watches these and no others.
     pub(super) fn follow<'a>(&mut self, dirs: impl Iterator<Item = &'a Path>) {
         let dirs: HashSet<&Path> = dirs.collect();
-        self.watched.retain(|path, _| dirs.contains(path.as_path()));
+        let places = &self.places;
+        self.watched.retain(|path, _| {
+            let is_wanted = dirs.contains(path.as_path());
+            if !is_wanted {
+                places.release(path); // Its disk can be unmounted.
+            }
+            is_wanted
+        });
         for dir in dirs {
             let watched = self.watched.entry(dir.to_owned()).or_insert(Watched {
                 watching: None,
                 seen: None,
                 absent: None,
+                has_moved: false,
             });
             if watched.watching.is_none() {
                 let watching = self.places.watch(dir.to_owned(), self.told.clone());
@@ -101,6 +111,7 @@ impl Supervisor<'_> {
             Ok(identity) => {
                 let was_absent = watched.absent.take().is_some();
                 let is_other = watched.seen.replace(identity).is_some_and(|before| before != identity);
+                let is_moved = std::mem::take(&mut watched.has_moved);
                 if was_absent {
                     tracing::info!(
                         "the data folder {} is there: its torrents are looked at",
@@ -114,6 +125,13 @@ impl Supervisor<'_> {
                     );
                     self.lose(&path, "its data folder is another than before");
                     self.regain(&path);
+                } else if is_moved && self.is_anything_in(&path) {
+                    // It has not: what is served from there says that it is the right one.
+                    self.data_folders.places.bind_again(&path);
+                    tracing::info!(
+                        "the data folder {} has not moved: it is bound to its filesystem again",
+                        path.display()
+                    );
                 }
             }
         }
@@ -169,7 +187,9 @@ impl Supervisor<'_> {
             .data_folders
             .waiting
             .extract_if(|info_hash, _| torrents.is_unavailable_in(*info_hash, &folders) || !torrents.has(*info_hash));
-        let waiting: Vec<(InfoHash, Contents)> = waiting.collect();
+        let mut waiting: Vec<(InfoHash, Contents)> = waiting.collect();
+        // What is paused comes first: a download has to know whose files it would write to.
+        waiting.sort_by_key(|(info_hash, _)| !torrents.is_paused(*info_hash));
         for (info_hash, contents) in waiting {
             let Some(entry) = self.torrents.entry(info_hash) else {
                 continue;
@@ -249,10 +269,8 @@ impl Supervisor<'_> {
     }
 
     fn wait_for_place(&mut self, info_hash: InfoHash, contents: Contents) {
-        // What is paused is looked at when it is resumed.
-        if !self.torrents.is_paused(info_hash) {
-            self.data_folders.waiting.insert(info_hash, contents);
-        }
+        // What is paused as well: a download must not write to its files.
+        self.data_folders.waiting.insert(info_hash, contents);
     }
 
     fn check_once_more(&mut self, job: checks::Job) {
@@ -264,6 +282,13 @@ impl Supervisor<'_> {
                 ..job
             });
         }
+    }
+
+    /// Whether torrents are served from a data folder, or rest in it.
+    fn is_anything_in(&self, path: &Path) -> bool {
+        let folders = self.folders_of(path);
+        let mut all = self.torrents.iter();
+        all.any(|entry| folders.contains(&entry.folder()) && (entry.served.is_some() || entry.rests()))
     }
 
     /// The watch folders whose payload is in this data folder.
@@ -282,10 +307,11 @@ impl Supervisor<'_> {
 
     /// The payload of a data folder has moved to the filesystem that the folder is on now. False if there is no such folder.
     pub(in crate::control) fn moved(&mut self, path: &Path) -> bool {
-        let Some(watched) = self.data_folders.watched.get(path) else {
+        let Some(watched) = self.data_folders.watched.get_mut(path) else {
             return false;
         };
         self.data_folders.places.unbind(path);
+        watched.has_moved = true;
         if let Some(watching) = &watched.watching {
             watching.hurry();
         }

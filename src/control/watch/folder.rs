@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -46,7 +47,7 @@ pub(super) struct Folder {
     catalog: Option<Catalog>,
     /// Device and inode of the folder that `known` is about.
     seen: Option<(u64, u64)>,
-    known: BTreeMap<OsString, Known>,
+    known: BTreeMap<Box<OsStr>, Known>,
     lost: bool,
 }
 
@@ -62,7 +63,8 @@ struct Known {
 /// length and times, and a change that leaves them the same is as likely as a disk that lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity {
-    device: u64,
+    /// One more than its number, so that there is room for none in the same 8 bytes.
+    device: NonZeroU64,
     looks: u64,
 }
 
@@ -73,7 +75,7 @@ impl Identity {
         let mut hasher = DefaultHasher::new();
         (metadata.ino(), metadata.len(), modified, changed).hash(&mut hasher);
         Self {
-            device: metadata.dev(),
+            device: NonZeroU64::MIN.saturating_add(metadata.dev()),
             looks: hasher.finish(),
         }
     }
@@ -131,7 +133,7 @@ impl Folder {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => gone.push(name),
                 // Not readable just now is not gone.
                 Err(error) => {
-                    if self.known.contains_key(&name) {
+                    if self.known.contains_key(name.as_os_str()) {
                         tracing::debug!(file = %self.dir.join(&name).display(), %error, "cannot look at a watched file");
                     }
                 }
@@ -148,7 +150,7 @@ impl Folder {
             return self.lose(error, report);
         }
         for name in gone {
-            let Some(known) = self.known.remove(&name) else {
+            let Some(known) = self.known.remove(name.as_os_str()) else {
                 continue;
             };
             let file = self.dir.join(name);
@@ -204,7 +206,7 @@ impl Folder {
             return Err(io::Error::other("the disk it is on seems to be unmounted"));
         }
         self.seen = Some(folder);
-        names.extend(self.known.keys().cloned());
+        names.extend(self.known.keys().map(|name| OsString::from(&**name)));
         Ok(names)
     }
 
@@ -225,7 +227,7 @@ impl Folder {
         report: &mut dyn FnMut(Event) -> bool,
     ) -> bool {
         let identity = Identity::of(metadata);
-        let known = self.known.get_mut(&name);
+        let known = self.known.get_mut(name.as_os_str());
         if let Some(known) = &known
             && known.identity == Some(identity)
         {
@@ -240,7 +242,7 @@ impl Folder {
             *seen = identity;
             return true;
         }
-        let known = self.known.get(&name);
+        let known = self.known.get(name.as_os_str());
         if settled_only && !is_settled(metadata) {
             return true;
         }
@@ -253,7 +255,7 @@ impl Folder {
                 identity: Some(identity),
                 announced: true,
             };
-            self.known.insert(name, known);
+            self.known.insert(name.into(), known);
             let card = Box::new(card);
             return report(Event::Known { file, card, whole });
         }
@@ -271,7 +273,7 @@ impl Folder {
             Err(torrent_file::Error::Io(error)) => {
                 let is_told = known.is_some_and(|known| known.identity.is_none());
                 self.known.insert(
-                    name,
+                    name.into(),
                     Known {
                         identity: None,
                         announced: announced_before,
@@ -284,7 +286,7 @@ impl Folder {
             Err(error) => (Event::Refused { file, error }, announced_before),
         };
         let identity = Some(identity);
-        self.known.insert(name, Known { identity, announced });
+        self.known.insert(name.into(), Known { identity, announced });
         report(event)
     }
 }
@@ -447,7 +449,7 @@ mod tests {
             identity: None,
             announced: false,
         };
-        folder.known.insert("a.torrent".into(), known);
+        folder.known.insert(OsString::from("a.torrent").into(), known);
         assert_eq!(look(&mut folder, &Look::All), ["+a.torrent=a"]);
         assert!(look(&mut folder, &Look::All).is_empty());
     }

@@ -36,6 +36,7 @@ pub(super) async fn show(door: &Door, hash: String, secrets: bool) -> Result<Det
         why: known.why,
         torrent_files: known.files.iter().map(|file| super::shown(file)).collect(),
         data_dir: super::shown(&known.data_dir),
+        label: known.label,
         piece_count: meta.as_ref().map(|meta| meta.geometry.piece_count()),
         have_count: match &known.torrent {
             Some(torrent) => Some(torrent.have_count()),
