@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::address::Address;
 use super::counts::{Kind, Outcome};
 use super::http::{Scratch, query};
-use super::store::{Extra, Families, Joining, Sink, SwarmCounts, Wish};
+use super::store::{Extra, Families, Joining, Sink, Wish};
 use super::{DATAGRAM_LEN_MAX, Tracker, Worker};
 use crate::proto::InfoHash;
 
@@ -221,23 +221,17 @@ impl Tracker {
         }
         put_u32(reply, ACTION_SCRAPE);
         reply.extend_from_slice(&datagram[12..16]);
-        let asked = info_hashes.iter().take(SCRAPE_MAX).map(|hash| InfoHash(*hash));
-        self.store.scrape_each(asked, |info_hash, mut counts| {
+        for info_hash in info_hashes.iter().take(SCRAPE_MAX).map(|hash| InfoHash(*hash)) {
             // The reply has a place for each: one that is not served has nobody.
-            if !worker.access.allows(&info_hash) {
-                counts = SwarmCounts::default();
-            }
-            let mut told = [0; 12];
-            let (fields, _) = told.as_chunks_mut::<4>();
-            for (place, field) in
-                fields
-                    .iter_mut()
-                    .zip([u32_of(counts.complete), counts.downloaded, u32_of(counts.incomplete)])
-            {
-                *place = field.to_be_bytes();
-            }
-            reply.extend_from_slice(&told);
-        });
+            let counts = if worker.access.allows(&info_hash) {
+                self.store.scrape(&info_hash)
+            } else {
+                Default::default()
+            };
+            put_u32(reply, u32_of(counts.complete));
+            put_u32(reply, counts.downloaded);
+            put_u32(reply, u32_of(counts.incomplete));
+        }
         Ok(())
     }
 

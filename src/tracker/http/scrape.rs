@@ -30,8 +30,8 @@ impl Tracker {
         info_hashes.dedup();
         body.clear();
         body.extend_from_slice(b"d5:filesd");
-        let served = info_hashes.iter().copied().filter(|info_hash| access.allows(info_hash));
-        self.store.scrape_each(served, |info_hash, counts| {
+        for info_hash in info_hashes.iter().filter(|info_hash| access.allows(info_hash)) {
+            let counts = self.store.scrape(info_hash);
             put_bytes(body, &info_hash.0);
             body.extend_from_slice(b"d8:complete");
             put_int(body, counts.complete as u64);
@@ -40,7 +40,7 @@ impl Tracker {
             body.extend_from_slice(b"10:incomplete");
             put_int(body, counts.incomplete as u64);
             body.push(b'e');
-        });
+        }
         body.extend_from_slice(b"ee");
         Ok(())
     }

@@ -58,8 +58,6 @@ pub(super) use swarm::{Families, Joining, Sink};
 /// How many stripes: many times the cores, so that two threads rarely meet, and so that moving a stripe's map into a longer
 /// one is short with millions of torrents.
 const STRIPES: usize = 1024;
-/// How many torrents of a scrape are gone about at once.
-const SCRAPE_AHEAD: usize = 16;
 /// How many torrents are looked at for one that can make way for another.
 const VICTIM_SAMPLE: usize = 16;
 /// In how many slots at most: of those that have tables there may be few among many that have none.
@@ -86,9 +84,8 @@ pub(super) struct Store {
 #[derive(Default)]
 struct Stripe(Mutex<Shelf>);
 
-/// What is in a stripe: the map first, on the cache line that the lock is on.
+/// What is in a stripe.
 #[derive(Default)]
-#[repr(C)]
 struct Shelf {
     map: Map,
     tally: Tally,
@@ -174,11 +171,7 @@ impl Store {
     /// The low bits say which stripe; where in its map, the high ones.
     #[inline]
     fn shelf(&self, hash: u64) -> MutexGuard<'_, Shelf> {
-        lock(self.stripe_of(hash))
-    }
-
-    fn stripe_of(&self, hash: u64) -> &Mutex<Shelf> {
-        &self.stripes[hash as usize % STRIPES].0
+        lock(&self.stripes[hash as usize % STRIPES].0)
     }
 
     /// What a swarm of so many peers may take.
@@ -372,43 +365,9 @@ impl Store {
         Left { counts, name }
     }
 
-    /// Tells the counts of each of these swarms, in order; zeros where nobody is in it.
-    ///
-    /// A lock lets the processor begin nothing behind it before it is taken. So the places of some are worked out, and their
-    /// stripes fetched, before the first is locked: these then overlap, where one by one each would be waited for.
-    pub(super) fn scrape_each(
-        &self,
-        info_hashes: impl Iterator<Item = InfoHash> + Clone,
-        mut tell: impl FnMut(InfoHash, SwarmCounts),
-    ) {
-        let mut rest = info_hashes;
-        loop {
-            let (mut hashes, mut count) = ([0; SCRAPE_AHEAD], 0);
-            for (hash, info_hash) in hashes.iter_mut().zip(rest.clone()) {
-                *hash = self.hash_key.hash_1_3(&info_hash.0);
-                // To ask this of a stripe takes no lock and brings it into the cache.
-                std::hint::black_box(self.stripe_of(*hash).is_poisoned());
-                count += 1;
-            }
-            if count == 0 {
-                return;
-            }
-            for (&hash, info_hash) in hashes[..count].iter().zip(&mut rest) {
-                tell(info_hash, self.counts(&info_hash, hash));
-            }
-        }
-    }
-
-    /// The counts of one swarm.
-    #[cfg(test)]
-    pub(super) fn scrape(&self, info_hash: &InfoHash) -> SwarmCounts {
-        let mut told = None;
-        self.scrape_each(std::iter::once(*info_hash), |_, counts| told = Some(counts));
-        told.expect("one was asked for")
-    }
-
     /// The counts of a swarm; zeros if nobody is in it.
-    fn counts(&self, info_hash: &InfoHash, hash: u64) -> SwarmCounts {
+    pub(super) fn scrape(&self, info_hash: &InfoHash) -> SwarmCounts {
+        let hash = self.hash_key.hash_1_3(&info_hash.0);
         let shelf = self.shelf(hash);
         shelf
             .map

@@ -142,31 +142,6 @@ fn info_hash(torrent: u32) -> InfoHash {
 }
 
 #[test]
-fn a_scrape_of_many_is_told_in_the_order_it_asks_in() {
-    let mut world = World::new(MIB);
-    let asked: Vec<u32> = (0..3 * SCRAPE_AHEAD as u32 + 5).rev().chain([2, 2]).collect();
-    for torrent in (0..50).step_by(2) {
-        for peer in 0..=torrent {
-            world.announce(torrent, peer, peer % 3 == 0, 0).expect("room");
-        }
-    }
-    let mut told = Vec::new();
-    let hashes = asked.iter().map(|torrent| info_hash(*torrent));
-    world.store.scrape_each(hashes, |asked, counts| {
-        told.push((asked, counts.complete, counts.incomplete))
-    });
-    let expected = asked.iter().map(|&torrent| {
-        let peers = if torrent < 50 && torrent % 2 == 0 {
-            torrent as usize + 1
-        } else {
-            0
-        };
-        (info_hash(torrent), peers.div_ceil(3), peers - peers.div_ceil(3))
-    });
-    assert_eq!(told, expected.collect::<Vec<_>>());
-}
-
-#[test]
 fn a_peer_that_is_not_heard_of_for_two_intervals_is_forgotten() {
     let mut world = World::new(64 * MIB);
     for peer in 0..100 {
