@@ -23,7 +23,7 @@ const RECORD_EVERY: Duration = Duration::from_secs(60);
 fn record_every() -> Duration {
     let seconds = std::env::var("BTD_TEST_TOTALS_EVERY").ok();
     let seconds = seconds.and_then(|seconds| seconds.parse().ok());
-    seconds.map_or(RECORD_EVERY, |seconds: u32| Duration::from_secs(seconds.into()))
+    seconds.map_or(RECORD_EVERY, |seconds: u32| Duration::from_secs(seconds.max(1).into()))
 }
 
 /// Seconds since 1970.

@@ -11,6 +11,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -95,6 +96,8 @@ struct Known {
     looked: Option<Filesystem>,
     /// What it is bound to, once that was read from the session.
     bound: Option<Option<Filesystem>>,
+    /// Somebody said that its payload has moved, and nothing was bound since.
+    has_moved: bool,
 }
 
 impl Places {
@@ -164,24 +167,30 @@ impl Places {
     /// be on the filesystem that it is on. Another may have been opened there since, in which nothing was found. Blocks on
     /// the disk if that is so.
     pub(super) fn bind(&self, path: &Path, root: &Root) {
-        let held = {
+        let (held, has_moved) = {
             let known = self.lock();
+            let has_moved = known.get(path).is_some_and(|known| known.has_moved);
             let of_root = known
                 .get(path)
                 .filter(|known| known.root.as_ref().is_some_and(|held| held.is_same(root)));
-            of_root.and_then(|known| known.seen.clone())
+            (of_root.and_then(|known| known.seen.clone()), has_moved)
         };
+        // What was found before somebody said that all of it is elsewhere is not what is meant.
+        if has_moved && held.is_none() && !is_at(path, root) {
+            return;
+        }
         let Some(seen) = held.or_else(|| filesystem_of(root).ok()) else {
             return; // It has gone this moment. What is there when it is back says what it is.
         };
         let mut known = self.lock();
         let known = known.entry(path.to_owned()).or_default();
-        // What was found before somebody said that all of it is elsewhere is not what is meant.
+        // Somebody said so meanwhile, and it was bound anew.
         let is_older = matches!(&known.bound, Some(Some(bound)) if !bound.is_same(&seen));
         // Where it is mounted and what from may have changed since.
         if !is_older && known.bound.as_ref() != Some(&Some(seen.clone())) {
             self.session.put_place(path, Some(&seen));
             known.bound = Some(Some(seen));
+            known.has_moved = false;
         }
     }
 
@@ -195,6 +204,7 @@ impl Places {
         {
             self.session.put_place(path, Some(looked));
             known.bound = Some(Some(looked.clone()));
+            known.has_moved = false;
         }
     }
 
@@ -204,6 +214,7 @@ impl Places {
         let bound = Some(None);
         let unbound = Known {
             bound,
+            has_moved: true,
             ..Known::default()
         };
         self.lock().insert(path.to_owned(), unbound);
@@ -250,6 +261,11 @@ impl Watching {
     pub(super) fn hurry(&self) {
         let _ = self.0.send(()); // The thread may have ended with btd.
     }
+}
+
+/// Whether this folder is what the path leads to now.
+fn is_at(path: &Path, root: &Root) -> bool {
+    std::fs::metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == root.identity())
 }
 
 #[cfg(test)]
@@ -329,6 +345,20 @@ mod tests {
         let bound = fixture.session.load_place(&data).expect("it is recorded");
         assert!(bound.is_same(&elsewhere()), "{bound}");
         assert!(places.look(&data).is_err(), "the other one is not taken for it");
+    }
+
+    #[test]
+    fn what_was_opened_before_a_folder_moved_does_not_bind_it_afterwards() {
+        let fixture = fixture();
+        let (data, places) = (fixture.data(), &fixture.places);
+        // A check holds the folder of before while somebody says that its payload is elsewhere now.
+        let before = Arc::new(Root::open(Path::new("/proc")).unwrap());
+        places.unbind(&data);
+        places.bind(&data, &before);
+        assert_eq!(fixture.session.load_place(&data), None);
+        let now = places.open(&data).unwrap();
+        places.bind(&data, &now);
+        assert!(fixture.session.load_place(&data).is_some());
     }
 
     #[test]

@@ -290,8 +290,10 @@ impl Scrub {
     fn withdraw(&self, torrent: &Torrent, piece: PieceIndex, why: &str, (device, is_wrong): (&str, bool)) {
         let (meta, info_hash) = (torrent.meta(), torrent.info_hash());
         let shape = (torrent.geometry().piece_count(), meta.files.len());
-        self.session.doubt(info_hash, shape, piece, is_wrong);
+        // First: a disk that takes its time with the record must not have it served meanwhile, and whoever records what is
+        // served sees it gone.
         torrent.withdraw_wrong(piece, why);
+        self.session.doubt(info_hash, shape, piece, is_wrong);
         tracing::error!(
             "{:?} ({info_hash}) on {device}: {why}; it is not served any more",
             meta.name

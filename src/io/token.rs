@@ -24,6 +24,8 @@ pub enum OpKind {
     Write = 9,
     /// Multishot receive of datagrams.
     RecvFrom = 10,
+    /// Closing a file that is kept apart.
+    Close = 11,
 }
 
 impl OpKind {
@@ -39,6 +41,7 @@ impl OpKind {
             8 => OpKind::Connect,
             9 => OpKind::Write,
             10 => OpKind::RecvFrom,
+            11 => OpKind::Close,
             _ => return None,
         })
     }
@@ -85,6 +88,14 @@ pub struct Owner {
     pub index: u32,
     /// How often that slot had been used.
     pub generation: u32,
+}
+
+impl Owner {
+    /// Of what only the driver wants to know.
+    pub(crate) const NOBODY: Owner = Owner {
+        index: u32::MAX,
+        generation: u32::MAX,
+    };
 }
 
 #[cfg(test)]

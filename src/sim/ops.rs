@@ -107,7 +107,7 @@ impl World {
                 };
                 self.after(after, Event::Due { host, epoch, op: index });
             }
-            OpKind::RecvFrom | OpKind::Cancel => {}
+            OpKind::RecvFrom | OpKind::Cancel | OpKind::Close => {}
         }
         token
     }

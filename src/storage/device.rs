@@ -10,8 +10,8 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, StatxFlags, makedev};
 
-/// See [`Manners::depth`]. Half of the threads that a shard's ring has at most, so that a filesystem that hangs behind another
-/// process or machine leaves some for the other disks.
+/// See [`Manners::depth`]. Half of the threads that a shard's ring has at most: reads of one filesystem that hangs behind another
+/// process or machine leave some for the other disks.
 const DEPTH_UNKNOWN: u32 = 32;
 const DEPTH_MIN: u32 = 16;
 const DEPTH_MAX: u32 = 512;

@@ -74,6 +74,10 @@ const IOWQ_WORKERS_MAX: [u32; 2] = [4, 4];
 /// some for the opens of other disks. They are made when they are needed.
 const SHARD_WORKERS_MAX: [u32; 2] = [64, 4];
 
+/// How many descriptors of filesystems behind another process or machine are being closed at a time: each takes one of those
+/// workers, for as long as its filesystem likes.
+const CLOSES_MAX: usize = 8;
+
 /// With a minimum wait, this many completions end it early in any case.
 const BATCH_LEN: usize = 64;
 
@@ -121,6 +125,8 @@ pub struct Uring {
     backlog: VecDeque<squeue::Entry>,
     /// Sends that have their result and not their notification.
     lent: usize,
+    /// Closes of files that are kept apart.
+    closing: usize,
     counters: Counters,
     notices: Vec<String>,
 }
@@ -173,6 +179,7 @@ impl Uring {
             device: None,
             backlog: VecDeque::new(),
             lent: 0,
+            closing: 0,
             counters: Counters::default(),
             notices,
         };
@@ -347,9 +354,12 @@ impl Uring {
     /// Has the kernel's threads close what may wait in close(2): a filesystem behind another process or machine is told of
     /// each (`FUSE_FLUSH`; NFS writes back), and answers when it likes.
     fn close_apart(&mut self) {
-        while let Some(fd) = self.files.to_close() {
+        while self.closing < CLOSES_MAX {
+            let Some(fd) = self.files.to_close() else { return };
+            let own = self.ops.insert(OpKind::Close, Owner::NOBODY, InFlight::Close);
             let entry = opcode::Close::new(Fd(fd.into_raw_fd())).build();
-            self.push(entry.flags(flags_of(true) | squeue::Flags::SKIP_SUCCESS).user_data(0));
+            self.closing += 1;
+            self.push(entry.flags(flags_of(true)).user_data(own.to_u64()));
         }
     }
 
@@ -444,6 +454,7 @@ impl Uring {
                 | InFlight::Connect { .. }
                 | InFlight::Write { .. }
                 | InFlight::Doorbell { .. }
+                | InFlight::Close
                 | InFlight::Cancel => {
                     unreachable!("{token:?} is no multishot operation")
                 }
@@ -511,6 +522,11 @@ impl Uring {
             },
             // 0, ENOENT and EALREADY are all normal: the target's own completion tells.
             InFlight::Cancel => return,
+            // Whatever it says, the descriptor is gone: close(2).
+            InFlight::Close => {
+                self.closing -= 1;
+                return;
+            }
         };
         out.push(Completion { token, owner, outcome });
     }
@@ -808,12 +824,8 @@ impl Driver for Uring {
     }
 
     fn cancel(&mut self, token: Token) {
-        let nobody = Owner {
-            index: u32::MAX,
-            generation: u32::MAX,
-        };
         self.ops.mark_cancelled(token);
-        let own = self.ops.insert(OpKind::Cancel, nobody, InFlight::Cancel);
+        let own = self.ops.insert(OpKind::Cancel, Owner::NOBODY, InFlight::Cancel);
         let entry = opcode::AsyncCancel::new(token.to_u64()).build().user_data(own.to_u64());
         self.push(entry);
     }
@@ -900,7 +912,7 @@ impl Driver for Uring {
     }
 
     fn in_flight(&self) -> usize {
-        self.ops.len() - self.lent
+        self.ops.len() - self.lent - self.closing
     }
 
     fn counters(&self) -> Counters {
@@ -912,8 +924,9 @@ impl Drop for Uring {
     fn drop(&mut self) {
         let deadline = Instant::now() + DROP_PATIENCE;
         let mut completions = Vec::new();
+        self.close_apart();
         // Not for what is lent: that ends when a peer has acknowledged it, in its own time.
-        while self.in_flight() > 0 && Instant::now() < deadline {
+        while self.ops.len() > self.lent && Instant::now() < deadline {
             // Each time round: a full queue may have had no room for it, and entries that were held back start only now.
             let all = opcode::AsyncCancel2::new(CancelBuilder::any()).build().user_data(0);
             // SAFETY: a cancellation points to no memory.

@@ -45,6 +45,8 @@ pub(super) enum InFlight {
     Write { file: Handle, bytes: Bytes },
     /// The eight bytes an eventfd is read into.
     Doorbell { event: Handle, value: Box<[u8; 8]> },
+    /// Nothing: the descriptor is the kernel's from the start.
+    Close,
     /// Nothing.
     Cancel,
 }

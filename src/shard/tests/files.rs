@@ -101,8 +101,8 @@ fn more_reads_than_a_device_takes_are_all_served() {
     }
     fixture.settle();
     // As many as are begun on a device that nothing is known of.
-    assert_eq!(fixture.shard.driver.in_flight() - 2 - fars.len(), 128);
-    assert_eq!(fixture.shard.disk.reads_waiting(), 160 - 128);
+    assert_eq!(fixture.shard.driver.in_flight() - 2 - fars.len(), 32);
+    assert_eq!(fixture.shard.disk.reads_waiting(), 160 - 32);
     fixture.world.release(OpKind::Read);
     fixture.settle();
     for far in &mut fars {
