@@ -9,7 +9,8 @@
 //! - [`finish()`]: gives files that are complete their own names, on the disk.
 //!
 //! Both can be interrupted anywhere, by `kill -9` or a power cut, and come to the same end when they are done again. What
-//! is there already is kept: nothing is cut off, overwritten or replaced. Both block on the disk, and no shard calls them.
+//! is there already is kept: no file is cut off or replaced. (What a download then writes goes over what is wrong within
+//! it.) Both block on the disk, and no shard calls them.
 //!
 //! Writing payload is not here; that is what shards do, through their rings.
 
