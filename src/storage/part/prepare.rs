@@ -75,7 +75,10 @@ impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Longer { path, have, want } => {
-                write!(f, "{path:?} has {have} bytes instead of {want}: it is not cut off, and what is wrong in it is written over")
+                write!(
+                    f,
+                    "{path:?} has {have} bytes instead of {want}: it is not cut off, and what is wrong in it is written over"
+                )
             }
             Self::InTheWay { path } => write!(
                 f,
