@@ -7,9 +7,9 @@
 //! while it rests, and asks for the next one each time: torrents come and go.
 //!
 //! A piece that is wrong is read once more: an error of a cable or of memory is another matter than one of the disk. What is
-//! wrong twice, or cannot be read, is withdrawn, and the torrent is checked at once. Before that it is taken out of what the
-//! session knows, which a disk that goes away, or a `kill -9`, would otherwise have believed again. Files that are not those
-//! that were judged, by length and time, are found as well.
+//! wrong twice, or cannot be read, is withdrawn, and the torrent is checked at once. It is taken out of what the session knows
+//! as well, without waiting for that check: a disk that goes away, or a `kill -9`, would otherwise have it believed again.
+//! Files that are not those that were judged, by length and time, are found as well.
 
 use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
