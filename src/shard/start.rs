@@ -19,7 +19,7 @@ use crate::stats::Shared;
 /// Submission queue entries of a shard: what one turn of a busy shard submits.
 const RING_ENTRIES: u32 = 2048;
 
-/// Receive buffers of 4 KiB: many times the number of peers that say something in one turn.
+/// Receive buffers of some 4 KiB: many times the number of peers that say something in one turn.
 const RECV_BUFS: u16 = 1024;
 
 /// Buffers a shard needs: a block may have four stretches, and a few connections should get on beside each other.

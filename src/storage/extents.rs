@@ -168,6 +168,9 @@ pub struct Extents<W> {
     generation: u32,
     /// Connections that may ask.
     users: usize,
+    /// What each connection asked for last. It takes an extent block by block, and the table of all is so large that who
+    /// looks there waits for memory three times.
+    recent: Vec<u32>,
 }
 
 impl<W> Default for Extents<W> {
@@ -180,6 +183,7 @@ impl<W> Default for Extents<W> {
             ghosts: Ghosts::default(),
             generation: 0,
             users: 0,
+            recent: Vec::new(),
         }
     }
 }
@@ -188,7 +192,7 @@ impl<W> Extents<W> {
     /// Finds an extent for the connection `user`, or makes room for it. With [`Acquired::Pending`] and [`Acquired::Fill`]
     /// the caller is told by [`Extents::filled`] if it calls [`Extents::wait`].
     pub fn acquire(&mut self, key: ExtentKey, user: u32, pool: &Pool) -> Acquired {
-        if let Some(&index) = self.by_key.get(&key) {
+        if let Some(index) = self.find(&key, user) {
             let extent = &mut self.extents[index as usize];
             if extent.last_user != user {
                 extent.last_user = user;
@@ -229,7 +233,30 @@ impl<W> Extents<W> {
         }) as u32;
         self.by_key.insert(key, index);
         self.link_newest(index);
+        self.note(user, index);
         Acquired::Fill(ExtentId { index, generation }, buf)
+    }
+
+    /// The extent of a key: as a rule the one that this connection asked for before.
+    fn find(&mut self, key: &ExtentKey, user: u32) -> Option<u32> {
+        // Its place may be another's by now, whose key tells.
+        if let Some(&index) = self.recent.get(user as usize)
+            && let Some(extent) = self.extents.get(index as usize)
+            && extent.key == *key
+        {
+            return Some(index);
+        }
+        let index = *self.by_key.get(key)?;
+        self.note(user, index);
+        Some(index)
+    }
+
+    fn note(&mut self, user: u32, index: u32) {
+        let user = user as usize;
+        if user >= self.recent.len() {
+            self.recent.resize(user + 1, NONE);
+        }
+        self.recent[user] = index;
     }
 
     /// Connections that may ask.
@@ -594,6 +621,19 @@ mod tests {
         };
         extents.filled(one, one_buf);
         assert_ne!(one, two);
+    }
+
+    #[test]
+    fn what_a_connection_asked_for_last_is_not_taken_for_what_has_its_place_now() {
+        let pool = Pool::new(1, false).unwrap();
+        let mut extents = Extents::<u32>::default();
+        let zero = fill(&mut extents, &pool, 0);
+        let Acquired::Fill(one, buf) = extents.acquire(key(1), 1, &pool) else {
+            panic!("not new");
+        };
+        assert_eq!(zero.index, one.index, "the place is used again");
+        extents.filled(one, buf);
+        assert!(matches!(extents.acquire(key(0), 0, &pool), Acquired::Fill(..)));
     }
 
     #[test]

@@ -94,7 +94,7 @@ pub struct UringConfig {
     pub entries: u32,
     /// Pool buffers of [`BUF_LEN`] bytes.
     pub pool_bufs: u32,
-    /// Receive buffers of 4 KiB; a power of two.
+    /// Receive buffers of some 4 KiB; a power of two.
     pub recv_bufs: u16,
     /// Slots of the registered file table.
     pub files: u32,

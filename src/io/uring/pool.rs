@@ -115,8 +115,8 @@ fn map(len: usize, flags: MapFlags) -> Result<NonNull<u8>, Errno> {
     NonNull::new(base.cast()).ok_or(Errno::NOMEM)
 }
 
-/// Like [`map`], aligned so that transparent huge pages fit.
-fn map_aligned(len: usize) -> Result<NonNull<u8>, Errno> {
+/// Like [`map`], aligned so that transparent huge pages fit, which are asked for. Its length is one of whole pages.
+pub(super) fn map_aligned(len: usize) -> Result<NonNull<u8>, Errno> {
     let wide_len = len + HUGE_PAGE_LEN;
     let wide = map(wide_len, MapFlags::PRIVATE)?;
     let front = wide.as_ptr().align_offset(HUGE_PAGE_LEN);

@@ -13,10 +13,13 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::mm::{Advice, madvise, munmap};
 
-/// Length of one receive buffer in bytes: about 240 requests of 17 bytes.
-pub(super) const RECV_BUF_LEN: usize = 4096;
+use super::pool::map_aligned;
+
+/// Length of one receive buffer in bytes: about 240 requests of 17 bytes. An odd number of cache lines: buffers a power of two
+/// apart would all begin in the same few sets of the CPU's caches, and each receive of a request would miss them.
+pub(super) const RECV_BUF_LEN: usize = 63 * 64;
 
 /// Length of one for blocks: most of the four it holds need not be put together from two receives.
 pub(super) const BULK_BUF_LEN: usize = 64 * 1024;
@@ -43,18 +46,15 @@ impl RecvRing {
             "receive buffers of {buf_len} bytes"
         );
         assert!(count.is_power_of_two() && count <= 1 << 15, "{count} receive buffers");
-        // SAFETY: a new anonymous mapping at an address the kernel chooses touches no memory that anybody has.
-        let base = unsafe {
-            mmap_anonymous(
-                std::ptr::null_mut(),
-                Self::len(count, buf_len),
-                ProtFlags::READ | ProtFlags::WRITE,
-                // All buffers are gone through in turn, so each page is wanted: no peer has to wait for its first use.
-                MapFlags::PRIVATE | MapFlags::POPULATE,
-            )?
-        };
+        let len = Self::len(count, buf_len);
+        // All buffers are gone through in turn, so each page is wanted: no peer has to wait for its first use. For the same
+        // reason they should be few, to be found quickly.
+        let base = map_aligned(len)?;
+        // SAFETY: the range is the mapping made above, which is not used yet; writing to its pages changes no contents. That
+        // they are there already is all that is gained: the kernel may refuse (before 5.14 it does).
+        let _ = unsafe { madvise(base.as_ptr().cast(), len, Advice::LinuxPopulateWrite) };
         let ring = RecvRing {
-            base: NonNull::new(base.cast()).ok_or(Errno::NOMEM)?,
+            base,
             count,
             buf_len,
             tail: Cell::new(0),
@@ -70,7 +70,7 @@ impl RecvRing {
     }
 
     fn len(count: u16, buf_len: usize) -> usize {
-        Self::entries_len(count) + usize::from(count) * buf_len
+        (Self::entries_len(count) + usize::from(count) * buf_len).next_multiple_of(4096)
     }
 
     /// The ring's address, as it is registered.
