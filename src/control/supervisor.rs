@@ -58,6 +58,7 @@ use super::watchdog::Watchdog;
 use super::{example, service_manager};
 use crate::hashing::{Gather, Pool, PoolConfig};
 use crate::proto::InfoHash;
+use crate::io::uring::SetupError;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::metainfo::Metainfo;
 use crate::session::{self, Store};
@@ -112,7 +113,7 @@ pub enum Error {
     #[error(transparent)]
     Shards(#[from] shards::Error),
     /// The metrics server cannot have its address.
-    #[error("cannot listen on {address} ([metrics] listen): {source}")]
+    #[error("cannot listen on {address} ([metrics] listen): {source}{}", shards::hint(source))]
     Metrics {
         /// The address asked for.
         address: SocketAddr,
@@ -225,8 +226,7 @@ pub fn run(config: &Config, file: &Path) -> Result<(), Error> {
     let device = config.peers.bind_device.as_deref().map(Device::new);
     let device = device.map(BoundDevice::new);
     let shards = Shards::start(config, &pool, &events, tracked.as_ref().map(|tracked| &tracked.tracker))?;
-    let runtime =
-        tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(system("set up the control plane's io_uring"))?;
+    let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(no_ring)?;
     runtime.block_on(async {
         let mut supervisor = Supervisor::start(
             (config, file),
@@ -243,6 +243,17 @@ pub fn run(config: &Config, file: &Path) -> Result<(), Error> {
 
 /// Everything, and what has to be told to whom.
 pub(super) struct Supervisor<'a> {
+/// Why the control plane has no ring. A shard has told whether there may be any at all.
+fn no_ring(source: std::io::Error) -> Error {
+    match source.kind() {
+        std::io::ErrorKind::OutOfMemory => shards::Error::Start(StartError::Ring(SetupError::memlock())).into(),
+        _ => Error::System {
+            step: "set up the control plane's io_uring",
+            source,
+        },
+    }
+}
+
     /// What is in force: a reload leaves what needs a restart as it was.
     config: Config,
     reload: Reload,
