@@ -414,7 +414,7 @@ fn too_little_locked_memory_is_told_with_the_limit_to_raise() {
     let log = process.log();
     assert_eq!(status.code(), Some(78), "{log}");
     assert!(
-        log.contains("the locked-memory limit is 64 KiB") && log.contains("LimitMEMLOCK="),
+        log.contains("cannot create a ring: the locked-memory limit is 64 KiB") && log.contains("LimitMEMLOCK="),
         "{log}"
     );
 }
