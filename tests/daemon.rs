@@ -3,6 +3,8 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,7 +14,7 @@ use rustix::process::Signal;
 use support::btd::{Btd, Config};
 use support::process::Process;
 use support::scratch::Scratch;
-use support::{age, http, touch, wait_for, within};
+use support::{age, cannot, http, touch, wait_for, within};
 
 const PIECE_LEN: u32 = 16 << 10;
 /// Long enough for a machine that runs all tests at once.
@@ -203,9 +205,47 @@ fn an_address_that_is_taken_is_refused_with_74_and_named() {
         fs::write(home.path().join("btd.toml"), text).expect("write the configuration");
         let (code, log) = run_to_end(home.path());
         assert_eq!(code, Some(74), "{log}");
-        assert!(log.contains(&format!("cannot listen on {address}")), "{log}");
+        let named = key.replace('\n', " ");
+        assert!(log.contains(&format!("cannot listen on {address} ({named})")), "{log}");
+        assert!(log.contains("(hint: another program has this port"), "{log}");
     }
     first.stop();
+}
+
+#[test]
+fn state_folder_that_is_not_this_users_is_told_with_what_to_do() {
+    if !rustix::process::geteuid().is_root() {
+        return cannot("another user's part of it needs root");
+    }
+    // Where others may enter.
+    let public = tempfile::tempdir().expect("a temporary folder");
+    fs::set_permissions(public.path(), fs::Permissions::from_mode(0o755)).expect("set");
+    let binary = public.path().join("btd");
+    fs::copy(env!("CARGO_BIN_EXE_btd"), &binary).expect("copied");
+    let run = |state: &Path| {
+        let config = public.path().join("btd.toml");
+        let text = format!("state-dir = {state:?}\n[peers]\nlisten = \"127.0.0.1:0\"\n");
+        fs::write(&config, text).expect("write the configuration");
+        let mut command = Command::new(&binary);
+        command.arg("--config").arg(&config).uid(65_534).gid(65_534);
+        let log = public.path().join("btd.log");
+        let mut process = Process::spawn("btd", &mut command, &log);
+        (process.wait(within(SECONDS)).code(), process.log())
+    };
+    let state = public.path().join("a/state");
+    let (code, log) = run(&state);
+    let hint = format!(
+        "(hint: make it for this user: sudo install -d -m 700 -o \"$USER\" {}",
+        state.display()
+    );
+    assert!(
+        code == Some(74) && log.contains(&hint) && log.contains("BTD_STATE_DIR="),
+        "{log}"
+    );
+    fs::create_dir_all(&state).expect("made by root");
+    let (code, log) = run(&state);
+    let hint = format!("sudo chown -R \"$USER\" {}", state.display());
+    assert!(code == Some(74) && log.contains(&hint), "{log}");
 }
 
 #[test]

@@ -112,3 +112,13 @@ fn limits_of_a_running_btd_are_told_by_its_number() {
     assert_eq!(code, Some(1));
     btd.stop();
 }
+
+#[test]
+fn process_that_is_not_there_has_no_limits_to_look_at() {
+    let scratch = Scratch::new("doctor-no-pid");
+    let mut gone = Command::new("true").spawn().expect("run true");
+    let pid = gone.id().to_string();
+    gone.wait().expect("it ends");
+    let (code, text) = doctor(scratch.path(), "", &["--pid", &pid]);
+    assert_eq!((code, text.as_str()), (Some(64), ""));
+}

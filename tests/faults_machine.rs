@@ -414,9 +414,32 @@ fn too_little_locked_memory_is_told_with_the_limit_to_raise() {
     let log = process.log();
     assert_eq!(status.code(), Some(78), "{log}");
     assert!(
-        log.contains("the locked-memory limit is 64 KiB") && log.contains("LimitMEMLOCK="),
+        log.contains("cannot create a ring: the locked-memory limit is 64 KiB") && log.contains("LimitMEMLOCK="),
         "{log}"
     );
+}
+
+/// Half a MiB is too little for buffers to be registered, and for two rings as long as they would be.
+#[test]
+fn little_locked_memory_makes_for_shorter_rings_and_payload_is_served_all_the_same() {
+    let home = Home::new("little-memlock", "");
+    if !rustix::process::geteuid().is_root() {
+        return cannot("giving a capability away needs root");
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set=-ipc_lock", "prlimit", "--memlock=524288:524288", "--"]);
+    command.arg(env!("CARGO_BIN_EXE_btd"));
+    let btd = Btd::start_within(command, home.scratch.path(), &home.config);
+    btd.wait_seeding(1);
+    assert!(
+        btd.process
+            .log()
+            .contains("MiB of cache: the locked-memory limit is 512 KiB")
+    );
+    let leech = Leech::from(&home.scratch, "leech", &home.torrent, vec![btd.peers]);
+    leech.btd.wait_seeding(1);
+    leech.btd.stop();
+    btd.stop();
 }
 
 /// Each read takes a second. Whoever wants that torrent waits; whoever wants another, or the tracker, does not.

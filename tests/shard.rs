@@ -36,6 +36,7 @@ fn start(features: Features, read_mode: ReadMode, listen: SocketAddr) -> Handle 
         device: None,
         pin_cpu: None,
         cache_len: 4 << 20,
+        ring_entries: 256,
         descriptors_max: 256,
         features,
         settings: Settings {

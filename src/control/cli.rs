@@ -65,7 +65,7 @@ pub enum Command {
     Create(create::Args),
     /// Look for what keeps btd from running well on this machine (exit code 0 nothing, 1 a little, 2 it does not run)
     Doctor(doctor::Args),
-    /// Write the manual pages into a folder
+    /// Write the manual pages into a folder, which is made if it is not there
     Man(man::Args),
     /// Show what a torrent file says
     Show(show::Args),

@@ -5,7 +5,7 @@
 //! added to what is recorded. Where nothing moves, nothing is written. `kill -9` costs a minute of the totals, and of
 //! nothing else.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -175,14 +175,24 @@ impl Totals {
 
     /// What a torrent has moved, up and down, and that is not recorded: before it was last checked, too.
     pub(super) fn unrecorded(&self, info_hash: InfoHash) -> (u64, u64) {
-        let mut unrecorded = (0, 0);
-        for counted in self.counted.iter().filter(|counted| counted.info_hash == info_hash) {
-            unrecorded.0 += counted.torrent.uploaded() - counted.uploaded;
-            unrecorded.1 += counted.torrent.downloaded() - counted.downloaded;
-        }
-        for moved in self.moved.iter().filter(|moved| moved.info_hash == info_hash) {
-            unrecorded.0 += moved.uploaded;
-            unrecorded.1 += moved.downloaded;
+        let unrecorded = self.unrecorded_between(info_hash, info_hash);
+        unrecorded.get(&info_hash).copied().unwrap_or_default()
+    }
+
+    /// The same of all from one info-hash to another that have moved anything.
+    pub(super) fn unrecorded_between(&self, first: InfoHash, last: InfoHash) -> HashMap<InfoHash, (u64, u64)> {
+        let range = first..=last;
+        let counted = self.counted.iter().filter(|counted| range.contains(&counted.info_hash));
+        let counted = counted.map(|counted| Moved {
+            info_hash: counted.info_hash,
+            uploaded: counted.torrent.uploaded() - counted.uploaded,
+            downloaded: counted.torrent.downloaded() - counted.downloaded,
+        });
+        let moved = self.moved.iter().filter(|moved| range.contains(&moved.info_hash));
+        let mut unrecorded: HashMap<InfoHash, (u64, u64)> = HashMap::new();
+        for moved in counted.chain(moved.copied()) {
+            let sum = unrecorded.entry(moved.info_hash).or_default();
+            *sum = (sum.0 + moved.uploaded, sum.1 + moved.downloaded);
         }
         unrecorded
     }

@@ -30,6 +30,7 @@ mod dns;
 pub(crate) mod downloads;
 mod history;
 mod local_time;
+mod locked_memory;
 mod memory;
 mod meter;
 mod open_files;

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::blocking;
 use super::config::{self, Config};
 use super::device::Device;
-use super::{memory, open_files};
+use super::{locked_memory, memory, open_files};
 use crate::hashing::Pool;
 use crate::io::uring::Features;
 use crate::proto::{InfoHash, PeerId};
@@ -62,9 +62,12 @@ pub enum Error {
     Start(#[from] shard::StartError),
 }
 
-fn hint(error: &io::Error) -> &'static str {
+/// What may be done about an address that cannot be listened at.
+pub(super) fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => " (hint: another program has this port; ss -ltunp shows which)",
+        io::ErrorKind::AddrInUse => {
+            " (hint: another program has this port, ss -ltunp shows which; or take another port here)"
+        }
         io::ErrorKind::AddrNotAvailable => " (hint: this machine has no such address; ip address shows which it has)",
         io::ErrorKind::PermissionDenied => " (hint: ports below 1024 need CAP_NET_BIND_SERVICE)",
         _ => "",
@@ -134,6 +137,7 @@ impl Shards {
         let of_peers = (connections - of_tracker).max(1);
         tell_connections((of_peers, of_tracker), wanted, descriptors.connections, of_memory);
         ensure_all_free(config)?;
+        let ring_entries = locked_memory::raise(count);
         let mut features = wanted_features()?;
         features.zero_copy &= config.peers.zero_copy;
         let caps = Caps {
@@ -194,6 +198,7 @@ impl Shards {
                 tracker_http: tracker_http.clone(),
                 pin_cpu,
                 cache_len: config.storage.cache_size.map_or(UNCACHED_LEN, |len| len / count as u64),
+                ring_entries,
                 // Any shard may be given all connections: which one gets a connection is the kernel's choice.
                 descriptors_max: u32::try_from(of_peers + descriptors.files_per_shard).unwrap_or(u32::MAX),
                 features,

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+const LOCK: &str = "lock";
+const PORTS: &str = "ports.json";
+
 /// The folder, held for as long as this value lives.
 #[derive(Debug)]
 pub struct StateDir {
@@ -27,7 +30,7 @@ pub enum Error {
         pid: Option<u32>,
     },
     /// The filesystem refused.
-    #[error("cannot {step} {}: {source}", path.display())]
+    #[error("cannot {step} {}: {source}{}", path.display(), hint(path, source))]
     Io {
         /// What was tried.
         step: &'static str,
@@ -36,6 +39,23 @@ pub enum Error {
         /// The filesystem's answer.
         source: io::Error,
     },
+}
+
+/// What may be done about a folder that cannot be used.
+fn hint(path: &Path, source: &io::Error) -> String {
+    let is_within = path.file_name().is_some_and(|name| name == LOCK || name == PORTS);
+    let dir = path.parent().filter(|_| is_within).unwrap_or(path).display();
+    let elsewhere = "or use another state-dir, as by BTD_STATE_DIR=\"$HOME/btd-state\"";
+    match source.kind() {
+        io::ErrorKind::PermissionDenied if is_within => {
+            format!(" (hint: another user has run btd there: sudo chown -R \"$USER\" {dir}; {elsewhere})")
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!(" (hint: make it for this user: sudo install -d -m 700 -o \"$USER\" {dir}; {elsewhere})")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => format!(" (hint: {dir} cannot be written to; {elsewhere})"),
+        _ => String::new(),
+    }
 }
 
 fn holder(pid: Option<u32>) -> String {
@@ -73,7 +93,7 @@ impl StateDir {
             .mode(0o700)
             .create(path)
             .map_err(io("make the state folder", path))?;
-        let file = path.join("lock");
+        let file = path.join(LOCK);
         let mut lock = OpenOptions::new()
             .read(true)
             .write(true)
@@ -138,7 +158,7 @@ impl StateDir {
     }
 
     fn ports_path(&self) -> PathBuf {
-        self.path.join("ports.json")
+        self.path.join(PORTS)
     }
 }
 

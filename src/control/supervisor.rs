@@ -4,6 +4,7 @@
 //! decides nothing about bytes: what a torrent is comes from `torrent_file`, what is there of it from `checks`, and
 //! who gets it is the shards' affair.
 
+mod appearing;
 mod controlling;
 mod device;
 mod downloading;
@@ -57,6 +58,7 @@ use super::watch;
 use super::watchdog::Watchdog;
 use super::{example, service_manager};
 use crate::hashing::{Gather, Pool, PoolConfig};
+use crate::io::uring::SetupError;
 use crate::proto::InfoHash;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::metainfo::Metainfo;
@@ -64,6 +66,7 @@ use crate::session::{self, Store};
 use crate::shard::{Event, Events, StartError, Torrent};
 use crate::storage::part;
 use crate::storage::{Throttle, Unread};
+use appearing::Appearing;
 use device::BoundDevice;
 use folders::Folders;
 use goals::Goals;
@@ -112,7 +115,7 @@ pub enum Error {
     #[error(transparent)]
     Shards(#[from] shards::Error),
     /// The metrics server cannot have its address.
-    #[error("cannot listen on {address} ([metrics] listen): {source}")]
+    #[error("cannot listen on {address} ([metrics] listen): {source}{}", shards::hint(source))]
     Metrics {
         /// The address asked for.
         address: SocketAddr,
@@ -225,8 +228,7 @@ pub fn run(config: &Config, file: &Path) -> Result<(), Error> {
     let device = config.peers.bind_device.as_deref().map(Device::new);
     let device = device.map(BoundDevice::new);
     let shards = Shards::start(config, &pool, &events, tracked.as_ref().map(|tracked| &tracked.tracker))?;
-    let runtime =
-        tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(system("set up the control plane's io_uring"))?;
+    let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(no_ring)?;
     runtime.block_on(async {
         let mut supervisor = Supervisor::start(
             (config, file),
@@ -239,6 +241,17 @@ pub fn run(config: &Config, file: &Path) -> Result<(), Error> {
         let served = supervisor.serve().await;
         served.and(supervisor.stop().await)
     })
+}
+
+/// Why the control plane has no ring. A shard has told whether there may be any at all.
+fn no_ring(source: std::io::Error) -> Error {
+    match source.kind() {
+        std::io::ErrorKind::OutOfMemory => shards::Error::Start(StartError::Ring(SetupError::memlock())).into(),
+        _ => Error::System {
+            step: "set up the control plane's io_uring",
+            source,
+        },
+    }
 }
 
 /// Everything, and what has to be told to whom.
@@ -301,6 +314,8 @@ pub(super) struct Supervisor<'a> {
     missing: Vec<Job>,
     /// Those of which something is there and none of it right: looked at again when they can be had from others.
     spoilt: Vec<Job>,
+    appearing: Appearing,
+    appeared: mpsc::UnboundedReceiver<InfoHash>,
     /// Downloads of which nobody knows what is on the disk, and when they are to be checked.
     doubtful: Vec<(Instant, Arc<Torrent>)>,
     missing_tried: Instant,
@@ -418,6 +433,7 @@ impl<'a> Supervisor<'a> {
         let now = Instant::now();
         let (told, woken) = mpsc::unbounded_channel(); // Holds no more than there are torrents.
         let resting = Resting::new(Wakes::new(session, Arc::clone(&data_folders.places), told), now);
+        let (appearing, appeared) = Appearing::new(now);
         let (reload, config_read) = Reload::new(PathBuf::from(file));
         metrics::publish_config();
         let pulse = Pulse::new(shards.counters(), now);
@@ -477,6 +493,8 @@ impl<'a> Supervisor<'a> {
             reporter,
             missing: Vec::new(),
             spoilt: Vec::new(),
+            appearing,
+            appeared,
             doubtful: Vec::new(),
             missing_tried: now,
             start_told: 0,
@@ -504,6 +522,7 @@ impl<'a> Supervisor<'a> {
                 Some(checked) = self.checked.recv() => self.on_checked(checked),
                 Some(look) = self.looks.recv() => self.on_look(look),
                 Some(ask) = self.scrub_asks.recv() => self.on_scrub(ask),
+                Some(info_hash) = self.appeared.recv() => self.on_appeared(info_hash),
                 Some(woken) = self.woken.recv() => self.on_woken(woken),
                 Some(event) = self.events.recv() => self.on_event(event),
                 Some(done) = self.disk_done.recv() => self.on_disk_done(done),
@@ -790,6 +809,10 @@ impl Supervisor<'_> {
             {
                 self.downloads.add(Arc::clone(torrent), stamps.clone());
             }
+            match &result {
+                Ok(found) if found.stamps.is_some() => self.appearing.on_checked(*info_hash, found),
+                _ => self.appearing.forget(*info_hash),
+            }
             // What is downloaded is recorded with that.
             if let Ok(Found {
                 unread: Some((_, recorded)),
@@ -913,6 +936,7 @@ impl Supervisor<'_> {
         }
         self.look_at_due();
         self.check_doubtful(now);
+        self.look_for_payload(now);
         self.measure(now);
         self.tend_resting(now);
         self.publish_counts();
@@ -988,6 +1012,7 @@ impl Supervisor<'_> {
         self.downloads.remove(info_hash);
         self.unread.forget(info_hash);
         self.data_folders.forget(info_hash);
+        self.appearing.forget(info_hash);
         self.on_held_changed();
         self.announcer.remove(info_hash);
         // Whoever adds it again wants to know whether it is still there.

@@ -96,7 +96,9 @@ pub use pace::{FolderPace, Pace};
 pub use report::{PeerStatus, PeersReply, PeersTold};
 pub use resting::Resting;
 use slots::Slots;
-pub use start::{BACKLOG, CACHE_LEN_MIN, DATAGRAM_QUEUE_LEN, Handle, ShardConfig, StartError, listeners, spawn};
+pub use start::{
+    BACKLOG, CACHE_LEN_MIN, DATAGRAM_QUEUE_LEN, Handle, RING_ENTRIES_MAX, ShardConfig, StartError, listeners, spawn,
+};
 pub use torrent::Torrent;
 use uploaded::Uploads;
 use verified::Verifying;

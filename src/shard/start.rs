@@ -16,8 +16,8 @@ use crate::io::uring::{Features, SetupError, Uring, UringConfig, block_signals};
 use crate::io::{BUF_LEN, Errno};
 use crate::stats::Shared;
 
-/// Submission queue entries of a shard: what one turn of a busy shard submits.
-const RING_ENTRIES: u32 = 2048;
+/// Submission queue entries of a shard that may have them: what one turn of a busy shard submits.
+pub const RING_ENTRIES_MAX: u32 = 2048;
 
 /// Receive buffers of some 4 KiB: many times the number of peers that say something in one turn.
 const RECV_BUFS: u16 = 1024;
@@ -56,6 +56,8 @@ pub struct ShardConfig {
     pub pin_cpu: Option<usize>,
     /// Memory for extents in bytes.
     pub cache_len: u64,
+    /// Submission queue entries of its ring: a power of two, at most [`RING_ENTRIES_MAX`].
+    pub ring_entries: u32,
     /// Descriptors the shard may hold: connections and files.
     pub descriptors_max: u32,
     /// Ring features to try.
@@ -326,7 +328,7 @@ fn ready(
         });
     }
     let mut driver = Uring::new(UringConfig {
-        entries: RING_ENTRIES,
+        entries: config.ring_entries,
         pool_bufs: u32::try_from(bufs).unwrap_or(u32::MAX),
         recv_bufs: RECV_BUFS,
         files: config.descriptors_max,

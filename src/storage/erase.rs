@@ -2,8 +2,8 @@
 //!
 //! What is deleted is a regular file beneath the data folder, reached through no symbolic link, that has a name and the
 //! length of one of the torrent's files; or the name with [`PART_SUFFIX`](super::PART_SUFFIX) that it has while it is
-//! downloaded, and that length or none. Everything else stays, and is told: it is not what the torrent describes. That no
-//! other torrent has the same files is for the caller to see to ([`names`]).
+//! downloaded, and that length or none. Everything else stays, and is told: it is not what the torrent describes. What is, and
+//! cannot be deleted, is told apart from that. That no other torrent has the same files is for the caller to see to ([`names`]).
 //!
 //! Blocks on the disk.
 
@@ -16,8 +16,8 @@ use crate::proto::metainfo::FileEntry;
 use crate::proto::path::RelPath;
 use rustix::io::Errno;
 
-/// What was left alone is told of so many files.
-const KEPT_MAX: usize = 100;
+/// What has not gone is told of so many files, and no more.
+const TOLD_MAX: usize = 100;
 
 /// What has become of a torrent's files.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -26,18 +26,31 @@ pub struct Erased {
     pub files: u64,
     /// Folders deleted.
     pub folders: u64,
-    /// What has the name of one of the files and was left alone, below the data folder, and why. The first of them.
-    pub kept: Vec<(String, String)>,
-    /// How many more there are.
-    pub more_kept: u64,
+    /// What has the name of one of the files, is something else, and was left alone.
+    pub kept: Left,
+    /// What is the torrent's and could not be deleted, or not even be looked at.
+    pub failed: Left,
 }
 
-impl Erased {
-    fn keep(&mut self, path: String, why: impl ToString) {
-        match self.kept.len() < KEPT_MAX {
-            true => self.kept.push((path, why.to_string())),
-            false => self.more_kept += 1,
+/// What has not gone, below the data folder, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Left {
+    /// The first of it.
+    pub told: Vec<(String, String)>,
+    /// How much more there is.
+    pub more: u64,
+}
+
+impl Left {
+    fn add(&mut self, path: String, why: impl ToString) {
+        match self.told.len() < TOLD_MAX {
+            true => self.told.push((path, why.to_string())),
+            false => self.more += 1,
         }
+    }
+
+    fn add_failed(&mut self, path: String, errno: Errno) {
+        self.add(path, std::io::Error::from(errno));
     }
 }
 
@@ -92,7 +105,18 @@ pub fn erase(root: &Root, files: &[FileEntry]) -> Erased {
         match Folder::open(root, parent.as_deref()) {
             Ok(folder) => names.iter().for_each(|name| erase_one(&folder, name, &mut erased)),
             Err(OpenError::Missing) => {}
-            Err(error) => erased.keep(parent.unwrap_or_default(), error),
+            Err(error) => {
+                let left = match error {
+                    // Somebody has put something else there.
+                    OpenError::NotAFolder | OpenError::SymbolicLink | OpenError::NotRegular(_) | OpenError::Outside => {
+                        &mut erased.kept
+                    }
+                    OpenError::Missing | OpenError::Denied | OpenError::TooManyOpen | OpenError::Other(_) => {
+                        &mut erased.failed
+                    }
+                };
+                left.add(parent.unwrap_or_default(), error);
+            }
         }
     }
     // What lies within comes before what it lies in: it is longer, and begins like it.
@@ -105,7 +129,7 @@ pub fn erase(root: &Root, files: &[FileEntry]) -> Erased {
         match deleted {
             Ok(Ok(true)) => erased.folders += 1,
             Ok(Ok(false)) | Err(_) => {} // Who cannot open it was told above.
-            Ok(Err(errno)) => erased.keep(path.clone(), std::io::Error::from(errno)),
+            Ok(Err(errno)) => erased.failed.add_failed(path.clone(), errno),
         }
     }
     erased
@@ -118,20 +142,21 @@ fn erase_one(folder: &Folder, name: &Name, erased: &mut Erased) {
         Ok(Some(len)) if len == name.len || name.part && len == 0 => match folder.delete(file_name) {
             Ok(()) => erased.files += 1,
             Err(Errno::NOENT) => {}
-            Err(errno) => erased.keep(path(), std::io::Error::from(errno)),
+            Err(errno) => erased.failed.add_failed(path(), errno),
         },
-        Ok(Some(len)) => erased.keep(
+        Ok(Some(len)) => erased.kept.add(
             path(),
             format_args!("it has {len} bytes, the torrent's has {}", name.len),
         ),
-        Ok(None) => erased.keep(path(), "not a regular file"),
+        Ok(None) => erased.kept.add(path(), "not a regular file"),
         Err(Errno::NOENT) => {}
-        Err(errno) => erased.keep(path(), std::io::Error::from(errno)),
+        Err(errno) => erased.failed.add_failed(path(), errno),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::folder::steps;
     use super::*;
     use std::fs;
     use std::os::unix::fs::symlink;
@@ -180,12 +205,31 @@ mod tests {
         ];
         let erased = erase(&root, &files);
         assert_eq!((erased.files, erased.folders), (4, 2), "{erased:?}");
-        assert!(erased.kept.is_empty(), "{erased:?}");
+        assert_eq!((erased.kept, erased.failed), (Left::default(), Left::default()));
         assert!(there(dir, "t/other/mine") && there(dir, "beside"));
         for gone in ["t/a", "t/in", "t/other/d"] {
             assert!(!there(dir, gone), "{gone}");
         }
         assert_eq!(erase(&root, &files), Erased::default(), "there is nothing left");
+    }
+
+    #[test]
+    fn what_could_not_be_deleted_is_told_apart_from_what_is_somebody_elses() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path();
+        write(dir, "t/a", 3);
+        write(dir, "t/b", 3);
+        write(dir, "t/longer", 4);
+        write(dir, "t/in/c", 3);
+        let root = Root::open(dir).unwrap();
+        let files = ["a", "b", "longer", "in/c"].map(|name| file(&format!("t/{name}"), 3));
+        // The first is deleted, and then the disk takes no more.
+        let (erased, wanted_more) = steps::stop_after(1, || erase(&root, &files));
+        assert!(wanted_more && (erased.files, erased.folders) == (1, 0), "{erased:?}");
+        let paths = |left: &Left| left.told.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>();
+        assert_eq!(paths(&erased.kept), ["t/longer"]);
+        assert_eq!(paths(&erased.failed), ["t/b", "t/in/c", "t/in", "t"]);
+        assert!(there(dir, "t/b") && there(dir, "t/in/c"));
     }
 
     #[test]
@@ -214,7 +258,8 @@ mod tests {
         let files = files.map(|name| file(&format!("t/{name}"), 3));
         let erased = erase(&root, &files);
         assert_eq!((erased.files, erased.folders), (1, 0), "{erased:?}");
-        let mut kept: Vec<&str> = erased.kept.iter().map(|(path, _)| path.as_str()).collect();
+        assert_eq!(erased.failed, Left::default());
+        let mut kept: Vec<&str> = erased.kept.told.iter().map(|(path, _)| path.as_str()).collect();
         kept.sort_unstable();
         assert_eq!(kept, ["t/away", "t/folder", "t/link", "t/longer", "t/shorter.part"]);
         assert!(outside.join("secret").exists() && there(&dir, "t/link") && there(&dir, "t/longer"));

@@ -12,6 +12,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use crate::proto::metainfo::FileEntry;
 use crate::proto::path::RelPath;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -54,7 +55,10 @@ pub enum OpenError {
     #[error("a file stands where a folder of its path should be")]
     NotAFolder,
     /// It, or a folder of its path, is a symbolic link.
-    #[error("a symbolic link, which btd does not follow below the data folder")]
+    #[error(
+        "a symbolic link, which btd does not follow below the data folder (hint: a hard link or a bind mount in its place, or a \
+         [[watch]] of its own for the folder that it leads to)"
+    )]
     SymbolicLink,
     /// There is something of its name that is not a regular file.
     #[error("{0}, not a regular file")]
@@ -152,6 +156,16 @@ impl Root {
     /// [`Root::open_file`].
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
+    }
+
+    /// Whether all of these files are there, each with its length. Blocks on the disk.
+    pub fn has_all(&self, files: &[FileEntry]) -> bool {
+        let is_there = |entry: &FileEntry| {
+            let file = self.open_file(&entry.path);
+            let metadata = file.ok().and_then(|file| file.metadata().ok());
+            metadata.is_some_and(|metadata| metadata.len() == entry.len)
+        };
+        files.iter().filter(|entry| !entry.pad).all(is_there)
     }
 
     /// Opens a regular file beneath the folder for reading. Never waits for the other end of a FIFO.

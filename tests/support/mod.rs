@@ -16,6 +16,7 @@ pub mod cgroup;
 pub mod claims;
 pub mod client;
 pub mod crowd;
+pub mod ctl;
 pub mod dns;
 pub mod failing_fs;
 pub mod http;

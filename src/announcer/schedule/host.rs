@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::super::bucket::Bucket;
 use super::backoff;
+use super::reannounce::INTERVAL_MIN;
 use super::trackers::HostName;
 
 /// Requests of one host that are under way. At 50 a second this is enough for answers that take half a second.
@@ -41,6 +42,8 @@ pub(super) struct Host {
     proven: bool,
     /// Nothing is asked of it before.
     until: u64,
+    /// When it failed last.
+    failed_at: u64,
     /// When all are leaving: requests under way that it may have.
     parting_max: Option<usize>,
 }
@@ -57,6 +60,7 @@ impl Host {
             failures: 0,
             proven: false,
             until: 0,
+            failed_at: 0,
             parting_max: None,
         }
     }
@@ -123,8 +127,15 @@ impl Host {
         (self.failures, self.until) = (0, 0);
     }
 
+    /// Somebody wants something of it, whether or not it was given up: that is tried once a minute at most, however many
+    /// torrents are asked for.
+    pub(super) fn ask_again(&mut self, now: u64) {
+        self.until = self.until.min(now.max(self.failed_at + INTERVAL_MIN));
+    }
+
     /// It has not, or as one that is out of order.
     pub(super) fn on_failure(&mut self, now: u64, random: u64) {
+        self.failed_at = now;
         if now < self.until {
             return; // One of those that were under way when it was given up.
         }

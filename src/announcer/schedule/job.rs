@@ -47,6 +47,8 @@ pub(super) struct Place {
     pub(super) is_ours: bool,
     /// Nobody there was reached, the last time: that may be for want of a network here.
     pub(super) is_of_network: bool,
+    /// It has said itself that it is not to be asked before `until`.
+    pub(super) has_said_until: bool,
 }
 
 /// A list of trackers and when to ask which. Times are in milliseconds.
@@ -134,6 +136,7 @@ impl Job {
         place.failures = place.failures.saturating_add(1);
         place.is_ours = matches!(failure, Failure::Forbidden(_) | Failure::Busy);
         place.is_of_network = matches!(failure, Failure::Unreachable(_) | Failure::Name(_));
+        place.has_said_until = false;
         let mut after = backoff(u32::from(place.failures), random);
         if !failure.is_of_host() {
             after = after.max(REFUSED_MIN + random % (REFUSED_MIN / 4));
@@ -146,6 +149,7 @@ impl Job {
                     // A little later than was asked for, and not all at once.
                     let time = time.clamp(RETRY_MIN, RETRY_MAX);
                     after = time + random % (time / 16);
+                    place.has_said_until = true;
                 }
                 Retry::Never => place.dead = true,
             }

@@ -44,6 +44,7 @@ pub use kept::Kept;
 use kept::fingerprint;
 pub use news::News;
 use news::{put_off, take_in};
+pub use reannounce::Reannounced;
 pub use swarms::{ScrapeCall, Swarms};
 use trackers::{HostName, Tracker};
 
@@ -243,6 +244,7 @@ impl Schedule {
                 dead: false,
                 is_ours: false,
                 is_of_network: false,
+                has_said_until: false,
             };
             if let Some(kept) = kept.iter().find(|kept| kept.tracker == fingerprint(&url)) {
                 let left = Duration::from_secs(kept.due.saturating_sub(unix));

@@ -80,6 +80,7 @@ pub(super) fn put_off(job: &mut Job, failure: &Failure, now: u64, random: u64) -
         return None;
     }
     job.put_back(failure, now, random);
+    job.again_at = job.again_at.max(now + INTERVAL_MIN as u64 * 1000);
     // Some of it is a stranger's, by way of libraries that quote what they cannot read.
     let text: Box<str> = clean(failure.to_string().as_bytes()).into();
     let standing = match job.places.iter().all(|place| place.dead) {

@@ -7,10 +7,19 @@ use super::{Schedule, Standing};
 use crate::proto::InfoHash;
 
 /// Nobody who asks gets an announce sooner after the last.
-const INTERVAL_MIN: u64 = INTERVAL_MIN_S as u64 * 1000;
+pub(super) const INTERVAL_MIN: u64 = INTERVAL_MIN_S as u64 * 1000;
 /// A network that is back does.
 const BACK_AGAIN: u64 = 15 * 1000;
 const _: () = assert!(BACK_AGAIN < INTERVAL_MIN);
+
+/// What came of asking for an announce.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reannounced {
+    /// How long the first tracker has to be waited for; zero if it is being asked. `None` if none wants to be asked again.
+    pub wait: Option<Duration>,
+    /// Why the last announce was not answered, or was refused, if that is so.
+    pub failure: Option<Box<str>>,
+}
 
 impl Schedule {
     /// This machine has had no network and has one again, or another one: what failed meanwhile says nothing of trackers. All
@@ -32,7 +41,11 @@ impl Schedule {
                     (place.until, place.failures) = (0, 0);
                 }
             }
-            let again_at = job.again_at.saturating_sub(INTERVAL_MIN - BACK_AGAIN);
+            let is_unreached = job.standing == Standing::Failing && job.places.iter().any(|place| place.is_of_network);
+            let again_at = match is_unreached {
+                true => 0, // Nobody has heard the last one.
+                false => job.again_at.saturating_sub(INTERVAL_MIN - BACK_AGAIN),
+            };
             job.due = job.due.min(again_at.max(job.min_until).max(time));
             self.changed.insert(job.info_hash);
             self.file(key, time);
@@ -42,23 +55,39 @@ impl Schedule {
         }
     }
 
-    /// Announces a torrent as soon as its trackers allow: not before their `min interval` is over or a minute, and what rests
-    /// after a failure or waits for its host goes on doing so. Gives how long the first of them has to be waited for; zero if
-    /// one is being asked. `None` if nobody is to be asked at all.
-    pub fn reannounce(&mut self, info_hash: InfoHash, now: Instant) -> Option<Duration> {
+    /// Announces a torrent as soon as its trackers allow: not before their `min interval` is over, nor before the time that one
+    /// has named which refused, and a minute after the last time at the earliest. Whoever asks may know that what failed or was
+    /// refused is mended: that is not rested from any longer than this, nor is a host that was given up. `None` if it is not
+    /// announced.
+    pub fn reannounce(&mut self, info_hash: InfoHash, now: Instant) -> Option<Reannounced> {
         let now = self.millis(now);
-        let mut first = None;
+        let mut first: Option<(u64, Reannounced)> = None;
         for key in self.keys_of(info_hash) {
             let job = &mut self.jobs[key as usize];
-            job.due = job.due.min(job.again_at.max(now));
+            let again_at = job.again_at.max(now);
+            job.due = job.due.min(again_at);
+            for place in &mut job.places {
+                if place.failures > 0 && !place.dead && !place.has_said_until {
+                    place.until = place.until.min(again_at);
+                    self.hosts[place.host as usize].ask_again(now);
+                }
+            }
             self.file(key, now);
             let job = &self.jobs[key as usize];
             let at = match job.in_flight {
                 true => Some(now),
                 false => job.waits.map(|(_, at)| at),
             };
-            first = first.into_iter().chain(at).min();
+            let has_failed = matches!(job.standing, Standing::Failing | Standing::Dead);
+            let one = Reannounced {
+                wait: at.map(|at| Duration::from_millis(at.saturating_sub(now))),
+                failure: job.text.as_deref().filter(|_| has_failed).map(Box::from),
+            };
+            let at = at.unwrap_or(u64::MAX);
+            if first.as_ref().is_none_or(|(earlier, _)| at < *earlier) {
+                first = Some((at, one));
+            }
         }
-        first.map(|at| Duration::from_millis(at.saturating_sub(now)))
+        first.map(|(_, one)| one)
     }
 }

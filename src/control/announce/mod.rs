@@ -30,7 +30,7 @@ use tokio::task::JoinSet;
 use super::config::Announce;
 use super::resolver::Resolver;
 use super::torrents::Reach;
-use crate::announcer::schedule::Status;
+use crate::announcer::schedule::{Reannounced, Status};
 use crate::announcer::{Rule, Schedule, TrackerUrl};
 use crate::proto::{InfoHash, PeerId};
 use crate::session::Store;
@@ -69,7 +69,7 @@ enum Order {
     Rest(InfoHash),
     Completed(InfoHash),
     Remove(InfoHash),
-    Reannounce(InfoHash, oneshot::Sender<Option<Duration>>),
+    Reannounce(InfoHash, oneshot::Sender<Option<Reannounced>>),
     Status(InfoHash, oneshot::Sender<Vec<Status>>),
     Unreachable(InfoHash, SocketAddr),
     Plan(Box<Announce>),
@@ -193,7 +193,7 @@ impl Announcer {
     }
 
     /// Announces a torrent ahead of its time. Gives how long that has to be waited for, `None` if it is not announced.
-    pub(super) fn reannounce(&self, info_hash: InfoHash) -> oneshot::Receiver<Option<Duration>> {
+    pub(super) fn reannounce(&self, info_hash: InfoHash) -> oneshot::Receiver<Option<Reannounced>> {
         let (answer, told) = oneshot::channel();
         self.order(Order::Reannounce(info_hash, answer));
         told

@@ -13,9 +13,15 @@ use super::problem::{At, Problem};
 /// Syntax errors beyond this many are consequences of the first ones.
 const SYNTAX_ERRORS_MAX: usize = 5;
 
+/// So many letters of a variable may be wrong.
+const SLIPS_MAX: usize = 2;
+
 /// Variables with our prefix that are not configuration: they choose code paths in tests and measurements.
 const OTHER_VARIABLES: [&str; 2] = ["BTD_SHA1", "BTD_URING_MASK"];
 const TEST_VARIABLES: &str = "BTD_TEST_";
+
+/// How a section that may be repeated is given by a variable.
+pub(super) const REPEATED_AS_VARIABLE: &str = "BTD_WATCH='[{ dir = \"...\", data-dir = \"...\" }]'";
 
 /// A value and where it was written.
 pub(super) struct Node {
@@ -68,13 +74,15 @@ pub(super) fn parse(text: &str) -> Result<Table, Vec<Problem>> {
     Err(errors.iter().take(SYNTAX_ERRORS_MAX).map(describe).collect())
 }
 
-/// Puts the variables `BTD_KEY` (for the keys in `top_keys`) and `BTD_SECTION__KEY` in place of what the file says.
+/// Puts the variables `BTD_KEY` (for the keys in `top_keys`) and `BTD_SECTION__KEY` in place of what the file says. Gives the
+/// names of those that have our prefix and neither form.
 pub(super) fn override_from(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
     top_keys: &[&str],
     root: &mut Table,
     problems: &mut Vec<Problem>,
-) {
+) -> Vec<String> {
+    let mut others = Vec::new();
     let mut ours: Vec<_> = variables
         .into_iter()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
@@ -85,6 +93,10 @@ pub(super) fn override_from(
     for (name, value) in ours {
         let key = name["BTD_".len()..].to_lowercase();
         let parts: Vec<String> = key.split("__").map(|part| part.replace('_', "-")).collect();
+        if parts.len() == 1 && !top_keys.contains(&parts[0].as_str()) {
+            others.push(name);
+            continue;
+        }
         let at = At::Variable(name);
         let mut refuse = |message: &str| {
             problems.push(Problem {
@@ -92,10 +104,6 @@ pub(super) fn override_from(
                 message: message.to_owned(),
             })
         };
-        // A variable without "__" that is no key of ours may be anybody's (a container runtime sets BTD_PORT, say).
-        if parts.len() == 1 && !top_keys.contains(&parts[0].as_str()) {
-            continue;
-        }
         let Ok(value) = value.into_string() else {
             refuse("not valid UTF-8");
             continue;
@@ -124,7 +132,7 @@ pub(super) fn override_from(
                         table.entries.insert(key.clone(), (at, node));
                     }
                     Value::Array(_) => {
-                        refuse("a repeated section is set whole: BTD_WATCH='[{ dir = \"...\", data-dir = \"...\" }]'")
+                        refuse(&format!("a repeated section is set whole: {REPEATED_AS_VARIABLE}"));
                     }
                     _ => {} // The file has a plain value where a section belongs: the reader says so.
                 }
@@ -132,6 +140,32 @@ pub(super) fn override_from(
             _ => refuse("not of the form BTD_SECTION__KEY"),
         }
     }
+    others
+}
+
+/// The variable that a key of these would be, if `name`, which is none of them, may be meant for it. It may just as well be
+/// anybody's: a container runtime sets BTD_PORT, BTD_SERVICE_HOST and more for a service of the name. So it has to be spelt
+/// nearly like one, or be a key of two words without its section.
+pub(super) fn meant_by(name: &str, keys: &[String]) -> Option<String> {
+    let letters = |text: &str| text.replace(['_', '-', '.'], "").to_lowercase();
+    let wanted = letters(name.strip_prefix("BTD_")?);
+    let distance = |key: &&String| {
+        let (whole, last) = (letters(key), key.rsplit('.').next().unwrap_or_default());
+        match last.contains('-') && letters(last) == wanted {
+            true => 0,
+            false => strsim::damerau_levenshtein(&wanted, &whole),
+        }
+    };
+    let key = keys.iter().min_by_key(distance)?;
+    (distance(&key) <= SLIPS_MAX.min(wanted.len() / 4)).then(|| match key.starts_with("watch.") {
+        true => REPEATED_AS_VARIABLE.to_owned(),
+        false => variable_of(key),
+    })
+}
+
+/// The variable of a key.
+fn variable_of(key: &str) -> String {
+    format!("BTD_{}", key.replace('.', "__").replace('-', "_").to_uppercase())
 }
 
 /// A variable holds a TOML value; what is not one is a string, so that paths and addresses need no second quotes.

@@ -407,7 +407,8 @@ impl Config {
         let mut root = document::parse(text).map_err(|problems| Error::new(file, problems))?;
         let mut problems = Vec::new();
         let variables = credentials::added_to(variables, &mut problems);
-        document::override_from(variables, &TOP_KEYS, &mut root, &mut problems);
+        let others = document::override_from(variables, &TOP_KEYS, &mut root, &mut problems);
+        problems.extend(misspelt(others));
         let base = file.parent().unwrap_or(Path::new(""));
         let context = Context {
             looks,
@@ -419,6 +420,32 @@ impl Config {
             problems => Err(Error::new(file, problems)),
         }
     }
+}
+
+/// Problems with those of these variables that may be meant for keys.
+fn misspelt(variables: Vec<String>) -> Vec<Problem> {
+    if variables.is_empty() {
+        return Vec::new();
+    }
+    let keys = all_keys();
+    let problem = |name: String| {
+        let meant = document::meant_by(&name, &keys)?;
+        Some(Problem {
+            at: At::Variable(name),
+            message: format!("no key has this variable (did you mean {meant}?)"),
+        })
+    };
+    variables.into_iter().filter_map(problem).collect()
+}
+
+/// Every key that can be given by a variable, as `section.key`.
+fn all_keys() -> Vec<String> {
+    // Sections that may be absent. What they lack is told to nobody.
+    let root = document::parse("[tracker]\n[metrics]\n[[watch]]\n").unwrap_or_default();
+    let context = Context::new(Path::new(""), Vec::new());
+    read(&context, root);
+    let top = TOP_KEYS.map(str::to_owned);
+    context.keys.into_inner().into_iter().chain(top).collect()
 }
 
 /// Reads a file that should be small: a pipe would block, and a device never end.
@@ -883,6 +910,63 @@ mod tests {
     }
 
     #[test]
+    fn a_variable_that_is_nearly_one_of_a_key_is_refused_and_one_that_is_anybodys_is_not() {
+        let refusals = |name: &str| match parse_with("", &[(name, "x")]) {
+            Ok(_) => None,
+            Err(error) => Some(error.to_string()),
+        };
+        for (name, meant) in [
+            ("BTD_STATEDIR", "BTD_STATE_DIR"),
+            ("BTD_STATE_DIRS", "BTD_STATE_DIR"),
+            ("BTD_LOGLEVEL", "BTD_LOG_LEVEL"),
+            ("BTD_LIMITS_UPLOAD_SLOTS", "BTD_LIMITS__UPLOAD_SLOTS"),
+            ("BTD_UPLOAD_SLOTS", "BTD_LIMITS__UPLOAD_SLOTS"),
+            ("BTD_TRACKER_HTTP", "BTD_TRACKER__HTTP"),
+            ("BTD_METRICS_LISTN", "BTD_METRICS__LISTEN"),
+            ("BTD_ANNOUNCE_PORT", "BTD_ANNOUNCE__PORT"),
+            ("BTD_WATCH_DIR", "BTD_WATCH='[{ dir = \"...\", data-dir = \"...\" }]'"),
+        ] {
+            let expected = format!("{name}: no key has this variable (did you mean {meant}?)");
+            assert_eq!(refusals(name), Some(expected));
+        }
+        // As container runtimes set them for services called btd, btd-metrics and btd-tracker.
+        for name in [
+            "BTD_PORT",
+            "BTD_SERVICE_HOST",
+            "BTD_SERVICE_PORT",
+            "BTD_SERVICE_PORT_PEERS",
+            "BTD_PORT_6881_TCP",
+            "BTD_PORT_6881_TCP_ADDR",
+            "BTD_PORT_6881_TCP_PROTO",
+            "BTD_METRICS_PORT",
+            "BTD_METRICS_SERVICE_HOST",
+            "BTD_TRACKER_PORT",
+            "BTD_TRACKER_SERVICE_PORT",
+            "BTD_",
+            "BTD_X",
+            "BTD_VERSION",
+        ] {
+            assert_eq!(refusals(name), None, "{name}");
+        }
+        for (name, message) in [
+            (
+                "BTD_WATCHES__DIR",
+                "BTD_WATCHES__DIR: unknown section [watches] (did you mean BTD_WATCH='[{ dir = \"...\", data-dir = \"...\" }]'?)",
+            ),
+            (
+                "BTD_WATCH__DIR",
+                "BTD_WATCH__DIR: watch: a repeated section is set whole: BTD_WATCH='[{ dir = \"...\", data-dir = \"...\" }]'",
+            ),
+            (
+                "BTD_LIMIT__UPLOAD_SLOTS",
+                "BTD_LIMIT__UPLOAD_SLOTS: unknown section [limit] (did you mean [limits]?)",
+            ),
+        ] {
+            assert_eq!(refusals(name).as_deref(), Some(message));
+        }
+    }
+
+    #[test]
     fn what_trackers_are_told_is_read_and_no_key_is_shown() {
         let text = "[announce]\nhostname = \"client1.internal\"\nport = 7000\nip = \"10.0.0.1\"\nallow-private = true\n\
                     trackers = [\"udp://t.example:6969/announce\", \"https://t.example/0123456789/announce\"]";
@@ -981,7 +1065,15 @@ mod tests {
             ),
             (
                 "[[limits.schedule]]\nfrom = \"8:00\"\nto = \"09:00\"\nupload-rate = \"unlimited\"",
-                "limits.schedule.from: expected a time of day from \"00:00\" to \"24:00\", found \"8:00\"",
+                "limits.schedule.from: expected a time of day from \"00:00\" to \"24:00\", found \"8:00\" (did you mean \"08:00\"?)",
+            ),
+            (
+                "[[limits.schedule]]\nfrom = \"22:00\"\nto = \"6\"\nupload-rate = \"unlimited\"",
+                "found \"6\" (did you mean \"06:00\"?)",
+            ),
+            (
+                "[[limits.schedule]]\nfrom = \"25:00\"\nto = \"6:000\"\nupload-rate = \"unlimited\"",
+                "found \"25:00\"\n",
             ),
             (
                 "[[limits.schedule]]\nfrom = \"08:00\"\nto = \"09:00\"\ndays = [\"mom\"]\nupload-rate = \"unlimited\"",

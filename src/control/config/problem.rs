@@ -75,13 +75,18 @@ pub(super) fn did_you_mean<'a>(
     known: impl IntoIterator<Item = &'a str>,
     show: impl Fn(&str) -> String,
 ) -> String {
+    nearest(unknown, known)
+        .map(|name| format!(" (did you mean {}?)", show(name)))
+        .unwrap_or_default()
+}
+
+/// The known name that is near enough to be what was meant.
+pub(super) fn nearest<'a>(unknown: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let nearest = known
         .into_iter()
         .map(|name| (strsim::damerau_levenshtein(unknown, name), name))
         .min()
         // Half of the letters wrong is another word, not a slip.
         .filter(|(distance, name)| *distance * 2 <= name.len().max(unknown.chars().count()));
-    nearest
-        .map(|(_, name)| format!(" (did you mean {}?)", show(name)))
-        .unwrap_or_default()
+    nearest.map(|(_, name)| name)
 }

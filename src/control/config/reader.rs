@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::document::{Node, Table, Value};
+use super::document::{Node, REPEATED_AS_VARIABLE, Table, Value};
 use super::problem::{At, Problem, did_you_mean};
 use super::store_url::StoreUrl;
 use super::{schedule, units};
@@ -59,6 +59,8 @@ pub(super) struct Section<'a> {
     at: At,
     table: Table,
     known: Vec<&'static str>,
+    /// Those that are sections which may be repeated.
+    repeated: Vec<&'static str>,
 }
 
 impl<'a> Section<'a> {
@@ -69,6 +71,7 @@ impl<'a> Section<'a> {
             at,
             table,
             known: Vec::new(),
+            repeated: Vec::new(),
         }
     }
 
@@ -96,6 +99,7 @@ impl<'a> Section<'a> {
 
     /// A section that may be repeated: `[[watch]]`.
     pub(super) fn sections(&mut self, name: &'static str) -> Vec<Section<'a>> {
+        self.repeated.push(name);
         self.inner_sections(name, name)
     }
 
@@ -106,10 +110,13 @@ impl<'a> Section<'a> {
             return Vec::new();
         };
         let Value::Array(nodes) = node.value else {
-            self.context.report(
-                at,
-                format!("{name}: expected sections [[{name}]], found {}", node.value.describe()),
-            );
+            let message = match &at {
+                At::Variable(_) if key == name => {
+                    format!("{name}: a repeated section is set whole: {REPEATED_AS_VARIABLE}")
+                }
+                _ => format!("{name}: expected sections [[{name}]], found {}", node.value.describe()),
+            };
+            self.context.report(at, message);
             return Vec::new();
         };
         let mut sections = Vec::new();
@@ -252,13 +259,16 @@ impl<'a> Section<'a> {
     pub(super) fn time_of_day(&mut self, key: &'static str) -> u16 {
         self.require(key);
         self.take(key, 0, |node| {
-            let time = match &node.value {
-                Value::Text(text) => schedule::time_of_day(text),
-                _ => None,
+            let text = match &node.value {
+                Value::Text(text) => text.as_str(),
+                _ => "",
             };
-            time.ok_or_else(|| {
+            schedule::time_of_day(text).ok_or_else(|| {
+                let hint = schedule::with_two_digits(text)
+                    .map(|meant| format!(" (did you mean {meant:?}?)"))
+                    .unwrap_or_default();
                 format!(
-                    "expected a time of day from \"00:00\" to \"24:00\", found {}",
+                    "expected a time of day from \"00:00\" to \"24:00\", found {}{hint}",
                     node.value.describe()
                 )
             })
@@ -558,7 +568,11 @@ impl<'a> Section<'a> {
         for (key, (at, node)) in &self.table.entries {
             let message = match (&node.value, self.name) {
                 (Value::Table(_) | Value::Array(_), "") => {
-                    let hint = did_you_mean(key, self.known.iter().copied(), |name| format!("[{name}]"));
+                    let show = |name: &str| match at {
+                        At::Variable(_) if self.repeated.contains(&name) => REPEATED_AS_VARIABLE.to_owned(),
+                        _ => format!("[{name}]"),
+                    };
+                    let hint = did_you_mean(key, self.known.iter().copied(), show);
                     format!("unknown section [{key}]{hint}")
                 }
                 (_, "") => {

@@ -85,6 +85,13 @@ pub(super) fn time_of_day(text: &str) -> Option<u16> {
     (minutes < 60 && time <= DAY).then_some(time)
 }
 
+/// What a time may be meant to be that has one digit for its hour, or no minutes.
+pub(super) fn with_two_digits(text: &str) -> Option<String> {
+    let (hours, minutes) = text.split_once(':').unwrap_or((text, "00"));
+    let meant = format!("{hours:0>2}:{minutes}");
+    time_of_day(&meant).map(|_| meant)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

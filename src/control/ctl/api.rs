@@ -198,6 +198,10 @@ pub struct TorrentRow {
     pub uploaded: u64,
     /// See `uploaded`.
     pub downloaded: u64,
+    /// What it has uploaded and downloaded in all of its life.
+    pub uploaded_ever: u64,
+    /// See `uploaded_ever`.
+    pub downloaded_ever: u64,
 }
 
 /// A torrent, at length.
@@ -228,10 +232,6 @@ pub struct Detail {
     pub added: Option<u64>,
     /// See `added`.
     pub completed: Option<u64>,
-    /// What it has uploaded and downloaded in all of its life.
-    pub uploaded_ever: u64,
-    /// See `uploaded_ever`.
-    pub downloaded_ever: u64,
     /// Its trackers, those of the configuration behind its own. Without their keys, unless these were asked for.
     pub trackers: Vec<TrackerRow>,
 }
@@ -278,8 +278,11 @@ pub struct Removed {
     pub files: u64,
     /// See `files`.
     pub folders: u64,
-    /// What was left alone, and why.
+    /// What was left alone, below the data folder, and why: it is not the torrent's.
     pub kept: Vec<String>,
+    /// What was to be deleted and could not be, and why.
+    #[serde(default)]
+    pub failed: Vec<String>,
 }
 
 /// Something was done to a torrent.

@@ -3,6 +3,7 @@
 //! Nothing is kept of a list, however long it is. What comes from the socket is btd's own, and bounded all the same.
 
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,6 +25,8 @@ const LINE_LEN_MAX: u64 = 8 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The same where payload is deleted, or something is done to all torrents.
 const PATIENCE_FOR_WORK: Duration = Duration::from_secs(900);
+/// So much is read of the file of users.
+const PASSWD_LEN_MAX: u64 = 1 << 20;
 
 /// Why something that was asked for is not so.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +44,17 @@ pub enum Error {
         path: PathBuf,
         /// The system's answer.
         source: io::Error,
+    },
+    /// The socket is another user's.
+    #[error(
+        "{} may be used by root and by btd's own user only, which is {owner} (hint: sudo, before the command)",
+        path.display()
+    )]
+    NotAllowed {
+        /// The socket.
+        path: PathBuf,
+        /// That user, as far as it is known.
+        owner: String,
     },
     /// The socket cannot be used.
     #[error("cannot {step} {}: {source}", path.display())]
@@ -66,6 +80,12 @@ pub enum Error {
     /// btd says no.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// A torrent was removed and not all of its files; the output says which are left.
+    #[error("{name}: removed, but not all of its files could be deleted: what is left has to be deleted by hand")]
+    NotDeleted {
+        /// The torrent's name, which cannot break the line.
+        name: String,
+    },
     /// btd is not healthy; the output says why.
     #[error("btd is not healthy")]
     NotHealthy,
@@ -100,7 +120,9 @@ impl Error {
             Self::Config(_) => Fault::Config,
             Self::NotRunning { .. } => Fault::Unavailable,
             Self::NotATorrent { .. } => Fault::Data,
-            Self::Io { .. } | Self::Broken(_) | Self::Output(_) => Fault::Io,
+            Self::Io { .. } | Self::NotAllowed { .. } | Self::Broken(_) | Self::NotDeleted { .. } | Self::Output(_) => {
+                Fault::Io
+            }
             Self::NotHealthy => Fault::No,
             Self::Refused(refusal) => match refusal.kind {
                 Kind::BadRequest => Fault::Usage,
@@ -143,6 +165,8 @@ struct Client {
     path: PathBuf,
     from: BufReader<UnixStream>,
     json: bool,
+    /// The head of a table is to be shown before whatever comes next.
+    owes_head: bool,
     out: BufWriter<io::Stdout>,
 }
 
@@ -158,6 +182,10 @@ impl Client {
                     source,
                 }
             }
+            io::ErrorKind::PermissionDenied => Error::NotAllowed {
+                path: path.clone(),
+                owner: owner(state_dir),
+            },
             _ => Error::Io {
                 step: "connect to",
                 path: path.clone(),
@@ -168,6 +196,7 @@ impl Client {
             path,
             from: BufReader::new(stream),
             json,
+            owes_head: false,
             out: BufWriter::new(io::stdout()),
         })
     }
@@ -187,7 +216,7 @@ impl Client {
                 let with_data = *with_data;
                 self.each(hashes, |client, hash| {
                     let hash = hash.clone();
-                    client.rows::<api::Removed>(&Request::Remove { hash, with_data })
+                    client.remove(&Request::Remove { hash, with_data })
                 })
             }
             Command::Pause(which) => self.act(&which.requests(|hash, all| Request::Pause { hash, all })),
@@ -222,7 +251,7 @@ impl Client {
         for item in all {
             match one(self, item) {
                 // The connection is still good.
-                Err(error @ (Error::Refused(_) | Error::NotATorrent { .. })) => {
+                Err(error @ (Error::Refused(_) | Error::NotATorrent { .. } | Error::NotDeleted { .. })) => {
                     if let Err(before) = std::mem::replace(&mut last, Err(error)) {
                         let _ = writeln!(io::stderr(), "{before}");
                     }
@@ -247,6 +276,16 @@ impl Client {
             | Request::Reannounce { all: true, .. } => client.rows::<api::AllDone>(request),
             _ => client.rows::<api::Done>(request),
         })
+    }
+
+    fn remove(&mut self, request: &Request) -> Result<(), Error> {
+        let mut not_deleted = None;
+        self.ask(request, &[], |removed: &api::Removed| {
+            if !removed.failed.is_empty() {
+                not_deleted = Some(escaped(&removed.name).to_string());
+            }
+        })?;
+        not_deleted.map_or(Ok(()), |name| Err(Error::NotDeleted { name }))
     }
 
     fn add(&mut self, file: &Path, watch: Option<String>) -> Result<(), Error> {
@@ -274,11 +313,9 @@ impl Client {
         })
     }
 
-    /// Rows under a head.
+    /// Rows under a head, which there is also where there are no rows, but not where there is an error in their place.
     fn table<R: DeserializeOwned + Shown>(&mut self, request: &Request) -> Result<(), Error> {
-        if !self.json {
-            table::head::<R>(&mut self.out).map_err(Error::Output)?;
-        }
+        self.owes_head = !self.json;
         self.rows::<R>(request)
     }
 
@@ -322,7 +359,11 @@ impl Client {
             };
             // The row as it is: what a later btd says more is for who reads JSON.
             let read = serde_json::from_slice::<Line<Box<RawValue>>>(&line);
-            let row = match read.map_err(|error| Error::Broken(error.to_string()))? {
+            let read = read.map_err(|error| Error::Broken(error.to_string()))?;
+            if !matches!(read, Line::Error(_)) && std::mem::take(&mut self.owes_head) {
+                table::head::<R>(&mut self.out).map_err(Error::Output)?;
+            }
+            let row = match read {
                 Line::Row(row) => row,
                 Line::End { left_out, .. } => {
                     if left_out > 0 {
@@ -358,6 +399,28 @@ impl Client {
             Err(error) => Err(Error::Broken(error.to_string())),
         }
     }
+}
+
+/// Whose a state folder is, and the socket in it, which may not even be looked at.
+fn owner(state_dir: &Path) -> String {
+    match std::fs::metadata(state_dir) {
+        Ok(metadata) => user(metadata.uid(), Path::new("/etc/passwd")),
+        Err(_) => "not known, since its state folder cannot be looked at".to_owned(),
+    }
+}
+
+/// A user by name, if `passwd` has one (passwd(5)); users from elsewhere have their number.
+fn user(uid: u32, passwd: &Path) -> String {
+    let mut text = String::new();
+    let read = std::fs::File::open(passwd).and_then(|file| file.take(PASSWD_LEN_MAX).read_to_string(&mut text));
+    let line = read.ok().and_then(|_| {
+        text.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let (name, number) = (fields.next()?, fields.nth(1)?);
+            (number.parse() == Ok(uid)).then(|| escaped(name).to_string())
+        })
+    });
+    line.unwrap_or_else(|| format!("number {uid}"))
 }
 
 /// A path that means the same to btd.

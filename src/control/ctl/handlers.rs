@@ -15,12 +15,14 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::add;
-use super::api::{Added, AllDone, Done, Kind, Moved, PeerRow, Refusal, Request};
+use super::api::{Added, AllDone, Done, Kind, Moved, PeerRow, Refusal, Request, TorrentRow};
 use super::door::Door;
+use crate::announcer::schedule::Reannounced;
 use crate::control::supervisor::Source;
 use crate::control::{blocking, torrent_file};
 use crate::proto::InfoHash;
 use crate::proto::metainfo::Metainfo;
+use crate::session::{History, Store};
 use crate::shard::{PeerStatus, Torrent};
 
 /// Torrents that are looked at for a list at a time: well below a millisecond.
@@ -129,6 +131,9 @@ async fn list(door: &Door, rows: &mut impl Rows) -> Result<(), Stop> {
     let mut after = None;
     loop {
         let page = door.ask(move |supervisor| supervisor.page(after, PAGE_LEN)).await?;
+        let store = door.ask(|supervisor| supervisor.store()).await?;
+        // What was recorded waits for the disk.
+        let page = wait_for(move || with_recorded(page, &store)).await?;
         for (_, row) in &page {
             rows.row(row).await?;
         }
@@ -139,9 +144,26 @@ async fn list(door: &Door, rows: &mut impl Rows) -> Result<(), Stop> {
     }
 }
 
+fn with_recorded(mut page: Vec<(InfoHash, TorrentRow)>, store: &Store) -> Vec<(InfoHash, TorrentRow)> {
+    for (info_hash, row) in &mut page {
+        if let Some(history) = store.load_history(info_hash) {
+            row.add_recorded(&history);
+        }
+    }
+    page
+}
+
 /// The torrent that is meant.
 async fn find(door: &Door, hash: String) -> Result<InfoHash, Refusal> {
     door.ask(move |supervisor| supervisor.find(&hash)).await?
+}
+
+impl TorrentRow {
+    /// Adds what is recorded to what is not, which it has from the supervisor.
+    fn add_recorded(&mut self, history: &History) {
+        self.uploaded_ever = self.uploaded_ever.saturating_add(history.uploaded);
+        self.downloaded_ever = self.downloaded_ever.saturating_add(history.downloaded);
+    }
 }
 
 fn gone(info_hash: InfoHash) -> Refusal {
@@ -289,14 +311,7 @@ async fn act_on(action: Action, info_hash: InfoHash, door: &Door) -> Result<(boo
         Action::Reannounce => {
             let asked = door.ask(move |supervisor| supervisor.reannounce(info_hash)).await?;
             return match timeout(SCHEDULE_DEADLINE, asked).await {
-                Ok(Ok(Some(wait))) if wait.is_zero() => Ok((true, "it is being announced".to_owned())),
-                Ok(Ok(Some(wait))) => {
-                    let seconds = wait.as_secs_f64().ceil();
-                    Ok((
-                        false,
-                        format!("its trackers may be asked again in {seconds} s, and will be"),
-                    ))
-                }
+                Ok(Ok(Some(reannounced))) => Ok(note_of(&reannounced)),
                 // The schedule is not there when announcing is turned off.
                 Ok(Ok(None) | Err(_)) => Ok((false, "it is not announced".to_owned())),
                 Err(_) => Err(Refusal::new(Kind::Unavailable, "trackers' schedule does not answer")),
@@ -304,6 +319,26 @@ async fn act_on(action: Action, info_hash: InfoHash, door: &Door) -> Result<(boo
         }
     };
     Ok((changed, note.to_owned()))
+}
+
+/// Whether a torrent is being announced by now, and what there is to say of that.
+fn note_of(Reannounced { wait, failure }: &Reannounced) -> (bool, String) {
+    let last = failure
+        .as_deref()
+        .map(|failure| format!(" (the last time: {failure})"))
+        .unwrap_or_default();
+    match wait {
+        Some(wait) if wait.is_zero() => (true, "it is being announced".to_owned()),
+        Some(wait) => {
+            let seconds = wait.as_secs_f64().ceil();
+            (
+                false,
+                format!("its trackers may be asked again in {seconds} s, and will be{last}"),
+            )
+        }
+        // As BEP 31 lets them say.
+        None => (false, format!("none of its trackers wants to be asked again{last}")),
+    }
 }
 
 /// Has a torrent checked. Whether it was not being checked.

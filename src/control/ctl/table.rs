@@ -76,6 +76,12 @@ fn field(out: &mut dyn Write, name: &str, value: impl std::fmt::Display) -> io::
     writeln!(out, "{name:<13} {value}")
 }
 
+/// `1 torrent`, `2 torrents`.
+fn counted(count: u64, thing: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{plural}")
+}
+
 /// Rates in powers of ten, as lines are sold.
 fn rate(bytes_per_second: u64) -> String {
     match bytes_per_second {
@@ -148,7 +154,7 @@ impl Shown for TorrentRow {
             rate(self.upload_rate),
             rate(self.download_rate),
             self.peers.to_string(),
-            display_size(self.uploaded),
+            display_size(self.uploaded_ever),
             escaped(&self.name).to_string(),
         ];
         row(out, TORRENTS, cells.into_iter())
@@ -197,7 +203,7 @@ impl Shown for Detail {
         field(
             out,
             "up",
-            format_args!("{}, {} in all", rate(row.upload_rate), display_size(self.uploaded_ever)),
+            format_args!("{}, {} in all", rate(row.upload_rate), display_size(row.uploaded_ever)),
         )?;
         field(
             out,
@@ -205,14 +211,14 @@ impl Shown for Detail {
             format_args!(
                 "{}, {} in all",
                 rate(row.download_rate),
-                display_size(self.downloaded_ever)
+                display_size(row.downloaded_ever)
             ),
         )?;
         if let Some(ratio) = self
             .row
             .size
             .checked_sub(1)
-            .map(|_| self.uploaded_ever as f64 / row.size as f64)
+            .map(|_| row.uploaded_ever as f64 / row.size as f64)
         {
             field(
                 out,
@@ -234,7 +240,11 @@ impl Shown for Detail {
         }
         for tracker in &self.trackers {
             let swarm = match (tracker.seeders, tracker.leechers) {
-                (Some(seeders), Some(leechers)) => format!(", {seeders} seeders, {leechers} leechers"),
+                (Some(seeders), Some(leechers)) => format!(
+                    ", {}, {}",
+                    counted(seeders.into(), "seeder"),
+                    counted(leechers.into(), "leecher")
+                ),
                 _ => String::new(),
             };
             let text = tracker.text.as_deref().map(|text| format!(": {}", escaped(text)));
@@ -289,12 +299,18 @@ impl Shown for Removed {
     fn show(&self, out: &mut dyn Write) -> io::Result<()> {
         let deleted = match (self.files, self.folders) {
             (0, 0) => String::new(),
-            (files, folders) => format!(", {files} files and {folders} folders deleted"),
+            (files, folders) => format!(
+                ", {} and {} deleted",
+                counted(files, "file"),
+                counted(folders, "folder")
+            ),
         };
         writeln!(out, "{}  {}: removed{deleted}", self.info_hash, escaped(&self.name))?;
-        self.kept
-            .iter()
-            .try_for_each(|kept| writeln!(out, "left alone: {}", escaped(kept)))
+        for (what, left) in [("left alone", &self.kept), ("not deleted", &self.failed)] {
+            left.iter()
+                .try_for_each(|left| writeln!(out, "{what}: {}", escaped(left)))?;
+        }
+        Ok(())
     }
 }
 
@@ -318,8 +334,9 @@ impl Shown for AllDone {
     fn show(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(
             out,
-            "{} torrents; with {} others there was nothing to do",
-            self.changed, self.unchanged
+            "{}; with {} there was nothing to do",
+            counted(self.changed, "torrent"),
+            counted(self.unchanged, "other")
         )
     }
 }
@@ -357,9 +374,9 @@ impl Shown for Stats {
                 out,
                 &format!("shard {}", shard.index),
                 format_args!(
-                    "{} peers, {} downloads, {} up, {} down, cache {}, last tick {:.1} s ago",
-                    shard.peers,
-                    shard.downloads,
+                    "{}, {}, {} up, {} down, cache {}, last tick {:.1} s ago",
+                    counted(shard.peers, "peer"),
+                    counted(shard.downloads, "download"),
                     display_size(shard.uploaded),
                     display_size(shard.downloaded),
                     hits(shard.cache_hit_ratio),
@@ -448,6 +465,8 @@ mod tests {
             download_rate: 1_500_000,
             uploaded: 0,
             downloaded: 0,
+            uploaded_ever: 0,
+            downloaded_ever: 0,
         };
         let mut out = Vec::new();
         head::<TorrentRow>(&mut out).expect("to memory");

@@ -176,6 +176,12 @@ impl Downloads {
         self.entries.values().map(|entry| &entry.torrent)
     }
 
+    /// Those of which no file was made since they were checked, nor is being made.
+    pub(super) fn untouched(&self) -> impl Iterator<Item = &Arc<Torrent>> {
+        let is_untouched = |entry: &&Entry| !entry.prepared && !entry.busy && entry.work.is_empty();
+        self.entries.values().filter(is_untouched).map(|entry| &entry.torrent)
+    }
+
     /// A peer has something that is missing.
     pub(crate) fn on_wanted(&mut self, info_hash: InfoHash) {
         if let Some(entry) = self.entries.get_mut(&info_hash) {

@@ -4,13 +4,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
 use super::{State, Supervisor};
 use crate::announcer::TrackerUrl;
-use crate::announcer::schedule::Status;
+use crate::announcer::schedule::{Reannounced, Status};
 use crate::control::checks::Progress;
 use crate::control::contents::Contents;
 use crate::control::ctl::api::{Health, Kind, PREFIX_LEN_MIN, Refusal, ShardRow, Stats, TorrentRow};
@@ -35,14 +35,13 @@ pub(in crate::control) enum Source {
 
 /// What is known of a torrent without waiting for a disk.
 pub(in crate::control) struct Known {
+    /// Its totals lack what is recorded.
     pub(in crate::control) row: TorrentRow,
     pub(in crate::control) why: Option<String>,
     pub(in crate::control) files: Vec<PathBuf>,
     pub(in crate::control) data_dir: PathBuf,
     pub(in crate::control) label: Option<String>,
     pub(in crate::control) torrent: Option<Arc<Torrent>>,
-    /// What it has moved that is not recorded yet.
-    pub(in crate::control) unrecorded: (u64, u64),
 }
 
 /// Another torrent that may have the same files as one.
@@ -77,11 +76,18 @@ impl Supervisor<'_> {
         Err(Refusal::new(Kind::BadRequest, message))
     }
 
-    /// The torrents behind one, in the order of their info-hashes.
+    /// The torrents behind one, in the order of their info-hashes. Their totals lack what is recorded.
     pub(in crate::control) fn page(&self, after: Option<InfoHash>, max: usize) -> Vec<(InfoHash, TorrentRow)> {
-        let page = self.torrents.after(after).take(max);
-        page.map(|(info_hash, entry)| (info_hash, row(info_hash, entry)))
-            .collect()
+        let page: Vec<(InfoHash, &Entry)> = self.torrents.after(after).take(max).collect();
+        let (Some((first, _)), Some((last, _))) = (page.first(), page.last()) else {
+            return Vec::new();
+        };
+        let unrecorded = self.totals.unrecorded_between(*first, *last);
+        let row = |(info_hash, entry)| {
+            let unrecorded = unrecorded.get(&info_hash).copied().unwrap_or_default();
+            (info_hash, row(info_hash, entry, unrecorded))
+        };
+        page.into_iter().map(row).collect()
     }
 
     /// The same without their rows.
@@ -93,7 +99,7 @@ impl Supervisor<'_> {
     pub(in crate::control) fn known(&self, info_hash: InfoHash) -> Option<Known> {
         let entry = self.torrents.entry(info_hash)?;
         Some(Known {
-            row: row(info_hash, entry),
+            row: row(info_hash, entry, self.totals.unrecorded(info_hash)),
             why: entry
                 .why()
                 .map(str::to_owned)
@@ -102,7 +108,6 @@ impl Supervisor<'_> {
             data_dir: self.folders.plan(entry.folder()).data_dir.clone(),
             label: self.folders.plan(entry.folder()).label.clone(),
             torrent: entry.served.clone(),
-            unrecorded: self.totals.unrecorded(info_hash),
         })
     }
 
@@ -291,7 +296,7 @@ impl Supervisor<'_> {
     }
 
     /// When it will be announced. The receiver gets `None` if it is not announced at all.
-    pub(in crate::control) fn reannounce(&self, info_hash: InfoHash) -> oneshot::Receiver<Option<Duration>> {
+    pub(in crate::control) fn reannounce(&self, info_hash: InfoHash) -> oneshot::Receiver<Option<Reannounced>> {
         self.announcer.reannounce(info_hash)
     }
 
@@ -334,7 +339,7 @@ impl Supervisor<'_> {
         }
     }
 
-    fn name_of(&self, info_hash: InfoHash) -> &str {
+    pub(super) fn name_of(&self, info_hash: InfoHash) -> &str {
         self.torrents.entry(info_hash).map_or("", |entry| &entry.name)
     }
 }
@@ -358,7 +363,7 @@ fn ratio(hits: u64, misses: u64) -> Option<f64> {
     (asked > 0).then(|| hits as f64 / asked as f64)
 }
 
-fn row(info_hash: InfoHash, entry: &Entry) -> TorrentRow {
+fn row(info_hash: InfoHash, entry: &Entry, unrecorded: (u64, u64)) -> TorrentRow {
     let torrent = entry.served.as_ref();
     let (upload_rate, download_rate) = entry.rates();
     let (uploaded, downloaded) = entry.moved();
@@ -383,6 +388,8 @@ fn row(info_hash: InfoHash, entry: &Entry) -> TorrentRow {
         download_rate,
         uploaded,
         downloaded,
+        uploaded_ever: unrecorded.0,
+        downloaded_ever: unrecorded.1,
     }
 }
 

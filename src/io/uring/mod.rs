@@ -159,8 +159,12 @@ impl Uring {
             ring.submitter()
                 .register_buf_ring_with_flags(recv_ring.addr(), recv_ring.count(), RECV_GROUP, 0)
         }
-        .map_err(|_| SetupError::Kernel {
-            missing: "IORING_REGISTER_PBUF_RING",
+        .map_err(|error| match error.raw_os_error() {
+            // It counts as locked memory, as the ring does.
+            Some(libc::ENOMEM) => SetupError::memlock(),
+            _ => SetupError::Kernel {
+                missing: "IORING_REGISTER_PBUF_RING",
+            },
         })?;
         let files = Files::new(&ring, if features.files { config.files } else { 0 });
         features.files = files.free() > 0;

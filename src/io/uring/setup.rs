@@ -112,12 +112,10 @@ pub enum SetupError {
     Permission,
     /// ENOMEM.
     #[error(
-        "cannot create a ring of {entries} entries: the locked-memory limit is {limit} (hint: raise `LimitMEMLOCK=` in \
-         btd.service, or `ulimit -l`)"
+        "cannot create a ring: the locked-memory limit is {limit}, of all processes of this user together, and too little (hint: \
+         LimitMEMLOCK=infinity in btd.service, `ulimit -l unlimited`, or --ulimit memlock=-1 of a container)"
     )]
     Memlock {
-        /// Entries asked for.
-        entries: u32,
         /// `RLIMIT_MEMLOCK`.
         limit: String,
     },
@@ -129,6 +127,15 @@ pub enum SetupError {
         /// The kernel's answer.
         errno: Errno,
     },
+}
+
+impl SetupError {
+    /// ENOMEM, with the limit that this comes of.
+    #[must_use]
+    pub fn memlock() -> Self {
+        let limit = memlock_limit();
+        Self::Memlock { limit }
+    }
 }
 
 /// Makes the ring with as many of `wanted` as the kernel has.
@@ -165,7 +172,7 @@ pub(super) fn ring(entries: u32, wanted: Features) -> Result<(IoUring, Features)
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) && features.defer_taskrun => {
                 features.defer_taskrun = false;
             }
-            Err(error) => return Err(explain(&error, entries)),
+            Err(error) => return Err(explain(&error)),
         }
     }
 }
@@ -197,7 +204,7 @@ fn require_operations(ring: &IoUring) -> Result<Probe, SetupError> {
 }
 
 /// What an error of `io_uring_setup` means here.
-fn explain(error: &io::Error, entries: u32) -> SetupError {
+fn explain(error: &io::Error) -> SetupError {
     match error.raw_os_error() {
         Some(libc::ENOSYS) => SetupError::Kernel {
             missing: "io_uring_setup",
@@ -205,10 +212,7 @@ fn explain(error: &io::Error, entries: u32) -> SetupError {
         Some(libc::EINVAL) => SetupError::Kernel {
             missing: "IORING_SETUP_SINGLE_ISSUER",
         },
-        Some(libc::ENOMEM) => SetupError::Memlock {
-            entries,
-            limit: memlock_limit(),
-        },
+        Some(libc::ENOMEM) => SetupError::memlock(),
         Some(libc::EPERM | libc::EACCES) => forbidden(
             fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok().as_deref(),
             fs::read_to_string("/proc/self/status").ok().as_deref(),

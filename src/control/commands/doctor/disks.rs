@@ -39,7 +39,7 @@ pub(super) fn look(machine: &Machine, config: &Config) -> Vec<Finding> {
     for watch in &config.watch {
         if !watch.dir.is_dir() {
             let says = format!("{}: there is no such folder yet; it is looked for", watch.dir.display());
-            findings.push(Finding::info("watch", says));
+            findings.push(Finding::info("watch", says).with(format!("mkdir -p {}", quoted(&watch.dir))));
         }
         if seen.contains(&watch.data_dir.as_path()) {
             continue;
@@ -56,7 +56,11 @@ fn folder(machine: &Machine, folder: &Path, mode: ReadMode) -> Vec<Finding> {
             "{}: there is no such folder: a disk that is not mounted?",
             folder.display()
         );
-        return vec![Finding::warn("data", says, format!("mkdir {}", folder.display()))];
+        let remedy = format!(
+            "mount its disk, or, if it is to be a folder of this one: mkdir -p {}, which btd's user may write to",
+            quoted(folder)
+        );
+        return vec![Finding::warn("data", says, remedy)];
     };
     let mount = machine.mount_of(&real);
     let mut findings = vec![filesystem(&real, mount.as_ref(), try_out(&real), mode)];
@@ -68,6 +72,11 @@ fn folder(machine: &Machine, folder: &Path, mode: ReadMode) -> Vec<Finding> {
         findings.extend(queue.map(|queue| disk(&real, &queue)));
     }
     findings
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
 }
 
 /// Tries what reads and copies may use.
@@ -230,8 +239,12 @@ mod tests {
     fn folder_that_is_not_there_is_warned_of() {
         let (_dir, machine) = machine(&[]);
         let findings = look(&machine, &config(Path::new("/nowhere/at all"), ""));
-        let found = findings.iter().find(|finding| finding.topic == "data").expect("told");
-        assert_eq!(found.level, Level::Warn);
+        let of = |topic: &str| findings.iter().find(|finding| finding.topic == topic).expect("told");
+        assert_eq!(of("data").level, Level::Warn);
+        for topic in ["data", "watch"] {
+            let remedy = of(topic).remedy.as_deref().expect("a line to change");
+            assert!(remedy.contains("mkdir -p '/nowhere/at all'"), "{remedy}");
+        }
     }
 
     #[test]

@@ -9,6 +9,8 @@ use crate::shard::{BACKLOG, DATAGRAM_QUEUE_LEN};
 
 /// Locked memory of a shard beside its cache: its ring and its receive buffers.
 const LOCKED_PER_SHARD: u64 = 6 << 20;
+/// What the shortest rings of a shard take, and those of the control plane.
+const RINGS_LEN_PER_SHARD: u64 = 64 << 10;
 /// `CAP_IPC_LOCK`: who has it may lock as much as there is.
 const CAP_IPC_LOCK: u32 = 14;
 /// A window for 40 ms at 1 Gbit/s, the distance of a neighbouring country: less holds far peers back.
@@ -75,6 +77,15 @@ fn locked(Limit { hard, .. }: Limit, is_free: bool, config: &Config) -> Finding 
         _ if is_free => Finding::ok(topic, "this process may lock as much as there is (CAP_IPC_LOCK)"),
         None => Finding::ok(topic, "unlimited"),
         Some(limit) if limit >= wanted => Finding::ok(topic, format!("{} may be locked", display_size(limit))),
+        Some(limit) if limit < RINGS_LEN_PER_SHARD * (shards + 1) => Finding::warn(
+            topic,
+            format!(
+                "{} may be locked: buffers will not be registered, and from Linux 6.14 on btd does not start, since its rings \
+                 count too",
+                display_size(limit)
+            ),
+            "LimitMEMLOCK=infinity in btd.service, or ulimit -l unlimited",
+        ),
         Some(limit) => Finding::warn(
             topic,
             format!(
@@ -189,6 +200,14 @@ mod tests {
         assert_eq!(level(&files, small, "memlock"), Some(Level::Ok));
         let status = ("proc/self/status", "CapEff:\t0000000000004000\n");
         assert_eq!(level(&[files[0], status], "", "memlock"), Some(Level::Ok));
+        let little = limits("2048", "65536");
+        let (_dir, machine) = machine(&[("proc/self/limits", little.as_str())]);
+        let findings = look(&machine, &config(small));
+        let memlock = findings
+            .iter()
+            .find(|finding| finding.topic == "memlock")
+            .expect("told");
+        assert!(memlock.says.contains("does not start"), "{}", memlock.says);
         let none = limits("unlimited", "unlimited");
         let files = [("proc/self/limits", none.as_str())];
         assert_eq!(level(&files, "", "nofile"), Some(Level::Ok));

@@ -56,6 +56,11 @@ impl Machine {
         }
     }
 
+    /// Whether there is a process of that number, as far as this one can see.
+    pub(super) fn has_process(&self) -> bool {
+        self.root.join("proc").join(&self.process).exists()
+    }
+
     /// One whose `/proc` and `/sys` are below `root`.
     #[cfg(test)]
     pub(super) fn at(root: &Path) -> Self {

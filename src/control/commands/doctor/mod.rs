@@ -42,6 +42,11 @@ pub struct Args {
 /// What was found is not good ([`Error::Doctor`]), or standard output cannot be written to.
 pub fn run(args: &Args) -> Result<(), Error> {
     let machine = Machine::here(args.pid);
+    if let Some(pid) = args.pid.filter(|_| !machine.has_process()) {
+        return Err(Error::Usage(format!(
+            "--pid {pid}: there is no such process (hint: pidof btd)"
+        )));
+    }
     let features = wanted_features().map_err(|error| Error::Usage(error.to_string()))?;
     let mut findings = kernel::look(&machine, &try_ring(features), SystemTime::now());
     findings.push(Finding::ok(

@@ -35,7 +35,7 @@ const SIGNALS: [(&str, &str); 4] = [
     ("SIGUSR2", "Let them go on."),
 ];
 
-/// Write the manual pages into a folder: btd.1, one for each command, and btd.toml.5
+/// Write the manual pages into a folder, which is made if it is not there: btd.1, one for each command, and btd.toml.5
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The folder
@@ -46,8 +46,13 @@ pub struct Args {
 /// Writes the pages, over those that are there.
 ///
 /// # Errors
-/// A page cannot be written.
+/// The folder cannot be made, or a page not be written.
 pub fn run(args: &Args) -> Result<(), Error> {
+    std::fs::create_dir_all(&args.dir).map_err(|error| Error::File {
+        path: args.dir.clone(),
+        step: "make the folder",
+        error,
+    })?;
     for (name, page) in pages() {
         let path = args.dir.join(name);
         std::fs::write(&path, page).map_err(|error| Error::File {
@@ -136,15 +141,15 @@ mod tests {
     }
 
     #[test]
-    fn pages_are_written_and_a_folder_that_is_not_there_is_told() {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        run(&Args {
-            dir: dir.path().to_owned(),
-        })
-        .expect("written");
-        assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), pages().len());
+    fn pages_are_written_into_a_folder_that_is_made_and_one_that_cannot_be_is_told() {
+        let temp = tempfile::tempdir().expect("a temporary folder");
+        let dir = temp.path().join("share/man");
+        for _ in 0..2 {
+            run(&Args { dir: dir.clone() }).expect("written");
+            assert_eq!(std::fs::read_dir(&dir).expect("listed").count(), pages().len());
+        }
         let refused = run(&Args {
-            dir: PathBuf::from("/nowhere/at/all"),
+            dir: dir.join("btd.1/in-a-file"),
         });
         assert!(matches!(refused, Err(Error::File { .. })));
     }

@@ -15,11 +15,10 @@ use super::{Contents, contents, find, gone, shown, wait_for};
 use crate::control::contents::Contents as TorrentFile;
 use crate::control::ctl::api::{Kind, Refusal, Removed};
 use crate::control::ctl::door::Door;
-use crate::control::places::Absence;
 use crate::control::supervisor::Neighbour;
 use crate::proto::InfoHash;
 use crate::proto::metainfo::Metainfo;
-use crate::storage::{Erased, erase};
+use crate::storage::erase;
 
 /// Torrents that are looked at for the same files at a time: below a millisecond.
 const PAGE_LEN: usize = 2048;
@@ -38,8 +37,8 @@ pub(super) async fn remove(door: &Door, hash: String, with_data: bool) -> Result
         true => {
             let (places, dir) = (Arc::clone(&places), data_dir.clone());
             let looked = wait_for(move || places.look(&dir)).await?;
-            // Where it is not, there is nothing to delete; on another disk it would be somebody else's.
-            if let Err(absence @ Absence::Other { .. }) = looked {
+            // Where it is not, its disk may just not be mounted; on another disk it would be somebody else's.
+            if let Err(absence) = looked {
                 let message = format!("{absence}: nothing was removed (hint: without --with-data)");
                 return Err(Refusal::new(Kind::Refused, message));
             }
@@ -62,6 +61,7 @@ pub(super) async fn remove(door: &Door, hash: String, with_data: bool) -> Result
         files: 0,
         folders: 0,
         kept: Vec::new(),
+        failed: Vec::new(),
     };
     if !is_gone {
         let message = "another .torrent file of it has come meanwhile: it stays, and its payload with it";
@@ -76,10 +76,14 @@ pub(super) async fn remove(door: &Door, hash: String, with_data: bool) -> Result
     }
     // That it was complete once would keep it from being downloaded, should it be added again.
     door.ask(move |supervisor| supervisor.forget(info_hash)).await?;
-    let erased = wait_for(move || match places.open(&data_dir) {
-        Ok(root) => Ok(erase(&root, &meta.files)),
-        Err(Absence::Gone { .. }) => Ok(Erased::default()),
-        Err(absence) => Err(Refusal::new(Kind::Io, format!("it is removed, but {absence}"))),
+    let dir = data_dir.clone();
+    let erased = wait_for(move || match places.open(&dir) {
+        Ok(root) => Ok(erase::erase(&root, &meta.files)),
+        // It was there a moment ago.
+        Err(absence) => Err(Refusal::new(
+            Kind::Io,
+            format!("it is removed, but not its files: {absence}"),
+        )),
     });
     let erased = erased.await??;
     tracing::info!(
@@ -89,15 +93,23 @@ pub(super) async fn remove(door: &Door, hash: String, with_data: bool) -> Result
         removed.name
     );
     (removed.files, removed.folders) = (erased.files, erased.folders);
-    removed.kept = erased
-        .kept
-        .into_iter()
-        .map(|(path, why)| format!("{path}: {why}"))
-        .collect();
-    if erased.more_kept > 0 {
-        removed.kept.push(format!("{} more", erased.more_kept));
+    removed.kept = lines(erased.kept, |path| path);
+    // btd knows nothing of it any more: whoever deletes the rest needs to be told where it is.
+    removed.failed = lines(erased.failed, |path| shown(&data_dir.join(path)));
+    if let Some(first) = removed.failed.first() {
+        tracing::warn!("could not delete all of {:?} ({info_hash}): {first}", removed.name);
     }
     Ok(removed)
+}
+
+/// What has not gone, a line for each.
+fn lines(left: erase::Left, shown: impl Fn(String) -> String) -> Vec<String> {
+    let told = left
+        .told
+        .into_iter()
+        .map(|(path, why)| format!("{}: {why}", shown(path)));
+    let more = (left.more > 0).then(|| format!("{} more", left.more));
+    told.chain(more).collect()
 }
 
 /// Deletes the files that a torrent comes from.

@@ -31,7 +31,10 @@ pub(super) async fn show(door: &Door, hash: String, secrets: bool) -> Result<Det
     });
     let store = door.ask(|supervisor| supervisor.store()).await?;
     let history = wait_for(move || store.load_history(&info_hash)).await?;
-    let ever = history.map_or((0, 0), |history| (history.uploaded, history.downloaded));
+    let mut row = known.row;
+    if let Some(history) = history {
+        row.add_recorded(&history);
+    }
     Ok(Detail {
         why: known.why,
         torrent_files: known.files.iter().map(|file| super::shown(file)).collect(),
@@ -41,7 +44,7 @@ pub(super) async fn show(door: &Door, hash: String, secrets: bool) -> Result<Det
         have_count: match &known.torrent {
             Some(torrent) => Some(torrent.have_count()),
             // It rests, and is whole.
-            None if known.row.done == Some(known.row.size) => meta.as_ref().map(|meta| meta.geometry.piece_count()),
+            None if row.done == Some(row.size) => meta.as_ref().map(|meta| meta.geometry.piece_count()),
             None => None,
         },
         piece_len: meta.as_ref().map(|meta| meta.geometry.piece_len_max()),
@@ -51,10 +54,8 @@ pub(super) async fn show(door: &Door, hash: String, secrets: bool) -> Result<Det
         completed: history
             .and_then(|history| history.completed)
             .map(|completed| completed.at),
-        uploaded_ever: ever.0.saturating_add(known.unrecorded.0),
-        downloaded_ever: ever.1.saturating_add(known.unrecorded.1),
         trackers,
-        row: known.row,
+        row,
     })
 }
 
