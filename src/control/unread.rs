@@ -99,6 +99,10 @@ impl Entry {
         if std::mem::replace(&mut self.recorded, unread) == unread {
             return;
         }
+        session.put_current(self.torrent.info_hash(), || self.current());
+    }
+
+    fn current(&self) -> Record {
         let served = self.torrent.have();
         let mut record = self.base.clone();
         for piece in self.torrent.verified().pieces() {
@@ -111,7 +115,7 @@ impl Entry {
             record.have.clear(piece);
             record.wrong.set(piece);
         }
-        session.put(self.torrent.info_hash(), record);
+        record
     }
 }
 

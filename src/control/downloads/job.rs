@@ -63,12 +63,12 @@ impl Job {
         // Gives what was recorded, or would have been: without what was withdrawn since it was told. A check that has
         // begun meanwhile knows better, and so nothing is recorded then.
         let put = |have: &Bitfield, stamps: &[Option<FileStamp>]| {
-            let have = have.and(&torrent.verified());
+            let left = || have.and(&torrent.verified());
             let is_current = lock(&is_current);
             if *is_current {
-                session.put(torrent.info_hash(), record(&torrent, have.clone(), stamps.to_vec()));
+                session.put_current(torrent.info_hash(), || record(&torrent, left(), stamps.to_vec()));
             }
-            have
+            left()
         };
         let info_hash = torrent.info_hash();
         let mut done = Done {
@@ -202,7 +202,7 @@ pub(super) fn settle(session: &Store, torrent: &Torrent, mut stamps: Vec<Option<
     for file in written {
         stamps[file as usize] = stamp_of(torrent, file);
     }
-    session.put(info_hash, record(torrent, torrent.verified(), stamps));
+    session.put_current(info_hash, || recorded(torrent, stamps.clone()));
     history::note_begun(session, info_hash);
 }
 
