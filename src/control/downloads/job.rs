@@ -93,8 +93,7 @@ impl Job {
                 if was_prepared && let Err(error) = sync(&torrent, &on_disk(&torrent)) {
                     match error.is_doubtful() {
                         true => {
-                            forget_cached(&torrent, &on_disk(&torrent));
-                            done.doubt = Some(error.to_string());
+                            done.doubt = Some(lose(&torrent, &on_disk(&torrent), &error));
                         }
                         false => done.unsynced = Some((work, error.to_string())),
                     }
@@ -115,8 +114,7 @@ impl Job {
         if let Err(error) = sync(&torrent, &work.files.difference(&work.complete).copied().collect()) {
             match error.is_doubtful() {
                 true => {
-                    forget_cached(&torrent, &work.files);
-                    done.doubt = Some(error.to_string());
+                    done.doubt = Some(lose(&torrent, &work.files, &error));
                 }
                 false => done.unsynced = Some((work, error.to_string())),
             }
@@ -127,8 +125,7 @@ impl Job {
             let complete: Vec<u32> = work.complete.iter().copied().collect();
             done.unfinished = part::finish(torrent.root(), files, names, &parts_of(&torrent), &complete);
             if let Some(error) = done.unfinished.iter().find(|error| error.is_doubtful()) {
-                done.doubt = Some(error.to_string());
-                forget_cached(&torrent, &work.files);
+                done.doubt = Some(lose(&torrent, &work.files, error));
                 return done;
             }
             let failed: BTreeSet<u32> = done.unfinished.iter().map(|error| error.file).collect();
@@ -237,6 +234,15 @@ fn sync(torrent: &Torrent, written: &BTreeSet<u32>) -> Result<(), part::Error> {
     let files = &torrent.meta().files;
     let written: Vec<u32> = written.iter().copied().collect();
     part::sync(torrent.root(), files, names, &parts_of(torrent), &written)
+}
+
+/// What was written to these files may be gone: it is neither said to be there any more nor served, and then what is read of them
+/// is read from the disk. In this order, since whoever asked for a piece between the two would get what the disk has. Gives why.
+fn lose(torrent: &Torrent, written: &BTreeSet<u32>, error: &part::Error) -> String {
+    let why = error.to_string();
+    torrent.lose(written.iter().copied(), &why);
+    forget_cached(torrent, written);
+    why
 }
 
 /// What is read of these files from now on is read from the disk.
