@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 
 use btd::proto::InfoHash;
 use btd::proto::handshake::Reserved;
+use btd::proto::peer::VAIN_REQUESTS_MAX;
 use btd::proto::wire::{self, Message};
 use support::btd::{Btd, Config};
 use support::payload::Payload;
@@ -236,6 +237,18 @@ const DEEDS: &[(&str, bool, Misdeed, Then)] = &[
         |peer| peer.send(&vec![0; 4_000_000]),
         Served,
     ),
+    (
+        "blocks taken back that it never asked for, without end",
+        false,
+        |peer| take_back_unasked(peer, 2 * VAIN_REQUESTS_MAX),
+        Dropped("request_flood"),
+    ),
+    (
+        "as many of them as a queue may have under way",
+        false,
+        |peer| take_back_unasked(peer, VAIN_REQUESTS_MAX),
+        Served,
+    ),
     ("requests taken back at once", true, cancel_storm, Served),
     ("interest that comes and goes", true, interest_storm, Served),
     ("one byte at a time", true, one_byte_at_a_time, Served),
@@ -283,6 +296,15 @@ fn cancel_storm(peer: &mut Peer) -> std::io::Result<()> {
             peer.send_and_read(&bytes)?;
             bytes.clear();
         }
+    }
+    peer.send_and_read(&bytes)
+}
+
+fn take_back_unasked(peer: &mut Peer, count: u16) -> std::io::Result<()> {
+    let mut bytes = Vec::new();
+    for _ in 0..count {
+        let (piece, begin, length) = (0, 0, BLOCK_LEN);
+        wire::encode(&Message::Cancel { piece, begin, length }, &mut bytes);
     }
     peer.send_and_read(&bytes)
 }

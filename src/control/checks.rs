@@ -144,6 +144,10 @@ pub(crate) struct Found {
     pub(crate) was_whole: bool,
     /// How many of the pieces nobody has read yet, and what was recorded of the others.
     pub(crate) unread: Option<(u32, Record)>,
+    /// The disk took all files and their names that it may not have had.
+    pub(crate) is_durable: bool,
+    /// The disk did not take files that may be right: nothing is downloaded over them, and they are to be looked at again in a while.
+    pub(crate) is_unsynced: bool,
 }
 
 /// Why nothing can be said about the payload.
@@ -462,7 +466,8 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
     let is_lacking = !report.have.is_full() || !is_named;
     let history = session.load_history(&info_hash).filter(|_| is_lacking);
     let was_whole = job.trust && history.is_some_and(|history| history.completed.is_some());
-    if let Some(home) = job.home.filter(|_| is_lacking && !was_whole) {
+    // A disk that does not even take what is there is not written to.
+    if let Some(home) = job.home.filter(|_| is_lacking && !was_whole && !report.unsynced) {
         let stamps = complete_files(meta, &report);
         let torrent = Torrent::to_download(Arc::clone(&shared), root, &report.have, &report.parts, home);
         let torrent = torrent.with_unread(&report.unread);
@@ -481,6 +486,8 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
             stamps: Some(stamps),
             was_whole,
             unread: unread(&report.unread, last),
+            is_durable,
+            is_unsynced: report.unsynced,
         });
     }
     // Shards open files by the names that the torrent gives them.
@@ -499,6 +506,8 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
         why: why_not_whole(meta, &report),
         torrent,
         unread: unread(&not_read, last),
+        is_durable,
+        is_unsynced: report.unsynced,
     })
 }
 
@@ -635,5 +644,68 @@ mod tests {
             let is_whole = history.is_some_and(|history| history.completed.is_some());
             assert_eq!(is_whole, takes_folders);
         }
+    }
+
+    /// A disk that takes folders, and no files.
+    struct NoFiles;
+
+    impl crate::storage::simulated::Disk for NoFiles {
+        fn step(&self) {}
+
+        fn sync(&self, fd: std::os::fd::BorrowedFd<'_>) -> Result<(), rustix::io::Errno> {
+            let stat = rustix::fs::fstat(fd)?;
+            match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
+                rustix::fs::FileType::Directory => Ok(()),
+                _ => Err(rustix::io::Errno::IO),
+            }
+        }
+
+        fn forget_cached(&self, _: std::os::fd::BorrowedFd<'_>) {}
+    }
+
+    /// Found by the simulated swarm: long pieces are written as they come, and a liar's went over the only copy there was.
+    #[test]
+    fn what_may_be_right_and_cannot_be_synced_is_not_downloaded_over() {
+        let temp = tempfile::tempdir().unwrap();
+        let (state, data) = (temp.path().join("state"), temp.path().join("data"));
+        std::fs::create_dir(&state).unwrap();
+        std::fs::create_dir(&data).unwrap();
+        std::fs::write(data.join("x"), [0; 16384]).unwrap();
+        let mut bytes = crate::control::watch::testing::torrent("x");
+        let at = bytes.len() - 22;
+        let mut hasher = crate::hashing::Hasher::new();
+        hasher.update(&[0; 16384]);
+        bytes[at..at + 20].copy_from_slice(&hasher.finish());
+        let meta = Metainfo::parse(&bytes).unwrap();
+        let session = Store::open(&state).unwrap().0;
+        let job = Job {
+            info_hash: meta.info_hash,
+            generation: 0,
+            contents: Arc::new(meta).into(),
+            data_dir: data.clone(),
+            trust: true,
+            unread: Unread::Now,
+            doubted: None,
+            home: Some(0),
+            progress: Arc::new(Progress::new(16384)),
+        };
+        let look_at_it = || {
+            let (pool, throttle) = (Pool::by_hand(4), Throttle::default());
+            let means = Means {
+                pool: &pool,
+                throttle: &throttle,
+                seeks: false,
+            };
+            look(&job, Arc::new(Root::open(&data).unwrap()), means, &session).unwrap()
+        };
+        let found = crate::storage::simulated::on(std::rc::Rc::new(NoFiles), look_at_it);
+        assert!(found.is_unsynced && found.torrent.is_none() && found.stamps.is_none());
+        let found = look_at_it();
+        assert!(!found.is_unsynced && found.have_count == 1);
+        // What is not there at all is downloaded.
+        std::fs::remove_file(data.join("x")).unwrap();
+        session.forget(job.info_hash);
+        let found = crate::storage::simulated::on(std::rc::Rc::new(NoFiles), look_at_it);
+        assert!(!found.is_unsynced && found.stamps.is_some());
     }
 }

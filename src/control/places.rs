@@ -80,6 +80,17 @@ pub(super) struct Look {
     pub(super) found: Result<(u64, u64), Absence>,
 }
 
+/// What became of a folder that is to be bound again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BoundAgain {
+    /// It is bound from now on.
+    Now,
+    /// It was bound when something was found in it.
+    Already,
+    /// Nobody has looked at it since it was said to have moved. To be tried again after the next look.
+    NotYet,
+}
+
 /// See the head of this file.
 #[derive(Debug)]
 pub(super) struct Places {
@@ -195,17 +206,23 @@ impl Places {
     }
 
     /// Nothing of the folder has to be found anew: torrents are served from it, and it is the one that it was. Binds it to the
-    /// filesystem that was seen when it was looked at last. Does not wait for a disk.
-    pub(super) fn bind_again(&self, path: &Path) {
+    /// filesystem that was seen when it was looked at last, if somebody has looked since it was said to have moved. Does not wait
+    /// for a disk.
+    pub(super) fn bind_again(&self, path: &Path) -> BoundAgain {
         let mut known = self.lock();
-        if let Some(known) = known.get_mut(path)
-            && let Some(looked) = &known.looked
-            && !matches!(known.bound, Some(Some(_)))
-        {
-            self.session.put_place(path, Some(looked));
-            known.bound = Some(Some(looked.clone()));
-            known.has_moved = false;
+        let Some(known) = known.get_mut(path) else {
+            return BoundAgain::NotYet;
+        };
+        if matches!(known.bound, Some(Some(_))) {
+            return BoundAgain::Already;
         }
+        let Some(looked) = &known.looked else {
+            return BoundAgain::NotYet;
+        };
+        self.session.put_place(path, Some(looked));
+        known.bound = Some(Some(looked.clone()));
+        known.has_moved = false;
+        BoundAgain::Now
     }
 
     /// Somebody says that a folder's payload has moved: it may be on any filesystem, until it is bound anew.
@@ -368,11 +385,12 @@ mod tests {
         let root = places.open(&data).unwrap();
         places.bind(&data, &root);
         places.unbind(&data);
-        places.bind_again(&data);
+        assert_eq!(places.bind_again(&data), BoundAgain::NotYet);
         assert_eq!(fixture.session.load_place(&data), None, "nobody has looked since");
         places.look(&data).unwrap();
-        places.bind_again(&data);
+        assert_eq!(places.bind_again(&data), BoundAgain::Now);
         assert!(fixture.session.load_place(&data).is_some());
+        assert_eq!(places.bind_again(&data), BoundAgain::Already);
     }
 
     #[test]

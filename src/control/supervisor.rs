@@ -779,6 +779,13 @@ impl Supervisor<'_> {
         }
         self.downloads.remove(*info_hash);
         self.unread.forget(*info_hash);
+        if let Ok(found) = &result {
+            self.unread.on_checked(*info_hash, found.is_durable);
+            // Where nothing is served it is looked for again anyway.
+            if let Some(torrent) = served.as_ref().filter(|_| found.is_unsynced) {
+                self.doubt_later(torrent);
+            }
+        }
         let why = match &result {
             Ok(found) => found.why.clone(),
             Err(error) => Some(error.to_string()),

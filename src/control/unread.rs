@@ -4,7 +4,7 @@
 //! Looked at every half minute; where nobody has asked for anything new, nothing is written. `kill -9` costs half a minute
 //! of reading, and nothing else. One that is being downloaded is recorded by `downloads` instead.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,9 @@ const RECORD_EVERY: Duration = Duration::from_secs(30);
 pub(super) struct UnreadTorrents {
     session: Arc<Store>,
     entries: HashMap<InfoHash, Entry>,
+    /// Torrents of which the disk did not take a file or its name when they were checked: a loss of power may take it away, and it
+    /// would not be had again if the torrent was noted as whole. The next check does that.
+    unsure: HashSet<InfoHash>,
     recorded_at: Instant,
 }
 
@@ -39,8 +42,17 @@ impl UnreadTorrents {
         Self {
             session,
             entries: HashMap::new(),
+            unsure: HashSet::new(),
             recorded_at: now,
         }
+    }
+
+    /// A torrent was checked, and everything of it is on the disk, or not.
+    pub(super) fn on_checked(&mut self, info_hash: InfoHash, is_durable: bool) {
+        match is_durable {
+            true => self.unsure.remove(&info_hash),
+            false => self.unsure.insert(info_hash),
+        };
     }
 
     /// The shards get a torrent, some pieces of which nobody has read; `base` is what is recorded of it, or would be.
@@ -69,9 +81,10 @@ impl UnreadTorrents {
     /// It is gone, and nothing is to be known of it.
     pub(super) fn forget(&mut self, info_hash: InfoHash) {
         self.entries.remove(&info_hash);
+        self.unsure.remove(&info_hash);
     }
 
-    /// Records what was found out, if it is time to. Gives those of which all is read now, and right.
+    /// Records what was found out, if it is time to. Gives those of which all is read now, and right, and on the disk.
     pub(super) fn on_tick(&mut self, now: Instant) -> Vec<InfoHash> {
         if now.saturating_duration_since(self.recorded_at) < RECORD_EVERY {
             return Vec::new();
@@ -87,7 +100,7 @@ impl UnreadTorrents {
         }
         // All of them were read, and nothing can be found out any more.
         let read = self.entries.extract_if(|_, entry| entry.recorded == 0);
-        let whole = read.filter(|(_, entry)| entry.torrent.is_complete());
+        let whole = read.filter(|(info_hash, entry)| entry.torrent.is_complete() && !self.unsure.contains(info_hash));
         whole.map(|(info_hash, _)| info_hash).collect()
     }
 }
@@ -99,6 +112,10 @@ impl Entry {
         if std::mem::replace(&mut self.recorded, unread) == unread {
             return;
         }
+        session.put_current(self.torrent.info_hash(), || self.current());
+    }
+
+    fn current(&self) -> Record {
         let served = self.torrent.have();
         let mut record = self.base.clone();
         for piece in self.torrent.verified().pieces() {
@@ -111,7 +128,7 @@ impl Entry {
             record.have.clear(piece);
             record.wrong.set(piece);
         }
-        session.put(self.torrent.info_hash(), record);
+        record
     }
 }
 
@@ -148,6 +165,38 @@ mod tests {
         let have = all;
         assert_eq!(session.load(&info_hash, 1, 1), Some(Record { have, ..base }));
         assert!(!unread.has(info_hash), "there is nothing more to be found out");
+    }
+
+    /// Its files may be gone after a loss of power, and what is noted as whole is not had again by itself.
+    #[test]
+    fn what_the_disk_did_not_take_is_not_whole_when_all_of_it_was_read() {
+        let temp = tempfile::tempdir().unwrap();
+        let session = Arc::new(Store::open(temp.path()).unwrap().0);
+        let meta = Metainfo::parse(&crate::control::watch::testing::torrent("x")).unwrap();
+        let root = Arc::new(Root::open(temp.path()).unwrap());
+        let all = Bitfield::full(1);
+        let base = Record {
+            have: Bitfield::new(1),
+            wrong: Bitfield::new(1),
+            judged: 1,
+            files: vec![None],
+        };
+        let now = Instant::now();
+        let mut unread = UnreadTorrents::new(session, now);
+        let mut read_all = |checks: &[bool]| {
+            let torrent = Torrent::new(meta.clone(), Arc::clone(&root), &all, &[None]).with_unread(&all);
+            let info_hash = torrent.info_hash();
+            checks.iter().for_each(|check| unread.on_checked(info_hash, *check));
+            unread.add(&torrent, base.clone());
+            torrent.grant(torrent.geometry().piece_index(0).unwrap());
+            let whole = unread.record_all();
+            assert!(!unread.has(info_hash));
+            unread.forget(info_hash);
+            whole.len()
+        };
+        assert_eq!(read_all(&[false]), 0);
+        assert_eq!(read_all(&[false, true]), 1, "the next check had better luck");
+        assert_eq!(read_all(&[]), 1, "it was forgotten");
     }
 
     #[test]

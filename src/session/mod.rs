@@ -207,19 +207,53 @@ impl Store {
         self.writer.queue(Kind::Record, info_hash, Change::Put(record.encode()));
     }
 
+    /// Queues what a torrent stands at to be written, likewise. Whatever else is recorded between the look at it and the queueing
+    /// has it looked at once more: what somebody has taken out of the record meanwhile is not put back.
+    pub fn put_current(&self, info_hash: InfoHash, current: impl Fn() -> Record) {
+        self.change_records(info_hash, || Some(current()));
+    }
+
     /// Of a torrent of this shape, what is recorded of a piece holds no more: it was read and is `wrong`, or could not be
     /// read. What was put is on the disk when this ends, if the disk takes it. Blocks on the disk.
-    pub fn doubt(&self, info_hash: InfoHash, (piece_count, file_count): (u32, usize), piece: PieceIndex, wrong: bool) {
-        let Some(mut record) = self.load(&info_hash, piece_count, file_count) else {
-            return; // What is not known is read by the next check.
-        };
-        record.have.clear(piece);
-        record.wrong.clear(piece);
-        if wrong {
-            record.wrong.set(piece);
-        }
-        self.put(info_hash, record);
+    pub fn doubt(&self, info_hash: InfoHash, shape: (u32, usize), piece: PieceIndex, wrong: bool) {
+        self.change_record(info_hash, shape, |mut record| {
+            record.have.clear(piece);
+            record.wrong.clear(piece);
+            if wrong {
+                record.wrong.set(piece);
+            }
+            record
+        });
         self.flush();
+    }
+
+    /// Changes what is recorded of a torrent of this shape, if anything is: `change` is given that, and gives what is so now. It
+    /// is asked once more if somebody else has put or removed a record meanwhile, so that neither change is lost. Blocks on the
+    /// disk.
+    fn change_record(
+        &self,
+        info_hash: InfoHash,
+        (piece_count, file_count): (u32, usize),
+        change: impl Fn(Record) -> Record,
+    ) {
+        // What is not known is read by the next check.
+        self.change_records(info_hash, || {
+            self.load(&info_hash, piece_count, file_count).map(&change)
+        });
+    }
+
+    /// Queues the record that `record` gives, if it gives one; it is asked until no record is queued meanwhile. That all torrents
+    /// have one count has it asked more often than need be, and is not for long: whoever is in the way has got something done.
+    /// No lock is held meanwhile, since `put` is not to wait for a disk.
+    fn change_records(&self, info_hash: InfoHash, record: impl Fn() -> Option<Record>) {
+        loop {
+            let records_changed = self.writer.records_changed();
+            let Some(record) = record() else { return };
+            let change = Change::Put(record.encode());
+            if self.writer.queue_record_if(records_changed, info_hash, change) {
+                return;
+            }
+        }
     }
 
     /// Queues a history to be written, likewise.

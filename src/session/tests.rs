@@ -89,6 +89,54 @@ fn what_is_doubted_of_a_piece_is_on_the_disk_when_that_was_said_and_the_others_a
     );
 }
 
+/// The record is changed by two at once: both changes hold, and a record that was removed meanwhile is not put back.
+#[test]
+fn what_others_record_while_a_record_is_changed_is_not_lost() {
+    let dir = folder();
+    let store = open(dir.path());
+    let piece = |index| Bitfield::full(PIECES).pieces().nth(index).expect("there are more");
+    store.put(info_hash(1), record(1));
+    let asked = std::cell::Cell::new(0);
+    let clear = |mut record: Record, index| {
+        record.have.clear(piece(index));
+        record
+    };
+    store.change_record(info_hash(1), (PIECES, 1), |found| {
+        if asked.replace(asked.get() + 1) == 0 {
+            store.put(info_hash(1), clear(record(1), 8));
+        }
+        clear(found, 7)
+    });
+    assert_eq!(asked.get(), 2);
+    assert_eq!(load(&store, 1), Some(clear(clear(record(1), 7), 8)));
+    store.change_record(info_hash(1), (PIECES, 1), |found| {
+        store.remove(info_hash(1));
+        found
+    });
+    assert_eq!(load(&store, 1), None, "it was removed, and stays so");
+}
+
+/// Whoever records what a torrent has may have looked at it before a piece was withdrawn.
+#[test]
+fn a_piece_that_is_doubted_is_not_recorded_by_who_looked_before() {
+    let dir = folder();
+    let store = open(dir.path());
+    let seventh = Bitfield::full(PIECES).pieces().nth(7).expect("there are more");
+    store.put(info_hash(1), record(1));
+    let is_withdrawn = std::cell::Cell::new(false);
+    store.put_current(info_hash(1), || {
+        let mut current = record(1);
+        if is_withdrawn.replace(true) {
+            current.have.clear(seventh);
+        } else {
+            store.doubt(info_hash(1), (PIECES, 1), seventh, false);
+        }
+        current
+    });
+    let recorded = load(&store, 1).expect("a record");
+    assert!(!recorded.have.get(seventh) && recorded.have.count() == PIECES - 1);
+}
+
 /// That the database in `dir` is set aside for a fresh one, that the notice says `why`, and that the fresh one works.
 fn assert_set_aside(dir: &Path, why: &str) {
     let before = fs::read(dir.join("session.redb"));

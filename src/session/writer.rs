@@ -64,6 +64,8 @@ struct Queue {
     pending: Changes,
     /// What the transaction under way writes. It is not in `pending`, but a change that came later may be.
     writing: Arc<Changes>,
+    /// Records that were queued or removed so far.
+    records_changed: u64,
     /// Transactions begun and ended, failed ones among them.
     begun: u64,
     ended: u64,
@@ -95,8 +97,28 @@ impl Writer {
 
     /// Queues a change, in the place of one of its kind that is still queued for the torrent.
     pub(super) fn queue(&self, kind: Kind, info_hash: InfoHash, change: Change) {
-        self.lock().pending.insert((kind, info_hash), change);
+        let mut queue = self.lock();
+        queue.records_changed += u64::from(kind == Kind::Record);
+        queue.pending.insert((kind, info_hash), change);
         self.queued.notify_one();
+    }
+
+    /// How many changes of records there were so far, of all torrents. To be asked before what a change comes of is looked at.
+    pub(super) fn records_changed(&self) -> u64 {
+        self.lock().records_changed
+    }
+
+    /// Queues a record if no record was changed since there were so many changes. False if one was: what this one comes of may
+    /// not be so any more.
+    pub(super) fn queue_record_if(&self, records_changed: u64, info_hash: InfoHash, change: Change) -> bool {
+        let mut queue = self.lock();
+        if queue.records_changed != records_changed {
+            return false;
+        }
+        queue.records_changed += 1;
+        queue.pending.insert((Kind::Record, info_hash), change);
+        self.queued.notify_one();
+        true
     }
 
     /// What is queued for a torrent or being written.

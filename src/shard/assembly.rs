@@ -66,6 +66,8 @@ impl Assembly {
         let run = u64::from(RUN_LEN);
         let pieces = match left / 2 / run {
             0 if self.reserved_early == 0 => left / run,
+            // What has come of another counts too, and is no reason to begin none beside it.
+            0 if left >= run + run / 2 => 1,
             pieces => pieces,
         };
         let blocks = (left - pieces * run) / u64::from(BLOCK_LEN);

@@ -67,6 +67,8 @@ struct Opening {
     tries: u8,
     /// It was asked for by the name of what is not complete.
     part: bool,
+    /// It is not there by that name: it is looked for by its final one.
+    was_renamed: bool,
 }
 
 /// Those whose extent could not be read.
@@ -326,6 +328,7 @@ impl Disk {
                     served,
                     tries: 0,
                     part: false,
+                    was_renamed: false,
                 });
                 self.open(driver, counters, opening);
             }
@@ -335,8 +338,8 @@ impl Disk {
     fn open<D: Driver>(&mut self, driver: &mut D, counters: &mut Counters, owner: Owner) {
         let opening = self.openings.get_mut(owner).expect("an opening that was just made");
         let torrent = &opening.served.torrent;
-        opening.part = torrent.is_part(opening.key.file);
-        let Some(path) = torrent.path(opening.key.file) else {
+        opening.part = torrent.is_part(opening.key.file) && !opening.was_renamed;
+        let Some(path) = torrent.path(opening.key.file, opening.part) else {
             // The path rules forbid NUL; a path without a C form is as good as absent.
             return self.on_opened(driver, counters, owner, Err(Errno::NOENT));
         };
@@ -370,6 +373,14 @@ impl Disk {
         }
         opening.tries += 1;
         let waiting = match result {
+            // Whose renaming has not been told yet is not known to be ours: another may lie there that was in the way.
+            Ok(_) if !opening.part && opening.served.torrent.is_part(opening.key.file) => {
+                let opening = self.openings.remove(owner).expect("found above");
+                for fill in self.files.failed(opening.key) {
+                    self.fail(fill, None);
+                }
+                return;
+            }
             Ok(opened) if opened.regular && opening.served.torrent.is_as_judged(opening.key.file, opened.modified) => {
                 let opening = self.openings.remove(owner).expect("found above");
                 let (key, device) = (opening.key, opened.device);
@@ -384,10 +395,9 @@ impl Disk {
             Err(Errno::CANCELED | Errno::INTR | Errno::AGAIN) if opening.tries < TRIES_MAX => {
                 return self.open(driver, counters, owner);
             }
-            // It has got its final name since, and may be complete by now, so that nothing else is looked for.
-            Err(Errno::NOENT)
-                if opening.part && !opening.served.torrent.is_part(opening.key.file) && opening.tries < TRIES_MAX =>
-            {
+            // It has got its final name since, or is getting it at this moment. It has no third.
+            Err(Errno::NOENT) if opening.part => {
+                opening.was_renamed = true;
                 return self.open(driver, counters, owner);
             }
             failed => {
@@ -405,8 +415,6 @@ impl Disk {
                     }
                     Ok(_) => Some(format!("{path}: not a regular file")),
                     Err(errno) if is_for_now(errno) => None,
-                    // It is getting its final name at this moment, or has just got it.
-                    Err(Errno::NOENT) if opening.part || opening.served.torrent.home().is_some() => None,
                     Err(errno) => Some(format!("{path}: cannot be opened: {errno}")),
                 };
                 for fill in self.files.failed(opening.key) {

@@ -99,7 +99,7 @@ impl ReadBack {
 pub(super) struct Early {
     pieces: HashMap<Key, Written>,
     readers: u32,
-    /// Bytes of runs that are full, of each torrent.
+    /// Bytes of blocks that are not written yet, of each torrent.
     bytes: HashMap<u32, u64>,
 }
 
@@ -127,13 +127,13 @@ impl Early {
                 is_hashed: false,
             }
         });
-        let bytes = self.bytes.entry(torrent).or_default();
+        *self.bytes.entry(torrent).or_default() += u64::from(block.length());
         if written
             .run
             .as_ref()
             .is_some_and(|run| run.begin + run.len != block.begin())
         {
-            *bytes += written.end_run(spares);
+            written.end_run(spares);
         }
         let run = written.run.get_or_insert_with(|| {
             let begin = block.begin();
@@ -148,11 +148,12 @@ impl Early {
         run.bytes[run.len as usize..][..data.len()].copy_from_slice(data);
         run.len += block.length();
         if run.len as usize == run.bytes.len() {
-            *bytes += written.end_run(spares);
+            written.end_run(spares);
         }
     }
 
-    /// Bytes of a torrent that wait to be written, those apart that may become more.
+    /// Bytes of a torrent's blocks that are not written yet. Those of a run that goes on are among them, though it has memory for
+    /// all that it can become: when it ends, another has that, and others may have been asked for by then in the place of its blocks.
     pub(super) fn bytes(&self, torrent: u32) -> u64 {
         self.bytes.get(&torrent).copied().unwrap_or(0)
     }
@@ -163,6 +164,7 @@ impl Early {
             return;
         };
         let dropped: u64 = written.waiting.drain(..).map(|(_, run)| run.len() as u64).sum();
+        let dropped = dropped + written.going_on();
         if let Some(bytes) = self.bytes.get_mut(&torrent) {
             *bytes -= dropped;
         }
@@ -213,21 +215,37 @@ impl Early {
 
     /// Pieces being read back for which no buffer was free.
     fn starved(&self) -> Vec<Key> {
-        let is_starved = |written: &Written| {
+        self.in_order(|written| {
             let unstaged = |back: &ReadBack| back.staged.is_none();
             !written.is_hashed && written.back.as_ref().is_some_and(unstaged)
-        };
-        self.pieces
-            .iter()
-            .filter(|(_, written)| is_starved(written))
-            .map(|(key, _)| *key)
-            .collect()
+        })
+    }
+
+    /// Those of them, always in the same order: a table's is another in each process, and who is first has the buffer.
+    fn in_order(&self, wanted: impl Fn(&Written) -> bool) -> Vec<Key> {
+        let wanted = self.pieces.iter().filter(|(_, written)| wanted(written));
+        let mut keys: Vec<Key> = wanted.map(|(key, _)| *key).collect();
+        keys.sort_unstable();
+        keys
     }
 
     /// Whether a piece that is read back is to be looked at again when a tick has passed.
     pub(super) fn waits_for_tick(&self) -> bool {
         let is_read = |written: &Written| written.back.is_some() && !written.is_hashed;
         self.pieces.values().any(is_read)
+    }
+
+    /// Pieces of a torrent with a run that waits for more blocks, of which nothing waits to be written or is, if all that has come
+    /// of the torrent waits like that, and is no less than `asked` bytes that are on their way.
+    fn idle_runs(&self, torrent: u32, asked: u64) -> Vec<PieceIndex> {
+        let of_it = || self.pieces.iter().filter(|((of, _), _)| *of == torrent);
+        let going_on: u64 = of_it().map(|(_, written)| written.going_on()).sum();
+        if going_on == 0 || going_on < asked || going_on < self.bytes(torrent) {
+            return Vec::new();
+        }
+        let idle = self.in_order(|written| written.going_on() > 0);
+        let of_it = idle.into_iter().filter(|(of, _)| *of == torrent);
+        of_it.map(|(_, piece)| piece).collect()
     }
 
     /// The run on its way is not any more. False if it is of none of these.
@@ -255,19 +273,19 @@ impl Early {
 
     /// Pieces that are being read back.
     fn read_back(&self) -> Vec<Key> {
-        let is_read = |written: &Written| written.back.is_some();
-        self.pieces
-            .iter()
-            .filter(|(_, written)| is_read(written))
-            .map(|(key, _)| *key)
-            .collect()
+        self.in_order(|written| written.back.is_some())
     }
 }
 
 impl Written {
-    /// Nothing is added to the run any more. Gives its length, and to `spares` the memory that it does not need.
-    fn end_run(&mut self, spares: &mut Spares) -> u64 {
-        let Some(run) = self.run.take() else { return 0 };
+    /// Bytes of the run that more are added to.
+    fn going_on(&self) -> u64 {
+        self.run.as_ref().map_or(0, |run| run.len.into())
+    }
+
+    /// Nothing is added to the run any more. Gives to `spares` the memory that it does not need.
+    fn end_run(&mut self, spares: &mut Spares) {
+        let Some(run) = self.run.take() else { return };
         let bytes = match run.len as usize == run.bytes.len() {
             true => run.bytes.freeze(),
             // A short one must not keep the memory of a long one.
@@ -280,7 +298,6 @@ impl Written {
             }
         };
         self.waiting.push_back((run.begin, bytes));
-        u64::from(run.len)
     }
 }
 
@@ -298,16 +315,20 @@ impl<D: Driver> Shard<D> {
         };
         written.whole |= whole;
         if whole {
-            let spares = &mut self.assembly.spares;
-            *early.bytes.entry(number).or_default() += written.end_run(spares);
+            written.end_run(&mut self.assembly.spares);
         }
         if written.writing.is_some() || written.back.is_some() || written.is_hashed {
             return;
         }
         if let Some((begin, bytes)) = written.waiting.pop_front() {
             let len = u32::try_from(bytes.len()).expect("no longer than a run");
+            // A short one was copied.
+            let end = begin + len;
+            let is_full = end.is_multiple_of(RUN_LEN) || end == served.torrent.geometry().piece_len(piece);
             let (driver, counters) = (&mut self.driver, &mut self.counters);
-            let run = self.writes.begin(driver, counters, served, (piece, begin), bytes);
+            let run = self
+                .writes
+                .begin(driver, counters, served, (piece, begin), (bytes, is_full));
             written.writing = Some((run, len));
         } else if written.whole {
             let blocks = download.is_suspicious(piece).then(Vec::new);
@@ -394,6 +415,29 @@ impl<D: Driver> Shard<D> {
             }
         }
         true
+    }
+
+    /// When nothing more can be asked for, for want of memory, and all that has come waits for the blocks that follow it, it is
+    /// written as it is: nothing else would make room for those.
+    pub(super) fn write_idle_runs(&mut self) {
+        if self.assembly.early.is_empty() || self.assembly.room_early().1 > 0 {
+            return;
+        }
+        let early = self.downloads.values().filter(|download| download.early);
+        let idle = early.map(|download| {
+            let (number, asked) = (download.served.number, download.picker.asked_blocks());
+            let asked = u64::from(asked) * u64::from(BLOCK_LEN);
+            (number, self.assembly.early.idle_runs(number, asked))
+        });
+        for (number, pieces) in idle.collect::<Vec<_>>() {
+            for piece in pieces {
+                if let Some(written) = self.assembly.early.pieces.get_mut(&(number, piece)) {
+                    written.end_run(&mut self.assembly.spares);
+                }
+                self.go_on_early(number, piece, false);
+            }
+        }
+        self.on_writes();
     }
 
     /// Buffers may have come free, and those who waited in line have had theirs.
@@ -617,7 +661,7 @@ mod tests {
             let data = [number as u8; BLOCK_LEN as usize];
             early.put((&mut spares, LEN.into()), (7, LEN), || 0, &block, &data);
         }
-        assert_eq!(early.bytes(7), 7 * u64::from(BLOCK_LEN), "the last may become more");
+        assert_eq!(early.bytes(7), 8 * u64::from(BLOCK_LEN));
         for (_, run) in early.pieces.remove(&(7, piece)).unwrap().waiting {
             let run = run.try_into_mut().expect("nobody else has it");
             assert_eq!((run.len(), run.capacity()), (BLOCK_LEN as usize, BLOCK_LEN as usize));

@@ -472,6 +472,7 @@ impl<D: Driver> Shard<D> {
         // first to be taken from them.
         self.feed_starved();
         self.feed_early();
+        self.write_idle_runs();
         self.tend_verifying();
         // Pumping may have failed a fill at once (a path the kernel cannot take); whom that touched goes next turn.
         touched.append(&mut self.touched);

@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicI64, AtomicU32, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
+    Ordering::{Acquire, Relaxed, Release, SeqCst},
 };
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
@@ -77,6 +77,8 @@ struct Incoming {
     names: PartNames,
     /// Which of its files lie under the name of what is not complete.
     parts: Box<[AtomicBool]>,
+    /// Some of what was written may be gone, and nobody knows what.
+    lost: AtomicBool,
 }
 
 impl Torrent {
@@ -114,6 +116,7 @@ impl Torrent {
             home: AtomicU32::new(home),
             names: PartNames::new(&meta.files),
             parts: parts.iter().map(|part| AtomicBool::new(*part)).collect(),
+            lost: AtomicBool::new(false),
         };
         // What btd itself writes to has no time that could be relied on.
         let modified = vec![None; meta.files.len()];
@@ -208,10 +211,10 @@ impl Torrent {
         &self.root
     }
 
-    /// A file's path below the data folder, as the kernel takes it.
-    pub(super) fn path(&self, file: u32) -> Option<CString> {
+    /// A file's path below the data folder, as the kernel takes it: the one that it has while it is not complete, or its final one.
+    pub(super) fn path(&self, file: u32, part: bool) -> Option<CString> {
         let entry = &self.meta.files[file as usize];
-        let part = self.incoming.as_ref().filter(|_| self.is_part(file));
+        let part = self.incoming.as_ref().filter(|_| part);
         let part = part.and_then(|incoming| incoming.names.get(file, entry));
         CString::new(part.as_ref().unwrap_or(&entry.path).as_str()).ok()
     }
@@ -360,19 +363,34 @@ impl Torrent {
         bytes
     }
 
-    /// Serves a piece that was downloaded, from now on.
+    /// Serves a piece that was downloaded, from now on; after [`Torrent::lose`] none.
     pub(crate) fn grant(&self, piece: PieceIndex) {
         self.judged(piece);
         let (word, mask) = place(piece);
-        if self.have[word].fetch_or(mask, Relaxed) & mask == 0 {
+        if self.have[word].fetch_or(mask, SeqCst) & mask == 0 {
             self.have_count.fetch_add(1, Relaxed);
         }
+        // Looked at behind the bit, which is cleared behind the mark: one of the two sees what the other has done.
+        if let Some(incoming) = &self.incoming
+            && incoming.lost.load(SeqCst)
+        {
+            self.withdraw(piece, "what was written of it may be gone");
+        }
+    }
+
+    /// What was written to these files of a download may be gone: no piece that lies in one of them is served any more, nor any
+    /// whose last byte is written after this, as what was written of it before may be gone as well.
+    pub fn lose(&self, files: impl IntoIterator<Item = u32>, why: &str) {
+        if let Some(incoming) = &self.incoming {
+            incoming.lost.store(true, SeqCst);
+        }
+        files.into_iter().for_each(|file| self.withdraw_file(file, why));
     }
 
     /// Stops serving a piece that cannot be read. Returns whether it was served before.
     pub(super) fn withdraw(&self, piece: PieceIndex, why: &str) -> bool {
         let (word, mask) = place(piece);
-        let before = self.have[word].fetch_and(!mask, Relaxed);
+        let before = self.have[word].fetch_and(!mask, SeqCst); // See `grant`.
         if before & mask == 0 {
             return false;
         }
@@ -386,6 +404,10 @@ impl Torrent {
     /// anew.
     pub(super) fn withdraw_changed(&self, file: u32, why: &str) {
         self.changed.store(true, Relaxed);
+        self.withdraw_file(file, why);
+    }
+
+    fn withdraw_file(&self, file: u32, why: &str) {
         let file = &self.meta.files[file as usize];
         let piece_len = u64::from(self.geometry().piece_len_max());
         let first = file.offset / piece_len;

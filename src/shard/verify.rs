@@ -115,7 +115,7 @@ impl<D: Driver> Shard<D> {
                     self.ban(number, key);
                 }
                 self.writes
-                    .begin(&mut self.driver, &mut self.counters, served, (piece, 0), bytes);
+                    .begin(&mut self.driver, &mut self.counters, served, (piece, 0), (bytes, true));
                 self.on_writes();
             }
             Outcome::Bad(_) => {
@@ -220,11 +220,13 @@ impl<D: Driver> Shard<D> {
         self.counters.pieces_written += 1;
         download.on_written(piece);
         download.account(&mut self.assembly);
+        let is_lost = !download.served.torrent.has(piece);
         let served = download.served.clone();
         let owners: Vec<_> = download.peers.values().copied().collect();
         self.assembly.recycle(bytes);
         self.disk.written(&served, piece);
-        for owner in owners {
+        // Of one that is lost, nobody is told: its torrent leaves in a moment, and is checked.
+        for owner in owners.into_iter().filter(|_| !is_lost) {
             let Some(conn) = self.conns.get_mut(owner) else {
                 continue;
             };

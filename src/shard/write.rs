@@ -136,15 +136,17 @@ impl Writes {
         self.pieces.len()
     }
 
-    /// Writes what begins at `begin` of a piece: all of it, once it was verified, or a run of its blocks.
+    /// Writes what begins at `begin` of a piece: all of it, once it was verified, or a run of its blocks. `lies_alike`: it was put
+    /// into memory as it lies in its file. What was not may do so by accident, and is not to be written in another way for that.
     pub(super) fn begin<D: Driver>(
         &mut self,
         driver: &mut D,
         counters: &mut Counters,
         served: Rc<Served>,
         (piece, begin): (PieceIndex, u32),
-        bytes: Bytes,
+        (bytes, lies_alike): (Bytes, bool),
     ) -> Owner {
+        let direct = self.direct && lies_alike;
         let torrent = served.torrent.clone();
         let geometry = torrent.geometry();
         let spans = torrent
@@ -163,7 +165,7 @@ impl Writes {
         for span in spans {
             let len = usize::try_from(span.len).expect("a piece fits in memory");
             if !span.pad {
-                for (part, direct) in parts_of(span.offset, &bytes[at..at + len], self.direct) {
+                for (part, direct) in parts_of(span.offset, &bytes[at..at + len], direct) {
                     begun.push(self.spans.insert(Span {
                         piece: owner,
                         file: span.file,
@@ -292,7 +294,7 @@ impl Writes {
             return;
         };
         let torrent = &opening.served.torrent;
-        match torrent.path(opening.key.file) {
+        match torrent.path(opening.key.file, torrent.is_part(opening.key.file)) {
             Some(path) => {
                 let (dir, write) = (torrent.root().clone(), true);
                 let apart = dir.is_distant();

@@ -283,11 +283,13 @@ impl Node {
                 .step(now, self.host, "checked", (have, u64::from(found.wrong_count)));
         }
         let (info_hash, now) = (self.info_hash(), self.world.borrow().instant());
-        let unix = self.world.borrow().now / SECOND;
+        let time = self.world.borrow().now;
+        let unix = time / SECOND;
         let process = self.process();
         process.downloads.remove(info_hash);
         process.had.clear();
         process.torrent.clone_from(&found.torrent);
+        process.doubtful = found.is_unsynced.then_some(time + DOUBT_FOR);
         let Some(torrent) = found.torrent else {
             process.announcing.remove(info_hash, now);
             return;

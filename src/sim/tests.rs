@@ -79,3 +79,32 @@ fn simulated_swarms_12875_and_302387_serve_what_is_complete() {
     must_hold(12_875..12_876);
     must_hold(302_387..302_388);
 }
+
+/// Runs of several long pieces grew at once, and others were asked for in the place of their blocks. See `shard/tests/early`.
+#[test]
+fn simulated_swarms_451783_and_others_have_no_more_of_long_pieces_in_memory_than_there_is_room_for() {
+    for seed in [451_783, 464_415, 542_189, 553_865, 557_875] {
+        must_hold(seed..seed + 1);
+    }
+}
+
+/// A sync failed, and peers were told of pieces that were gone with it. See `control/downloads` and `shard/tests/downloading`.
+#[test]
+fn simulated_swarms_465754_and_566234_tell_of_nothing_that_their_disk_has_lost() {
+    must_hold(465_754..465_755);
+    must_hold(566_234..566_235);
+}
+
+/// Who was left to give the last piece was suspected, and others had begun it. See `proto/picker`.
+#[test]
+fn simulated_swarm_543018_comes_to_its_end_with_a_suspect() {
+    must_hold(543_018..543_019);
+}
+
+/// A disk did not take a seed's files, and what a liar sent was written over them. See `control/checks`.
+#[test]
+fn simulated_swarms_433269_473181_and_498315_write_over_nothing_that_may_be_right() {
+    for seed in [433_269, 473_181, 498_315] {
+        must_hold(seed..seed + 1);
+    }
+}

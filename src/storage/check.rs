@@ -42,6 +42,9 @@ pub struct CheckReport {
     pub known_count: u32,
     /// Those of `have` that nobody has read yet: see [`Unread::Later`].
     pub unread: Bitfield,
+    /// The disk did not take files that may not be on it yet. Their pieces are in neither set, and may be right all the same: who
+    /// downloads them anew writes over what may be the only copy.
+    pub unsynced: bool,
 }
 
 impl CheckReport {
@@ -175,6 +178,7 @@ pub fn check(
         modified,
         known_count: verifier.known.count(),
         unread,
+        unsynced: !verifier.lost.is_empty(),
     })
 }
 

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use super::root::{OpenError, Root, open_beneath, regular};
+use crate::proto::path::RelPath;
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
@@ -157,6 +158,32 @@ pub(super) fn sync_folders<'a>(root: &Root, paths: &[&'a str]) -> Vec<(&'a str, 
         }
     }
     failed
+}
+
+/// Has the disk take what was changed in a folder that may be entered and not listed, which cannot be opened to be synced: with all
+/// else on its filesystem, by way of a file below it.
+pub(super) fn sync_by_file(root: &Root, path: &str, below: &RelPath) -> Result<(), OpenError> {
+    let folder = look_at(root, path)?;
+    let file = root.open_file(below)?;
+    let device = rustix::fs::fstat(&file).map_err(OpenError::new)?.st_dev;
+    if device != folder.st_dev {
+        return Err(OpenError::Denied); // Another filesystem is mounted on the way to the file.
+    }
+    step().map_err(OpenError::new)?;
+    let synced = simulated_sync(&file).unwrap_or_else(|| rustix::fs::syncfs(&file));
+    synced.map_err(OpenError::new)
+}
+
+/// When a folder was changed, in seconds since 1970; the data folder is the empty path. It need not be one that may be listed.
+pub(super) fn folder_changed(root: &Root, path: &str) -> Result<i64, OpenError> {
+    Ok(look_at(root, path)?.st_ctime)
+}
+
+/// What the system says of a folder that may not even be listed.
+fn look_at(root: &Root, path: &str) -> Result<rustix::fs::Stat, OpenError> {
+    let path = if path.is_empty() { "." } else { path };
+    let folder = open_beneath(root.fd(), Path::new(path), OFlags::PATH | OFlags::DIRECTORY)?;
+    rustix::fs::fstat(&folder).map_err(OpenError::new)
 }
 
 /// Syncs files and folders, in the way that is best for so many.

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::cached::{CachedBytes, CachedPart};
-use super::folder::{Folder, forget_cached, simulated_sync, step, sync_folders};
+use super::folder::{folder_changed, forget_cached, simulated_sync, step, sync_by_file, sync_folders};
 use super::holes::Stretch;
 use super::layout::{Layout, Span};
 use super::part::{self, PartNames};
@@ -576,7 +576,7 @@ impl<'a> Payload<'a> {
                 let sync = |path| {
                     *folders
                         .entry(path)
-                        .or_insert_with(|| sync_young_folder(self.root, path))
+                        .or_insert_with(|| sync_young_folder(self.root, path, &self.path(index)))
                 };
                 synced = of.try_for_each(sync).map(|()| Synced::Yes);
             }
@@ -746,20 +746,19 @@ fn folders_of(path: &RelPath) -> impl Iterator<Item = &str> {
     std::iter::once("").chain(inner)
 }
 
-/// Has the disk take the names in a folder that was changed lately.
-fn sync_young_folder(root: &Root, path: &str) -> Result<(), OpenError> {
+/// Has the disk take the names in a folder that was changed lately, on the way to this file.
+fn sync_young_folder(root: &Root, path: &str, below: &RelPath) -> Result<(), OpenError> {
     let young = unix_seconds(SystemTime::now()).saturating_sub(YOUNG_SECONDS);
-    let folder = Folder::open(root, Some(path).filter(|path| !path.is_empty()));
-    let changed = folder.and_then(|folder| folder.changed().map_err(OpenError::new));
+    let changed = folder_changed(root, path);
     if changed.is_ok_and(|changed| u64::try_from(changed).is_ok_and(|changed| changed < young)) {
         return Ok(());
     }
     match sync_folders(root, &[path]).first() {
         // Some filesystems know no such thing.
         None | Some((_, OpenError::Other(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))) => Ok(()),
-        Some((_, error @ OpenError::Other(_))) => Err(*error),
-        // One that may not be listed is none that btd has changed.
-        Some(_) => Ok(()),
+        // One that may not be listed can have been changed all the same, by btd too.
+        Some((_, OpenError::Denied)) => sync_by_file(root, path, below),
+        Some((_, error)) => Err(*error),
     }
 }
 

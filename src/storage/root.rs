@@ -181,7 +181,11 @@ impl Root {
 /// say for what.
 pub(super) fn open_beneath(dir: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, OpenError> {
     // Not `O_NOFOLLOW`: `RESOLVE_NO_SYMLINKS` is of the last name too, and tells a link from a file with `O_DIRECTORY`.
-    let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let waits = match flags.contains(OFlags::PATH) {
+        true => OFlags::empty(), // Nothing is opened that could wait, and openat2(2) takes no such flags then.
+        false => OFlags::NONBLOCK | OFlags::NOCTTY,
+    };
+    let flags = flags | waits | OFlags::CLOEXEC;
     let mode = match flags.contains(OFlags::CREATE) {
         true => Mode::from_raw_mode(0o666), // Less what the process's umask takes away.
         false => Mode::empty(),

@@ -63,12 +63,12 @@ impl Job {
         // Gives what was recorded, or would have been: without what was withdrawn since it was told. A check that has
         // begun meanwhile knows better, and so nothing is recorded then.
         let put = |have: &Bitfield, stamps: &[Option<FileStamp>]| {
-            let have = have.and(&torrent.verified());
+            let left = || have.and(&torrent.verified());
             let is_current = lock(&is_current);
             if *is_current {
-                session.put(torrent.info_hash(), record(&torrent, have.clone(), stamps.to_vec()));
+                session.put_current(torrent.info_hash(), || record(&torrent, left(), stamps.to_vec()));
             }
-            have
+            left()
         };
         let info_hash = torrent.info_hash();
         let mut done = Done {
@@ -93,8 +93,7 @@ impl Job {
                 if was_prepared && let Err(error) = sync(&torrent, &on_disk(&torrent)) {
                     match error.is_doubtful() {
                         true => {
-                            forget_cached(&torrent, &on_disk(&torrent));
-                            done.doubt = Some(error.to_string());
+                            done.doubt = Some(lose(&torrent, &on_disk(&torrent), &error));
                         }
                         false => done.unsynced = Some((work, error.to_string())),
                     }
@@ -115,8 +114,7 @@ impl Job {
         if let Err(error) = sync(&torrent, &work.files.difference(&work.complete).copied().collect()) {
             match error.is_doubtful() {
                 true => {
-                    forget_cached(&torrent, &work.files);
-                    done.doubt = Some(error.to_string());
+                    done.doubt = Some(lose(&torrent, &work.files, &error));
                 }
                 false => done.unsynced = Some((work, error.to_string())),
             }
@@ -127,8 +125,7 @@ impl Job {
             let complete: Vec<u32> = work.complete.iter().copied().collect();
             done.unfinished = part::finish(torrent.root(), files, names, &parts_of(&torrent), &complete);
             if let Some(error) = done.unfinished.iter().find(|error| error.is_doubtful()) {
-                done.doubt = Some(error.to_string());
-                forget_cached(&torrent, &work.files);
+                done.doubt = Some(lose(&torrent, &work.files, error));
                 return done;
             }
             let failed: BTreeSet<u32> = done.unfinished.iter().map(|error| error.file).collect();
@@ -202,7 +199,7 @@ pub(super) fn settle(session: &Store, torrent: &Torrent, mut stamps: Vec<Option<
     for file in written {
         stamps[file as usize] = stamp_of(torrent, file);
     }
-    session.put(info_hash, record(torrent, torrent.verified(), stamps));
+    session.put_current(info_hash, || recorded(torrent, stamps.clone()));
     history::note_begun(session, info_hash);
 }
 
@@ -237,6 +234,15 @@ fn sync(torrent: &Torrent, written: &BTreeSet<u32>) -> Result<(), part::Error> {
     let files = &torrent.meta().files;
     let written: Vec<u32> = written.iter().copied().collect();
     part::sync(torrent.root(), files, names, &parts_of(torrent), &written)
+}
+
+/// What was written to these files may be gone: it is neither said to be there any more nor served, and then what is read of them
+/// is read from the disk. In this order, since whoever asked for a piece between the two would get what the disk has. Gives why.
+fn lose(torrent: &Torrent, written: &BTreeSet<u32>, error: &part::Error) -> String {
+    let why = error.to_string();
+    torrent.lose(written.iter().copied(), &why);
+    forget_cached(torrent, written);
+    why
 }
 
 /// What is read of these files from now on is read from the disk.

@@ -94,6 +94,32 @@ fn files_are_made_recorded_and_named() {
     assert_eq!(fixture.known(), Some(1));
 }
 
+/// Nothing of what a thread was to do is lost when there is none: neither the files that were wanted nor what was written.
+#[test]
+fn what_no_thread_was_to_be_had_for_is_done_when_there_is_one() {
+    fn no_thread(_: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
+        Err(rustix::io::Errno::AGAIN.into())
+    }
+    let mut fixture = fixture();
+    let info_hash = fixture.torrent.info_hash();
+    fixture.downloads.spawn = no_thread;
+    fixture.downloads.on_wanted(info_hash);
+    fixture.downloads.on_tick(Instant::now());
+    fixture.downloads.spawn = on_thread;
+    fixture.downloads.on_tick(Instant::now());
+    assert!(fixture.downloads.at_rest(info_hash).is_none(), "it is not time yet");
+    fixture.downloads.on_tick(Instant::now() + RETRY);
+    assert!(fixture.downloads.at_rest(info_hash).is_some(), "a thread is at work");
+    assert!(matches!(fixture.next()[..], [Outcome::Prepared(_)]));
+    fixture.downloads.spawn = no_thread;
+    fixture.begin_written();
+    fixture.downloads.spawn = on_thread;
+    fixture.downloads.on_tick(Instant::now() + RETRY);
+    assert!(fixture.downloads.at_rest(info_hash).is_some(), "a thread is at work");
+    assert!(matches!(fixture.next()[..], [Outcome::Complete(_)]));
+    assert_eq!(fixture.known(), Some(1));
+}
+
 /// Its files could be made after they were deleted.
 #[test]
 fn torrent_that_has_left_is_not_at_rest_before_its_thread_has_ended() {
@@ -143,6 +169,36 @@ fn what_was_written_is_on_the_disk_before_it_is_recorded_when_files_are_made_aga
     let outcomes = crate::storage::simulated::on(std::rc::Rc::new(Lossy), || fixture.wanted());
     assert!(matches!(outcomes[..], [Outcome::Doubtful(_)]), "{outcomes:?}");
     assert_eq!(fixture.known(), Some(0));
+}
+
+/// A disk that takes nothing, and how many pieces a torrent was said to have when what the page cache held was dropped.
+struct Watched(Arc<Torrent>, std::cell::RefCell<Vec<u32>>);
+
+impl crate::storage::simulated::Disk for Watched {
+    fn step(&self) {}
+
+    fn sync(&self, _: std::os::fd::BorrowedFd<'_>) -> Result<(), rustix::io::Errno> {
+        Err(rustix::io::Errno::IO)
+    }
+
+    fn forget_cached(&self, _: std::os::fd::BorrowedFd<'_>) {
+        self.1.borrow_mut().push(self.0.have_count());
+    }
+}
+
+/// Found by the simulated swarm: peers were told of a piece that was gone by then, until the shard was told to let go of it.
+#[test]
+fn what_the_disk_has_lost_is_not_said_to_be_there_before_its_cache_is_dropped() {
+    let mut fixture = fixture();
+    fixture.downloads.spawn = |work| {
+        work();
+        Ok(())
+    };
+    fixture.wanted();
+    let disk = std::rc::Rc::new(Watched(Arc::clone(&fixture.torrent), Vec::new().into()));
+    let outcomes = crate::storage::simulated::on(std::rc::Rc::<Watched>::clone(&disk), || fixture.written());
+    assert!(matches!(outcomes[..], [Outcome::Doubtful(_)]), "{outcomes:?}");
+    assert_eq!(disk.1.take(), [0]);
 }
 
 #[test]

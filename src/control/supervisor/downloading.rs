@@ -136,7 +136,12 @@ impl Supervisor<'_> {
         self.stop_downloading(info_hash);
         // What is recorded is what was on the disk before this. What was lost then, nobody can tell.
         self.session.remove(info_hash);
-        self.doubtful.push((Instant::now() + DOUBT_FOR, torrent));
+        self.doubt_later(&torrent);
+    }
+
+    /// What there is of a torrent is checked in a while, if nobody has looked at it by then.
+    pub(super) fn doubt_later(&mut self, torrent: &Arc<Torrent>) {
+        self.doubtful.push((Instant::now() + DOUBT_FOR, Arc::clone(torrent)));
     }
 
     /// Checks what became doubtful a while ago.

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::Supervisor;
 use crate::control::checks::{self, Checked, Found, Progress};
 use crate::control::contents::Contents;
-use crate::control::places::{Absence, Look, Places, Watching};
+use crate::control::places::{Absence, BoundAgain, Look, Places, Watching};
 use crate::control::torrents::Lost;
 use crate::proto::InfoHash;
 use crate::session::Store;
@@ -36,7 +36,7 @@ struct Watched {
     seen: Option<(u64, u64)>,
     /// Why it cannot be used, as it was told last.
     absent: Option<String>,
-    /// Somebody has said that its payload is on another disk, and it was not looked at since.
+    /// Somebody has said that its payload is on another disk, and it was not bound to that one since.
     has_moved: bool,
 }
 
@@ -80,6 +80,18 @@ impl DataFolders {
         }
     }
 
+    /// A folder that was said to have moved is there, and torrents are served from it: it is bound to the filesystem that it is
+    /// on. Whether it is bound by this. A look that was under way when somebody said so tells nothing of that: it waits for the
+    /// next then.
+    fn bind_moved(&mut self, path: &Path) -> bool {
+        let Some(watched) = self.watched.get_mut(path).filter(|watched| watched.has_moved) else {
+            return false;
+        };
+        let bound = self.places.bind_again(path);
+        watched.has_moved = bound == BoundAgain::NotYet;
+        bound == BoundAgain::Now
+    }
+
     /// A torrent has gone.
     pub(super) fn forget(&mut self, info_hash: InfoHash) {
         self.waiting.remove(&info_hash);
@@ -111,7 +123,7 @@ impl Supervisor<'_> {
             Ok(identity) => {
                 let was_absent = watched.absent.take().is_some();
                 let is_other = watched.seen.replace(identity).is_some_and(|before| before != identity);
-                let is_moved = std::mem::take(&mut watched.has_moved);
+                let has_moved = watched.has_moved;
                 if was_absent {
                     tracing::info!(
                         "the data folder {} is there: its torrents are looked at",
@@ -125,9 +137,8 @@ impl Supervisor<'_> {
                     );
                     self.lose(&path, "its data folder is another than before");
                     self.regain(&path);
-                } else if is_moved && self.is_anything_in(&path) {
+                } else if has_moved && self.is_anything_in(&path) && self.data_folders.bind_moved(&path) {
                     // It has not: what is served from there says that it is the right one.
-                    self.data_folders.places.bind_again(&path);
                     tracing::info!(
                         "the data folder {} has not moved: it is bound to its filesystem again",
                         path.display()
@@ -320,5 +331,34 @@ impl Supervisor<'_> {
             path.display()
         );
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folder_that_was_said_to_have_moved_is_bound_once_it_was_looked_at_and_not_forgotten_before() {
+        let temp = tempfile::tempdir().unwrap();
+        let data = temp.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        let session = Arc::new(Store::open(temp.path()).unwrap().0);
+        // Nobody watches it by himself here: when it is looked at is this test's.
+        let (mut folders, _looks) = DataFolders::new(&session);
+        let watched = Watched {
+            watching: None,
+            seen: None,
+            absent: None,
+            has_moved: true,
+        };
+        folders.watched.insert(data.clone(), watched);
+        folders.places.unbind(&data);
+        assert!(!folders.bind_moved(&data), "what was seen before says nothing");
+        assert_eq!(session.load_place(&data), None);
+        folders.places.look(&data).unwrap();
+        assert!(folders.bind_moved(&data));
+        assert!(session.load_place(&data).is_some());
+        assert!(!folders.bind_moved(&data), "it is bound");
     }
 }

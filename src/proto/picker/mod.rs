@@ -461,6 +461,17 @@ impl Picker {
         untouched.into_iter().for_each(|piece| self.forget(piece));
     }
 
+    /// A suspect has nothing to do: it may be asked for whole pieces alone, and all that is missing of what it has was begun. One of
+    /// those is forgotten that nobody is asked for any more, for it to begin; otherwise, if nobody else comes, it would never
+    /// prove itself, and nothing would ever come. Gives which.
+    pub fn give_up_for(&mut self, has: &Pieces, asking: Asking<'_>) -> Option<PieceIndex> {
+        let is_left = |partial: &&mut Partial| partial.only.is_none() && !partial.is_asked() && !partial.is_here();
+        let is_wanted = |partial: &&mut Partial| has_piece(has, partial.piece) && asking.allows(partial.piece);
+        let piece = self.partials.iter_mut().filter(is_left).find(is_wanted)?.piece;
+        self.forget(piece);
+        Some(piece)
+    }
+
     /// Counts the looks in a row at which nobody was asked for anything of a piece that was begun, and forgets those that
     /// have had `looks_max`: their memory is wanted for others. Gives which.
     pub fn forget_stale(&mut self, looks_max: u32) -> Vec<PieceIndex> {

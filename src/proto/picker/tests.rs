@@ -272,6 +272,30 @@ fn suspect_is_asked_for_a_piece_of_its_own_however_many_it_has_begun_before() {
     assert!(pieces_of(&own).is_disjoint(&pieces_of(&before)));
 }
 
+/// Found by the simulated swarm: of the one piece that was missing somebody had sent some and left, and who was left was suspected.
+#[test]
+fn suspect_begins_anew_what_nobody_is_asked_for_any_more_when_nothing_else_is_missing() {
+    let mut picker = picker(1);
+    let begun = pick(&mut picker, 1, &Pieces::HaveAll, 1);
+    let alone = Asking {
+        alone: true,
+        ..Asking::default()
+    };
+    let ask = |picker: &mut Picker| {
+        let mut asked = Vec::new();
+        picker.pick(2, &Pieces::HaveAll, alone, 1000, &mut asked);
+        asked
+    };
+    assert_eq!(ask(&mut picker), []);
+    assert_eq!(picker.give_up_for(&Pieces::HaveAll, alone), None, "it is asked for");
+    picker.on_block(1, &begun[0]);
+    picker.let_go(1);
+    assert_eq!(picker.give_up_for(&Pieces::HaveNone, alone), None, "it has not got it");
+    assert_eq!(picker.give_up_for(&Pieces::HaveAll, alone), Some(begun[0].piece()));
+    assert_eq!(ask(&mut picker).len(), 2, "all of it");
+    assert_eq!(picker.give_up_for(&Pieces::HaveAll, alone), None, "it is its own");
+}
+
 #[test]
 fn suspect_is_asked_for_pieces_of_its_own() {
     let mut picker = settled(20);

@@ -165,6 +165,14 @@ impl<D: Driver> Shard<D> {
             let asking = Asking { idle: true, ..asking };
             let wanted = wanted.min(TAKEN_OVER_MAX);
             download.picker.pick(leech.key, peer.pieces(), asking, wanted, picked);
+            if picked.is_empty()
+                && asking.alone
+                && under_way == 0
+                && let Some(piece) = download.picker.give_up_for(peer.pieces(), asking)
+            {
+                self.assembly.forget(served.number, piece);
+                download.picker.pick(leech.key, peer.pieces(), asking, wanted, picked);
+            }
         }
         download.account(&mut self.assembly);
         if under_way == 0 && !picked.is_empty() {

@@ -124,6 +124,82 @@ fn file_that_is_opened_by_the_name_it_had_a_moment_ago_is_opened_by_the_other_an
     leeching.fixture.check(&far);
 }
 
+/// Some of it was written before a sync has failed, and may be gone, and the rest is written after that.
+#[test]
+fn piece_that_is_whole_after_its_disk_has_lost_something_is_neither_told_nor_served() {
+    let mut leeching = Leeching::new(2 * PIECE_LEN as usize);
+    let mut giver = leeching.giver(2000, FAST);
+    leeching.say(&giver, &Message::Unchoke);
+    leeching.settle();
+    while leeching.fixture.torrent.have_count() == 0 {
+        assert!(leeching.give(&mut giver, 1) > 0);
+    }
+    leeching.fixture.world.hold(OpKind::Write);
+    while leeching.give(&mut giver, 1) > 0 {}
+    leeching.hear(&mut giver);
+    assert_eq!((leeching.fixture.shard.writing(), giver.told.len()), (1, 1));
+    leeching.fixture.torrent.lose([0], "it cannot be synced");
+    assert_eq!(leeching.fixture.torrent.have_count(), 0);
+    leeching.fixture.world.release(OpKind::Write);
+    leeching.settle();
+    leeching.hear(&mut giver);
+    assert_eq!((leeching.fixture.shard.writing(), giver.told.len()), (0, 1));
+    assert_eq!(leeching.fixture.torrent.have_count(), 0);
+}
+
+/// It has got its final name, and the torrent is not told yet: folders are synced between the two.
+#[test]
+fn file_that_is_getting_its_final_name_is_served_as_soon_as_it_has_it() {
+    let mut leeching = Leeching::new(2 * PIECE_LEN as usize);
+    let mut giver = leeching.giver(2000, FAST);
+    let mut far = leeching.fixture.far(FAST);
+    leeching.fixture.say(&far, &Message::HaveNone);
+    leeching.fixture.say(&far, &Message::Interested);
+    leeching.give_all(&mut giver);
+    let whole = leeching.file();
+    leeching.fixture.world.remove_file(&format!("payload{PART_SUFFIX}"));
+    leeching.fixture.world.file("payload", &whole);
+    leeching.fixture.request(&far, 0, 0, BLOCK_LEN);
+    leeching.settle();
+    leeching.fixture.hear(&mut far);
+    assert!(far.blocks.is_empty(), "what lies there may be somebody else's");
+    assert!(leeching.is_complete(), "{:?}", leeching.fixture.torrent.fault());
+    leeching.fixture.torrent.finished(0, Some(0));
+    leeching.fixture.torrent.set_complete();
+    leeching.pass(2);
+    leeching.fixture.hear(&mut far);
+    assert_eq!(far.blocks.len(), 1);
+    leeching.fixture.check(&far);
+}
+
+/// Somebody has deleted it: under neither name is there anything, and nothing will be.
+#[test]
+fn file_of_a_download_that_is_gone_is_withdrawn_under_whichever_name_it_was() {
+    for has_final_name in [false, true] {
+        let mut leeching = Leeching::new(2 * PIECE_LEN as usize);
+        let mut giver = leeching.giver(2000, FAST);
+        let far = leeching.fixture.far(FAST);
+        leeching.fixture.say(&far, &Message::HaveNone);
+        leeching.fixture.say(&far, &Message::Interested);
+        leeching.say(&giver, &Message::Unchoke);
+        leeching.settle();
+        while leeching.fixture.torrent.have_count() == 0 {
+            assert!(leeching.give(&mut giver, 1) > 0);
+        }
+        if has_final_name {
+            leeching.fixture.torrent.finished(0, Some(0));
+        }
+        leeching.fixture.world.remove_file(&format!("payload{PART_SUFFIX}"));
+        assert!(leeching.fixture.torrent.home().is_some(), "it is being downloaded");
+        let first = leeching.fixture.torrent.have().pieces().next().unwrap().get();
+        leeching.fixture.request(&far, first, 0, BLOCK_LEN);
+        leeching.pass(1);
+        assert_eq!(leeching.fixture.torrent.have_count(), 0);
+        let fault = leeching.fixture.torrent.fault().unwrap();
+        assert!(fault.contains("payload: cannot be opened"), "{fault}");
+    }
+}
+
 #[test]
 fn memory_stays_within_its_budget() {
     for write_buffer in [4 * u64::from(PIECE_LEN), 9 * u64::from(PIECE_LEN)] {

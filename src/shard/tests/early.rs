@@ -51,6 +51,36 @@ fn long_pieces_come_with_little_memory_and_each_block_once() {
     }
 }
 
+/// Runs of several pieces grow at once, and others are asked for in the place of their blocks, before any of them ends.
+#[test]
+fn runs_that_end_together_take_no_more_memory_than_there_is_and_hold_up_nobody() {
+    for givers in 1..4 {
+        let mut leeching = leeching();
+        leeching.fixture.world.hold(OpKind::Write);
+        let mut givers: Vec<Giver> = (0..givers).map(|at| leeching.giver(2000 + at, FAST)).collect();
+        givers.iter().for_each(|giver| leeching.say(giver, &Message::Unchoke));
+        leeching.settle();
+        let mut give_one_each = |leeching: &mut Leeching| -> usize {
+            let given = givers.iter_mut().map(|giver| leeching.give(giver, 1)).sum();
+            reserved(leeching);
+            given
+        };
+        while give_one_each(&mut leeching) > 0 {}
+        leeching.fixture.world.release(OpKind::Write);
+        leeching.settle();
+        let mut idle = 0;
+        while !leeching.is_complete() {
+            if give_one_each(&mut leeching) == 0 {
+                idle += 1;
+                assert!(idle < 30, "nobody waits for ever");
+                leeching.pass(1);
+            }
+        }
+        assert!(leeching.file() == leeching.fixture.payload);
+        assert_eq!(leeching.fixture.shard.counters.wasted_bytes, 0);
+    }
+}
+
 #[test]
 fn long_piece_is_told_and_served_only_once_it_was_read_back() {
     let mut leeching = leeching();

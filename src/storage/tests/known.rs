@@ -351,6 +351,67 @@ fn a_name_that_is_young_is_on_the_disk_before_anything_is_recorded_of_its_file()
     ));
 }
 
+/// A disk that takes so many syncs and no more.
+struct Takes(std::cell::Cell<u32>);
+
+impl simulated::Disk for Takes {
+    fn step(&self) {}
+
+    fn sync(&self, _: BorrowedFd<'_>) -> Result<(), Errno> {
+        let left = self.0.get().checked_sub(1).ok_or(Errno::IO)?;
+        self.0.set(left);
+        Ok(())
+    }
+
+    fn forget_cached(&self, _: BorrowedFd<'_>) {}
+}
+
+/// What somebody does who is not allowed everything, on a thread of its own: the tests may run as root.
+fn without_rights<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let work = || {
+        use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+        let none = CapabilitySets {
+            effective: CapabilitySet::empty(),
+            permitted: CapabilitySet::empty(),
+            inheritable: CapabilitySet::empty(),
+        };
+        set_capabilities(None, none).unwrap();
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(work).join().unwrap())
+}
+
+/// A file can be made in a folder that cannot be listed, nor opened to be synced.
+#[test]
+fn name_in_a_folder_that_may_not_be_listed_is_synced_by_way_of_its_file_or_not_believed() {
+    use std::os::unix::fs::PermissionsExt;
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path().join("in");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("a"), "payload").unwrap();
+    let set_mode = |mode| std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(mode)).unwrap();
+    set_mode(0o300);
+    let files = [crate::proto::metainfo::FileEntry {
+        path: RelPath::parse("in/a").unwrap(),
+        len: 7,
+        offset: 0,
+        pad: false,
+    }];
+    let look = || {
+        let root = Root::open(temp.path()).unwrap();
+        let layout = Layout::of_files(&files);
+        let mut payload = payload::Payload::look(&root, &layout, &files, None, || true).unwrap();
+        (payload.sync_young(|| true), payload.is_on_disk(0))
+    };
+    // Of the file, the data folder, and the folder by way of the file.
+    let of = |syncs| without_rights(|| simulated::on(Rc::new(Takes(std::cell::Cell::new(syncs))), look));
+    let found = [2, 3].map(of);
+    let by_a_real_one = without_rights(look);
+    set_mode(0o700); // So that it can be deleted.
+    assert_eq!(found, [(vec![0], false), (vec![], true)]);
+    assert_eq!(by_a_real_one, (vec![], true));
+}
+
 /// As on procfs, or an image that nobody can write to: there is nothing to sync.
 #[test]
 fn filesystem_that_knows_no_sync_loses_nothing() {
