@@ -443,10 +443,7 @@ fn payload_of_which_nothing_is_right_is_checked_again_only_on_request() {
     wait_for_torrents(&mut btd, "missing", 1);
     // It would be hashed to its end each time.
     let line = wait_for_log(&mut btd, "nothing to seed of \"a\"");
-    assert!(
-        line.contains("none is right (touch its .torrent to check it again)"),
-        "{line}"
-    );
+    assert!(line.contains("none is right (`btd ctl verify "), "{line}");
     home.payload("a");
     touch(&home.torrents.join("a.torrent"));
     wait_for_torrents(&mut btd, "seeding", 1);

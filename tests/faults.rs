@@ -246,7 +246,7 @@ impl Ward {
         });
         wait_for("the log says why", within(30), || {
             let log = self.btd.process.log();
-            (log.contains(why) && log.contains("touch its .torrent")).then_some(())
+            (log.contains(why) && log.contains("`btd ctl verify ")).then_some(())
         });
     }
 

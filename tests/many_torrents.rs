@@ -220,6 +220,39 @@ fn torrents_that_rest_are_announced_as_seeds_and_taken_back() {
     assert!(of_this("stopped") >= 100, "{} were taken back", of_this("stopped"));
 }
 
+/// A few hundred are told in each turn of the supervisor.
+#[test]
+fn thousands_of_torrents_wait_for_their_folder_and_come_back_with_it() {
+    let library = Library::new("many-lost", COUNT);
+    let btd = library.start();
+    btd.wait_seeding(COUNT);
+    let count = |state: &str, count: usize| {
+        wait_for(&format!("{count} are {state}"), within(SECONDS), || {
+            (btd.metric(&format!("btd_torrents{{state=\"{state}\"}}")) == count as f64).then_some(())
+        });
+    };
+    let read = btd.metric("btd_check_read_bytes_total");
+    let away = library.path().join("away");
+    fs::rename(&library.data, &away).expect("move the folder");
+    count("unavailable", COUNT);
+    assert!(
+        Peer::join(
+            btd.peers,
+            Ipv4Addr::LOCALHOST,
+            library.hashes[COUNT - 1],
+            Reserved::OURS
+        )
+        .is_err()
+    );
+    fs::rename(&away, &library.data).expect("move it back");
+    count("seeding", COUNT);
+    for number in [0, COUNT - 1] {
+        library.check_served(&btd, number);
+    }
+    assert_eq!(btd.metric("btd_check_read_bytes_total"), read, "nothing was read again");
+    btd.stop();
+}
+
 #[test]
 fn torrent_whose_file_goes_while_it_rests_is_gone() {
     let library = Library::new("gone", 2);

@@ -285,6 +285,20 @@ fn trusted_payload_is_never_read_until_somebody_asks_for_it() {
     btd.stop();
 }
 
+/// Issue 7: it was believed anew, by its length.
+#[test]
+fn trusted_payload_that_was_changed_is_read_before_it_is_served_again() {
+    let home = Home::new("trust-changed", "trust");
+    let btd = home.start();
+    state(&btd, "seeding");
+    btd.stop();
+    home.spoil(&[5]);
+    let btd = home.start();
+    state(&btd, "partial");
+    is(&btd, "btd_check_read_bytes_total", LEN as f64);
+    btd.stop();
+}
+
 #[test]
 fn file_of_another_length_is_read_however_payload_is_verified() {
     for mode in ["lazy", "trust"] {

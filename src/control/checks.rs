@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::config::display_size;
 use super::contents::{self, Contents};
+use super::downloads::Judged;
 use super::history;
 use super::places::{Absence, Places};
 use crate::hashing::Pool;
@@ -53,6 +55,10 @@ pub(crate) struct Progress {
     started: OnceLock<Instant>,
     total: u64,
     inner: storage::Progress,
+    /// Somebody wants all of it read, whatever is known.
+    for_all: AtomicBool,
+    /// It relies on something that is known, or believed.
+    relies: AtomicBool,
 }
 
 impl Progress {
@@ -76,6 +82,30 @@ impl Progress {
     /// Nobody wants the result any more.
     pub(super) fn cancel(&self) {
         self.inner.cancel();
+    }
+
+    /// Somebody wants all of the payload read, whatever is known of it. One that has begun otherwise is ended early, and is to be
+    /// made again ([`Progress::is_to_be_again`]). Whether that is news.
+    pub(super) fn want_all(&self) -> bool {
+        let is_news = !self.for_all.swap(true, SeqCst);
+        if is_news && self.relies.load(SeqCst) {
+            self.cancel();
+        }
+        is_news
+    }
+
+    /// Whether somebody wants all of it read.
+    pub(super) fn is_for_all(&self) -> bool {
+        self.for_all.load(SeqCst)
+    }
+
+    fn relies(&self, relies: bool) {
+        self.relies.store(relies, SeqCst);
+    }
+
+    /// Whether the check has relied on what was known when somebody wanted all of it read.
+    pub(super) fn is_to_be_again(&self) -> bool {
+        self.is_for_all() && self.relies.load(SeqCst)
     }
 
     /// Whether that was said.
@@ -138,8 +168,12 @@ pub(crate) struct Found {
     pub(crate) why: Option<String>,
     /// For the shards, if any piece is right, or the rest is to be downloaded.
     pub(crate) torrent: Option<Arc<Torrent>>,
-    /// What each file looked like that is complete; only of a torrent that is to be downloaded.
-    pub(crate) stamps: Option<Vec<Option<FileStamp>>>,
+    /// What its files look like; only of a torrent that is to be downloaded.
+    pub(crate) stamps: Option<Judged>,
+    /// What of the files that are there it will write over, if it is downloaded.
+    pub(crate) to_write_over: Option<String>,
+    /// As it would be downloaded: it is not, as it would be written over files that have nothing of it. `why` says which.
+    pub(crate) held: Option<Arc<Torrent>>,
     /// It was complete once, and is not downloaded again by itself.
     pub(crate) was_whole: bool,
     /// How many of the pieces nobody has read yet, and what was recorded of the others.
@@ -432,13 +466,19 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
     let shared = job.contents.get(info_hash)?;
     let meta = &*shared;
     let mut kept = session.load(&info_hash, meta.geometry.piece_count(), meta.files.len());
-    let known = kept.clone().filter(|_| job.trust);
+    let trust = job.trust && !job.progress.is_for_all();
+    let known = kept.clone().filter(|_| trust);
     let mut last = None;
     // What btd downloads itself is not believed by its length: its files have theirs from the start.
     let is_download = session
         .load_history(&info_hash)
         .is_some_and(|history| history.completed.is_none() && (history.downloaded > 0 || history.uploaded == 0));
-    let believed = if is_download { Unread::Now } else { job.unread };
+    let is_repair = session.load_repair(&info_hash);
+    let believed = match is_download || is_repair || !trust {
+        true => Unread::Now,
+        false => job.unread,
+    };
+    job.progress.relies(known.is_some() || believed != Unread::Now);
     let memory = Memory {
         known,
         unread: believed,
@@ -465,25 +505,46 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
     }
     let is_lacking = !report.have.is_full() || !is_named;
     let history = session.load_history(&info_hash).filter(|_| is_lacking);
-    let was_whole = job.trust && history.is_some_and(|history| history.completed.is_some());
+    let was_complete = history.is_some_and(|history| history.completed.is_some());
+    let was_whole = trust && was_complete && !is_repair;
     // A disk that does not even take what is there is not written to.
-    if let Some(home) = job.home.filter(|_| is_lacking && !was_whole && !report.unsynced) {
-        let stamps = complete_files(meta, &report);
+    let home = job.home.filter(|_| is_lacking && !was_whole && !report.unsynced);
+    // What was complete here once is the torrent's, and whoever wants it downloaded again has asked for that.
+    let strangers = match home {
+        Some(_) if !was_complete => storage::strangers(meta, &root, &report, is_download),
+        _ => Vec::new(),
+    };
+    let to_download = |root, home| {
         let torrent = Torrent::to_download(Arc::clone(&shared), root, &report.have, &report.parts, home);
-        let torrent = torrent.with_unread(&report.unread);
-        for (file, stamp) in (0..).zip(&stamps) {
+        torrent.with_unread(&report.unread)
+    };
+    let held = home.filter(|_| !strangers.is_empty());
+    let held = held.map(|home| to_download(Arc::clone(&root), home));
+    if let Some(home) = home.filter(|_| held.is_none()) {
+        if was_complete && !is_repair {
+            session.put_repair(info_hash, true); // Until it is complete, over restarts too.
+        }
+        let judged = Judged {
+            stamps: complete_files(meta, &report),
+            seen: report.seen.clone(),
+        };
+        let torrent = to_download(root, home);
+        for (file, stamp) in (0..).zip(&judged.stamps) {
             if let Some(stamp) = stamp {
                 torrent.finished(file, Some(stamp.mtime_ns));
             }
         }
+        let to_write_over = to_write_over(meta, &report);
         return Ok(Found {
             piece_count: meta.geometry.piece_count(),
             have_count: report.have.count(),
             wrong_count: report.wrong.count(),
             known: false,
-            why: why_not_whole(meta, &report),
+            why: to_write_over.clone().or_else(|| why_not_whole(meta, &report)),
+            to_write_over,
             torrent: Some(torrent),
-            stamps: Some(stamps),
+            stamps: Some(judged),
+            held,
             was_whole,
             unread: unread(&report.unread, last),
             is_durable,
@@ -499,11 +560,13 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
     Ok(Found {
         piece_count: meta.geometry.piece_count(),
         stamps: None,
+        to_write_over: None,
+        held,
         was_whole,
         have_count,
         wrong_count: report.wrong.count(),
         known: report.known_count == meta.geometry.piece_count(),
-        why: why_not_whole(meta, &report),
+        why: why_held(meta, &strangers).or_else(|| why_not_whole(meta, &report)),
         torrent,
         unread: unread(&not_read, last),
         is_durable,
@@ -541,6 +604,38 @@ fn complete_files(meta: &Metainfo, report: &CheckReport) -> Vec<Option<FileStamp
         .collect()
 }
 
+/// Why a torrent is not downloaded that would be written over these files.
+fn why_held(meta: &Metainfo, strangers: &[u32]) -> Option<String> {
+    let (first, others) = strangers.split_first()?;
+    let more = match others.len() {
+        0 => String::new(),
+        count => format!(" (and {count} more like it)"),
+    };
+    Some(format!(
+        "{:?}{more} is there already and has nothing of this torrent in it, so that it is not downloaded over it \
+         (hint: move it away, or give the torrent a `data-dir` of its own)",
+        meta.files[*first as usize].path.as_str()
+    ))
+}
+
+/// What a download will write over in files that lie under their final names, if there is anything.
+fn to_write_over(meta: &Metainfo, report: &CheckReport) -> Option<String> {
+    let (layout, geometry) = (Layout::new(meta), &meta.geometry);
+    let (mut first, mut count) = (None, 0);
+    for piece in geometry.pieces().filter(|piece| report.wrong.get(*piece)) {
+        let mut spans = layout.spans(geometry.piece_offset(piece), geometry.piece_len(piece).into());
+        if let Some(span) = spans.find(|span| !span.pad && !report.parts[span.file as usize]) {
+            count += 1;
+            first.get_or_insert(span.file);
+        }
+    }
+    let path = meta.files[first? as usize].path.as_str();
+    Some(match count {
+        1 => format!("a piece of what is there is wrong, and will be written over, in {path:?}"),
+        count => format!("{count} pieces of what is there are wrong, and will be written over, the first in {path:?}"),
+    })
+}
+
 fn why_not_whole(meta: &Metainfo, report: &CheckReport) -> Option<String> {
     let files = std::iter::zip(&meta.files, std::iter::zip(&report.files, &report.parts));
     let mut wrong = files.filter(|(_, (state, part))| !state.is_ok() || **part);
@@ -559,6 +654,7 @@ fn why_not_whole(meta: &Metainfo, report: &CheckReport) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::part::Seen;
 
     #[test]
     fn a_line_of_progress_says_how_far_how_fast_and_how_long() {
@@ -574,6 +670,134 @@ mod tests {
     #[test]
     fn a_check_that_waits_has_no_line() {
         assert_eq!(Progress::new(10).line(false), None);
+    }
+
+    /// A torrent of one piece of zeros, `x`, and what is known of it.
+    struct Fixture {
+        _temp: tempfile::TempDir,
+        data: PathBuf,
+        meta: Arc<Metainfo>,
+        session: Store,
+        pool: Arc<Pool>,
+    }
+
+    fn fixture() -> Fixture {
+        let temp = tempfile::tempdir().unwrap();
+        let (state, data) = (temp.path().join("state"), temp.path().join("data"));
+        std::fs::create_dir(&state).unwrap();
+        std::fs::create_dir(&data).unwrap();
+        let mut bytes = crate::control::watch::testing::torrent("x");
+        let at = bytes.len() - 22;
+        let mut hasher = crate::hashing::Hasher::new();
+        hasher.update(&[0; 16384]);
+        bytes[at..at + 20].copy_from_slice(&hasher.finish());
+        Fixture {
+            _temp: temp,
+            meta: Arc::new(Metainfo::parse(&bytes).unwrap()),
+            session: Store::open(&state).unwrap().0,
+            pool: Arc::new(Pool::start(crate::hashing::PoolConfig::default()).unwrap()),
+            data,
+        }
+    }
+
+    impl Fixture {
+        fn job(&self, trust: bool) -> Job {
+            Job {
+                info_hash: self.meta.info_hash,
+                generation: 0,
+                contents: Arc::clone(&self.meta).into(),
+                data_dir: self.data.clone(),
+                trust,
+                unread: Unread::Now,
+                doubted: None,
+                home: Some(0),
+                progress: Arc::new(Progress::new(16384)),
+            }
+        }
+
+        fn look_as(&self, job: &Job) -> Found {
+            let throttle = Throttle::default();
+            let means = Means {
+                pool: &self.pool,
+                throttle: &throttle,
+                seeks: false,
+            };
+            let root = Arc::new(Root::open(&self.data).unwrap());
+            look(job, root, means, &self.session).unwrap()
+        }
+
+        fn look(&self, trust: bool) -> Found {
+            self.look_as(&self.job(trust))
+        }
+
+        /// Writes the file, an hour ago.
+        fn write(&self, byte: u8) {
+            std::fs::write(self.data.join("x"), [byte; 16384]).unwrap();
+            let file = std::fs::File::options().append(true).open(self.data.join("x")).unwrap();
+            let hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+            file.set_modified(hour_ago).unwrap();
+        }
+    }
+
+    #[test]
+    fn torrent_is_not_downloaded_over_a_file_of_somebody_elses_until_that_is_gone() {
+        let fixture = fixture();
+        fixture.write(7);
+        for trust in [true, false] {
+            let found = fixture.look(trust);
+            assert!(found.held.is_some() && found.stamps.is_none() && found.torrent.is_none());
+            let why = found.why.unwrap();
+            assert!(why.contains("\"x\" is there already"), "{why}");
+        }
+        std::fs::remove_file(fixture.data.join("x")).unwrap();
+        let found = fixture.look(true);
+        assert!(found.held.is_none() && found.stamps.is_some_and(|judged| judged.seen == [Seen::Nothing]));
+    }
+
+    /// Issue 7: it was forgotten by a restart, and the torrent not downloaded to its end.
+    #[test]
+    fn repair_goes_on_after_a_restart_until_the_torrent_is_whole() {
+        let fixture = fixture();
+        fixture.write(0);
+        assert_eq!(fixture.look(true).have_count, 1);
+        fixture.write(7);
+        let found = fixture.look(true);
+        assert!(found.was_whole && found.stamps.is_none(), "not by itself");
+        let found = fixture.look(false);
+        let why = found.to_write_over.clone().unwrap();
+        assert!(
+            found.stamps.is_some() && why.contains("will be written over, in \"x\""),
+            "{why}"
+        );
+        assert!(fixture.look(true).stamps.is_some(), "as somebody wants it");
+        // Nor is what is wrong believed by its length.
+        let job = Job {
+            unread: Unread::Never,
+            ..fixture.job(true)
+        };
+        fixture.session.remove(fixture.meta.info_hash);
+        assert!(fixture.look_as(&job).stamps.is_some());
+        fixture.write(0);
+        assert_eq!(fixture.look(true).have_count, 1);
+        fixture.write(7);
+        assert!(fixture.look(true).was_whole, "it is over");
+    }
+
+    #[test]
+    fn check_that_somebody_wants_of_all_relies_on_nothing_whenever_that_is_said() {
+        let fixture = fixture();
+        fixture.write(0);
+        let job = fixture.job(true);
+        assert!(!fixture.look_as(&job).known && job.progress.want_all());
+        assert!(!job.progress.is_to_be_again(), "it has read all of it anyway");
+        // Before it begins.
+        let job = fixture.job(true);
+        assert!(job.progress.want_all() && !job.progress.want_all());
+        assert!(!fixture.look_as(&job).known && !job.progress.is_to_be_again());
+        // When it has begun, or ended.
+        let job = fixture.job(true);
+        assert!(fixture.look_as(&job).known && !job.progress.is_to_be_again());
+        assert!(job.progress.want_all() && job.progress.is_to_be_again() && job.progress.is_cancelled());
     }
 
     /// A disk that takes all of files, and folders as it says.

@@ -59,6 +59,9 @@ pub(super) fn note_whole(session: &Store, info_hash: InfoHash, is_wanted: impl F
 }
 
 fn note_completed(session: &Store, info_hash: InfoHash, announced: bool, is_wanted: impl FnOnce() -> bool) {
+    if session.load_repair(&info_hash) {
+        session.put_repair(info_hash, false);
+    }
     session.change_history(info_hash, |history| {
         // Asked in here: what is forgotten after this is forgotten.
         is_wanted().then(|| {

@@ -316,8 +316,9 @@ pub(super) struct Supervisor<'a> {
     spoilt: Vec<Job>,
     appearing: Appearing,
     appeared: mpsc::UnboundedReceiver<InfoHash>,
-    /// Downloads of which nobody knows what is on the disk, and when they are to be checked.
-    doubtful: Vec<(Instant, Arc<Torrent>)>,
+    /// Downloads of which nobody knows what is on the disk, when they are to be checked, and whether what is known of them may be
+    /// relied on then.
+    doubtful: Vec<(Instant, Arc<Torrent>, bool)>,
     missing_tried: Instant,
     /// Torrents there were when more time was asked for to start.
     start_told: usize,
@@ -531,6 +532,7 @@ impl<'a> Supervisor<'a> {
                 Some(read) = self.config_read.recv() => self.on_config(read),
                 Some(standing) = self.standings.recv() => self.on_standing(&standing),
                 () = tokio::task::yield_now(), if self.is_reloading() => self.go_on_reloading(),
+                () = tokio::task::yield_now(), if self.has_places_to_see_to() => self.go_on_with_places(),
                 Some(ask) = self.asked.recv() => ask(self),
                 _ = tick.tick() => {
                     self.on_tick();
@@ -645,7 +647,10 @@ impl Supervisor<'_> {
                     self.stop_downloading(info_hash);
                     (generation, false)
                 }
-                None => return,
+                None => {
+                    self.read_all(info_hash);
+                    return;
+                }
             },
             Addition::SameAs(other) => return Self::tell_same(file, &other, info_hash),
         };
@@ -679,6 +684,9 @@ impl Supervisor<'_> {
     ) {
         // What shards have found out since the last one is not to be found out again.
         self.unread.remove(info_hash);
+        if !trust {
+            progress.want_all();
+        }
         let home = self.home_in(folder, info_hash);
         let unread = match self.folders.plan(folder).verify {
             Verify::Lazy if trust => Unread::Later,
@@ -845,7 +853,9 @@ impl Supervisor<'_> {
             // That was said of its folder.
             (State::Unavailable, _) => tracing::debug!("{name:?} ({info_hash}) waits for its data folder"),
             (_, Err(error)) => {
-                tracing::error!("cannot serve {name:?} ({info_hash}): {error} (touch its .torrent to check it again)");
+                tracing::error!(
+                    "cannot serve {name:?} ({info_hash}): {error} (`btd ctl verify {info_hash}` checks it again)"
+                );
             }
             (
                 State::Seeding,
@@ -868,11 +878,14 @@ impl Supervisor<'_> {
                 );
             }
             (State::Downloading, Ok(found)) => {
-                let found = match found.have_count {
+                let had = match found.have_count {
                     0 => "none of it is there".to_owned(),
                     count => format!("{count} of {piece_count} pieces are there"),
                 };
-                tracing::info!("downloading {name:?} ({info_hash}): {len}, {found}");
+                tracing::info!("downloading {name:?} ({info_hash}): {len}, {had}");
+                if let Some(why) = found.to_write_over {
+                    tracing::warn!("downloading {name:?} ({info_hash}): {why}");
+                }
             }
             (State::Missing, Ok(found)) => {
                 if settled.is_news {
@@ -882,10 +895,12 @@ impl Supervisor<'_> {
                     });
                     let next = match found.wrong_count {
                         _ if found.was_whole => {
-                            "it was complete once; touch its .torrent to download it again".to_owned()
+                            format!("it was complete once; `btd ctl verify {info_hash}` downloads it again")
                         }
-                        0 => format!("looked for again every {} s", MISSING_RETRY.as_secs()),
-                        _ => "touch its .torrent to check it again".to_owned(),
+                        count if count == 0 || found.held.is_some() => {
+                            format!("looked for again every {} s", MISSING_RETRY.as_secs())
+                        }
+                        _ => format!("`btd ctl verify {info_hash}` checks it again"),
                     };
                     tracing::warn!("nothing to seed of {name:?} ({info_hash}): {why} ({next})");
                 }
@@ -893,7 +908,14 @@ impl Supervisor<'_> {
                 if let Some(entry) = self.torrents.entry(*info_hash) {
                     let contents = Contents::InFile(Arc::clone(entry.file()));
                     let job = Job { contents, ..job };
-                    if found.wrong_count == 0 {
+                    if found.held.is_some() {
+                        // What is known to be wrong is not read again, as long as it stays as it is.
+                        self.missing.push(Job {
+                            trust: true,
+                            doubted: None,
+                            ..job
+                        });
+                    } else if found.wrong_count == 0 {
                         self.missing.push(job);
                     } else {
                         self.spoilt.retain(|before| before.info_hash != job.info_hash);
@@ -904,8 +926,8 @@ impl Supervisor<'_> {
             (_, Ok(found)) => {
                 let why = found.why.map(|why| format!("; {why}")).unwrap_or_default();
                 let next = match found.was_whole {
-                    true => "it was complete once; touch its .torrent to download what is missing",
-                    false => "touch its .torrent to check it again",
+                    true => format!("it was complete once; `btd ctl verify {info_hash}` downloads what is missing"),
+                    false => format!("`btd ctl verify {info_hash}` checks it again"),
                 };
                 tracing::warn!(
                     "seeding a part of {name:?} ({info_hash}): {} of {piece_count} pieces are right, {} wrong{why} ({next})",
@@ -920,6 +942,8 @@ impl Supervisor<'_> {
     /// What was found of a torrent, unless it is to be downloaded over the files of another.
     fn is_its_own(&self, found: Found) -> Result<Found, checks::Error> {
         let torrent = found.torrent.as_ref().filter(|_| found.stamps.is_some());
+        // Whose it is says more than that it is none of this one's.
+        let torrent = torrent.or(found.held.as_ref());
         match torrent.and_then(|torrent| rival_of(torrent, self.torrents.served())) {
             None => Ok(found),
             Some(Rival { path, name, info_hash }) => Err(checks::Error::Taken {
@@ -1024,6 +1048,7 @@ impl Supervisor<'_> {
         self.announcer.remove(info_hash);
         // Whoever adds it again wants to know whether it is still there.
         self.session.remove(info_hash);
+        self.session.put_repair(info_hash, false);
         if self.goals.forget(info_hash) || entry.is_paused() {
             self.session.put_paused(info_hash, false);
         }
@@ -1107,7 +1132,7 @@ impl Supervisor<'_> {
             }
             tracing::warn!(
                 "{name:?} ({info_hash}) is no longer whole, {have} of {count} pieces are left: {why} \
-                 (touch its .torrent to check it again)"
+                 (`btd ctl verify {info_hash}` checks it again)"
             );
             self.publish_counts();
         }

@@ -3,6 +3,11 @@
 //! A plain table without disk, clock or shard: the supervisor asks it what an event means, and acts. One torrent may
 //! come from several files; it is added with the first and removed with the last.
 
+mod lost;
+mod namesakes;
+
+pub(super) use lost::Lost;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -10,11 +15,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::checks::Progress;
-use super::contents::Contents;
 use super::meter::Meter;
 use super::origins::Origins;
 use crate::proto::InfoHash;
 use crate::shard::{Resting, Torrent};
+use namesakes::Namesakes;
 
 /// Where a torrent stands.
 #[derive(Clone, Debug)]
@@ -223,17 +228,6 @@ pub(super) struct Settled {
     pub(super) is_news: bool,
 }
 
-/// A torrent whose data folder is gone.
-#[derive(Debug)]
-pub(super) struct Lost {
-    /// Which.
-    pub(super) info_hash: InfoHash,
-    /// What is in its file. The torrent itself holds on to the folder.
-    pub(super) contents: Contents,
-    /// Whether it rested, and the shards had its info-hash alone.
-    pub(super) rested: bool,
-}
-
 /// All torrents.
 #[derive(Debug, Default)]
 pub(super) struct Torrents {
@@ -250,6 +244,8 @@ pub(super) struct Torrents {
     paused: HashSet<InfoHash>,
     /// Whose rates were taken last.
     measured: Option<InfoHash>,
+    /// Kept while somebody asks for it.
+    namesakes: Option<Namesakes>,
 }
 
 impl Torrents {
@@ -301,6 +297,9 @@ impl Torrents {
         };
         self.counts[entry.state.index()] += 1;
         self.by_hash.insert(info_hash, entry);
+        if let Some(namesakes) = &mut self.namesakes {
+            namesakes.add(name, info_hash);
+        }
         (
             Addition::New {
                 generation: self.generations,
@@ -634,51 +633,6 @@ impl Torrents {
         }
     }
 
-    /// The data folders of these watch folders are gone. Gives the torrents there that shards have, or had, and those that rest:
-    /// they have them no more, and wait for the folder. What is being checked is told to stop, what is paused stays so.
-    pub(super) fn lose(&mut self, folders: &[usize], why: &str) -> Vec<Lost> {
-        let mut all = Vec::new();
-        let of_these = self.by_hash.iter_mut();
-        for (info_hash, entry) in of_these.filter(|(_, entry)| folders.contains(&entry.folder())) {
-            let (served, rested) = (entry.served.take(), std::mem::take(&mut entry.rests));
-            self.loaded.remove(info_hash);
-            self.resting.remove(*info_hash);
-            let is_lost = served.is_some() || rested;
-            if let State::Checking(progress) = &entry.state {
-                progress.cancel();
-            } else if is_lost {
-                entry.is_known = false;
-                entry.rare.get_or_insert_default().why = Some(why.into());
-                if !entry.paused {
-                    entry.settled_as = None;
-                    self.counts[entry.state.index()] -= 1;
-                    entry.state = State::Unavailable;
-                    self.counts[entry.state.index()] += 1;
-                }
-            }
-            if is_lost {
-                all.push(Lost {
-                    info_hash: *info_hash,
-                    contents: match &served {
-                        Some(torrent) => Contents::Here(torrent.shared_meta()),
-                        None => Contents::InFile(Arc::clone(entry.files.first().0)),
-                    },
-                    rested,
-                });
-            }
-        }
-        all
-    }
-
-    /// Whether this one waits for its data folder, which is that of one of these watch folders.
-    pub(super) fn is_unavailable_in(&self, info_hash: InfoHash, folders: &[usize]) -> bool {
-        let entry = self.by_hash.get(&info_hash);
-        entry.is_some_and(|entry| {
-            let waits = matches!(entry.state, State::Unavailable | State::Paused) && entry.served.is_none();
-            waits && folders.contains(&entry.folder())
-        })
-    }
-
     /// Takes the rates of the next `count` torrents, in turn, and shows each to `look`. Whether these were the last of them all,
     /// and the first are the next.
     pub(super) fn measure(&mut self, count: usize, now: Instant, mut look: impl FnMut(&Arc<Torrent>)) -> bool {
@@ -754,6 +708,7 @@ impl Torrents {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::contents::Contents;
     use crate::proto::bitfield::Bitfield;
     use crate::proto::metainfo::Metainfo;
     use crate::storage::Root;
@@ -782,6 +737,24 @@ mod tests {
 
     fn remove(torrents: &mut Torrents, file: &str) -> Option<InfoHash> {
         gone(&torrents.remove(Path::new(file)))
+    }
+
+    /// Loses the first folder, one torrent at a time.
+    fn lose_all(torrents: &mut Torrents) -> Vec<Lost> {
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let (lost, last) = torrents.lose((&[0], "it is gone"), (after, 1));
+            all.extend(lost);
+            match last {
+                Some(last) => after = Some(last),
+                None => return all,
+            }
+        }
+    }
+
+    fn waits_in(torrents: &Torrents, info_hash: InfoHash, folders: &[usize]) -> bool {
+        let waits = |paused| torrents.unavailable_in((folders, paused), (None, 100)).0;
+        waits(false).contains(&info_hash) || waits(true).contains(&info_hash)
     }
 
     fn gone(removal: &Removal) -> Option<InfoHash> {
@@ -945,7 +918,7 @@ mod tests {
             torrents.settle(hash(byte), generation, State::Seeding, Some(torrent().1));
         }
         torrents.set_paused(hash(2), true);
-        let lost = torrents.lose(&[0], "it is gone");
+        let lost = lose_all(&mut torrents);
         assert_eq!(lost.len(), 2);
         assert_eq!(torrents.counts(), [1, 1, 0, 0, 0, 0, 1, 1]);
         let state = |byte| {
@@ -960,9 +933,9 @@ mod tests {
             panic!("it is still being checked");
         };
         assert!(progress.is_cancelled());
-        assert!(torrents.is_unavailable_in(hash(1), &[0]) && !torrents.is_unavailable_in(hash(1), &[1]));
+        assert!(waits_in(&torrents, hash(1), &[0]) && !waits_in(&torrents, hash(1), &[1]));
         assert_eq!(torrents.check_anew(hash(1), &Arc::default()), Some(5));
-        assert!(!torrents.is_unavailable_in(hash(1), &[0]));
+        assert!(!waits_in(&torrents, hash(1), &[0]));
     }
 
     #[test]
@@ -1032,16 +1005,16 @@ mod tests {
         torrents.rest(TWO);
         let check = Arc::new(Progress::default());
         assert_eq!(torrents.check_anew(TWO, &check), Some(3), "somebody wants to be sure");
-        let lost = torrents.lose(&[0], "it is gone");
+        let lost = lose_all(&mut torrents);
         assert!(lost.iter().all(|lost| lost.rested) && lost.len() == 2, "{lost:?}");
         assert!(matches!(&lost[0].contents, Contents::InFile(file) if **file == *Path::new("a")));
         assert!(!resting.contains(ONE) && !resting.contains(TWO));
-        assert!(torrents.is_unavailable_in(ONE, &[0]) && check.is_cancelled());
+        assert!(waits_in(&torrents, ONE, &[0]) && check.is_cancelled());
         let entry = torrents.entry(ONE).expect("it is there");
         assert_eq!((entry.why(), entry.is_known()), (Some("it is gone"), false));
         let (_temp, torrent) = torrent();
         assert!(!torrents.wake(ONE, &torrent) && !torrents.wake(TWO, &torrent));
-        assert!(torrents.lose(&[0], "it is gone").is_empty(), "they are lost once");
+        assert!(lose_all(&mut torrents).is_empty(), "they are lost once");
         assert_eq!(torrents.counts(), [1, 0, 0, 0, 0, 0, 0, 1]);
     }
 

@@ -58,6 +58,9 @@ const CARDS: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("cards
 /// torrent is added, and a transaction writes few of them, so that nothing is won by more.
 const CACHE_LEN: usize = 4 << 20;
 
+/// The info-hashes of those that are downloaded again though they were complete. Likewise.
+const REPAIRS: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("repairs");
+
 /// How redb gets at the file. Tests put one in that fails.
 pub(super) type Opener = Box<dyn Fn(&Builder, File) -> Result<redb::Database, DatabaseError> + Send + Sync>;
 
@@ -179,7 +182,7 @@ fn get(database: &redb::Database, kind: Kind, info_hash: &InfoHash) -> Result<Op
     let table = match (database.begin_read()?.open_table(table(kind)), kind) {
         (
             Err(TableError::TableDoesNotExist(_)),
-            Kind::History | Kind::Announced | Kind::Paused | Kind::Place | Kind::Scrub | Kind::Card,
+            Kind::History | Kind::Announced | Kind::Paused | Kind::Place | Kind::Scrub | Kind::Card | Kind::Repair,
         ) => {
             return Ok(None);
         }
@@ -210,6 +213,7 @@ fn table(kind: Kind) -> TableDefinition<'static, &'static [u8; 20], &'static [u8
         Kind::Place => PLACES,
         Kind::Scrub => SCRUBS,
         Kind::Card => CARDS,
+        Kind::Repair => REPAIRS,
     }
 }
 
@@ -224,6 +228,7 @@ fn commit(database: &redb::Database, changes: &Changes) -> Result<(), redb::Erro
         Kind::Place,
         Kind::Scrub,
         Kind::Card,
+        Kind::Repair,
     ] {
         let mut of_kind = changes.iter().filter(|((is, _), _)| *is == kind).peekable();
         if of_kind.peek().is_none() {

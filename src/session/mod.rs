@@ -300,6 +300,21 @@ impl Store {
         self.writer.queue(Kind::Paused, info_hash, change);
     }
 
+    /// Whether a torrent that was complete once is being downloaded again, as somebody wants. What was put is seen at once. Blocks
+    /// on the disk.
+    pub fn load_repair(&self, info_hash: &InfoHash) -> bool {
+        self.get(Kind::Repair, info_hash).is_some()
+    }
+
+    /// Queues that it is, or not any more, to be written. Never blocks on the disk.
+    pub fn put_repair(&self, info_hash: InfoHash, repairs: bool) {
+        let change = match repairs {
+            true => Change::Put(Vec::new()),
+            false => Change::Remove,
+        };
+        self.writer.queue(Kind::Repair, info_hash, change);
+    }
+
     /// The filesystem that a data folder is known to lie on, if it was ever recorded. What was put is seen at once. Blocks on
     /// the disk.
     pub fn load_place(&self, folder: &Path) -> Option<Filesystem> {
@@ -349,6 +364,7 @@ impl Store {
         self.remove(info_hash);
         self.put_announced(info_hash, &[]);
         self.put_paused(info_hash, false);
+        self.put_repair(info_hash, false);
         self.writer.queue(Kind::History, info_hash, Change::Remove);
     }
 

@@ -33,6 +33,8 @@ pub(super) enum Kind {
     Scrub,
     /// What is needed of a .torrent file, whose path stands where the others have an info-hash.
     Card,
+    /// That it is downloaded again though it was complete once.
+    Repair,
 }
 
 /// What is to become of it.

@@ -451,6 +451,7 @@ impl Node {
                 Outcome::NotPrepared(_) => "not prepared",
                 Outcome::Failed(_) => "failed",
                 Outcome::Doubtful(_) => "doubtful",
+                Outcome::Unjudged(_) => "unjudged",
                 Outcome::Complete(_) => "complete",
             };
             world.trace.step(time, host, kind, (0, 0));
@@ -464,7 +465,8 @@ impl Node {
             Outcome::Prepared(_) => self.tell(Command::Prepared { info_hash, made: true }),
             Outcome::NotPrepared(_) => self.tell(Command::Prepared { info_hash, made: false }),
             Outcome::Failed(_) => {}
-            Outcome::Doubtful(_) => self.doubt(),
+            // What was on its way may have come after the check.
+            Outcome::Doubtful(_) | Outcome::Unjudged(_) => self.doubt(),
             Outcome::Complete(_) => {
                 let process = self.process();
                 process.is_complete = true;

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::layout::Layout;
-use super::part::PartNames;
+use super::part::{PartNames, Seen};
 pub use super::payload::FileState;
 use super::payload::Payload;
 use super::pieces::{self, Error, Means, Progress, Visitor};
@@ -38,6 +38,8 @@ pub struct CheckReport {
     /// When each of them was modified, in ns since 1970; `None` for what is no file and for one that was written to while
     /// it was checked.
     pub modified: Vec<Option<i64>>,
+    /// What lay in the place of each when it was looked at first.
+    pub seen: Vec<Seen>,
     /// Pieces that were judged by an earlier check, and not read again.
     pub known_count: u32,
     /// Those of `have` that nobody has read yet: see [`Unread::Later`].
@@ -130,6 +132,10 @@ pub fn check(
             record.wrong.clear(piece);
         }
     }
+    // What was taken for right without a look was as somebody else had verified it. It is not any more, whatever its length.
+    if unread == Unread::Never && known.as_ref().is_some_and(|record| has_changed(record, &payload)) {
+        (known, unread) = (None, Unread::Now);
+    }
     let mut verifier = Verifier {
         metainfo,
         have: Bitfield::new(piece_count),
@@ -169,6 +175,7 @@ pub fn check(
     }
     verifier.keep(piece_count, &mut payload);
     let unread = verifier.unread.and(&verifier.have);
+    let seen = payload.take_seen();
     let (files, modified, parts) = payload.into_states();
     Ok(CheckReport {
         have: verifier.have,
@@ -176,10 +183,24 @@ pub fn check(
         files,
         parts,
         modified,
+        seen,
         known_count: verifier.known.count(),
         unread,
         unsynced: !verifier.lost.is_empty(),
     })
+}
+
+/// Whether a file that is there is another than when it was recorded.
+fn has_changed(record: &Record, payload: &Payload<'_>) -> bool {
+    let is_there = |state: &FileState| {
+        matches!(
+            state,
+            FileState::Ok | FileState::Shorter { .. } | FileState::Longer { .. }
+        )
+    };
+    let files = record.files.iter().zip(payload.states()).enumerate();
+    let mut then = files.filter_map(|(index, (then, state))| Some((index, (*then)?)).filter(|_| is_there(state)));
+    then.any(|(index, then)| !payload.is_still(index, &then))
 }
 
 struct Verifier<'a, 'k> {

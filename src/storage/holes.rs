@@ -44,6 +44,11 @@ impl Stretch {
         (self.start..self.end).contains(&offset)
     }
 
+    /// Where it ends, if it is a hole.
+    pub(super) fn end_of_hole(&self) -> Option<u64> {
+        self.is_hole.then_some(self.end)
+    }
+
     /// Whether all up to this place lies in a hole.
     pub(super) fn is_hole_until(&self, end: u64) -> bool {
         self.is_hole && end <= self.end

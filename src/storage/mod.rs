@@ -43,6 +43,7 @@ pub mod reread;
 pub mod root;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod simulated;
+pub mod strangers;
 #[cfg(test)]
 mod tests;
 pub mod throttle;
@@ -56,5 +57,6 @@ pub use mounts::filesystem_of;
 pub use part::{PART_SUFFIX, PartNames};
 pub use pieces::{Error, Means, Progress};
 pub use root::{OpenError, Root};
+pub use strangers::strangers;
 pub use throttle::Throttle;
 pub use unchanged::unchanged;

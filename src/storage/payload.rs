@@ -26,7 +26,7 @@ use super::cached::{CachedBytes, CachedPart};
 use super::folder::{folder_changed, forget_cached, simulated_sync, step, sync_by_file, sync_folders};
 use super::holes::Stretch;
 use super::layout::{Layout, Span};
-use super::part::{self, PartNames};
+use super::part::{self, PartNames, Seen};
 use super::root::{OpenError, Root};
 use crate::io::uring::file_reader::Part;
 use crate::io::uring::page_cache;
@@ -147,6 +147,8 @@ pub(super) struct Payload<'a> {
     stamps: Vec<Option<FileStamp>>,
     /// When each file was modified, as it was at first and still is.
     modified: Vec<Option<i64>>,
+    /// What lay in the place of each file at first.
+    seen: Vec<Seen>,
     /// Files that were changed so lately that not all of them may be on the disk.
     young: Vec<u32>,
     /// Those of them that could not be synced.
@@ -250,7 +252,7 @@ impl<'a> Payload<'a> {
         let mut states = Vec::with_capacity(files.len());
         let mut stamps = Vec::with_capacity(files.len());
         let mut modified = Vec::with_capacity(files.len());
-        let mut young = Vec::new();
+        let (mut young, mut seen) = (Vec::new(), Vec::with_capacity(files.len()));
         let now = SystemTime::now();
         for (index, entry) in (0..).zip(files) {
             if !keep_going() {
@@ -274,6 +276,11 @@ impl<'a> Payload<'a> {
                 young.push(index);
             }
             states.push(state);
+            seen.push(
+                metadata
+                    .as_ref()
+                    .map_or(Seen::Nothing, |found| Seen::of(&found.metadata, found.part)),
+            );
             modified.push(metadata.as_ref().map(|found| stamp(&found.metadata).mtime_ns));
             stamps.push(metadata.and_then(|found| settled_stamp(&found.metadata, now)));
         }
@@ -291,6 +298,7 @@ impl<'a> Payload<'a> {
             states,
             stamps,
             modified,
+            seen,
             young,
             unsynced: Vec::new(),
             readable,
@@ -310,6 +318,11 @@ impl<'a> Payload<'a> {
             Some(path) => Cow::Owned(path),
             None => Cow::Borrowed(&entry.path),
         }
+    }
+
+    /// What lay in the place of each file when it was looked at first.
+    pub(super) fn take_seen(&mut self) -> Vec<Seen> {
+        std::mem::take(&mut self.seen)
     }
 
     /// Which files lie under the name of what is not complete.

@@ -5,6 +5,7 @@ mod known;
 mod names;
 mod reading;
 mod reread;
+mod strangers;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -444,6 +445,7 @@ impl Fixture {
             preallocate,
             part_names: true,
         };
-        part::prepare(&root, &self.metainfo.files, &names, options).unwrap();
+        let seen = &mut self.check().seen;
+        part::prepare(&root, &self.metainfo.files, &names, options, seen).unwrap();
     }
 }

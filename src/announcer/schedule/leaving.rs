@@ -11,8 +11,11 @@ use super::kept::fingerprint;
 use super::{CallId, IN_FLIGHT_MAX, PARTING_HOST_MAX, PARTING_MAX, Schedule};
 use crate::proto::InfoHash;
 
-/// Trackers of torrents that have left that are remembered. Beyond that one that comes back at once is announced at once.
-const RESTS_MAX: usize = 100_000;
+/// Trackers of torrents that have left that are remembered. Beyond that one that comes back again and again is announced each
+/// time.
+const RETURNS_MAX: usize = 100_000;
+/// How often a torrent that leaves and comes back is announced, in milliseconds.
+const RETURN_EVERY: u64 = 60 * 1000;
 
 /// Leechers of a swarm by which torrents that leave are told of in order. There is no telling larger swarms apart.
 const LEECHERS_MAX: u32 = 50_000;
@@ -83,7 +86,7 @@ impl Schedule {
         for call in &given_up {
             let number = self.land(call.job);
             match self.jobs[call.job as usize].told {
-                NONE => self.forget(call.job),
+                NONE => self.forget(call.job, now),
                 _ => self.file(call.job, now),
             }
             self.wake(number);
@@ -101,43 +104,42 @@ impl Schedule {
         self.leaving_of.entry(job.info_hash).or_default().push(key);
         job.due = job.due.min(now);
         if job.told == NONE && !job.in_flight {
-            self.forget(key);
+            self.forget(key, now);
         } else {
             self.file(key, now);
         }
     }
 
-    /// A torrent leaves a tracker that has said when it may be asked again: that holds should it come back.
-    pub(super) fn remember_rest(&mut self, key: u32, now: u64) {
+    /// A tracker was told that a torrent leaves, and hands it out to nobody any more: when it may be asked again was said of one
+    /// that is there, and holds no longer. So that nobody has it told again and again, it is noted that it was.
+    pub(super) fn remember_leaving(&mut self, key: u32, now: u64) {
         let job = &self.jobs[key as usize];
-        if job.min_until <= now {
-            return;
-        }
         let url = &self.trackers[job.places[job.at].url as usize].url;
-        let (name, until) = ((job.info_hash, fingerprint(url)), job.min_until);
-        if self.rests.len() >= RESTS_MAX {
-            self.rests.retain(|_, until| *until > now);
+        let name = (job.info_hash, fingerprint(url));
+        if self.returns.len() >= RETURNS_MAX {
+            self.returns.retain(|_, next| *next > now);
         }
-        if self.rests.len() < RESTS_MAX {
-            self.rests.insert(name, until);
+        if self.returns.len() < RETURNS_MAX {
+            self.returns.entry(name).or_insert(now);
         }
     }
 
-    /// A torrent that has left and come back does not get round what its trackers have said.
-    pub(super) fn rest(&mut self, key: u32) {
-        if self.rests.is_empty() {
+    /// A torrent that has left and comes back is announced at once, and once in `RETURN_EVERY`: the next time it waits.
+    pub(super) fn come_back(&mut self, key: u32, now: u64) {
+        if self.returns.is_empty() {
             return;
         }
         let job = &mut self.jobs[key as usize];
         for place in &mut job.places {
             let url = &self.trackers[place.url as usize].url;
-            if let Some(until) = self.rests.remove(&(job.info_hash, fingerprint(url))) {
-                place.until = place.until.max(until);
+            if let Some(next) = self.returns.get_mut(&(job.info_hash, fingerprint(url))) {
+                place.until = place.until.max(*next);
+                *next = now.max(*next) + RETURN_EVERY;
             }
         }
     }
 
-    pub(super) fn forget(&mut self, key: u32) {
+    pub(super) fn forget(&mut self, key: u32, now: u64) {
         self.uncount(key);
         self.set_swarm(key, None);
         let job = self.jobs.remove(key as usize);
@@ -155,7 +157,7 @@ impl Schedule {
         for key in self.keys_of(job.info_hash) {
             if self.jobs[key as usize].held && !self.meets_leaving(key) {
                 self.jobs[key as usize].held = false;
-                self.rest(key);
+                self.come_back(key, now);
                 let now = self.jobs[key as usize].due;
                 self.file(key, now);
             }
@@ -182,7 +184,7 @@ impl Schedule {
         job.due = job.due.max(min_until);
         job.at = at;
         job.promote(); // It has answered before.
-        self.forget(old);
+        self.forget(old, now);
         self.count_from(key, now);
     }
 

@@ -125,6 +125,8 @@ pub struct Status {
     pub text: Option<Box<str>>,
     /// How large it says the swarm is.
     pub swarm: Option<Swarm>,
+    /// When it is announced next, if nothing happens before: from now, zero if it is being announced. `None` if it is not known.
+    pub next: Option<Duration>,
 }
 
 /// All announces. See the module's page.
@@ -151,8 +153,8 @@ pub struct Schedule {
     scrape_wakes: BTreeSet<(u64, u32)>,
     scrapes_in_flight: usize,
     swarms: Swarms,
-    /// When trackers of torrents that have left may be asked again, by what they are known by over a restart.
-    rests: HashMap<(InfoHash, u64), u64>,
+    /// When torrents that have left may be announced again, by their trackers and what those are known by over a restart.
+    returns: HashMap<(InfoHash, u64), u64>,
     /// All torrents are leaving.
     parting: bool,
     /// Torrents of which what is kept over a restart has changed.
@@ -181,7 +183,7 @@ impl Schedule {
             scrape_wakes: BTreeSet::new(),
             scrapes_in_flight: 0,
             swarms: Swarms::default(),
-            rests: HashMap::new(),
+            returns: HashMap::new(),
             parting: false,
             changed: HashSet::new(),
         }
@@ -270,8 +272,11 @@ impl Schedule {
         let key = u32::try_from(self.jobs.insert(job)).expect("fewer torrents than 2^32");
         self.job_of.insert((info_hash, list), key);
         self.inherit(key, time);
-        self.rest(key);
-        self.jobs[key as usize].held = self.meets_leaving(key);
+        let is_held = self.meets_leaving(key);
+        self.jobs[key as usize].held = is_held;
+        if !is_held && self.jobs[key as usize].told == NONE {
+            self.come_back(key, time);
+        }
         self.file(key, time);
     }
 
@@ -316,10 +321,16 @@ impl Schedule {
 
     /// How a torrent does with its trackers.
     #[must_use]
-    pub fn status(&self, info_hash: InfoHash) -> Vec<Status> {
+    pub fn status(&self, info_hash: InfoHash, now: Instant) -> Vec<Status> {
+        let now = self.millis(now);
         let status = |key: u32| {
             let job = &self.jobs[key as usize];
+            let wait = |(_, at): (u32, u64)| Duration::from_millis(at.saturating_sub(now));
             Status {
+                next: match job.in_flight {
+                    true => Some(Duration::ZERO),
+                    false => job.waits.map(wait),
+                },
                 url: Arc::clone(&self.trackers[job.places[job.at].url as usize].url),
                 standing: job.standing,
                 text: job.text.as_deref().map(Box::from),
@@ -397,8 +408,8 @@ impl Schedule {
             stopped_told: call.event == Event::Stopped && result.is_ok(),
         };
         if call.event == Event::Stopped {
-            self.remember_rest(key, time);
-            self.forget(key);
+            self.remember_leaving(key, time);
+            self.forget(key, time);
             self.wake(number);
             return Some(outcome);
         }
@@ -419,7 +430,7 @@ impl Schedule {
         self.share_text(key);
         let job = &self.jobs[key as usize];
         if job.leaving && job.told == NONE {
-            self.forget(key);
+            self.forget(key, time);
         } else {
             if !job.leaving {
                 self.changed.insert(call.info_hash);

@@ -172,7 +172,7 @@ impl Task {
                         let _ = answer.send(self.schedule.reannounce(info_hash, Instant::now()));
                     }
                     Some(Order::Status(info_hash, answer)) => {
-                        let _ = answer.send(self.schedule.status(info_hash));
+                        let _ = answer.send(self.schedule.status(info_hash, Instant::now()));
                     }
                     Some(Order::Unreachable(info_hash, addr)) => self.on_unreachable(info_hash, addr),
                     Some(Order::Plan(plan)) => self.take_over(*plan),

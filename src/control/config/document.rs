@@ -74,6 +74,12 @@ pub(super) fn parse(text: &str) -> Result<Table, Vec<Problem>> {
     Err(errors.iter().take(SYNTAX_ERRORS_MAX).map(describe).collect())
 }
 
+/// As much of the file's text as can be read, and whether that is all of it.
+pub(super) fn parse_what_can_be(text: &str) -> (Table, bool) {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    (Lines::new(text).table(table.into_inner()), errors.is_empty())
+}
+
 /// Puts the variables `BTD_KEY` (for the keys in `top_keys`) and `BTD_SECTION__KEY` in place of what the file says. Gives the
 /// names of those that have our prefix and neither form.
 pub(super) fn override_from(

@@ -8,6 +8,7 @@
 mod changes;
 mod credentials;
 mod document;
+mod lenient;
 mod problem;
 mod reader;
 pub(super) mod schedule;
@@ -370,20 +371,7 @@ impl Config {
     }
 
     fn load_and(file: &Path, looks: bool) -> Result<Self, Error> {
-        let refuse = |message: String| Error::new(file, vec![Problem { at: At::File, message }]);
-        let bytes = read_bounded(file).map_err(|error| refuse(format!("cannot read the configuration: {error}")))?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-            let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-            Error::new(
-                file,
-                vec![Problem {
-                    at: At::Line(line),
-                    message: "not valid UTF-8".to_owned(),
-                }],
-            )
-        })?;
-        Self::parse_and(&text, file, std::env::vars_os(), looks)
+        Self::parse_and(&read_text(file)?, file, std::env::vars_os(), looks)
     }
 
     /// Reads the text of `file`, with `variables` taking the place of what it says.
@@ -446,6 +434,22 @@ fn all_keys() -> Vec<String> {
     read(&context, root);
     let top = TOP_KEYS.map(str::to_owned);
     context.keys.into_inner().into_iter().chain(top).collect()
+}
+
+fn read_text(file: &Path) -> Result<String, Error> {
+    let refuse = |message: String| Error::new(file, vec![Problem { at: At::File, message }]);
+    let bytes = read_bounded(file).map_err(|error| refuse(format!("cannot read the configuration: {error}")))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        Error::new(
+            file,
+            vec![Problem {
+                at: At::Line(line),
+                message: "not valid UTF-8".to_owned(),
+            }],
+        )
+    })
 }
 
 /// Reads a file that should be small: a pipe would block, and a device never end.

@@ -250,6 +250,8 @@ pub struct TrackerRow {
     pub seeders: Option<u32>,
     /// See `seeders`.
     pub leechers: Option<u32>,
+    /// When it is announced to next, of the one that is asked.
+    pub next_announce: Option<u64>,
 }
 
 /// A torrent was added.

@@ -155,7 +155,12 @@ fn state_dir(args: &Ctl) -> Result<PathBuf, Error> {
         return Ok(dir.clone());
     }
     if let Some(file) = &args.config {
-        return Ok(Config::load(file)?.state_dir); // Which the environment may have a say in.
+        // Which the environment may have a say in. The rest is not asked for, and may be what is being mended.
+        let (dir, mistake) = Config::state_dir_in(file)?;
+        if let Some(mistake) = mistake {
+            let _ = writeln!(io::stderr(), "{mistake}\n(a btd that runs is asked all the same)");
+        }
+        return Ok(dir);
     }
     let named = std::env::var_os("BTD_STATE_DIR").filter(|dir| !dir.is_empty());
     named.map(PathBuf::from).ok_or(Error::Nowhere)

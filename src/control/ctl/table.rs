@@ -254,6 +254,9 @@ impl Shown for Detail {
                 "tracker",
                 format_args!("{} {}{swarm}{text}", escaped(&tracker.url), tracker.state),
             )?;
+            if let Some(at) = tracker.next_announce {
+                field(out, "next announce", moment(at))?;
+            }
         }
         Ok(())
     }

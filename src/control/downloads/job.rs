@@ -11,13 +11,14 @@ use crate::proto::path::RelPath;
 use crate::session::{FileStamp, Record, Store};
 use crate::shard::Torrent;
 use crate::storage::PartNames;
-use crate::storage::part::{self, Options};
+use crate::storage::part::{self, Options, Seen};
 
 /// What a thread has done.
 #[derive(Debug)]
 pub(crate) struct Done {
     pub(super) torrent: Arc<Torrent>,
     pub(super) stamps: Vec<Option<FileStamp>>,
+    pub(super) seen: Vec<Seen>,
     /// Whether the files are there, if they were to be made.
     pub(super) prepared: Option<Result<(), part::Error>>,
     pub(super) notices: Vec<part::Notice>,
@@ -40,6 +41,7 @@ impl Done {
 pub(super) struct Job {
     pub(super) torrent: Arc<Torrent>,
     pub(super) stamps: Vec<Option<FileStamp>>,
+    pub(super) seen: Vec<Seen>,
     pub(super) work: Work,
     /// Its files were made before, and may have been written to since.
     pub(super) prepared: bool,
@@ -54,6 +56,7 @@ impl Job {
         let Self {
             torrent,
             stamps,
+            seen,
             work,
             prepared: was_prepared,
             session,
@@ -73,6 +76,7 @@ impl Job {
         let info_hash = torrent.info_hash();
         let mut done = Done {
             stamps,
+            seen,
             prepared: None,
             notices: Vec::new(),
             unsynced: None,
@@ -134,6 +138,7 @@ impl Job {
                 let stamp = stamp_of(&torrent, file);
                 torrent.finished(file, stamp.map(|stamp| stamp.mtime_ns));
                 done.stamps[file as usize] = stamp;
+                done.seen[file as usize] = Seen::Ours { part: false };
             }
         }
         let have = put(have, &done.stamps);
@@ -151,7 +156,7 @@ impl Job {
 
 fn prepare(torrent: &Torrent, names: &PartNames, options: Options, done: &mut Done) -> Result<(), part::Error> {
     let files = &torrent.meta().files;
-    let prepared = part::prepare(torrent.root(), files, names, options)?;
+    let prepared = part::prepare(torrent.root(), files, names, options, &mut done.seen)?;
     torrent.set_parts(&prepared.parts);
     done.notices = prepared.notices;
     for (stamp, entry) in std::iter::zip(&mut done.stamps, files) {

@@ -22,7 +22,7 @@ use crate::proto::InfoHash;
 use crate::proto::bitfield::Bitfield;
 use crate::session::{FileStamp, Store};
 use crate::shard::Torrent;
-use crate::storage::part::{self, Options};
+use crate::storage::part::{self, Options, Seen};
 use job::Job;
 
 /// Threads at a time for the torrents of one data folder. Each waits for its disk for the most part, and for ever on a
@@ -63,11 +63,22 @@ impl Work {
     }
 }
 
+/// What a check has found of the files of a torrent that is to be downloaded.
+#[derive(Debug, Clone)]
+pub(crate) struct Judged {
+    /// What each looked like that nothing is missing of.
+    pub(crate) stamps: Vec<Option<FileStamp>>,
+    /// What lay in the place of each.
+    pub(crate) seen: Vec<Seen>,
+}
+
 #[derive(Debug)]
 struct Entry {
     torrent: Arc<Torrent>,
     /// What each file looked like when it was last judged or finished.
     stamps: Vec<Option<FileStamp>>,
+    /// What may be written over.
+    seen: Vec<Seen>,
     prepared: bool,
     /// A thread is at work for it, and has its stamps.
     busy: bool,
@@ -95,6 +106,8 @@ pub(crate) enum Outcome {
     Failed(String),
     /// What was written may not be on the disk: it is to be checked.
     Doubtful(String),
+    /// Something is there that nobody has looked at: it is to be checked before anything is written.
+    Unjudged(String),
     /// Nothing is missing, and all files have their names; this is what they looked like.
     Complete(Vec<Option<FileStamp>>),
 }
@@ -143,10 +156,12 @@ impl Downloads {
         }
     }
 
-    /// A torrent is being downloaded from now on. `stamps` tells of which files what is there was judged, and when.
-    pub(crate) fn add(&mut self, torrent: Arc<Torrent>, stamps: Vec<Option<FileStamp>>) {
+    /// A torrent is being downloaded from now on. `judged` tells of its files what is there, and when that was so.
+    pub(crate) fn add(&mut self, torrent: Arc<Torrent>, judged: Judged) {
+        let Judged { stamps, seen } = judged;
         let entry = Entry {
             stamps,
+            seen,
             prepared: false,
             busy: false,
             work: Work::default(),
@@ -239,6 +254,7 @@ impl Downloads {
         let job = Job {
             torrent: Arc::clone(&entry.torrent),
             stamps: entry.stamps.clone(),
+            seen: entry.seen.clone(),
             work: entry.work.clone(),
             prepared: entry.prepared,
             session: Arc::clone(&self.session),
@@ -301,7 +317,7 @@ impl Downloads {
             return Vec::new(); // It was of an earlier one of the same info-hash.
         }
         entry.busy = false;
-        entry.stamps = done.stamps;
+        (entry.stamps, entry.seen) = (done.stamps, done.seen);
         if let Some(why) = done.doubt {
             return vec![Outcome::Doubtful(why)];
         }
@@ -311,6 +327,7 @@ impl Downloads {
                 entry.prepared = true;
                 outcomes.push(Outcome::Prepared(done.notices));
             }
+            Some(Err(error)) if error.is_unjudged() => return vec![Outcome::Unjudged(error.to_string())],
             Some(Err(error)) => outcomes.push(Outcome::NotPrepared(error)),
             None => {}
         }
@@ -363,7 +380,7 @@ impl Downloads {
                         );
                     }
                     Outcome::NotPrepared(error) => tracing::warn!("cannot download {info_hash}: {error}"),
-                    Outcome::Failed(why) => tracing::warn!("{info_hash}: {why}"),
+                    Outcome::Failed(why) | Outcome::Unjudged(why) => tracing::warn!("{info_hash}: {why}"),
                     Outcome::Prepared(_) | Outcome::Complete(_) => {}
                 }
             }

@@ -32,7 +32,11 @@ fn fixture() -> Fixture {
         part_names: true,
     };
     let mut downloads = Downloads::new(Arc::clone(&session), options, sender, on_thread);
-    downloads.add(Arc::clone(&torrent), vec![None]);
+    let judged = Judged {
+        stamps: vec![None],
+        seen: vec![Seen::Nothing],
+    };
+    downloads.add(Arc::clone(&torrent), judged);
     Fixture {
         temp,
         torrent,

@@ -278,7 +278,7 @@ impl Supervisor<'_> {
         Some(is_news || matches!(entry.state, State::Paused))
     }
 
-    /// Has a torrent checked; with `trust`, only what is not known. Whether it was not being checked.
+    /// Has a torrent checked; with `trust`, only what is not known. Whether it was not being checked that way.
     pub(in crate::control) fn check_known(&mut self, info_hash: InfoHash, trust: bool) -> Option<bool> {
         let entry = self.torrents.entry(info_hash)?;
         let (folder, progress) = (entry.folder(), Arc::new(Progress::new(entry.len())));
@@ -287,12 +287,18 @@ impl Supervisor<'_> {
             None => Contents::InFile(Arc::clone(entry.file())),
         };
         let Some(generation) = self.torrents.check_anew(info_hash, &progress) else {
-            return Some(false);
+            return Some(!trust && self.read_all(info_hash));
         };
         self.stop_downloading(info_hash);
         self.check(folder, generation, (info_hash, contents), trust, progress);
         self.publish_counts();
         Some(true)
+    }
+
+    /// A torrent is being checked, and somebody wants all of it read. Whether that is news.
+    pub(super) fn read_all(&self, info_hash: InfoHash) -> bool {
+        let state = self.torrents.entry(info_hash).map(|entry| &entry.state);
+        matches!(state, Some(State::Checking(progress)) if progress.want_all())
     }
 
     /// When it will be announced. The receiver gets `None` if it is not announced at all.

@@ -26,6 +26,8 @@ const TOGETHER_MAX: usize = 4;
 const UNREACHABLE_AGE: Duration = Duration::from_secs(5);
 /// How long a download rests whose files became doubtful, before they are checked.
 const DOUBT_FOR: Duration = Duration::from_secs(60);
+/// The same where something else is in their place, which may be on its way still.
+const STRANGE_FOR: Duration = Duration::from_secs(10);
 
 impl Supervisor<'_> {
     /// Nothing is written to a torrent's files while they are looked at.
@@ -100,6 +102,7 @@ impl Supervisor<'_> {
                     tracing::warn!("{name:?} ({info_hash}): {why} (tried again in a minute)");
                 }
                 downloads::Outcome::Doubtful(why) => self.doubt(info_hash, &why),
+                downloads::Outcome::Unjudged(why) => self.look_once_more(info_hash, &why),
                 downloads::Outcome::Complete(stamps) => {
                     torrent.set_complete();
                     // Of what was there before nobody may have read all.
@@ -127,7 +130,7 @@ impl Supervisor<'_> {
         if self
             .doubtful
             .iter()
-            .any(|(_, doubtful)| Arc::ptr_eq(doubtful, &torrent))
+            .any(|(_, doubtful, _)| Arc::ptr_eq(doubtful, &torrent))
         {
             return; // A thread and a shard may find out the same.
         }
@@ -141,17 +144,34 @@ impl Supervisor<'_> {
 
     /// What there is of a torrent is checked in a while, if nobody has looked at it by then.
     pub(super) fn doubt_later(&mut self, torrent: &Arc<Torrent>) {
-        self.doubtful.push((Instant::now() + DOUBT_FOR, Arc::clone(torrent)));
+        self.doubtful
+            .push((Instant::now() + DOUBT_FOR, Arc::clone(torrent), false));
+    }
+
+    /// Something is in the place of a download's files that nobody has looked at: it stops, and is checked soon. What is known of
+    /// the other files holds.
+    fn look_once_more(&mut self, info_hash: InfoHash, why: &str) {
+        let Some((_, Some(torrent))) = self.torrents.get(info_hash) else {
+            return;
+        };
+        let torrent = Arc::clone(torrent);
+        let name = &torrent.meta().name;
+        tracing::warn!(
+            "downloading {name:?} ({info_hash}) stops: {why} (its files are checked again in {} s)",
+            STRANGE_FOR.as_secs()
+        );
+        self.stop_downloading(info_hash);
+        self.doubtful.push((Instant::now() + STRANGE_FOR, torrent, true));
     }
 
     /// Checks what became doubtful a while ago.
     pub(super) fn check_doubtful(&mut self, now: Instant) {
         let (due, later) = std::mem::take(&mut self.doubtful)
             .into_iter()
-            .partition(|(at, _)| *at <= now);
+            .partition(|(at, ..)| *at <= now);
         self.doubtful = later;
-        let due: Vec<(Instant, Arc<Torrent>)> = due;
-        for (_, torrent) in due {
+        let due: Vec<(Instant, Arc<Torrent>, bool)> = due;
+        for (_, torrent, trust) in due {
             let info_hash = torrent.info_hash();
             let progress = Arc::new(Progress::new(torrent.geometry().total_len()));
             // Unless it has left, or been looked at, meanwhile.
@@ -162,7 +182,6 @@ impl Supervisor<'_> {
             if is_same(served)
                 && let Some(generation) = self.torrents.check_anew(info_hash, &progress)
             {
-                let trust = false;
                 let meta = torrent.shared_meta();
                 self.check(folder, generation, (info_hash, meta.into()), trust, progress);
             }

@@ -5,7 +5,7 @@
 //! unmounted by force is really free. When the folder is back they are checked as at a start: what has not changed is not
 //! read again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,7 +27,33 @@ pub(super) struct DataFolders {
     watched: HashMap<PathBuf, Watched>,
     /// Torrents whose folder is not there.
     waiting: HashMap<InfoHash, Contents>,
+    /// What is to be done for folders that have gone or are back, one of each.
+    works: VecDeque<Work>,
 }
+
+/// What is to be done for the torrents of a folder that has gone or is back.
+struct Work {
+    path: PathBuf,
+    /// The watch folders whose payload is there.
+    folders: Vec<usize>,
+    step: Step,
+    /// The torrent that was looked at last.
+    after: Option<InfoHash>,
+    /// How many were lost.
+    count: usize,
+    /// The folder has come back meanwhile.
+    is_back: bool,
+}
+
+enum Step {
+    /// They wait for it, and this is why.
+    Lose(String),
+    /// They are checked: those that are paused, and then the others.
+    Regain { paused: bool },
+}
+
+/// Torrents that are looked at in one turn, a few microseconds each.
+const SOME: usize = 512;
 
 struct Watched {
     /// `None` if there was no thread to be had: it is tried again when folders change.
@@ -49,6 +75,7 @@ impl DataFolders {
             told,
             watched: HashMap::new(),
             waiting: HashMap::new(),
+            works: VecDeque::new(),
         };
         (folders, looks)
     }
@@ -158,67 +185,138 @@ impl Supervisor<'_> {
         if before.as_ref() == Some(&why) {
             return;
         }
-        let lost = if before.is_none() { self.lose(path, &why) } else { 0 };
         tracing::error!(
-            "{why}; meanwhile none of its torrents is served or written to ({lost} were), and what is known of them holds"
+            "{why}; meanwhile none of its torrents is served or written to, and what is known of them holds"
         );
+        if before.is_none() {
+            self.lose(path, &why);
+        }
     }
 
-    /// The torrents of a data folder wait for it, be it that they rest. Gives how many that are.
-    fn lose(&mut self, path: &Path, why: &str) -> usize {
+    /// The torrents of a data folder wait for it from now on, be it that they rest. There may be 100,000 of them: those that
+    /// [`Supervisor::go_on_with_places`] does not come to at once are told in the turns after this.
+    fn lose(&mut self, path: &Path, why: &str) {
         let folders = self.folders_of(path);
-        let lost = self.torrents.lose(&folders, why);
-        let count = lost.len();
-        for Lost {
+        let works = &mut self.data_folders.works;
+        works.retain(|work| work.path != path);
+        works.push_back(Work {
+            path: path.to_owned(),
+            folders,
+            step: Step::Lose(why.to_owned()),
+            after: None,
+            count: 0,
+            is_back: false,
+        });
+        self.go_on_with_places();
+    }
+
+    /// A data folder is back: the torrents that wait for it are checked, once all that are to wait for it do.
+    fn regain(&mut self, path: &Path) {
+        let folders = self.folders_of(path);
+        let works = &mut self.data_folders.works;
+        if let Some(work) = works.iter_mut().find(|work| work.path == path)
+            && matches!(work.step, Step::Lose(_))
+        {
+            work.is_back = true;
+            return;
+        }
+        works.retain(|work| work.path != path);
+        works.push_back(Work {
+            path: path.to_owned(),
+            folders,
+            // What is paused comes first: a download has to know whose files it would write to.
+            step: Step::Regain { paused: true },
+            after: None,
+            count: 0,
+            is_back: true,
+        });
+        self.go_on_with_places();
+    }
+
+    /// Whether [`Supervisor::go_on_with_places`] has something to do.
+    pub(super) fn has_places_to_see_to(&self) -> bool {
+        !self.data_folders.works.is_empty()
+    }
+
+    /// Does a little of what is to be done for data folders that have gone or are back.
+    pub(super) fn go_on_with_places(&mut self) {
+        let Some(mut work) = self.data_folders.works.pop_front() else {
+            return;
+        };
+        let page = (work.after, SOME);
+        work.after = match &work.step {
+            Step::Lose(why) => {
+                let (lost, last) = self.torrents.lose((&work.folders, why), page);
+                work.count += lost.len();
+                lost.into_iter().for_each(|lost| self.lose_one(lost));
+                last
+            }
+            Step::Regain { paused } => {
+                let (waiting, last) = self.torrents.unavailable_in((&work.folders, *paused), page);
+                waiting.into_iter().for_each(|info_hash| self.regain_one(info_hash));
+                last
+            }
+        };
+        self.publish_counts();
+        if work.after.is_some() {
+            return self.data_folders.works.push_front(work);
+        }
+        let next = match &work.step {
+            Step::Lose(_) => {
+                self.data_folders.places.release(&work.path);
+                if work.count > 0 {
+                    let (path, count) = (work.path.display(), work.count);
+                    tracing::info!("{count} torrents wait for the data folder {path}");
+                }
+                work.is_back.then_some(Step::Regain { paused: true })
+            }
+            Step::Regain { paused: true } => Some(Step::Regain { paused: false }),
+            Step::Regain { paused: false } => {
+                // What was looked for in vain in another folder of this path.
+                let missing: Vec<checks::Job> = self.missing.extract_if(.., |job| job.data_dir == work.path).collect();
+                for job in missing {
+                    if self.torrents.is_missing(job.info_hash, job.generation) {
+                        self.look_again(job);
+                    }
+                }
+                self.publish_counts();
+                None
+            }
+        };
+        if let Some(step) = next {
+            self.data_folders.works.push_front(Work { step, ..work });
+        }
+    }
+
+    fn lose_one(&mut self, lost: Lost) {
+        let Lost {
             info_hash,
             contents,
             rested,
-        } in lost
-        {
-            match rested {
-                // Somebody may be waiting for it.
-                true => self.shards.refuse(info_hash),
-                false => self.shards.remove(info_hash),
-            }
-            self.downloads.remove(info_hash);
-            self.unread.remove(info_hash);
-            self.announcer.remove(info_hash);
-            self.wait_for_place(info_hash, contents);
+        } = lost;
+        match rested {
+            // Somebody may be waiting for it.
+            true => self.shards.refuse(info_hash),
+            false => self.shards.remove(info_hash),
         }
-        self.data_folders.places.release(path);
-        self.publish_counts();
-        count
+        self.downloads.remove(info_hash);
+        self.unread.remove(info_hash);
+        self.announcer.remove(info_hash);
+        self.wait_for_place(info_hash, contents);
     }
 
-    /// A data folder is back: the torrents that wait for it are checked.
-    fn regain(&mut self, path: &Path) {
-        let folders = self.folders_of(path);
-        let torrents = &self.torrents;
-        let waiting = self
-            .data_folders
-            .waiting
-            .extract_if(|info_hash, _| torrents.is_unavailable_in(*info_hash, &folders) || !torrents.has(*info_hash));
-        let mut waiting: Vec<(InfoHash, Contents)> = waiting.collect();
-        // What is paused comes first: a download has to know whose files it would write to.
-        waiting.sort_by_key(|(info_hash, _)| !torrents.is_paused(*info_hash));
-        for (info_hash, contents) in waiting {
-            let Some(entry) = self.torrents.entry(info_hash) else {
-                continue;
-            };
-            let (folder, progress) = (entry.folder(), Arc::new(Progress::new(entry.len())));
-            if let Some(generation) = self.torrents.check_anew(info_hash, &progress) {
-                let trust = true;
-                self.check(folder, generation, (info_hash, contents), trust, progress);
-            }
+    fn regain_one(&mut self, info_hash: InfoHash) {
+        let Some(contents) = self.data_folders.waiting.remove(&info_hash) else {
+            return;
+        };
+        let Some(entry) = self.torrents.entry(info_hash) else {
+            return;
+        };
+        let (folder, progress) = (entry.folder(), Arc::new(Progress::new(entry.len())));
+        if let Some(generation) = self.torrents.check_anew(info_hash, &progress) {
+            let trust = true;
+            self.check(folder, generation, (info_hash, contents), trust, progress);
         }
-        // What was looked for in vain in another folder of this path.
-        let missing: Vec<checks::Job> = self.missing.extract_if(.., |job| job.data_dir == path).collect();
-        for job in missing {
-            if self.torrents.is_missing(job.info_hash, job.generation) {
-                self.look_again(job);
-            }
-        }
-        self.publish_counts();
     }
 
     /// What came of a check, unless its data folder has gone meanwhile: then nothing is known. `None` if it was stopped for
@@ -243,6 +341,11 @@ impl Supervisor<'_> {
                 Err(checks::Error::Lost(self.replaced(&job.data_dir)))
             }
             (Err(checks::Error::Stopped(crate::storage::Error::Cancelled)), None) => {
+                self.check_once_more(job);
+                return None;
+            }
+            // It came to its end before it could be stopped for that.
+            (Ok(_), None) if job.progress.is_to_be_again() => {
                 self.check_once_more(job);
                 return None;
             }
@@ -286,10 +389,16 @@ impl Supervisor<'_> {
 
     fn check_once_more(&mut self, job: checks::Job) {
         let progress = Arc::new(Progress::new(job.progress.total()));
+        // Somebody may have asked for all of it to be read meanwhile.
+        let trust = job.trust && !job.progress.is_for_all();
+        if !trust {
+            progress.want_all();
+        }
         if let Some(generation) = self.torrents.check_on(job.info_hash, &progress) {
             self.checks.submit(checks::Job {
                 generation,
                 progress,
+                trust,
                 ..job
             });
         }

@@ -212,6 +212,8 @@ impl Supervisor<'_> {
                 drop(torrent); // It holds on to the folder.
                 self.replaced(&wake.data_dir);
             }
+            // It was seen to be gone meanwhile, and this one is not told of that yet.
+            Ok(_) if self.data_folders.absent(&wake.data_dir).is_some() => self.shards.refuse(info_hash),
             Ok(torrent) if wake.wanted => self.serve_woken(&torrent),
             Ok(_) => {
                 self.resting.seen += 1;
@@ -295,18 +297,20 @@ impl Supervisor<'_> {
 
     /// Whether a download has to wait until a torrent is woken whose files it may be about to write to.
     pub(super) fn holds_back(&mut self, checked: Checked) -> Option<Checked> {
-        let is_download = |checked: &Checked| checked.result.as_ref().is_ok_and(|found| found.stamps.is_some());
-        let Some(entry) = self
+        let is_download = |checked: &Checked| {
+            let result = checked.result.as_ref();
+            result.is_ok_and(|found| found.stamps.is_some() || found.held.is_some())
+        };
+        let Some(name) = self
             .torrents
             .entry(checked.job.info_hash)
             .filter(|_| is_download(&checked))
+            .map(|entry| Arc::clone(&entry.name))
         else {
             return Some(checked);
         };
         // All files of a torrent lie below its name, or are it. Whether their folders are the same is seen when it is awake.
-        let near = self.torrents.after(None);
-        let near = near.filter(|(_, near)| near.rests() && near.name == entry.name);
-        let near: Vec<InfoHash> = near.map(|(info_hash, _)| info_hash).collect();
+        let near = self.torrents.resting_namesakes(&name, Instant::now());
         if near.is_empty() {
             return Some(checked);
         }
@@ -333,6 +337,7 @@ impl Supervisor<'_> {
             self.resting.tended_at = now;
             self.let_scrubs_go();
             self.rest_idle(now);
+            self.torrents.forget_namesakes(now);
             metrics::publish_loaded(self.torrents.loaded_count());
         }
     }

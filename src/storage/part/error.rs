@@ -26,6 +26,11 @@ impl Error {
     pub fn is_doubtful(&self) -> bool {
         self.step == "sync" || matches!(self.cause, Cause::TooShort | Cause::Open(OpenError::Missing))
     }
+
+    /// Whether something is there that was not looked at. Trying again tells nothing here either.
+    pub fn is_unjudged(&self) -> bool {
+        self.cause == Cause::Unjudged
+    }
 }
 
 /// Why a step did not work.
@@ -62,6 +67,11 @@ pub enum Cause {
     /// Its name is taken, and nothing is ever replaced.
     #[error("there is something of that name, which btd does not replace (hint: move it away, or delete it)")]
     Exists,
+    /// Nobody has looked at what is there.
+    #[error(
+        "it was put there or changed after the torrent was checked, and btd writes over nothing that it has not looked at"
+    )]
+    Unjudged,
     /// Longer than the filesystem takes.
     #[error("a file of {len} bytes is longer than its filesystem takes")]
     TooLarge {

@@ -120,6 +120,51 @@ fn stems_of(path: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// What a download may write over, as it was when somebody looked: whatever has come or changed since then is another's, for all
+/// that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// There was no file, or none that can be opened.
+    Nothing,
+    /// A file that was judged.
+    File {
+        /// It lay under the name of what is not complete.
+        part: bool,
+        /// Its length and when it was modified, in ns since 1970.
+        len: u64,
+        /// See there.
+        mtime_ns: i64,
+    },
+    /// The download has made it or taken it over, and writes to it.
+    Ours {
+        /// It lies under the name of what is not complete.
+        part: bool,
+    },
+}
+
+impl Seen {
+    /// Of a file that was opened.
+    pub(super) fn of(metadata: &Metadata, part: bool) -> Self {
+        let nanoseconds = metadata.mtime().saturating_mul(1_000_000_000);
+        Self::File {
+            part,
+            len: metadata.len(),
+            mtime_ns: nanoseconds.saturating_add(metadata.mtime_nsec()),
+        }
+    }
+
+    /// Whether what is there now is what was there. Inode numbers do not tell: some filesystems give new ones as they like. What is
+    /// not complete by its name is a download's, and what was on its way to it when it was looked at may have come since.
+    fn is_still(self, now: &Found) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::File { part: true, .. } => now.part,
+            Self::File { .. } => self == Self::of(&now.metadata, now.part),
+            Self::Ours { part } => part == now.part,
+        }
+    }
+}
+
 /// A file of a torrent, under one of its names.
 #[derive(Debug)]
 pub(super) struct Found {

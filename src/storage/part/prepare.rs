@@ -9,7 +9,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::time::SystemTime;
 
-use super::{Cause, Error, Found, PART_SUFFIX, PartNames};
+use super::{Cause, Error, Found, PART_SUFFIX, PartNames, Seen};
 use crate::proto::metainfo::FileEntry;
 use crate::proto::path::RelPath;
 use crate::storage::folder::{Folder, allocate, lengthen, sync_folders};
@@ -99,14 +99,24 @@ impl fmt::Display for Notice {
 /// it is not complete, so it gets the other name before it is made longer, and never looks like more than it is. One that
 /// has no other name is made longer where it lies.
 ///
+/// `seen` is what was there when the torrent was checked. A file that has come or changed since is not taken for the
+/// torrent's: nobody knows what is in it. What is made or taken over is noted there, also where something later does not work.
+///
 /// # Errors
 /// The first thing that did not work. What was done before stays, and is found when it is tried again.
-pub fn prepare(root: &Root, files: &[FileEntry], names: &PartNames, options: Options) -> Result<Prepared, Error> {
+pub fn prepare(
+    root: &Root,
+    files: &[FileEntry],
+    names: &PartNames,
+    options: Options,
+    seen: &mut [Seen],
+) -> Result<Prepared, Error> {
     let mut work = Work {
         root,
         files,
         names,
         options,
+        seen,
         open: Vec::new(),
         folders: BTreeMap::new(),
         short: Vec::new(),
@@ -133,6 +143,7 @@ struct Work<'a> {
     files: &'a [FileEntry],
     names: &'a PartNames,
     options: Options,
+    seen: &'a mut [Seen],
     /// The data folder, and the folders on the way to the file in hand, each with its name.
     open: Vec<(&'a str, Folder)>,
     /// Every folder that files lie in, with one of those, and whether something was made in it. The data folder itself is
@@ -155,6 +166,9 @@ impl<'a> Work<'a> {
         let has_other = self.options.part_names && other.is_some();
         let part = match self.names.find(self.root, index, entry) {
             Ok(found) => {
+                if entry.len > 0 && !self.seen[index as usize].is_still(&found) {
+                    return Err(error_of(index, &entry.path, "write to", Cause::Unjudged));
+                }
                 self.tell(entry, &found);
                 let have = found.metadata.len();
                 if !found.part && has_other && have < entry.len {
@@ -182,6 +196,7 @@ impl<'a> Work<'a> {
             }
         };
         self.prepared.parts[index as usize] = part;
+        self.seen[index as usize] = Seen::Ours { part };
         Ok(())
     }
 

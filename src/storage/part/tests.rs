@@ -54,7 +54,12 @@ fn fixture(files: &[(&str, u64, bool)]) -> Fixture {
 
 impl Fixture {
     fn prepare(&self, options: Options) -> Result<Prepared, Error> {
-        prepare(&self.root, &self.files, &self.names, options)
+        prepare(&self.root, &self.files, &self.names, options, &mut self.seen())
+    }
+
+    /// What a check finds now.
+    fn seen(&self) -> Vec<Seen> {
+        seen(&self.root, &self.files)
     }
 
     fn finish(&self, parts: &[bool]) -> Vec<Error> {
@@ -94,6 +99,15 @@ impl Fixture {
         let expected = expected.iter().map(|(name, len)| ((*name).to_owned(), *len));
         assert_eq!(self.found(), expected.collect());
     }
+}
+
+fn seen(root: &Root, files: &[FileEntry]) -> Vec<Seen> {
+    let names = PartNames::new(files);
+    let look = |(index, entry)| match names.find(root, index, entry) {
+        Ok(found) => Seen::of(&found.metadata, found.part),
+        Err(_) => Seen::Nothing,
+    };
+    (0..).zip(files).map(look).collect()
 }
 
 fn name_of(files: &[(&str, u64, bool)], index: u32) -> Option<String> {
@@ -407,7 +421,7 @@ fn a_disk_that_refuses_is_told_with_the_remedy() {
     // In /proc not even root makes a file.
     let root = Root::open("/proc/self").unwrap();
     let files = entries(&[("a", 5, false)]);
-    let error = prepare(&root, &files, &PartNames::new(&files), SPARSE).unwrap_err();
+    let error = prepare(&root, &files, &PartNames::new(&files), SPARSE, &mut seen(&root, &files)).unwrap_err();
     assert_eq!(error.step, "create");
 }
 
@@ -603,4 +617,48 @@ fn files_are_synced_wherever_they_lie_and_an_error_of_the_disk_is_a_doubt() {
         parts[0] = false;
         assert_eq!(sync(&parts), Ok(()));
     }
+}
+
+#[test]
+fn what_has_come_or_changed_since_it_was_looked_at_is_left_as_it_is() {
+    let fixture = fixture(&[("t/a", 5, false), ("t/b", 5, false)]);
+    let prepare = |seen: &mut Vec<Seen>| prepare(&fixture.root, &fixture.files, &fixture.names, SPARSE, seen);
+    let refused = |seen: &mut Vec<Seen>, path: &str| {
+        let error = prepare(seen).unwrap_err();
+        assert_eq!((error.path.as_str(), error.cause), (path, Cause::Unjudged), "{error}");
+        assert!(error.is_unjudged() && !error.is_doubtful());
+    };
+    // It came, right by its length or not, or as what is not complete.
+    for (path, bytes) in [
+        ("t/b", &b"mine!"[..]),
+        ("t/b", b"mi"),
+        ("t/b", b"mine, all"),
+        ("t/b.part", b"mi"),
+    ] {
+        let mut seen = fixture.seen();
+        fixture.write(path, bytes);
+        refused(&mut seen, "t/b");
+        assert_eq!(std::fs::read(fixture.path(path)).unwrap(), bytes);
+        std::fs::remove_dir_all(fixture.path("t")).unwrap();
+    }
+    // It was another.
+    fixture.write("t/b", b"ours.");
+    let mut seen = fixture.seen();
+    fixture.write("t/b", b"mine!");
+    let file = std::fs::File::options().append(true).open(fixture.path("t/b")).unwrap();
+    file.set_modified(std::time::SystemTime::now() + Duration::from_secs(9))
+        .unwrap();
+    refused(&mut seen, "t/b");
+    // What was made before that is the download's, and what is gone is made.
+    std::fs::remove_file(fixture.path("t/b")).unwrap();
+    assert_eq!(prepare(&mut seen).unwrap().parts, [true, true]);
+    fixture.write("t/a.part", b"right");
+    assert_eq!(
+        prepare(&mut seen).unwrap().parts,
+        [true, true],
+        "that was written by it"
+    );
+    fixture.write("t/a", b"mine!");
+    refused(&mut seen, "t/a");
+    assert_eq!(std::fs::read(fixture.path("t/a.part")).unwrap(), b"right");
 }

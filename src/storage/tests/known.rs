@@ -503,3 +503,31 @@ fn what_is_not_complete_by_its_name_is_read_whatever_is_believed() {
         assert!(report.unwrap().have.is_full());
     }
 }
+
+/// Issue 7: it was taken for right again, by its length.
+#[test]
+fn what_is_never_read_is_read_as_a_whole_once_a_file_of_it_has_changed() {
+    let fixture = fixture(1024, &[("a", 5120, false), ("b", 2048, false)]);
+    let check = |known| {
+        let read_before = fixture.pool.stats().bytes;
+        let what = (known, Unread::Never, None);
+        let (report, kept) = check_believing(&fixture, &Throttle::default(), what, &Progress::default());
+        let read = fixture.pool.stats().bytes - read_before;
+        (report.unwrap(), kept.last().cloned(), read)
+    };
+    fixture.flip("a", 1500);
+    age(&fixture.path("a"));
+    let (report, known, read) = check(None);
+    assert!(report.have.is_full() && read == 0);
+    let known = known.unwrap();
+    let (report, _, read) = check(Some(known.clone()));
+    assert!(report.have.is_full() && read == 0, "it is as it was");
+    // One that is gone says nothing of the others.
+    let bytes = std::fs::read(fixture.path("b")).unwrap();
+    std::fs::remove_file(fixture.path("b")).unwrap();
+    let (report, _, read) = check(Some(known.clone()));
+    assert!(report.have.count() == 5 && read == 0);
+    std::fs::write(fixture.path("b"), bytes).unwrap();
+    let (report, _, read) = check(Some(known));
+    assert_eq!((read, indexes(&report.wrong)), (7168, vec![1]));
+}

@@ -1,5 +1,7 @@
 //! One torrent, at length.
 
+use std::time::SystemTime;
+
 use tokio::time::timeout;
 
 use super::{SCHEDULE_DEADLINE, contents, find, gone, wait_for};
@@ -67,6 +69,8 @@ fn trackers(meta: &Metainfo, configured: Vec<TrackerUrl>, status: &[Status], sec
         .flatten()
         .map(|text| TrackerUrl::parse(text).map_err(|error| error.to_string()));
     let all = own.chain(configured.into_iter().map(Ok));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = now.unwrap_or_default();
     let row = |url: Result<TrackerUrl, String>| match url {
         Ok(url) => {
             let told = status.iter().find(|status| *status.url == url);
@@ -85,6 +89,7 @@ fn trackers(meta: &Metainfo, configured: Vec<TrackerUrl>, status: &[Status], sec
                 text: told.and_then(|status| status.text.as_deref()).map(str::to_owned),
                 seeders: swarm.map(|swarm| swarm.seeders),
                 leechers: swarm.map(|swarm| swarm.leechers),
+                next_announce: told.and_then(|status| status.next).map(|wait| (now + wait).as_secs()),
             }
         }
         // The text may hold a key, too.
@@ -94,6 +99,7 @@ fn trackers(meta: &Metainfo, configured: Vec<TrackerUrl>, status: &[Status], sec
             text: Some(format!("not announced to: {error}")),
             seeders: None,
             leechers: None,
+            next_announce: None,
         },
     };
     all.take(TRACKERS_MAX).map(row).collect()

@@ -1,0 +1,196 @@
+//! Payload that is not as it should be, and what may be done about it: files of somebody else's are not written over, a check
+//! that somebody asks for is made whatever goes on, and what it finds missing is had again, however often btd is restarted.
+
+mod support;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use support::btd::{Btd, Config};
+use support::leech::{Leech, SECONDS, Source, wait_for_metric};
+use support::payload::Payload;
+use support::scratch::Scratch;
+use support::torrent::Torrent;
+use support::{age, wait_for, within};
+
+/// Nobody listens here.
+const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+
+fn files() -> Vec<(String, u64)> {
+    vec![("folder/a".to_owned(), 300_000), ("folder/b".to_owned(), 200_000)]
+}
+
+/// The only row of an answer.
+fn ctl(home: &Path, args: &[&str]) -> Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_btd"));
+    let command = command
+        .args(["ctl", "--json", "--state-dir"])
+        .arg(home.join("state"))
+        .args(args);
+    let output = command.output().expect("run btd ctl");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("one row")
+}
+
+fn state(btd: &Btd, state: &str) {
+    wait_for(&format!("the torrent is {state}"), within(SECONDS), || {
+        (btd.metric(&format!("btd_torrents{{state=\"{state}\"}}")) == 1.0).then_some(())
+    });
+}
+
+fn log_has(btd: &Btd, text: &str) {
+    wait_for(&format!("the log says {text:?}"), within(SECONDS), || {
+        btd.process.log().contains(text).then_some(())
+    });
+}
+
+/// Has btd read this configuration.
+fn reload(btd: &Btd, home: &Path, config: &Config) {
+    let before = btd.metric("btd_config_reloads_total{result=\"ok\"}");
+    fs::write(home.join("btd.toml"), config.to_toml()).expect("write a configuration");
+    btd.process.signal(Signal::HUP);
+    wait_for("the configuration is read", within(SECONDS), || {
+        (btd.metric("btd_config_reloads_total{result=\"ok\"}") > before).then_some(())
+    });
+}
+
+/// A torrent's hash, as `btd ctl` takes it.
+fn hash(torrent: &Torrent) -> String {
+    support::leech::info_hash(torrent).to_string()
+}
+
+/// Issue 7: it was written over without a word.
+#[test]
+fn file_of_somebody_elses_is_not_written_over_and_the_torrent_comes_when_it_is_gone() {
+    let source = Source::start("stranger", &files(), 16 << 10);
+    let mine = vec![7; 300_000];
+    let folder = source.scratch.dir("leech/data/folder");
+    fs::write(folder.join("a"), &mine).expect("write a file");
+    let leech = Leech::from(&source.scratch, "leech", &source.torrent, vec![source.btd.peers]);
+    state(&leech.btd, "missing");
+    log_has(
+        &leech.btd,
+        "\"folder/a\" is there already and has nothing of this torrent in it",
+    );
+    let shown = ctl(&leech.home, &["show", &hash(&source.torrent)]);
+    let why = shown["why"].as_str().expect("it is told why");
+    assert!(why.contains("\"folder/a\" is there already"), "{why}");
+    // Nor by a check that somebody asks for, nor is anything made beside it.
+    ctl(&leech.home, &["verify", &hash(&source.torrent)]);
+    state(&leech.btd, "missing");
+    assert_eq!(fs::read(folder.join("a")).expect("there"), mine);
+    assert!(!folder.join("b.part").exists() && !folder.join("a.part").exists());
+    fs::rename(folder.join("a"), source.scratch.path().join("mine")).expect("move it away");
+    leech.check(&source.payload);
+    assert_eq!(fs::read(source.scratch.path().join("mine")).expect("there"), mine);
+    leech.btd.stop();
+    source.btd.stop();
+}
+
+/// Issue 7: likewise.
+#[test]
+fn file_that_is_put_there_after_the_check_is_looked_at_before_anything_is_written() {
+    let source = Source::start("late-stranger", &files(), 16 << 10);
+    let leech = Leech::from(&source.scratch, "leech", &source.torrent, vec![NOBODY]);
+    state(&leech.btd, "downloading");
+    let mine = vec![7; 300_000];
+    let folder = source.scratch.dir("leech/data/folder");
+    fs::write(folder.join("a"), &mine).expect("write a file");
+    let config = Config {
+        peers: vec![source.btd.peers],
+        watch: leech.config.watch.clone(),
+        ..Config::default()
+    };
+    reload(&leech.btd, &leech.home, &config);
+    log_has(&leech.btd, "it was put there or changed after the torrent was checked");
+    state(&leech.btd, "missing");
+    assert_eq!(fs::read(folder.join("a")).expect("there"), mine);
+    fs::remove_file(folder.join("a")).expect("remove it");
+    leech.check(&source.payload);
+    leech.btd.stop();
+    source.btd.stop();
+}
+
+/// Issue 7: it was answered that it is being checked already, and nothing of it was read.
+#[test]
+fn check_of_all_that_is_asked_for_while_what_has_changed_is_checked_reads_all() {
+    let scratch = Scratch::new("verify-meanwhile");
+    let (home, data, watch) = (scratch.path(), scratch.dir("data"), scratch.dir("watch"));
+    let of = [("folder/a".to_owned(), 4 << 20), ("folder/b".to_owned(), 1 << 20)];
+    let payload = Payload::make(&data, "folder", 3, &of);
+    let torrent = Torrent::create(&payload.path(), 16 << 10, watch.join("t.torrent"));
+    let (a, b) = (data.join("folder/a"), data.join("folder/b"));
+    age(&a);
+    age(&b);
+    let mut config = Config {
+        watch: vec![(watch, data)],
+        ..Config::default()
+    };
+    let btd = Btd::start(home, &config);
+    btd.wait_seeding(1);
+    btd.stop();
+    // One was touched, and the other looks as it did.
+    support::touch(&a);
+    let modified = fs::metadata(&b)
+        .and_then(|metadata| metadata.modified())
+        .expect("there");
+    let mut bytes = fs::read(&b).expect("there");
+    bytes[500_000] ^= 1;
+    fs::write(&b, bytes).expect("write a file");
+    let opened = fs::File::options().append(true).open(&b);
+    opened
+        .and_then(|file| file.set_modified(modified))
+        .expect("set its time");
+    // So slow that it goes on for half a minute.
+    config.more = "[storage]\ncheck-rate = \"100 kB/s\"\n".to_owned();
+    let btd = Btd::start(home, &config);
+    state(&btd, "checking");
+    wait_for("it is being read", within(SECONDS), || {
+        (btd.metric("btd_check_read_bytes_total") > 0.0).then_some(())
+    });
+    let asked = ctl(home, &["verify", &hash(&torrent)]);
+    assert_eq!(asked["changed"], true, "{asked}");
+    let asked = ctl(home, &["verify", &hash(&torrent)]);
+    assert_eq!(asked["changed"], false, "{asked}");
+    config.more = String::new();
+    reload(&btd, home, &config);
+    state(&btd, "partial");
+    let shown = ctl(home, &["show", &hash(&torrent)]);
+    assert_eq!(shown["have_count"], shown["piece_count"].as_u64().expect("a count") - 1);
+    btd.stop();
+}
+
+/// Issue 7: it was forgotten, and the torrent called one that is not downloaded again by itself.
+#[test]
+fn repair_that_a_check_has_begun_goes_on_after_a_restart() {
+    let source = Source::start("repair", &files(), 16 << 10);
+    let leech = Leech::from(&source.scratch, "leech", &source.torrent, vec![source.btd.peers]);
+    leech.check(&source.payload);
+    leech.btd.stop();
+    let (home, mut config) = (leech.home, leech.config);
+    config.peers = vec![NOBODY];
+    let btd = Btd::start(&home, &config);
+    btd.wait_seeding(1);
+    let file = leech.data.join("folder/a");
+    let mut bytes = fs::read(&file).expect("there");
+    bytes[100_000] ^= 1;
+    fs::write(&file, bytes).expect("write a file");
+    ctl(&home, &["verify", &hash(&source.torrent)]);
+    state(&btd, "downloading");
+    log_has(
+        &btd,
+        "a piece of what is there is wrong, and will be written over, in \"folder/a\"",
+    );
+    btd.stop();
+    config.peers = vec![source.btd.peers];
+    let btd = Btd::start(&home, &config);
+    btd.wait_seeding(1);
+    source.payload.assert_same(&leech.data, true);
+    wait_for_metric(&btd, "btd_pieces_written_total", |pieces| pieces == 1.0);
+    btd.stop();
+    source.btd.stop();
+}
