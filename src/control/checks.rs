@@ -466,6 +466,7 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
     let shared = job.contents.get(info_hash)?;
     let meta = &*shared;
     let mut kept = session.load(&info_hash, meta.geometry.piece_count(), meta.files.len());
+    let is_known_here = kept.is_some();
     let trust = job.trust && !job.progress.is_for_all();
     let known = kept.clone().filter(|_| trust);
     let mut last = None;
@@ -509,9 +510,10 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
     let was_whole = trust && was_complete && !is_repair;
     // A disk that does not even take what is there is not written to.
     let home = job.home.filter(|_| is_lacking && !was_whole && !report.unsynced);
-    // What was complete here once is the torrent's, and whoever wants it downloaded again has asked for that.
+    // What was complete here once is the torrent's, and whoever wants it downloaded again has asked for that. A torrent that
+    // was complete in another folder has nothing here.
     let strangers = match home {
-        Some(_) if !was_complete => storage::strangers(meta, &root, &report, is_download),
+        Some(_) if !was_complete || !is_known_here => storage::strangers(meta, &root, &report, is_download),
         _ => Vec::new(),
     };
     let to_download = |root, home| {

@@ -735,7 +735,10 @@ impl Supervisor<'_> {
                 if let Some(generation) = self.torrents.check_in(folder, info_hash, &progress) {
                     self.stop_downloading(info_hash);
                     tracing::info!("{name:?} ({info_hash}) comes from {file:?} now: its payload is looked for there");
-                    let trust = false; // What is known is of the other folder's payload.
+                    // What is known is of the other folder's payload.
+                    let trust = false;
+                    self.session.remove(info_hash);
+                    self.session.put_repair(info_hash, false);
                     // It is read by the thread that checks it. Should it have changed, its own folder will tell.
                     let contents = Contents::InFile(Arc::from(file));
                     self.check(folder, generation, (info_hash, contents), trust, progress);
@@ -779,6 +782,7 @@ impl Supervisor<'_> {
             // A check that was cancelled because its torrent went has kept what it knew a moment later than that.
             if !self.torrents.has(*info_hash) {
                 self.session.remove(*info_hash);
+                self.session.put_repair(*info_hash, false);
             }
             return;
         };
@@ -791,7 +795,7 @@ impl Supervisor<'_> {
             self.unread.on_checked(*info_hash, found.is_durable);
             // Where nothing is served it is looked for again anyway.
             if let Some(torrent) = served.as_ref().filter(|_| found.is_unsynced) {
-                self.doubt_later(torrent);
+                self.look_later(torrent);
             }
         }
         let why = match &result {
@@ -908,7 +912,7 @@ impl Supervisor<'_> {
                 if let Some(entry) = self.torrents.entry(*info_hash) {
                     let contents = Contents::InFile(Arc::clone(entry.file()));
                     let job = Job { contents, ..job };
-                    if found.held.is_some() {
+                    if found.held.is_some() || found.is_unsynced {
                         // What is known to be wrong is not read again, as long as it stays as it is.
                         self.missing.push(Job {
                             trust: true,

@@ -69,6 +69,8 @@ struct Opening {
     part: bool,
     /// It is not there by that name: it is looked for by its final one.
     was_renamed: bool,
+    /// It is not there by its final name: it is looked for by that of what is not complete.
+    is_renamed: bool,
 }
 
 /// Those whose extent could not be read.
@@ -329,6 +331,7 @@ impl Disk {
                     tries: 0,
                     part: false,
                     was_renamed: false,
+                    is_renamed: false,
                 });
                 self.open(driver, counters, opening);
             }
@@ -338,7 +341,7 @@ impl Disk {
     fn open<D: Driver>(&mut self, driver: &mut D, counters: &mut Counters, owner: Owner) {
         let opening = self.openings.get_mut(owner).expect("an opening that was just made");
         let torrent = &opening.served.torrent;
-        opening.part = torrent.is_part(opening.key.file) && !opening.was_renamed;
+        opening.part = torrent.is_part(opening.key.file) && !opening.was_renamed || opening.is_renamed;
         let Some(path) = torrent.path(opening.key.file, opening.part) else {
             // The path rules forbid NUL; a path without a C form is as good as absent.
             return self.on_opened(driver, counters, owner, Err(Errno::NOENT));
@@ -374,7 +377,12 @@ impl Disk {
         opening.tries += 1;
         let waiting = match result {
             // Whose renaming has not been told yet is not known to be ours: another may lie there that was in the way.
-            Ok(_) if !opening.part && opening.served.torrent.is_part(opening.key.file) => {
+            Ok(_)
+                if match opening.served.torrent.is_part(opening.key.file) {
+                    true => !opening.part,
+                    false => opening.is_renamed,
+                } =>
+            {
                 let opening = self.openings.remove(owner).expect("found above");
                 for fill in self.files.failed(opening.key) {
                     self.fail(fill, None);
@@ -396,8 +404,15 @@ impl Disk {
                 return self.open(driver, counters, owner);
             }
             // It has got its final name since, or is getting it at this moment. It has no third.
-            Err(Errno::NOENT) if opening.part => {
+            Err(Errno::NOENT) if opening.part && !opening.is_renamed => {
                 opening.was_renamed = true;
+                return self.open(driver, counters, owner);
+            }
+            // What is there of a download has its final name until it is prepared, all files one after the other.
+            Err(Errno::NOENT)
+                if !opening.was_renamed && !opening.is_renamed && opening.served.torrent.home().is_some() =>
+            {
+                opening.is_renamed = true;
                 return self.open(driver, counters, owner);
             }
             failed => {

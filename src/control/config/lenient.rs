@@ -9,6 +9,7 @@ use super::reader::{Context, Section};
 use super::{Config, TOP_KEYS, credentials, read_text};
 
 const KEY: &str = "state-dir";
+const VARIABLE: &str = "BTD_STATE_DIR";
 
 impl Config {
     /// The state folder that a file and the environment name, and what else is wrong with them.
@@ -42,7 +43,10 @@ fn named_in(text: &str, file: &Path, error: &Error) -> Option<PathBuf> {
             .iter()
             .any(|problem| matches!(at, At::Line(_)) && problem.at == *at),
         // It may be what was mistyped, or stand where nothing can be read.
-        None => !is_whole || error.problems().iter().any(|problem| problem.message.contains(KEY)),
+        None => {
+            let names_it = |message: &str| message.contains(KEY) || message.contains(VARIABLE);
+            !is_whole || error.problems().iter().any(|problem| names_it(&problem.message))
+        }
     };
     if is_in_doubt {
         return None;

@@ -127,25 +127,27 @@ impl Supervisor<'_> {
             return;
         };
         let torrent = Arc::clone(torrent);
-        if self
-            .doubtful
-            .iter()
-            .any(|(_, doubtful, _)| Arc::ptr_eq(doubtful, &torrent))
-        {
-            return; // A thread and a shard may find out the same.
+        let mut doubtful = self.doubtful.iter_mut();
+        if let Some((_, _, trust)) = doubtful.find(|(_, doubtful, _)| Arc::ptr_eq(doubtful, &torrent)) {
+            // A thread and a shard may find out the same, or it was to be looked at for less.
+            if std::mem::take(trust) {
+                self.session.remove(info_hash);
+            }
+            return;
         }
         let name = &torrent.meta().name;
         tracing::error!("downloading {name:?} ({info_hash}) stops: {why} (its files are checked again in a minute)");
         self.stop_downloading(info_hash);
         // What is recorded is what was on the disk before this. What was lost then, nobody can tell.
         self.session.remove(info_hash);
-        self.doubt_later(&torrent);
+        self.doubtful.push((Instant::now() + DOUBT_FOR, torrent, false));
     }
 
-    /// What there is of a torrent is checked in a while, if nobody has looked at it by then.
-    pub(super) fn doubt_later(&mut self, torrent: &Arc<Torrent>) {
+    /// The disk has not taken what there is of a torrent: it is checked in a while, if nobody has looked at it by then. What is
+    /// known was taken; that somebody wants all of it read, or had anew, nobody has said.
+    pub(super) fn look_later(&mut self, torrent: &Arc<Torrent>) {
         self.doubtful
-            .push((Instant::now() + DOUBT_FOR, Arc::clone(torrent), false));
+            .push((Instant::now() + DOUBT_FOR, Arc::clone(torrent), true));
     }
 
     /// Something is in the place of a download's files that nobody has looked at: it stops, and is checked soon. What is known of

@@ -66,11 +66,11 @@ impl RecvRing {
     }
 
     fn entries_len(count: u16) -> usize {
-        (usize::from(count) * size_of::<BufRingEntry>()).next_multiple_of(4096)
+        (usize::from(count) * size_of::<BufRingEntry>()).next_multiple_of(rustix::param::page_size())
     }
 
     fn len(count: u16, buf_len: usize) -> usize {
-        (Self::entries_len(count) + usize::from(count) * buf_len).next_multiple_of(4096)
+        (Self::entries_len(count) + usize::from(count) * buf_len).next_multiple_of(rustix::param::page_size())
     }
 
     /// The ring's address, as it is registered.

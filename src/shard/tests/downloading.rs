@@ -172,6 +172,34 @@ fn file_that_is_getting_its_final_name_is_served_as_soon_as_it_has_it() {
     leeching.fixture.check(&far);
 }
 
+/// What is there of a download gets the name of what is not complete, and the torrent is told when all files have it.
+#[test]
+fn file_that_is_losing_its_final_name_stays_served() {
+    let mut leeching = Leeching::new(2 * PIECE_LEN as usize);
+    let mut giver = leeching.giver(2000, FAST);
+    let mut far = leeching.fixture.far(FAST);
+    leeching.fixture.say(&far, &Message::HaveNone);
+    leeching.fixture.say(&far, &Message::Interested);
+    leeching.say(&giver, &Message::Unchoke);
+    leeching.settle();
+    while leeching.fixture.torrent.have_count() == 0 {
+        assert!(leeching.give(&mut giver, 1) > 0);
+    }
+    // As if it had not been renamed yet; on the disk it has been.
+    leeching.fixture.torrent.finished(0, Some(0));
+    let first = leeching.fixture.torrent.have().pieces().next().unwrap().get();
+    leeching.fixture.request(&far, first, 0, BLOCK_LEN);
+    leeching.settle();
+    leeching.fixture.hear(&mut far);
+    assert!(far.blocks.is_empty(), "it may be somebody else's");
+    assert_eq!(
+        leeching.fixture.torrent.have_count(),
+        1,
+        "{:?}",
+        leeching.fixture.torrent.fault()
+    );
+}
+
 /// Somebody has deleted it: under neither name is there anything, and nothing will be.
 #[test]
 fn file_of_a_download_that_is_gone_is_withdrawn_under_whichever_name_it_was() {
