@@ -469,3 +469,60 @@ fn folder_in_which_nothing_was_found_may_be_on_another_disk_the_next_time() {
         btd.stop();
     });
 }
+
+/// Somebody asks for everything to be read while the folder is away: it is, when the folder is back.
+#[test]
+fn check_that_is_asked_for_while_the_folder_is_away_is_made_when_it_is_back() {
+    let scratch = Scratch::new("verify-away");
+    let (data, watch) = (scratch.dir("data"), scratch.dir("watch"));
+    let whole = payload(&data, "whole", 1);
+    let torrent = Torrent::create(&whole.path(), PIECE_LEN, watch.join("whole.torrent"));
+    let config = Config {
+        watch: vec![(watch, data.clone())],
+        ..Config::default()
+    };
+    let btd = Btd::start(scratch.path(), &config);
+    wait_state(&btd, "seeding", 1.0);
+    let away = scratch.path().join("away");
+    fs::rename(&data, &away).expect("move the folder");
+    wait_state(&btd, "unavailable", 1.0);
+    // It looks as it did before.
+    let file = away.join(whole.path().strip_prefix(&data).expect("below it"));
+    let modified = fs::metadata(&file)
+        .and_then(|metadata| metadata.modified())
+        .expect("there");
+    let mut bytes = fs::read(&file).expect("there");
+    bytes[20_000] ^= 1;
+    fs::write(&file, bytes).expect("written");
+    let opened = fs::File::options().append(true).open(&file);
+    opened.and_then(|file| file.set_modified(modified)).expect("set");
+    let verify = ctl(scratch.path(), &["verify", &torrent.info_hash_hex()]);
+    assert!(verify.status.success(), "{verify:?}");
+    wait_state(&btd, "unavailable", 1.0);
+    fs::rename(&away, &data).expect("move it back");
+    wait_state(&btd, "partial", 1.0);
+    btd.stop();
+}
+
+/// What is downloaded has `.part` behind its name until it is complete, and another torrent's file may be called so.
+#[test]
+fn torrent_whose_file_is_called_as_a_download_is_until_it_is_complete_keeps_it() {
+    let scratch = Scratch::new("part-rival");
+    let (data, watch, other) = (scratch.dir("data"), scratch.dir("watch"), scratch.dir("other"));
+    let held = payload(&data, "shared.part", 1);
+    Torrent::create(&held.path(), PIECE_LEN, watch.join("held.torrent"));
+    let wanted = payload(&other, "shared", 2);
+    let wanted_torrent = Torrent::create(&wanted.path(), PIECE_LEN, scratch.path().join("wanted.torrent"));
+    let config = Config {
+        watch: vec![(watch.clone(), data.clone())],
+        peers: vec![([127, 0, 0, 1], 9).into()],
+        ..Config::default()
+    };
+    let btd = Btd::start(scratch.path(), &config);
+    wait_state(&btd, "seeding", 1.0);
+    fs::copy(&wanted_torrent.path, watch.join("wanted.torrent")).expect("copy a torrent");
+    wait_state(&btd, "error", 1.0);
+    wait_log(&btd, "downloading it would overwrite that one's");
+    held.assert_same(&data, true);
+    btd.stop();
+}

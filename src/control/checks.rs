@@ -513,7 +513,9 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
     // What was complete here once is the torrent's, and whoever wants it downloaded again has asked for that. A torrent that
     // was complete in another folder has nothing here.
     let strangers = match home {
-        Some(_) if !was_complete || !is_known_here => storage::strangers(meta, &root, &report, is_download),
+        Some(_) if !(was_complete && (is_known_here || is_repair)) => {
+            storage::strangers(meta, &root, &report, is_download)
+        }
         _ => Vec::new(),
     };
     let to_download = |root, home| {
@@ -620,22 +622,34 @@ fn why_held(meta: &Metainfo, strangers: &[u32]) -> Option<String> {
     ))
 }
 
+/// Files of a piece that are named.
+const TOLD_MAX: usize = 4;
+
 /// What a download will write over in files that lie under their final names, if there is anything.
 fn to_write_over(meta: &Metainfo, report: &CheckReport) -> Option<String> {
     let (layout, geometry) = (Layout::new(meta), &meta.geometry);
-    let (mut first, mut count) = (None, 0);
+    let (mut first, mut count) = (Vec::new(), 0);
     for piece in geometry.pieces().filter(|piece| report.wrong.get(*piece)) {
-        let mut spans = layout.spans(geometry.piece_offset(piece), geometry.piece_len(piece).into());
-        if let Some(span) = spans.find(|span| !span.pad && !report.parts[span.file as usize]) {
-            count += 1;
-            first.get_or_insert(span.file);
+        let spans = layout.spans(geometry.piece_offset(piece), geometry.piece_len(piece).into());
+        let files = spans.filter(|span| !span.pad && !report.parts[span.file as usize]);
+        // Any of them may be the one that was changed.
+        let mut paths = files.map(|span| format!("{:?}", meta.files[span.file as usize].path.as_str()));
+        let Some(path) = paths.next() else { continue };
+        count += 1;
+        if first.is_empty() {
+            first = std::iter::once(path).chain(paths.take(TOLD_MAX - 1)).collect();
         }
     }
-    let path = meta.files[first? as usize].path.as_str();
-    Some(match count {
-        1 => format!("a piece of what is there is wrong, and will be written over, in {path:?}"),
-        count => format!("{count} pieces of what is there are wrong, and will be written over, the first in {path:?}"),
-    })
+    let paths = first.join(", ");
+    match count {
+        0 => None,
+        1 => Some(format!(
+            "a piece of what is there is wrong, and will be written over, in {paths}"
+        )),
+        count => Some(format!(
+            "{count} pieces of what is there are wrong, and will be written over, the first in {paths}"
+        )),
+    }
 }
 
 fn why_not_whole(meta: &Metainfo, report: &CheckReport) -> Option<String> {

@@ -22,6 +22,7 @@ use crate::control::checks::{Checked, Progress};
 use crate::control::config::display_size;
 use crate::control::contents::Contents;
 use crate::control::metrics;
+use crate::control::rivals::near_names;
 use crate::control::scrub::NextPlease;
 use crate::control::torrents::{Addition, Reach, State};
 use crate::control::wakes::{Changed, Wake, Wakes, Woken};
@@ -310,7 +311,10 @@ impl Supervisor<'_> {
             return Some(checked);
         };
         // All files of a torrent lie below its name, or are it. Whether their folders are the same is seen when it is awake.
-        let near = self.torrents.resting_namesakes(&name, Instant::now());
+        let mut near = Vec::new();
+        for name in near_names(&name) {
+            near.extend(self.torrents.resting_namesakes(&name, Instant::now()));
+        }
         if near.is_empty() {
             return Some(checked);
         }
