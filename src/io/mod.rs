@@ -28,7 +28,7 @@ pub use op::{Accepted, Completion, Op, Opened, Outcome, Received, Segment, SendB
 pub use rustix::io::Errno;
 pub use token::{OpKind, Owner, Token};
 pub use uring::pool::{BUF_LEN, Buf, Pool};
-pub use uring::recv_ring::RecvBuf;
+pub use uring::recv_ring::{RECV_BUF_LEN, RecvBuf};
 
 /// How long a turn may sleep for its first completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use super::pool::map_aligned;
 
 /// Length of one receive buffer in bytes: about 240 requests of 17 bytes. An odd number of cache lines: buffers a power of two
 /// apart would all begin in the same few sets of the CPU's caches, and each receive of a request would miss them.
-pub(super) const RECV_BUF_LEN: usize = 63 * 64;
+pub const RECV_BUF_LEN: usize = 63 * 64;
 
 /// Length of one for blocks: most of the four it holds need not be put together from two receives.
 pub(super) const BULK_BUF_LEN: usize = 64 * 1024;

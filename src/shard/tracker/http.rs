@@ -5,14 +5,11 @@
 
 use super::conns::{HELD_FLOOD_LEN, HELD_LEN_MAX, Phase};
 use super::{Around, Serving};
-use crate::io::{Driver, Ending, Errno, Op, Owner, Received, SendBatch};
+use crate::io::{Driver, Ending, Errno, Op, Owner, RECV_BUF_LEN, Received, SendBatch};
 use crate::tracker::Http;
 
 /// Bytes of replies in one send: no more requests are answered beyond that.
 const REPLIES_LEN_MAX: usize = 64 * 1024;
-
-/// A receive that brings fewer bytes has emptied the socket.
-const RECEIVE_LEN: usize = 4096;
 
 /// What a peer may say after its last reply, in bytes.
 const LINGER_LEN_MAX: usize = 64 * 1024;
@@ -127,7 +124,8 @@ impl Serving {
         let mut batch = around.batches.take();
         batch.push_bytes(&self.reply);
         // Not where something may be left to read: the kernel throws away what has not left when such a socket is closed.
-        let with_end = last && !surplus && received.len() < RECEIVE_LEN;
+        // A receive that brings less than its buffer holds has emptied the socket.
+        let with_end = last && !surplus && received.len() < RECV_BUF_LEN;
         self.send(around, owner, batch, with_end);
         self.wake_at(around, owner);
     }
