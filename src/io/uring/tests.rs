@@ -8,11 +8,14 @@ use std::sync::Arc;
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::registered::BULK_BUFS;
 use super::*;
 use crate::io::SendBatch;
 
 mod connects;
 mod datagrams;
+mod lending;
+mod opens;
 mod writes;
 
 fn config(features: Features) -> UringConfig {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::io::Opened;
 
 /// A file of a temporary folder, opened through the ring.
 fn open_to_write(driver: &mut Uring, dir: &std::path::Path, name: &str) -> Result<Opened, Errno> {
