@@ -10,6 +10,7 @@
 // Each test file compiles its own copy of this module and uses a part of it.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod announce;
 pub mod aquatic;
 pub mod btd;
 pub mod cgroup;
