@@ -17,7 +17,7 @@ use support::btd::{Btd, Config};
 use support::ctl::{CONFIG, DATA, Home, NOT_RUNNING, PIECE_LEN, REFUSED, SECONDS, USAGE, hash_of, run, torrent};
 use support::peer::Peer;
 use support::stub_tracker::StubTracker;
-use support::{wait_for, within};
+use support::{rot, wait_for, within};
 
 #[test]
 fn list_show_stats_and_health_tell_what_there_is() {
@@ -271,15 +271,7 @@ fn verify_finds_what_was_changed_behind_its_back() {
     let btd = home.start();
     home.wait_state(meta.info_hash, "seeding");
     let file = home.data.join("seed");
-    let mut bytes = fs::read(&file).expect("there");
-    bytes[20_000] ^= 1;
-    // It looks as it did before.
-    let modified = fs::metadata(&file)
-        .and_then(|metadata| metadata.modified())
-        .expect("there");
-    fs::write(&file, bytes).expect("written");
-    let opened = fs::File::options().append(true).open(&file);
-    opened.and_then(|file| file.set_modified(modified)).expect("set");
+    rot(&file, 20_000);
     let hash = hash_of(&meta);
     let done = home.ctl(&["verify", &hash[..8]]);
     assert!(

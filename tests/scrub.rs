@@ -5,7 +5,6 @@ mod support;
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use rustix::process::Signal;
 use support::btd::{Btd, Config};
@@ -14,7 +13,7 @@ use support::payload::Payload;
 use support::scratch::Scratch;
 use support::sick_fs::{self, SickFs};
 use support::torrent::Torrent;
-use support::{age, http, skip, wait_for, within};
+use support::{age, http, rot, skip, wait_for, within};
 
 const PIECE_LEN: u32 = 64 << 10;
 const PIECES: u32 = 30;
@@ -46,27 +45,12 @@ impl Home {
     }
 
     fn start(&self) -> Btd {
-        let _ = fs::remove_file(self.scratch.path().join("state/ports.json"));
         Btd::start(self.scratch.path(), &self.config)
     }
 
     /// Changes a byte of a piece, and leaves the times of the file as they are.
     fn rot(&self, piece: u32) {
-        let modified = self.modified();
-        let mut bytes = fs::read(&self.file).expect("read a payload");
-        bytes[(piece * PIECE_LEN + 5) as usize] ^= 1;
-        fs::write(&self.file, bytes).expect("write a payload");
-        let file = fs::File::options()
-            .append(true)
-            .open(&self.file)
-            .expect("open a payload");
-        file.set_modified(modified).expect("set the time");
-        file.sync_all().expect("sync");
-    }
-
-    fn modified(&self) -> SystemTime {
-        let metadata = fs::metadata(&self.file).expect("look at a payload");
-        metadata.modified().expect("a time")
+        rot(&self.file, (piece * PIECE_LEN + 5) as usize);
     }
 }
 

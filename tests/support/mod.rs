@@ -93,6 +93,15 @@ pub fn age(file: &Path) {
     set_modified(file, std::time::SystemTime::now() - Duration::from_secs(3600));
 }
 
+/// Changes a byte, as a disk does that goes bad: the file's times say nothing of it.
+pub fn rot(file: &Path, at: usize) {
+    let read = std::fs::metadata(file).and_then(|metadata| Ok((metadata.modified()?, std::fs::read(file)?)));
+    let (modified, mut bytes) = read.unwrap_or_else(|error| panic!("read {}: {error}", file.display()));
+    bytes[at] ^= 1;
+    std::fs::write(file, bytes).unwrap_or_else(|error| panic!("write {}: {error}", file.display()));
+    set_modified(file, modified);
+}
+
 /// What touch(1) does.
 pub fn touch(file: &Path) {
     set_modified(file, std::time::SystemTime::now());
