@@ -3,7 +3,8 @@
 mod support;
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -163,23 +164,34 @@ fn a_download_finds_a_peer_by_name_and_says_completed_once_ever() {
     seed.stop();
 }
 
+/// The name `client1` in the file of names, which this namespace has for itself as it has its mounts.
+struct Name {
+    hosts: PathBuf,
+}
+
+impl Name {
+    fn new(scratch: &Scratch) -> Self {
+        let hosts = scratch.path().join("hosts");
+        fs::write(&hosts, "").expect("write names");
+        let mut mount = Command::new("mount");
+        let status = mount.arg("--bind").arg(&hosts).arg("/etc/hosts").status();
+        assert!(status.expect("run mount").success());
+        Self { hosts }
+    }
+
+    fn is_at(&self, addr: IpAddr) {
+        let names = format!("127.0.0.1 localhost\n{addr} client1\n");
+        fs::write(&self.hosts, names).expect("write names");
+    }
+}
+
 #[test]
 fn a_peer_that_comes_back_under_another_address_is_found_by_its_name() {
     let name = "a_peer_that_comes_back_under_another_address_is_found_by_its_name";
     private_net::run(name, || {
         let scratch = Scratch::new("announce-names");
-        // The namespace has mounts of its own, and with them a file of names.
-        let hosts = scratch.path().join("hosts");
-        let name_is_at =
-            |addr| fs::write(&hosts, format!("127.0.0.1 localhost\n{addr} client1\n")).expect("write names");
-        name_is_at(CLIENTS[3]); // Nobody is there.
-        let status = Command::new("mount")
-            .arg("--bind")
-            .arg(&hosts)
-            .arg("/etc/hosts")
-            .status();
-        assert!(status.expect("run mount").success());
-
+        let client1 = Name::new(&scratch);
+        client1.is_at(CLIENTS[3]); // Nobody is there.
         let home = Home::new(&scratch, "seed", 1_000_000);
         fs::copy(&home.torrent.path, home.watch.join("t.torrent")).expect("copy a torrent");
         let seed = Btd::start(
@@ -202,7 +214,7 @@ fn a_peer_that_comes_back_under_another_address_is_found_by_its_name() {
         wait_for("the name is looked up and tried", within(30), || {
             (btd.metric("btd_connections_dialed_total") >= 1.0).then_some(())
         });
-        name_is_at(SEED);
+        client1.is_at(SEED);
         wait_for("the name is looked up again", within(100), || {
             (btd.metric("btd_torrents{state=\"seeding\"}") >= 1.0).then_some(())
         });
@@ -220,17 +232,8 @@ fn a_name_is_looked_up_again_when_nobody_is_where_it_led_though_others_give() {
     let name = "a_name_is_looked_up_again_when_nobody_is_where_it_led_though_others_give";
     private_net::run(name, || {
         let scratch = Scratch::new("announce-unreachable");
-        let hosts = scratch.path().join("hosts");
-        let name_is_at =
-            |addr| fs::write(&hosts, format!("127.0.0.1 localhost\n{addr} client1\n")).expect("write names");
-        name_is_at(CLIENTS[3]); // Nobody is there.
-        let status = Command::new("mount")
-            .arg("--bind")
-            .arg(&hosts)
-            .arg("/etc/hosts")
-            .status();
-        assert!(status.expect("run mount").success());
-
+        let client1 = Name::new(&scratch);
+        client1.is_at(CLIENTS[3]); // Nobody is there.
         let home = Home::new(&scratch, "seed", 8_000_000);
         fs::copy(&home.torrent.path, home.watch.join("t.torrent")).expect("copy a torrent");
         let seed = |name: &str, listen, port, more: &str| {
@@ -264,7 +267,7 @@ fn a_name_is_looked_up_again_when_nobody_is_where_it_led_though_others_give() {
                 (btd.metric(dialed) >= 2.0 && btd.metric(had) > 0.0).then_some(())
             },
         );
-        name_is_at(CLIENTS[2]);
+        client1.is_at(CLIENTS[2]);
         wait_complete(&btd);
         let taken = started.elapsed();
         assert!(taken < Duration::from_secs(40), "{taken:?}");
