@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -70,6 +71,26 @@ fn batch(bytes: &[u8]) -> Box<SendBatch> {
     batch
 }
 
+type Folder = Arc<dyn AsFd + Send + Sync>;
+
+fn folder(path: &Path) -> Folder {
+    Arc::new(fs::File::open(path).unwrap())
+}
+
+/// To read a file of this folder.
+fn open(dir: &Folder, name: &str) -> Op {
+    open_as(dir, name, false, false)
+}
+
+fn open_as(dir: &Folder, name: &str, write: bool, apart: bool) -> Op {
+    Op::Open {
+        dir: dir.clone(),
+        path: CString::new(name).unwrap(),
+        write,
+        apart,
+    }
+}
+
 fn all_masks() -> Vec<Features> {
     let mut masks = vec![Features::ALL];
     masks.extend(
@@ -94,19 +115,9 @@ fn all_masks() -> Vec<Features> {
 fn serves_the_same_with_every_feature_masked() {
     for features in all_masks() {
         let mut driver = Uring::new(config(features)).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("payload"), vec![9; 5000]).unwrap();
-        let dir: Arc<dyn AsFd + Send + Sync> = Arc::new(fs::File::open(folder.path()).unwrap());
-        let path = CString::new("payload").unwrap();
-        driver.submit(
-            OWNER,
-            Op::Open {
-                dir,
-                path,
-                write: false,
-                apart: false,
-            },
-        );
+        let temp = tempfile::tempdir().unwrap();
+        fs::write(temp.path().join("payload"), vec![9; 5000]).unwrap();
+        driver.submit(OWNER, open(&folder(temp.path()), "payload"));
         let Outcome::Opened { result, .. } = reap(&mut driver, 1).remove(0).outcome else {
             panic!("not an open");
         };
@@ -442,19 +453,10 @@ fn overflown_completion_queue_loses_nothing() {
 fn more_submissions_than_the_queue_holds_all_start() {
     let mut driver = driver();
     let (socket, mut far) = pair(&mut driver);
-    let folder = tempfile::tempdir().unwrap();
-    let dir: Arc<dyn AsFd + Send + Sync> = Arc::new(fs::File::open(folder.path()).unwrap());
+    let temp = tempfile::tempdir().unwrap();
+    let dir = folder(temp.path());
     for _ in 0..500 {
-        let (dir, path) = (dir.clone(), CString::new("absent").unwrap());
-        driver.submit(
-            OWNER,
-            Op::Open {
-                dir,
-                path,
-                write: false,
-                apart: false,
-            },
-        );
+        driver.submit(OWNER, open(&dir, "absent"));
     }
     let zero_copy = false;
     driver.submit(

@@ -5,19 +5,10 @@ use super::*;
 #[test]
 fn a_file_that_is_kept_apart_is_closed_by_the_kernels_threads() {
     let mut driver = driver();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("payload");
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("payload");
     fs::write(&path, b"payload").unwrap();
-    let dir: Arc<dyn AsFd + Send + Sync> = Arc::new(fs::File::open(folder.path()).unwrap());
-    driver.submit(
-        OWNER,
-        Op::Open {
-            dir,
-            path: CString::new("payload").unwrap(),
-            write: false,
-            apart: true,
-        },
-    );
+    driver.submit(OWNER, open_as(&folder(temp.path()), "payload", false, true));
     let Outcome::Opened { result, .. } = reap(&mut driver, 1).remove(0).outcome else {
         panic!("not an open");
     };
@@ -41,11 +32,11 @@ fn a_file_that_is_kept_apart_is_closed_by_the_kernels_threads() {
 #[test]
 fn open_stays_beneath_its_folder_and_does_not_hang() {
     let mut driver = driver();
-    let folder = tempfile::tempdir().unwrap();
-    let root = folder.path().join("data");
+    let temp = tempfile::tempdir().unwrap();
+    let root = temp.path().join("data");
     fs::create_dir(&root).unwrap();
     fs::create_dir(root.join("sub")).unwrap();
-    fs::write(folder.path().join("secret"), b"secret").unwrap();
+    fs::write(temp.path().join("secret"), b"secret").unwrap();
     std::os::unix::fs::symlink("../secret", root.join("link")).unwrap();
     rustix::fs::mkfifoat(
         rustix::fs::CWD,
@@ -53,18 +44,9 @@ fn open_stays_beneath_its_folder_and_does_not_hang() {
         rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
     )
     .unwrap();
-    let dir: Arc<dyn AsFd + Send + Sync> = Arc::new(fs::File::open(&root).unwrap());
+    let dir = folder(&root);
     let mut open = |path: &str| {
-        let (dir, path) = (dir.clone(), CString::new(path).unwrap());
-        driver.submit(
-            OWNER,
-            Op::Open {
-                dir,
-                path,
-                write: false,
-                apart: false,
-            },
-        );
+        driver.submit(OWNER, open(&dir, path));
         match reap(&mut driver, 1).remove(0).outcome {
             Outcome::Opened { result, .. } => result.map(|opened| opened.regular),
             other => panic!("{other:?}"),
@@ -81,21 +63,11 @@ fn open_stays_beneath_its_folder_and_does_not_hang() {
 fn file_of_a_filesystem_without_asynchronous_reads_is_read() {
     let mut driver = driver();
     // tmpfs where there is one; elsewhere this is one more read.
-    let folder = tempfile::tempdir_in("/dev/shm")
+    let temp = tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())
         .unwrap();
-    fs::write(folder.path().join("payload"), [3; 100]).unwrap();
-    let dir: Arc<dyn AsFd + Send + Sync> = Arc::new(fs::File::open(folder.path()).unwrap());
-    let path = CString::new("payload").unwrap();
-    driver.submit(
-        OWNER,
-        Op::Open {
-            dir,
-            path,
-            write: false,
-            apart: false,
-        },
-    );
+    fs::write(temp.path().join("payload"), [3; 100]).unwrap();
+    driver.submit(OWNER, open(&folder(temp.path()), "payload"));
     let Outcome::Opened { result: Ok(opened), .. } = reap(&mut driver, 1).remove(0).outcome else {
         panic!("not opened");
     };
