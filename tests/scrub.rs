@@ -156,10 +156,16 @@ fn piece_that_was_withdrawn_is_not_believed_again_when_btd_is_killed_before_its_
         });
         btd.process.signal(Signal::KILL);
         btd.process.wait(within(SECONDS));
+        // A scrub would find it once more.
+        home.config.more = home.config.more.replace("scrub = \"2s\"\n", "");
         let btd = home.start();
-        reaches(&btd, "btd_torrents{state=\"partial\"}", 1.0);
+        let state = wait_for("it is known what is believed of it", within(SECONDS), || {
+            let is_in = |state: &&str| btd.metric(&format!("btd_torrents{{state=\"{state}\"}}")) == 1.0;
+            ["seeding", "partial", "missing"].into_iter().find(is_in)
+        });
         let log = btd.process.log();
-        assert!(log.contains("29 of 30 pieces are right, 1 wrong"), "{log}");
+        assert_eq!(state, "partial", "{verify}: {log}");
+        assert!(log.contains("29 of 30 pieces are right, 1 wrong"), "{verify}: {log}");
         btd.stop();
     }
 }
