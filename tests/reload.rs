@@ -227,12 +227,7 @@ fn torrents_that_are_paused_stay_so_when_a_reload_moves_their_payload_or_their_f
     let (one, two) = (home.watch("one", true), home.watch("two", true));
     let btd = Btd::start(home.path(), &config(&[&one, &two], ""));
     btd.wait_seeding(2);
-    let paused = Command::new(env!("CARGO_BIN_EXE_btd"))
-        .args(["ctl", "--state-dir", "state", "pause", "--all"])
-        .current_dir(home.path())
-        .status()
-        .expect("run btd ctl");
-    assert!(paused.success());
+    support::ctl::ask(home.path(), &["pause", "--all"]).assert_done();
     btd.wait_torrents("paused", 2);
     let moved = (one.0.clone(), two.1.clone());
     reload(&btd, home.path(), &config(&[&moved, &two], "").to_toml());
@@ -245,22 +240,23 @@ fn torrents_that_are_paused_stay_so_when_a_reload_moves_their_payload_or_their_f
     btd.stop();
 }
 
-#[test]
-fn peers_that_a_reload_names_are_downloaded_from() {
-    let home = Home::new("peers");
+/// A torrent of whose payload there is what `spoil` leaves of it, and nobody to have the rest from, until a reload names one.
+fn is_downloaded_from_who_is_named(name: &str, state: &str, spoil: impl FnOnce(&mut Vec<u8>)) {
+    let home = Home::new(name);
     let (there, lacking) = (
         home.watch("payload", true),
         (home.scratch.dir("watch"), home.scratch.dir("data")),
     );
     fs::copy(there.0.join("payload.torrent"), lacking.0.join("payload.torrent")).expect("copy a torrent");
-    // The first half of it is there: a part is served, and there is nobody to have the rest from.
     let payload = fs::read(there.1.join("payload")).expect("read a payload");
-    fs::write(lacking.1.join("payload"), &payload[..payload.len() / 2]).expect("write half a payload");
+    let mut spoilt = payload.clone();
+    spoil(&mut spoilt);
+    fs::write(lacking.1.join("payload"), spoilt).expect("write a payload");
     let seed = Btd::start(&home.scratch.dir("seed"), &config(&[&there], ""));
     seed.wait_seeding(1);
     let mut plan = config(&[&lacking], "");
     let btd = Btd::start(home.path(), &plan);
-    btd.wait_torrents("partial", 1);
+    btd.wait_torrents(state, 1);
     plan.peers = vec![seed.peers];
     reload(&btd, home.path(), &plan.to_toml());
     btd.wait_seeding(1);
@@ -269,28 +265,16 @@ fn peers_that_a_reload_names_are_downloaded_from() {
     seed.stop();
 }
 
+/// A part of it is served meanwhile.
+#[test]
+fn peers_that_a_reload_names_are_downloaded_from() {
+    is_downloaded_from_who_is_named("peers", "partial", |payload| payload.truncate(payload.len() / 2));
+}
+
 /// Nothing of it is right, so that it is not looked at again by itself.
 #[test]
 fn payload_of_which_nothing_is_right_is_had_from_peers_that_a_reload_names() {
-    let home = Home::new("spoilt");
-    let (there, lacking) = (
-        home.watch("payload", true),
-        (home.scratch.dir("watch"), home.scratch.dir("data")),
-    );
-    fs::copy(there.0.join("payload.torrent"), lacking.0.join("payload.torrent")).expect("copy a torrent");
-    let payload = fs::read(there.1.join("payload")).expect("read a payload");
-    fs::write(lacking.1.join("payload"), vec![0; payload.len()]).expect("write what is wrong");
-    let seed = Btd::start(&home.scratch.dir("seed"), &config(&[&there], ""));
-    seed.wait_seeding(1);
-    let mut plan = config(&[&lacking], "");
-    let btd = Btd::start(home.path(), &plan);
-    btd.wait_torrents("missing", 1);
-    plan.peers = vec![seed.peers];
-    reload(&btd, home.path(), &plan.to_toml());
-    btd.wait_seeding(1);
-    assert!(fs::read(lacking.1.join("payload")).expect("read a payload") == payload);
-    btd.stop();
-    seed.stop();
+    is_downloaded_from_who_is_named("spoilt", "missing", |payload| payload.fill(0));
 }
 
 #[test]

@@ -30,6 +30,15 @@ fn heard(leeching: &Leeching, what: &str) -> usize {
     leeching.told().iter().filter(|told| told.starts_with(what)).count()
 }
 
+/// Lets a peer answer until a piece is read back, and holds that.
+fn give_until_read_back(leeching: &mut Leeching, giver: &mut Giver) {
+    leeching.unchoke([&*giver]);
+    leeching.fixture.world.hold(OpKind::Read);
+    while !leeching.fixture.shard.assembly.early.is_reading() {
+        assert!(leeching.give(giver, 1) > 0);
+    }
+}
+
 /// Lets a peer answer until everything is there, for a few seconds.
 fn give_the_rest(leeching: &mut Leeching, giver: &mut Giver) {
     leeching.unchoke([&*giver]);
@@ -74,11 +83,7 @@ fn write_that_was_refused_is_tried_again_though_a_piece_could_not_be_read_meanwh
     let mut leeching = leeching();
     let world = leeching.fixture.world.clone();
     let mut giver = leeching.giver(2000, FAST);
-    leeching.unchoke([&giver]);
-    world.hold(OpKind::Read);
-    while !leeching.fixture.shard.assembly.early.is_reading() {
-        assert!(leeching.give(&mut giver, 1) > 0);
-    }
+    give_until_read_back(&mut leeching, &mut giver);
     world.fail_next(OpKind::Write, Errno::IO);
     while heard(&leeching, "Stalled") == 0 {
         assert!(leeching.give(&mut giver, 1) > 0);
@@ -195,11 +200,7 @@ fn piece_that_cannot_be_read_back_is_not_asked_for_at_once_though_another_is_wri
     let mut leeching = leeching();
     let world = leeching.fixture.world.clone();
     let mut giver = leeching.giver(2000, FAST);
-    leeching.unchoke([&giver]);
-    world.hold(OpKind::Read);
-    while !leeching.fixture.shard.assembly.early.is_reading() {
-        assert!(leeching.give(&mut giver, 1) > 0);
-    }
+    give_until_read_back(&mut leeching, &mut giver);
     world.hold(OpKind::Write);
     while leeching.fixture.shard.writing() == 0 {
         assert!(leeching.give(&mut giver, 1) > 0);
