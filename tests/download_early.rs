@@ -54,19 +54,12 @@ fn padded(payload: &Payload, pads: &BTreeMap<String, u64>, path: PathBuf) -> Tor
         .chunks(PIECE_LEN as usize)
         .map(|piece| Sha1::digest(piece).into())
         .collect();
-    let encoded = encode(&NewTorrent {
-        name: "folder",
-        content: NewContent::Folder(&entries),
-        piece_len: PIECE_LEN,
-        piece_hashes: &hashes,
-        private: false,
-        source: None,
-        announce: &[],
-        url_list: &[],
-        comment: None,
-        created_by: None,
-        creation_date: None,
-    });
+    let encoded = encode(&NewTorrent::new(
+        "folder",
+        NewContent::Folder(&entries),
+        PIECE_LEN,
+        &hashes,
+    ));
     fs::write(&path, encoded).expect("write a torrent");
     Torrent::open(path)
 }

@@ -187,21 +187,13 @@ pub fn torrent(name: &str, files: &[(&str, usize)], content: &[u8], tracker: &st
         "" => Vec::new(),
         url => vec![vec![url.to_owned()]],
     };
+    let content = match files {
+        [(file, len)] if *file == name => NewContent::File(*len as u64),
+        _ => NewContent::Folder(&in_folder),
+    };
     encode(&NewTorrent {
-        name,
-        content: match files {
-            [(file, len)] if *file == name => NewContent::File(*len as u64),
-            _ => NewContent::Folder(&in_folder),
-        },
-        piece_len: PIECE_LEN,
-        piece_hashes: &hashes,
-        private: false,
-        source: None,
         announce: &announce,
-        url_list: &[],
-        comment: None,
-        created_by: None,
-        creation_date: None,
+        ..NewTorrent::new(name, content, PIECE_LEN, &hashes)
     })
 }
 

@@ -18,19 +18,7 @@ fn bytes(len: usize, seed: usize) -> Vec<u8> {
 
 fn torrent(name: &str, content: NewContent<'_>, payload: &[u8]) -> Metainfo {
     let hashes: Vec<[u8; 20]> = payload.chunks(PIECE_LEN as usize).map(hashing::sha1).collect();
-    let new = NewTorrent {
-        name,
-        content,
-        piece_len: PIECE_LEN,
-        piece_hashes: &hashes,
-        private: false,
-        source: None,
-        announce: &[],
-        url_list: &[],
-        comment: None,
-        created_by: None,
-        creation_date: None,
-    };
+    let new = NewTorrent::new(name, content, PIECE_LEN, &hashes);
     Metainfo::parse(&encode(&new)).unwrap()
 }
 

@@ -200,19 +200,12 @@ fn zeros_are_right_where_they_are_due_whether_they_were_written_or_not() {
         pad: false,
     }];
     let piece_hashes: Vec<[u8; 20]> = payload.chunks(piece_len as usize).map(sha1).collect();
-    let torrent = encode(&NewTorrent {
-        name: "t",
-        content: NewContent::Folder(&files),
+    let torrent = encode(&NewTorrent::new(
+        "t",
+        NewContent::Folder(&files),
         piece_len,
-        piece_hashes: &piece_hashes,
-        private: false,
-        source: None,
-        announce: &[],
-        url_list: &[],
-        comment: None,
-        created_by: None,
-        creation_date: None,
-    });
+        &piece_hashes,
+    ));
     fixture.metainfo = Metainfo::parse(&torrent).unwrap();
     fixture.prepare(part::Preallocate::Sparse);
     let report = fixture.check();
