@@ -140,7 +140,7 @@ fn long_pieces_wait_for_a_disk_that_is_full_and_none_is_stuck() {
         more: EARLY.to_owned(),
         ..Config::default()
     };
-    let leech = Leech::into(data.clone(), &source.scratch, "leech", &source.torrent, config).btd;
+    let leech = Leech::start_in(data.clone(), &source.scratch, "leech", &source.torrent, config).btd;
     let hash = info_hash(&source.torrent);
     let pieces = metainfo(&source.torrent).geometry.piece_count();
     let mut written = 0.0;

@@ -21,7 +21,7 @@ fn leech_of(source: &Source, data: &Path) -> Btd {
         peers: vec![source.btd.peers],
         ..Config::default()
     };
-    Leech::into(data.to_owned(), &source.scratch, "leech", &source.torrent, config).btd
+    Leech::start_in(data.to_owned(), &source.scratch, "leech", &source.torrent, config).btd
 }
 
 #[test]

@@ -94,11 +94,11 @@ pub struct Leech {
 impl Leech {
     pub fn start(scratch: &Scratch, name: &str, torrent: &Torrent, config: Config) -> Leech {
         let data = scratch.dir(&format!("{name}/data"));
-        Leech::into(data, scratch, name, torrent, config)
+        Leech::start_in(data, scratch, name, torrent, config)
     }
 
     /// The same into a data folder that is elsewhere.
-    pub fn into(data: PathBuf, scratch: &Scratch, name: &str, torrent: &Torrent, config: Config) -> Leech {
+    pub fn start_in(data: PathBuf, scratch: &Scratch, name: &str, torrent: &Torrent, config: Config) -> Leech {
         let (home, watch) = (scratch.dir(name), scratch.dir(&format!("{name}/watch")));
         fs::copy(&torrent.path, watch.join("t.torrent")).expect("copy a torrent");
         let config = Config {
