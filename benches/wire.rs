@@ -158,19 +158,12 @@ fn torrent_files(c: &mut Criterion) {
         })
         .collect();
     let hashes = vec![[7; 20]; 10_000];
-    let bytes = metainfo::encode(&NewTorrent {
-        name: "A torrent of many files",
-        content: NewContent::Folder(&files),
-        piece_len: 256 * 1024,
-        piece_hashes: &hashes,
-        private: false,
-        source: None,
-        announce: &[],
-        url_list: &[],
-        comment: None,
-        created_by: None,
-        creation_date: None,
-    });
+    let bytes = metainfo::encode(&NewTorrent::new(
+        "A torrent of many files",
+        NewContent::Folder(&files),
+        256 * 1024,
+        &hashes,
+    ));
     let mut group = c.benchmark_group("metainfo");
     group.throughput(Throughput::Bytes(bytes.len() as u64));
     group.bench_function("parse, 10,000 files", |b| {

@@ -55,7 +55,11 @@ fn exit_code(error: &control::Error) -> u8 {
     match error {
         control::Error::Config(_) => CONFIG,
         control::Error::Bench(
-            bench::Error::NotClean | bench::Error::NotFed | bench::Error::NotAnswered | bench::Error::NotAnnounced,
+            bench::Error::NotClean
+            | bench::Error::NotVerified
+            | bench::Error::NotFed
+            | bench::Error::NotAnswered
+            | bench::Error::NotAnnounced,
         ) => NOT_WHOLE,
         control::Error::Command(error) => match error.fault() {
             Fault::NotWhole => NOT_WHOLE,

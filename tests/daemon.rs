@@ -80,19 +80,7 @@ fn torrent(name: &str, content: &[u8]) -> Vec<u8> {
 }
 
 fn torrent_of(name: &str, len: u64, piece_len: u32, piece_hashes: &[[u8; 20]]) -> Vec<u8> {
-    encode(&NewTorrent {
-        name,
-        content: NewContent::File(len),
-        piece_len,
-        piece_hashes,
-        private: false,
-        source: None,
-        announce: &[],
-        url_list: &[],
-        comment: None,
-        created_by: None,
-        creation_date: None,
-    })
+    encode(&NewTorrent::new(name, NewContent::File(len), piece_len, piece_hashes))
 }
 
 fn wait_for_torrents(btd: &mut Btd, state: &str, count: usize) {
@@ -362,19 +350,7 @@ fn bad_torrents_are_refused_by_name_and_reason_while_the_others_load() {
     home.drop_in("rubbish.torrent", b"<html>404</html>");
     home.drop_in("cut.torrent", &good[..good.len() - 30]);
     home.drop_in(".hidden.torrent", b"rubbish");
-    let evil = encode(&NewTorrent {
-        name: "evil",
-        content: NewContent::File(1),
-        piece_len: PIECE_LEN,
-        piece_hashes: &[[0; 20]],
-        private: false,
-        source: None,
-        announce: &[],
-        url_list: &[],
-        comment: None,
-        created_by: None,
-        creation_date: None,
-    });
+    let evil = encode(&NewTorrent::new("evil", NewContent::File(1), PIECE_LEN, &[[0; 20]]));
     let evil = String::from_utf8_lossy(&evil).replace("4:evil", "4:../x");
     home.drop_in("evil.torrent", evil.as_bytes());
     fs::create_dir(home.torrents.join("folder.torrent")).expect("make a folder");

@@ -1,4 +1,5 @@
 //! What SECURITY.md and TESTING.md say of tests is so: each that they name exists, and each fuzz target is among those they tell of.
+//! Each folder of the sources is on ARCHITECTURE.md's map.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -108,5 +109,30 @@ fn btd_runs_no_other_program() {
         ] {
             assert!(!text.contains(way), "{} has {way}", file.display());
         }
+    }
+}
+
+/// All folders below this one but those of tests, as paths below the sources.
+fn folders(dir: &Path, found: &mut Vec<String>) {
+    for entry in fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display())) {
+        let path = entry.expect("list a folder").path();
+        if path.is_dir() && !path.ends_with("tests") {
+            let below = path.strip_prefix(root().join("src")).expect("below the sources");
+            found.push(below.to_str().expect("UTF-8").to_owned());
+            folders(&path, found);
+        }
+    }
+}
+
+#[test]
+fn every_folder_of_the_sources_is_on_the_map() {
+    let text = read(&root().join("ARCHITECTURE.md"));
+    let map = text.split("\n## ").find(|section| section.starts_with("The rooms"));
+    let named: BTreeSet<&str> = quoted(map.expect("a map")).collect();
+    let mut found = Vec::new();
+    folders(&root().join("src"), &mut found);
+    assert!(found.len() > 30, "{} folders", found.len());
+    for folder in &found {
+        assert!(named.contains(&**folder), "ARCHITECTURE.md does not name src/{folder}");
     }
 }

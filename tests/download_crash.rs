@@ -121,7 +121,6 @@ fn kill_9(manner: Manner) {
         kills += 1;
         let touched = count(&touched(&source.torrent, &leech.data));
         let config = manner.config(leech.config.watch.clone(), leech.config.peers.clone());
-        let _ = fs::remove_file(leech.home.join("state/ports.json"));
         leech.btd = Btd::start(&leech.home, &config);
         wait_for("what is there is checked", within(SECONDS), || {
             (leech.btd.metric("btd_torrents{state=\"checking\"}") == 0.0).then_some(())
@@ -218,7 +217,6 @@ fn power_cut(filesystem: &str, manner: Manner) {
         let after = after.expect("the filesystem can be mounted after a power cut");
         // Nobody is at this address: what is claimed is what was there.
         let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
-        let _ = fs::remove_file(after.mounted_at.join("home/state/ports.json"));
         let again = Btd::start(&after.mounted_at.join("home"), &config_in(&after.mounted_at, nobody));
         wait_for("what is there is checked", within(SECONDS), || {
             (again.metric("btd_torrents{state=\"checking\"}") == 0.0).then_some(())

@@ -17,12 +17,14 @@ use sha1::{Digest, Sha1};
 use support::btd::{Btd, Config};
 use support::claims::{check_claims, claimed};
 use support::failing_fs::{EIO, ENOSPC, FailingFs};
-use support::leech::{EARLY, EARLY_SHARDS, Leech, SECONDS, Source, files, info_hash, metainfo, wait_for_metric};
-use support::mount::Tmpfs;
+use support::leech::{
+    EARLY, EARLY_SHARDS, Leech, SECONDS, Source, asks_for_nothing, files, info_hash, metainfo, wait_for_metric,
+};
+use support::mount::small_disk;
 use support::payload::Payload;
 use support::torrent::Torrent;
 use support::ward::Ward;
-use support::{cannot, skip, wait_for, within};
+use support::{skip, wait_for, within};
 
 const PIECE_LEN: u32 = 1 << 20;
 
@@ -52,19 +54,12 @@ fn padded(payload: &Payload, pads: &BTreeMap<String, u64>, path: PathBuf) -> Tor
         .chunks(PIECE_LEN as usize)
         .map(|piece| Sha1::digest(piece).into())
         .collect();
-    let encoded = encode(&NewTorrent {
-        name: "folder",
-        content: NewContent::Folder(&entries),
-        piece_len: PIECE_LEN,
-        piece_hashes: &hashes,
-        private: false,
-        source: None,
-        announce: &[],
-        url_list: &[],
-        comment: None,
-        created_by: None,
-        creation_date: None,
-    });
+    let encoded = encode(&NewTorrent::new(
+        "folder",
+        NewContent::Folder(&entries),
+        PIECE_LEN,
+        &hashes,
+    ));
     fs::write(&path, encoded).expect("write a torrent");
     Torrent::open(path)
 }
@@ -129,32 +124,23 @@ fn fill(ballast: &Path) {
 /// in the way at the second.
 #[test]
 fn long_pieces_wait_for_a_disk_that_is_full_and_none_is_stuck() {
-    if !rustix::process::geteuid().is_root() {
-        return cannot("mounting needs root");
-    }
     let source = Source::start_with(
         "full-early",
         &files(),
         PIECE_LEN,
         "[limits]\nupload-rate = \"3 MB/s\"\n",
     );
-    let small = source.scratch.dir("small");
-    let _mounted = match Tmpfs::mount(&small, c"size=24m") {
-        Ok(mounted) => mounted,
-        Err(why) => return cannot(&why),
+    let Some((_mounted, data)) = small_disk(&source.scratch, c"size=24m") else {
+        return;
     };
-    let (ballast, data) = (small.join("ballast"), small.join("data"));
-    fs::create_dir(&data).expect("make a folder");
-    let watch = source.scratch.dir("leech-watch");
-    fs::copy(&source.torrent.path, watch.join("t.torrent")).expect("copy a torrent");
+    let ballast = data.with_file_name("ballast");
     let config = Config {
         shards: EARLY_SHARDS,
-        watch: vec![(watch, data.clone())],
         peers: vec![source.btd.peers],
         more: EARLY.to_owned(),
         ..Config::default()
     };
-    let leech = Btd::start(&source.scratch.dir("leech"), &config);
+    let leech = Leech::start_in(data.clone(), &source.scratch, "leech", &source.torrent, config).btd;
     let hash = info_hash(&source.torrent);
     let pieces = metainfo(&source.torrent).geometry.piece_count();
     let mut written = 0.0;
@@ -171,18 +157,12 @@ fn long_pieces_wait_for_a_disk_that_is_full_and_none_is_stuck() {
             leech.process.log().contains("MiB of the torrent are missing"),
             "how much is needed"
         );
-        // What was asked for comes, and nothing more is asked for.
-        wait_for_metric(&leech, "btd_requests_under_way", |requests| requests == 0.0);
-        let turns = source.btd.metric("btd_loop_turns_total");
-        wait_for_metric(&source.btd, "btd_loop_turns_total", |now| now > turns);
-        let given = source.btd.metric("btd_uploaded_bytes_total");
-        // What is there is served meanwhile, and is right.
-        let claims = claimed(&leech, hash, pieces);
-        check_claims(&source.torrent, &data, &claims);
-        assert!(claims.contains(&true) && claims.contains(&false), "{claims:?}");
-        let turns = source.btd.metric("btd_loop_turns_total");
-        wait_for_metric(&source.btd, "btd_loop_turns_total", |now| now > turns + 1.0);
-        assert_eq!(source.btd.metric("btd_uploaded_bytes_total"), given);
+        asks_for_nothing(&source.btd, &leech, || {
+            // What is there is served meanwhile, and is right.
+            let claims = claimed(&leech, hash, pieces);
+            check_claims(&source.torrent, &data, &claims);
+            assert!(claims.contains(&true) && claims.contains(&false), "{claims:?}");
+        });
         written = leech.metric("btd_pieces_written_total");
         fs::remove_file(&ballast).expect("make room");
         wait_for("btd goes on", within(SECONDS), || {

@@ -5,64 +5,47 @@ mod support;
 
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 
 use support::btd::{Btd, Config};
 use support::claims::{check_claims, claimed};
-use support::leech::{SECONDS, Source, files, info_hash, metainfo, wait_for_metric};
-use support::mount::Tmpfs;
+use support::leech::{Leech, SECONDS, Source, asks_for_nothing, files, info_hash, metainfo};
+use support::mount::small_disk;
 use support::payload::Payload;
 use support::torrent::Torrent;
-use support::{cannot, wait_for, within};
+use support::{wait_for, within};
 
-#[test]
-fn a_disk_that_is_full_stops_requests_until_there_is_room() {
-    if !rustix::process::geteuid().is_root() {
-        return cannot("mounting needs root");
-    }
-    let source = Source::start("full", &files(), 64 << 10);
-    let small = source.scratch.dir("small");
-    let _mounted = match Tmpfs::mount(&small, c"size=24m") {
-        Ok(mounted) => mounted,
-        Err(why) => return cannot(&why),
-    };
-    // Of 15.7 MB the last some do not fit.
-    let ballast = small.join("ballast");
-    fs::write(&ballast, vec![1; 14 << 20]).expect("fill the disk");
-    let watch = source.scratch.dir("leech-watch");
-    fs::copy(&source.torrent.path, watch.join("t.torrent")).expect("copy a torrent");
-    let data = small.join("data");
-    fs::create_dir(&data).expect("make a folder");
+/// A btd that downloads from the source into this folder.
+fn leech_of(source: &Source, data: &Path) -> Btd {
     let config = Config {
-        watch: vec![(watch, data.clone())],
         peers: vec![source.btd.peers],
         ..Config::default()
     };
-    let leech = Btd::start(&source.scratch.dir("leech"), &config);
-    wait_for("btd says that the disk is full", within(SECONDS), || {
-        leech.process.log().contains("the disk is full").then_some(())
-    });
+    Leech::start_in(data.to_owned(), &source.scratch, "leech", &source.torrent, config).btd
+}
+
+#[test]
+fn a_disk_that_is_full_stops_requests_until_there_is_room() {
+    let source = Source::start("full", &files(), 64 << 10);
+    let Some((_mounted, data)) = small_disk(&source.scratch, c"size=24m") else {
+        return;
+    };
+    // Of 15.7 MB the last some do not fit.
+    let ballast = data.with_file_name("ballast");
+    fs::write(&ballast, vec![1; 14 << 20]).expect("fill the disk");
+    let leech = leech_of(&source, &data);
+    leech.wait_log("the disk is full");
     assert!(
         leech.process.log().contains("MiB of the torrent are missing"),
         "how much is needed"
     );
-    // What was asked for comes, and nothing more is asked for: not when it has come, and not a second later.
-    wait_for_metric(&leech, "btd_requests_under_way", |requests| requests == 0.0);
-    let turns = source.btd.metric("btd_loop_turns_total");
-    wait_for_metric(&source.btd, "btd_loop_turns_total", |now| now > turns);
-    let given = source.btd.metric("btd_uploaded_bytes_total");
-    // What is there is served meanwhile.
-    let hash = info_hash(&source.torrent);
-    let claims = claimed(&leech, hash, metainfo(&source.torrent).geometry.piece_count());
-    check_claims(&source.torrent, &data, &claims);
-    assert!(claims.contains(&true) && claims.contains(&false));
-    let turns = source.btd.metric("btd_loop_turns_total");
-    wait_for_metric(&source.btd, "btd_loop_turns_total", |now| now > turns + 1.0);
-    assert_eq!(
-        source.btd.metric("btd_uploaded_bytes_total"),
-        given,
-        "nothing is asked for"
-    );
-    assert_eq!(leech.metric("btd_requests_under_way"), 0.0);
+    asks_for_nothing(&source.btd, &leech, || {
+        // What is there is served meanwhile.
+        let hash = info_hash(&source.torrent);
+        let claims = claimed(&leech, hash, metainfo(&source.torrent).geometry.piece_count());
+        check_claims(&source.torrent, &data, &claims);
+        assert!(claims.contains(&true) && claims.contains(&false));
+    });
     fs::remove_file(&ballast).expect("make room");
     leech.wait_seeding(1);
     assert!(leech.process.log().contains("goes on"));
@@ -74,9 +57,6 @@ fn a_disk_that_is_full_stops_requests_until_there_is_room() {
 /// is kept, and written when there is room.
 #[test]
 fn a_disk_that_is_full_again_and_again_leaves_no_piece_stuck() {
-    if !rustix::process::geteuid().is_root() {
-        return cannot("mounting needs root");
-    }
     let cycles = std::env::var("BTD_TEST_FULL_CYCLES")
         .ok()
         .and_then(|text| text.parse().ok());
@@ -89,23 +69,12 @@ fn a_disk_that_is_full_again_and_again_leaves_no_piece_stuck() {
     ];
     let more = "[limits]\nupload-rate = \"2 MB/s\"\n";
     let source = Source::start_with("full-cycles", &files, 64 << 10, more);
-    let small = source.scratch.dir("small");
     let options = std::ffi::CString::new(format!("size={}", len + (8 << 20))).expect("no NUL");
-    let _mounted = match Tmpfs::mount(&small, &options) {
-        Ok(mounted) => mounted,
-        Err(why) => return cannot(&why),
+    let Some((_mounted, data)) = small_disk(&source.scratch, &options) else {
+        return;
     };
-    let watch = source.scratch.dir("leech-watch");
-    fs::copy(&source.torrent.path, watch.join("t.torrent")).expect("copy a torrent");
-    let data = small.join("data");
-    fs::create_dir(&data).expect("make a folder");
-    let config = Config {
-        watch: vec![(watch, data.clone())],
-        peers: vec![source.btd.peers],
-        ..Config::default()
-    };
-    let leech = Btd::start(&source.scratch.dir("leech"), &config);
-    let ballast = small.join("ballast");
+    let leech = leech_of(&source, &data);
+    let ballast = data.with_file_name("ballast");
     let said = |what: &str| leech.process.log().matches(what).count();
     for cycle in 1..=cycles {
         let (full, goes_on) = (said("the disk is full"), said("goes on"));
@@ -151,9 +120,6 @@ fn waits_for_room(btd: &Btd, name: &str) {
 /// Neither keeps the other from being asked for again, and none is stuck.
 #[test]
 fn two_torrents_on_a_full_disk_both_stop_and_both_go_on_when_there_is_room() {
-    if !rustix::process::geteuid().is_root() {
-        return cannot("mounting needs root");
-    }
     let source = Source::start_with("full-both", &files(), 64 << 10, "[limits]\nupload-rate = \"3 MB/s\"\n");
     let scratch = &source.scratch;
     let other_data = scratch.dir("other-seed-data");
@@ -162,46 +128,23 @@ fn two_torrents_on_a_full_disk_both_stop_and_both_go_on_when_there_is_room() {
     fs::copy(other.path(), scratch.path().join("seed-data/other")).expect("copy payload");
     fs::copy(&torrent.path, scratch.path().join("seed-watch/other.torrent")).expect("copy a torrent");
     source.btd.wait_seeding(2);
-    let small = scratch.dir("small");
-    let _mounted = match Tmpfs::mount(&small, c"size=32m") {
-        Ok(mounted) => mounted,
-        Err(why) => return cannot(&why),
+    let Some((_mounted, data)) = small_disk(scratch, c"size=32m") else {
+        return;
     };
     // Of 27.7 MB in all some 12 MB fit.
-    let ballast = small.join("ballast");
+    let ballast = data.with_file_name("ballast");
     fs::write(&ballast, vec![1; 20 << 20]).expect("fill the disk");
-    let watch = scratch.dir("leech-watch");
-    let data = small.join("data");
-    fs::create_dir(&data).expect("make a folder");
-    for torrent in [&source.torrent, &torrent] {
-        let name = torrent.path.file_name().expect("a file");
-        fs::copy(&torrent.path, watch.join(name)).expect("copy a torrent");
-    }
-    let config = Config {
-        watch: vec![(watch, data.clone())],
-        peers: vec![source.btd.peers],
-        ..Config::default()
-    };
-    let leech = Btd::start(&scratch.dir("leech"), &config);
+    fs::copy(&torrent.path, scratch.dir("leech/watch").join("other.torrent")).expect("copy a torrent");
+    let leech = leech_of(&source, &data);
     waits_for_room(&leech, "folder");
     waits_for_room(&leech, "other");
-    wait_for_metric(&leech, "btd_requests_under_way", |requests| requests == 0.0);
-    // Told by the seed too, which publishes its figures once a second.
-    let turns = source.btd.metric("btd_loop_turns_total");
-    wait_for_metric(&source.btd, "btd_loop_turns_total", |now| now > turns);
-    let given = source.btd.metric("btd_uploaded_bytes_total");
-    for torrent in [&source.torrent, &torrent] {
-        let claims = claimed(&leech, info_hash(torrent), metainfo(torrent).geometry.piece_count());
-        check_claims(torrent, &data, &claims);
-        assert!(claims.contains(&false), "{claims:?}");
-    }
-    let turns = source.btd.metric("btd_loop_turns_total");
-    wait_for_metric(&source.btd, "btd_loop_turns_total", |now| now > turns + 1.0);
-    assert_eq!(
-        source.btd.metric("btd_uploaded_bytes_total"),
-        given,
-        "nothing is asked for"
-    );
+    let given = asks_for_nothing(&source.btd, &leech, || {
+        for torrent in [&source.torrent, &torrent] {
+            let claims = claimed(&leech, info_hash(torrent), metainfo(torrent).geometry.piece_count());
+            check_claims(torrent, &data, &claims);
+            assert!(claims.contains(&false), "{claims:?}");
+        }
+    });
     // Some three seconds' worth had been asked for.
     let all = (source.payload.len() + other.len()) as f64;
     assert!(

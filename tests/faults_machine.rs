@@ -214,7 +214,6 @@ fn clock_that_jumps_by_years_is_not_what_btd_goes_by() {
     assert_eq!(btd.metric("btd_peer_drops_total{reason=\"idle_timeout\"}"), 0.0);
     jump(10);
     btd.stop();
-    let _ = fs::remove_file(home.scratch.path().join("state/ports.json"));
     let btd = home.start(command());
     assert_eq!(
         btd.metric("btd_check_read_bytes_total"),
@@ -591,7 +590,6 @@ fn filesystem_dies(filesystem: &str) {
     let again = wait_for("it can be mounted again", within(90), || {
         Image::mount(file.clone(), at.clone(), filesystem)
     });
-    let _ = fs::remove_file(scratch.path().join("state/ports.json"));
     let btd = Btd::start(scratch.path(), &config);
     btd.wait_seeding(2);
     serves(&btd, &Target::from(&metainfo(&sick)), 4, Until::Bytes(64 * MIB));
@@ -651,7 +649,6 @@ fn second_sigterm_under_load_ends_it_at_once_and_loses_nothing_that_was_recorded
         assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
     });
     assert!(btd.process.log().contains("a second signal"), "{}", btd.process.log());
-    let _ = fs::remove_file(home.scratch.path().join("state/ports.json"));
     let btd = home.start(btd_itself());
     assert_eq!(btd.metric("btd_check_read_bytes_total"), 0.0, "nothing is read again");
     drop(btd);

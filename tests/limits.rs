@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::process::Signal;
 use serde_json::Value;
 use support::btd::{Btd, Config};
+use support::ctl::row;
 use support::leech::Leech;
 use support::payload::Payload;
 use support::scratch::Scratch;
@@ -65,19 +66,6 @@ impl Folder {
     }
 }
 
-/// The only row of a `btd ctl` command.
-fn ctl(home: &Path, arguments: &[&str]) -> Value {
-    let output = Command::new(env!("CARGO_BIN_EXE_btd"))
-        .args(["ctl", "--json", "--state-dir"])
-        .arg(home.join("state"))
-        .args(arguments)
-        .output()
-        .expect("run btd ctl");
-    let said = String::from_utf8_lossy(&[output.stdout.clone(), output.stderr].concat()).into_owned();
-    assert!(output.status.success(), "{arguments:?}: {said}");
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{said}: {error}"))
-}
-
 fn config(more: String) -> Config {
     Config {
         shards: 2,
@@ -98,7 +86,7 @@ fn torrents_of_a_folder_keep_to_its_rates_and_those_of_another_do_not_wait_for_t
     let with = |lines: &str| config(slow.section(lines) + &fast.section("label = \"fast\""));
     let seed = Btd::start(&home, &with("label = \"slow\"\nupload-rate = \"500 kB/s\""));
     seed.wait_seeding(2);
-    let limits = ctl(&home, &["limits"]);
+    let limits = row(&home, &["limits"]);
     assert_eq!(
         (&limits["upload_rate"], &limits["upload_why"]),
         (&Value::Null, &"[limits] upload-rate".into())
@@ -108,7 +96,7 @@ fn torrents_of_a_folder_keep_to_its_rates_and_those_of_another_do_not_wait_for_t
         (&"slow".into(), &RATE.into())
     );
     assert_eq!(limits["folders"][1]["upload_rate"], Value::Null);
-    let shown = ctl(&home, &["show", &slow.torrent.info_hash_hex()]);
+    let shown = row(&home, &["show", &slow.torrent.info_hash_hex()]);
     assert_eq!(shown["label"], "slow");
 
     let begun = Instant::now();
@@ -175,15 +163,15 @@ fn the_rate_of_an_hour_is_in_force_from_its_first_minute_by_the_clock_on_the_wal
     let mut command = Command::new(env!("CARGO_BIN_EXE_btd"));
     command.env("TZ", "<+03>-3");
     let btd = Btd::start_within(command, &home, &config(more));
-    let before = ctl(&home, &["limits"]);
+    let before = row(&home, &["limits"]);
     assert_eq!(
         (&before["upload_rate"], &before["upload_why"]),
         (&9_000_000.into(), &"[limits] upload-rate".into())
     );
     wait_for("the hour begins", Instant::now() + Duration::from_secs(75), || {
-        (ctl(&home, &["limits"])["upload_rate"] == 300_000).then_some(())
+        (row(&home, &["limits"])["upload_rate"] == 300_000).then_some(())
     });
-    let why = ctl(&home, &["limits"])["upload_why"]
+    let why = row(&home, &["limits"])["upload_why"]
         .as_str()
         .expect("a text")
         .to_owned();
@@ -196,7 +184,7 @@ fn the_rate_of_an_hour_is_in_force_from_its_first_minute_by_the_clock_on_the_wal
             .log()
             .contains("upload-rate is 300000 bytes a second, by [[limits.schedule]]")
     );
-    let by_hand = ctl(&home, &["limits", "--upload-rate", "unlimited"]);
+    let by_hand = row(&home, &["limits", "--upload-rate", "unlimited"]);
     assert_eq!(by_hand["upload_rate"], Value::Null);
     assert!(
         by_hand["upload_why"]
@@ -207,7 +195,7 @@ fn the_rate_of_an_hour_is_in_force_from_its_first_minute_by_the_clock_on_the_wal
     fs::write(home.join("btd.toml"), config(String::new()).to_toml()).expect("write a configuration");
     btd.process.signal(Signal::HUP);
     wait_for("the schedule is over", within(SECONDS), || {
-        (ctl(&home, &["limits"])["upload_why"] == "[limits] upload-rate").then_some(())
+        (row(&home, &["limits"])["upload_why"] == "[limits] upload-rate").then_some(())
     });
     btd.stop();
 }
@@ -222,7 +210,7 @@ fn a_torrent_is_seeded_until_it_has_given_enough_and_goes_on_for_ever_when_someb
     let config = config(
         ratio.section("seed-ratio = 0.5") + &time.section("seed-time = \"2s\"") + "[announce]\nallow-private = true\n",
     );
-    let show = |torrent: &Torrent| ctl(&home, &["show", &torrent.info_hash_hex()]);
+    let show = |torrent: &Torrent| row(&home, &["show", &torrent.info_hash_hex()]);
     let is_finished = |torrent: &Torrent, by: &str| {
         let shown = show(torrent);
         let why = shown["why"].as_str().unwrap_or_default();
@@ -255,7 +243,7 @@ fn a_torrent_is_seeded_until_it_has_given_enough_and_goes_on_for_ever_when_someb
     wait_for("both are paused after a restart", within(SECONDS), || {
         (is_finished(&time.torrent, "seed-time") && is_finished(&ratio.torrent, "seed-ratio")).then_some(())
     });
-    ctl(&home, &["resume", &ratio.torrent.info_hash_hex()]);
+    row(&home, &["resume", &ratio.torrent.info_hash_hex()]);
     seed.wait_seeding(1);
     seed.stop();
 

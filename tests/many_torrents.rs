@@ -55,17 +55,8 @@ impl Library {
             let name = format!("number {number:05}");
             fs::hard_link(&origin, data.join(&name)).expect("link the payload");
             let torrent = encode(&NewTorrent {
-                name: &name,
-                content: NewContent::File(content.len() as u64),
-                piece_len: PIECE_LEN,
-                piece_hashes: &piece_hashes,
-                private: false,
-                source: None,
                 announce: &[vec![tracker.to_owned()]],
-                url_list: &[],
-                comment: None,
-                created_by: None,
-                creation_date: None,
+                ..NewTorrent::new(&name, NewContent::File(content.len() as u64), PIECE_LEN, &piece_hashes)
             });
             fs::write(torrents.join(format!("{name}.torrent")), &torrent).expect("write a torrent");
             Metainfo::parse(&torrent).expect("a torrent").info_hash
@@ -297,19 +288,12 @@ fn more_files_are_served_than_may_be_open() {
         assert_eq!(file, files.len() - 1);
     }
     let piece_hashes: Vec<[u8; 20]> = contents.iter().map(|content| sha1(content)).collect();
-    let torrent = encode(&NewTorrent {
-        name: "folder",
-        content: NewContent::Folder(&files),
-        piece_len: PIECE_LEN,
-        piece_hashes: &piece_hashes,
-        private: false,
-        source: None,
-        announce: &[],
-        url_list: &[],
-        comment: None,
-        created_by: None,
-        creation_date: None,
-    });
+    let torrent = encode(&NewTorrent::new(
+        "folder",
+        NewContent::Folder(&files),
+        PIECE_LEN,
+        &piece_hashes,
+    ));
     fs::write(torrents.join("folder.torrent"), &torrent).expect("write a torrent");
     let info_hash = Metainfo::parse(&torrent).expect("a torrent").info_hash;
 

@@ -43,19 +43,6 @@ fn ask(btd: &Btd, home: &Path, toml: &str, counter: &str, before: f64) {
     });
 }
 
-fn log_has(btd: &Btd, text: &str) {
-    wait_for(&format!("the log says {text:?}"), within(SECONDS), || {
-        btd.process.log().contains(text).then_some(())
-    });
-}
-
-fn wait_for_torrents(btd: &Btd, state: &str, count: usize) {
-    let name = format!("btd_torrents{{state=\"{state}\"}}");
-    wait_for(&format!("{count} torrents are {state}"), within(SECONDS), || {
-        (btd.metric(&name) == count as f64).then_some(())
-    });
-}
-
 /// `key = value` lines of a section that is written at the end of a configuration.
 fn limits(lines: &str) -> String {
     format!("[limits]\n{lines}\n")
@@ -144,9 +131,9 @@ fn configuration_with_a_mistake_changes_nothing_and_is_told_with_its_line() {
         .expect("a line")
         + 1;
     refuse(&source.btd, &home, &bad);
-    log_has(&source.btd, "btd goes on with the configuration it had");
-    log_has(&source.btd, &format!("btd.toml:{line}"));
-    log_has(&source.btd, "did you mean \"upload-rate\"?");
+    source.btd.wait_log("btd goes on with the configuration it had");
+    source.btd.wait_log(&format!("btd.toml:{line}"));
+    source.btd.wait_log("did you mean \"upload-rate\"?");
     assert_eq!(source.btd.metric("btd_torrents{state=\"seeding\"}"), 1.0);
 
     fs::remove_file(home.join("btd.toml")).expect("remove the configuration");
@@ -211,26 +198,26 @@ fn watch_folders_come_go_and_change_their_payload() {
     btd.wait_seeding(1);
     // Another one is served, also to who watches it later.
     reload(&btd, home.path(), &config(&[&one, &two], "").to_toml());
-    wait_for_torrents(&btd, "seeding", 2);
+    btd.wait_torrents("seeding", 2);
     let three = home.watch("three", true);
     fs::copy(three.0.join("three.torrent"), two.0.join("three.torrent")).expect("copy a torrent");
     fs::copy(three.1.join("three"), two.1.join("three")).expect("copy a payload");
-    wait_for_torrents(&btd, "seeding", 3);
+    btd.wait_torrents("seeding", 3);
     // One that is gone is served no more, and what happens in it is nobody's business.
     reload(&btd, home.path(), &config(&[&two], "").to_toml());
-    wait_for_torrents(&btd, "seeding", 2);
-    log_has(&btd, "removed \"one\"");
+    btd.wait_torrents("seeding", 2);
+    btd.wait_log("removed \"one\"");
     fs::copy(three.0.join("three.torrent"), one.0.join("three.torrent")).expect("copy a torrent");
     // Its payload is elsewhere: what is known of it is forgotten, and it is looked for there.
     let moved = (two.0.clone(), three.1.clone());
     reload(&btd, home.path(), &config(&[&moved], "").to_toml());
-    wait_for_torrents(&btd, "missing", 1);
-    wait_for_torrents(&btd, "seeding", 1);
-    log_has(&btd, "nothing to seed of \"two\"");
+    btd.wait_torrents("missing", 1);
+    btd.wait_torrents("seeding", 1);
+    btd.wait_log("nothing to seed of \"two\"");
     // And one that comes back is served as if it had never been away. Of two that have the same torrent, either may come first.
     fs::remove_file(one.0.join("three.torrent")).expect("remove a torrent");
     reload(&btd, home.path(), &config(&[&one, &two], "").to_toml());
-    wait_for_torrents(&btd, "seeding", 3);
+    btd.wait_torrents("seeding", 3);
     btd.stop();
 }
 
@@ -240,70 +227,54 @@ fn torrents_that_are_paused_stay_so_when_a_reload_moves_their_payload_or_their_f
     let (one, two) = (home.watch("one", true), home.watch("two", true));
     let btd = Btd::start(home.path(), &config(&[&one, &two], ""));
     btd.wait_seeding(2);
-    let paused = Command::new(env!("CARGO_BIN_EXE_btd"))
-        .args(["ctl", "--state-dir", "state", "pause", "--all"])
-        .current_dir(home.path())
-        .status()
-        .expect("run btd ctl");
-    assert!(paused.success());
-    wait_for_torrents(&btd, "paused", 2);
+    support::ctl::ask(home.path(), &["pause", "--all"]).assert_done();
+    btd.wait_torrents("paused", 2);
     let moved = (one.0.clone(), two.1.clone());
     reload(&btd, home.path(), &config(&[&moved, &two], "").to_toml());
-    log_has(&btd, "removed \"one\"");
-    wait_for_torrents(&btd, "paused", 2);
+    btd.wait_log("removed \"one\"");
+    btd.wait_torrents("paused", 2);
     reload(&btd, home.path(), &config(&[&moved], "").to_toml());
-    wait_for_torrents(&btd, "paused", 1);
+    btd.wait_torrents("paused", 1);
     reload(&btd, home.path(), &config(&[&moved, &two], "").to_toml());
-    wait_for_torrents(&btd, "paused", 2);
+    btd.wait_torrents("paused", 2);
     btd.stop();
 }
 
-#[test]
-fn peers_that_a_reload_names_are_downloaded_from() {
-    let home = Home::new("peers");
+/// A torrent of whose payload there is what `spoil` leaves of it, and nobody to have the rest from, until a reload names one.
+fn is_downloaded_from_who_is_named(name: &str, state: &str, spoil: impl FnOnce(&mut Vec<u8>)) {
+    let home = Home::new(name);
     let (there, lacking) = (
         home.watch("payload", true),
         (home.scratch.dir("watch"), home.scratch.dir("data")),
     );
     fs::copy(there.0.join("payload.torrent"), lacking.0.join("payload.torrent")).expect("copy a torrent");
-    // The first half of it is there: a part is served, and there is nobody to have the rest from.
     let payload = fs::read(there.1.join("payload")).expect("read a payload");
-    fs::write(lacking.1.join("payload"), &payload[..payload.len() / 2]).expect("write half a payload");
+    let mut spoilt = payload.clone();
+    spoil(&mut spoilt);
+    fs::write(lacking.1.join("payload"), spoilt).expect("write a payload");
     let seed = Btd::start(&home.scratch.dir("seed"), &config(&[&there], ""));
     seed.wait_seeding(1);
     let mut plan = config(&[&lacking], "");
     let btd = Btd::start(home.path(), &plan);
-    wait_for_torrents(&btd, "partial", 1);
+    btd.wait_torrents(state, 1);
     plan.peers = vec![seed.peers];
     reload(&btd, home.path(), &plan.to_toml());
     btd.wait_seeding(1);
     assert!(fs::read(lacking.1.join("payload")).expect("read a payload") == payload);
     btd.stop();
     seed.stop();
+}
+
+/// A part of it is served meanwhile.
+#[test]
+fn peers_that_a_reload_names_are_downloaded_from() {
+    is_downloaded_from_who_is_named("peers", "partial", |payload| payload.truncate(payload.len() / 2));
 }
 
 /// Nothing of it is right, so that it is not looked at again by itself.
 #[test]
 fn payload_of_which_nothing_is_right_is_had_from_peers_that_a_reload_names() {
-    let home = Home::new("spoilt");
-    let (there, lacking) = (
-        home.watch("payload", true),
-        (home.scratch.dir("watch"), home.scratch.dir("data")),
-    );
-    fs::copy(there.0.join("payload.torrent"), lacking.0.join("payload.torrent")).expect("copy a torrent");
-    let payload = fs::read(there.1.join("payload")).expect("read a payload");
-    fs::write(lacking.1.join("payload"), vec![0; payload.len()]).expect("write what is wrong");
-    let seed = Btd::start(&home.scratch.dir("seed"), &config(&[&there], ""));
-    seed.wait_seeding(1);
-    let mut plan = config(&[&lacking], "");
-    let btd = Btd::start(home.path(), &plan);
-    wait_for_torrents(&btd, "missing", 1);
-    plan.peers = vec![seed.peers];
-    reload(&btd, home.path(), &plan.to_toml());
-    btd.wait_seeding(1);
-    assert!(fs::read(lacking.1.join("payload")).expect("read a payload") == payload);
-    btd.stop();
-    seed.stop();
+    is_downloaded_from_who_is_named("spoilt", "missing", |payload| payload.fill(0));
 }
 
 #[test]
@@ -401,10 +372,10 @@ fn log_level_is_that_of_the_configuration_and_what_needs_a_restart_is_named() {
         home.path(),
         &with("debug", "[storage]\ncache-size = \"64 MiB\"\n"),
     );
-    log_has(&btd, "but for what needs a restart: storage.cache-size");
+    btd.wait_log("but for what needs a restart: storage.cache-size");
     support::touch(&watch.0.join("payload.torrent"));
-    log_has(&btd, "DEBUG");
-    log_has(&btd, "checking \"payload\"");
+    btd.wait_log("DEBUG");
+    btd.wait_log("checking \"payload\"");
     reload(&btd, home.path(), &with("error", ""));
     let len = btd.process.log().len();
     reload(

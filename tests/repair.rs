@@ -6,46 +6,21 @@ mod support;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
 
 use rustix::process::Signal;
-use serde_json::Value;
 use support::btd::{Btd, Config};
+use support::ctl::row;
 use support::leech::{Leech, SECONDS, Source, wait_for_metric};
 use support::payload::Payload;
 use support::scratch::Scratch;
 use support::torrent::Torrent;
-use support::{age, wait_for, within};
+use support::{age, rot, wait_for, within};
 
 /// Nobody listens here.
 const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
 
 fn files() -> Vec<(String, u64)> {
     vec![("folder/a".to_owned(), 300_000), ("folder/b".to_owned(), 200_000)]
-}
-
-/// The only row of an answer.
-fn ctl(home: &Path, args: &[&str]) -> Value {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_btd"));
-    let command = command
-        .args(["ctl", "--json", "--state-dir"])
-        .arg(home.join("state"))
-        .args(args);
-    let output = command.output().expect("run btd ctl");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).expect("one row")
-}
-
-fn state(btd: &Btd, state: &str) {
-    wait_for(&format!("the torrent is {state}"), within(SECONDS), || {
-        (btd.metric(&format!("btd_torrents{{state=\"{state}\"}}")) == 1.0).then_some(())
-    });
-}
-
-fn log_has(btd: &Btd, text: &str) {
-    wait_for(&format!("the log says {text:?}"), within(SECONDS), || {
-        btd.process.log().contains(text).then_some(())
-    });
 }
 
 /// Has btd read this configuration.
@@ -58,11 +33,6 @@ fn reload(btd: &Btd, home: &Path, config: &Config) {
     });
 }
 
-/// A torrent's hash, as `btd ctl` takes it.
-fn hash(torrent: &Torrent) -> String {
-    support::leech::info_hash(torrent).to_string()
-}
-
 /// Issue 7: it was written over without a word.
 #[test]
 fn file_of_somebody_elses_is_not_written_over_and_the_torrent_comes_when_it_is_gone() {
@@ -71,17 +41,16 @@ fn file_of_somebody_elses_is_not_written_over_and_the_torrent_comes_when_it_is_g
     let folder = source.scratch.dir("leech/data/folder");
     fs::write(folder.join("a"), &mine).expect("write a file");
     let leech = Leech::from(&source.scratch, "leech", &source.torrent, vec![source.btd.peers]);
-    state(&leech.btd, "missing");
-    log_has(
-        &leech.btd,
-        "\"folder/a\" is there already and has nothing of this torrent in it",
-    );
-    let shown = ctl(&leech.home, &["show", &hash(&source.torrent)]);
+    leech.btd.wait_torrents("missing", 1);
+    leech
+        .btd
+        .wait_log("\"folder/a\" is there already and has nothing of this torrent in it");
+    let shown = row(&leech.home, &["show", &source.torrent.info_hash_hex()]);
     let why = shown["why"].as_str().expect("it is told why");
     assert!(why.contains("\"folder/a\" is there already"), "{why}");
     // Nor by a check that somebody asks for, nor is anything made beside it.
-    ctl(&leech.home, &["verify", &hash(&source.torrent)]);
-    state(&leech.btd, "missing");
+    row(&leech.home, &["verify", &source.torrent.info_hash_hex()]);
+    leech.btd.wait_torrents("missing", 1);
     assert_eq!(fs::read(folder.join("a")).expect("there"), mine);
     assert!(!folder.join("b.part").exists() && !folder.join("a.part").exists());
     fs::rename(folder.join("a"), source.scratch.path().join("mine")).expect("move it away");
@@ -96,7 +65,7 @@ fn file_of_somebody_elses_is_not_written_over_and_the_torrent_comes_when_it_is_g
 fn file_that_is_put_there_after_the_check_is_looked_at_before_anything_is_written() {
     let source = Source::start("late-stranger", &files(), 16 << 10);
     let leech = Leech::from(&source.scratch, "leech", &source.torrent, vec![NOBODY]);
-    state(&leech.btd, "downloading");
+    leech.btd.wait_torrents("downloading", 1);
     let mine = vec![7; 300_000];
     let folder = source.scratch.dir("leech/data/folder");
     fs::write(folder.join("a"), &mine).expect("write a file");
@@ -106,8 +75,10 @@ fn file_that_is_put_there_after_the_check_is_looked_at_before_anything_is_writte
         ..Config::default()
     };
     reload(&leech.btd, &leech.home, &config);
-    log_has(&leech.btd, "it was put there or changed after the torrent was checked");
-    state(&leech.btd, "missing");
+    leech
+        .btd
+        .wait_log("it was put there or changed after the torrent was checked");
+    leech.btd.wait_torrents("missing", 1);
     assert_eq!(fs::read(folder.join("a")).expect("there"), mine);
     fs::remove_file(folder.join("a")).expect("remove it");
     leech.check(&source.payload);
@@ -135,31 +106,22 @@ fn check_of_all_that_is_asked_for_while_what_has_changed_is_checked_reads_all() 
     btd.stop();
     // One was touched, and the other looks as it did.
     support::touch(&a);
-    let modified = fs::metadata(&b)
-        .and_then(|metadata| metadata.modified())
-        .expect("there");
-    let mut bytes = fs::read(&b).expect("there");
-    bytes[500_000] ^= 1;
-    fs::write(&b, bytes).expect("write a file");
-    let opened = fs::File::options().append(true).open(&b);
-    opened
-        .and_then(|file| file.set_modified(modified))
-        .expect("set its time");
+    rot(&b, 500_000);
     // So slow that it goes on for half a minute.
     config.more = "[storage]\ncheck-rate = \"100 kB/s\"\n".to_owned();
     let btd = Btd::start(home, &config);
-    state(&btd, "checking");
+    btd.wait_torrents("checking", 1);
     wait_for("it is being read", within(SECONDS), || {
         (btd.metric("btd_check_read_bytes_total") > 0.0).then_some(())
     });
-    let asked = ctl(home, &["verify", &hash(&torrent)]);
+    let asked = row(home, &["verify", &torrent.info_hash_hex()]);
     assert_eq!(asked["changed"], true, "{asked}");
-    let asked = ctl(home, &["verify", &hash(&torrent)]);
+    let asked = row(home, &["verify", &torrent.info_hash_hex()]);
     assert_eq!(asked["changed"], false, "{asked}");
     config.more = String::new();
     reload(&btd, home, &config);
-    state(&btd, "partial");
-    let shown = ctl(home, &["show", &hash(&torrent)]);
+    btd.wait_torrents("partial", 1);
+    let shown = row(home, &["show", &torrent.info_hash_hex()]);
     assert_eq!(shown["have_count"], shown["piece_count"].as_u64().expect("a count") - 1);
     btd.stop();
 }
@@ -179,12 +141,9 @@ fn repair_that_a_check_has_begun_goes_on_after_a_restart() {
     let mut bytes = fs::read(&file).expect("there");
     bytes[100_000] ^= 1;
     fs::write(&file, bytes).expect("write a file");
-    ctl(&home, &["verify", &hash(&source.torrent)]);
-    state(&btd, "downloading");
-    log_has(
-        &btd,
-        "a piece of what is there is wrong, and will be written over, in \"folder/a\"",
-    );
+    row(&home, &["verify", &source.torrent.info_hash_hex()]);
+    btd.wait_torrents("downloading", 1);
+    btd.wait_log("a piece of what is there is wrong, and will be written over, in \"folder/a\"");
     btd.stop();
     config.peers = vec![source.btd.peers];
     let btd = Btd::start(&home, &config);

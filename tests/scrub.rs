@@ -5,7 +5,6 @@ mod support;
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use rustix::process::Signal;
 use support::btd::{Btd, Config};
@@ -14,7 +13,7 @@ use support::payload::Payload;
 use support::scratch::Scratch;
 use support::sick_fs::{self, SickFs};
 use support::torrent::Torrent;
-use support::{age, http, skip, wait_for, within};
+use support::{age, http, rot, skip, wait_for, within};
 
 const PIECE_LEN: u32 = 64 << 10;
 const PIECES: u32 = 30;
@@ -46,27 +45,12 @@ impl Home {
     }
 
     fn start(&self) -> Btd {
-        let _ = fs::remove_file(self.scratch.path().join("state/ports.json"));
         Btd::start(self.scratch.path(), &self.config)
     }
 
     /// Changes a byte of a piece, and leaves the times of the file as they are.
     fn rot(&self, piece: u32) {
-        let modified = self.modified();
-        let mut bytes = fs::read(&self.file).expect("read a payload");
-        bytes[(piece * PIECE_LEN + 5) as usize] ^= 1;
-        fs::write(&self.file, bytes).expect("write a payload");
-        let file = fs::File::options()
-            .append(true)
-            .open(&self.file)
-            .expect("open a payload");
-        file.set_modified(modified).expect("set the time");
-        file.sync_all().expect("sync");
-    }
-
-    fn modified(&self) -> SystemTime {
-        let metadata = fs::metadata(&self.file).expect("look at a payload");
-        metadata.modified().expect("a time")
+        rot(&self.file, (piece * PIECE_LEN + 5) as usize);
     }
 }
 
@@ -172,10 +156,16 @@ fn piece_that_was_withdrawn_is_not_believed_again_when_btd_is_killed_before_its_
         });
         btd.process.signal(Signal::KILL);
         btd.process.wait(within(SECONDS));
+        // A scrub would find it once more.
+        home.config.more = home.config.more.replace("scrub = \"2s\"\n", "");
         let btd = home.start();
-        reaches(&btd, "btd_torrents{state=\"partial\"}", 1.0);
+        let state = wait_for("it is known what is believed of it", within(SECONDS), || {
+            let is_in = |state: &&str| btd.metric(&format!("btd_torrents{{state=\"{state}\"}}")) == 1.0;
+            ["seeding", "partial", "missing"].into_iter().find(is_in)
+        });
         let log = btd.process.log();
-        assert!(log.contains("29 of 30 pieces are right, 1 wrong"), "{log}");
+        assert_eq!(state, "partial", "{verify}: {log}");
+        assert!(log.contains("29 of 30 pieces are right, 1 wrong"), "{verify}: {log}");
         btd.stop();
     }
 }

@@ -81,19 +81,12 @@ fn payload(len: usize) -> Vec<u8> {
 fn torrent(folder: &std::path::Path, payload: &[u8]) -> Arc<Torrent> {
     std::fs::write(folder.join("payload"), payload).unwrap();
     let hashes: Vec<[u8; 20]> = payload.chunks(PIECE_LEN as usize).map(btd::hashing::sha1).collect();
-    let encoded = encode(&NewTorrent {
-        name: "payload",
-        content: NewContent::File(payload.len() as u64),
-        piece_len: PIECE_LEN,
-        piece_hashes: &hashes,
-        private: false,
-        announce: &[],
-        url_list: &[],
-        comment: None,
-        source: None,
-        created_by: None,
-        creation_date: None,
-    });
+    let encoded = encode(&NewTorrent::new(
+        "payload",
+        NewContent::File(payload.len() as u64),
+        PIECE_LEN,
+        &hashes,
+    ));
     let meta = Metainfo::parse(&encoded).unwrap();
     let have = Bitfield::full(meta.geometry.piece_count());
     Torrent::new(meta, Arc::new(Root::open(folder).unwrap()), &have, &[])

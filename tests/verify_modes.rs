@@ -64,7 +64,6 @@ impl Home {
     }
 
     fn start(&self) -> Btd {
-        let _ = fs::remove_file(self.scratch.path().join("state/ports.json"));
         Btd::start(self.scratch.path(), &self.config)
     }
 
@@ -105,10 +104,6 @@ fn is(btd: &Btd, metric: &str, value: f64) {
     });
 }
 
-fn state(btd: &Btd, state: &str) {
-    is(btd, &format!("btd_torrents{{state=\"{state}\"}}"), 1.0);
-}
-
 fn piece_of(bytes: &[u8], piece: u32) -> &[u8] {
     &bytes[(piece * PIECE_LEN) as usize..][..PIECE_LEN as usize]
 }
@@ -118,7 +113,7 @@ fn lazy_payload_is_served_at_once_and_each_piece_is_verified_once_also_over_a_re
     let home = Home::new("lazy", "lazy");
     let bytes = home.bytes();
     let btd = home.start();
-    state(&btd, "seeding");
+    btd.wait_torrents("seeding", 1);
     assert_eq!(btd.metric("btd_check_read_bytes_total"), 0.0);
     assert!(
         btd.process
@@ -155,7 +150,7 @@ fn lazy_payload_is_served_at_once_and_each_piece_is_verified_once_also_over_a_re
     btd.stop();
 
     let btd = home.start();
-    state(&btd, "seeding");
+    btd.wait_torrents("seeding", 1);
     assert!(
         btd.process
             .log()
@@ -175,7 +170,7 @@ fn wrong_piece_of_lazy_payload_is_withdrawn_before_any_of_it_is_sent_and_stays_s
     let bytes = home.bytes();
     home.spoil(&[5]);
     let btd = home.start();
-    state(&btd, "seeding");
+    btd.wait_torrents("seeding", 1);
     let mut peer = home.peer(&btd);
     // Also the blocks that are right in themselves, and what was asked for behind them.
     let blocks = PIECE_LEN / BLOCK_LEN;
@@ -203,13 +198,13 @@ fn wrong_piece_of_lazy_payload_is_withdrawn_before_any_of_it_is_sent_and_stays_s
         let log = btd.process.log();
         (log.contains("1 pieces of \"payload\"") && log.contains("seeding a part of \"payload\"")).then_some(())
     });
-    state(&btd, "partial");
+    btd.wait_torrents("partial", 1);
     // The others are served as before, and read when they are asked for.
     let mut peer = home.peer(&btd);
     assert!(home.fetch(&mut peer, 7) == piece_of(&bytes, 7));
     btd.stop();
     let btd = home.start();
-    state(&btd, "partial");
+    btd.wait_torrents("partial", 1);
     is(&btd, "btd_check_read_bytes_total", 0.0);
     btd.stop();
 }
@@ -239,7 +234,7 @@ fn real_client_gets_no_bad_byte_of_lazy_payload_and_what_is_wrong_is_fetched_aga
         home.config.peers = vec![seed.peers];
         home.config.more = "verify = \"lazy\"\n[announce]\nallow-private = true\n".to_owned();
         let btd = home.start();
-        state(&btd, "seeding");
+        btd.wait_torrents("seeding", 1);
         assert_eq!(btd.metric("btd_check_read_bytes_total"), 0.0);
         let scratch = home.scratch.path();
         let torrents = [home.torrent.clone()];
@@ -254,7 +249,7 @@ fn real_client_gets_no_bad_byte_of_lazy_payload_and_what_is_wrong_is_fetched_aga
         assert!(!log.contains("hash for piece"), "libtorrent got what is wrong:\n{log}");
         is(&btd, "btd_lazy_pieces_bad_total", 3.0);
         is(&btd, "btd_pieces_written_total", 3.0);
-        state(&btd, "seeding");
+        btd.wait_torrents("seeding", 1);
         fetched.assert_same(&home.data, true);
         btd.stop();
         seed.stop();
@@ -267,21 +262,21 @@ fn trusted_payload_is_never_read_until_somebody_asks_for_it() {
     home.spoil(&[5]);
     let bytes = home.bytes();
     let btd = home.start();
-    state(&btd, "seeding");
+    btd.wait_torrents("seeding", 1);
     // What is on the disk is what is sent.
     assert!(home.fetch(&mut home.peer(&btd), 5) == piece_of(&bytes, 5));
     assert_eq!(btd.metric("btd_check_read_bytes_total"), 0.0);
     btd.stop();
     let btd = home.start();
-    state(&btd, "seeding");
+    btd.wait_torrents("seeding", 1);
     assert_eq!(btd.metric("btd_check_read_bytes_total"), 0.0);
     verify(home.scratch.path());
-    state(&btd, "partial");
+    btd.wait_torrents("partial", 1);
     is(&btd, "btd_check_read_bytes_total", LEN as f64);
     btd.stop();
     // That is known from then on.
     let btd = home.start();
-    state(&btd, "partial");
+    btd.wait_torrents("partial", 1);
     btd.stop();
 }
 
@@ -290,11 +285,11 @@ fn trusted_payload_is_never_read_until_somebody_asks_for_it() {
 fn trusted_payload_that_was_changed_is_read_before_it_is_served_again() {
     let home = Home::new("trust-changed", "trust");
     let btd = home.start();
-    state(&btd, "seeding");
+    btd.wait_torrents("seeding", 1);
     btd.stop();
     home.spoil(&[5]);
     let btd = home.start();
-    state(&btd, "partial");
+    btd.wait_torrents("partial", 1);
     is(&btd, "btd_check_read_bytes_total", LEN as f64);
     btd.stop();
 }
@@ -307,7 +302,7 @@ fn file_of_another_length_is_read_however_payload_is_verified() {
         fs::write(home.payload.path(), &bytes[..bytes.len() / 2]).expect("write half of a payload");
         age(&home.payload.path());
         let btd = home.start();
-        state(&btd, "partial");
+        btd.wait_torrents("partial", 1);
         is(&btd, "btd_check_read_bytes_total", LEN as f64 / 2.0);
         btd.stop();
     }

@@ -103,17 +103,10 @@ fn torrent(numbers: &[u8]) -> Vec<u8> {
     };
     let files = [file("README.txt", TEXT.len()), file("numbers.bin", numbers.len())];
     encode(&NewTorrent {
-        name: NAME,
-        content: NewContent::Folder(&files),
-        piece_len: PIECE_LEN,
-        piece_hashes: &hashes,
-        private: false,
-        source: None,
         announce: &[vec![TRACKER.to_owned()]],
-        url_list: &[],
         comment: Some("The example payload of btd"),
         created_by: Some(concat!("btd ", env!("CARGO_PKG_VERSION"))),
-        creation_date: None,
+        ..NewTorrent::new(NAME, NewContent::Folder(&files), PIECE_LEN, &hashes)
     })
 }
 

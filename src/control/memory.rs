@@ -64,7 +64,7 @@ impl std::fmt::Display for Budget {
 fn limit() -> Option<u64> {
     let own = read("/proc/self/cgroup");
     let of_group = groups(&own).filter_map(|dir| read(dir.join("memory.max")).trim().parse().ok());
-    of_group.chain(super::config::machine_memory()).min()
+    of_group.chain(super::config::sections::machine_memory()).min()
 }
 
 /// The folders of a process' control group (version 2) and those that it lies in.

@@ -88,19 +88,7 @@ mod tests {
                 pad: path.starts_with(".pad"),
             })
             .collect();
-        let encoded = encode(&NewTorrent {
-            name,
-            content: NewContent::Folder(&files),
-            piece_len: 16384,
-            piece_hashes: &[[salt; 20]],
-            private: false,
-            announce: &[],
-            url_list: &[],
-            comment: None,
-            source: None,
-            created_by: None,
-            creation_date: None,
-        });
+        let encoded = encode(&NewTorrent::new(name, NewContent::Folder(&files), 16384, &[[salt; 20]]));
         let meta = Metainfo::parse(&encoded).unwrap();
         Torrent::new(meta, Arc::clone(root), &Bitfield::new(1), &vec![None; files.len()])
     }

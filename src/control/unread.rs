@@ -138,56 +138,76 @@ mod tests {
     use crate::proto::metainfo::Metainfo;
     use crate::storage::Root;
 
-    #[test]
-    fn what_was_verified_is_recorded_once_and_nothing_is_written_where_nothing_was() {
-        let temp = tempfile::tempdir().unwrap();
-        let session = Arc::new(Store::open(temp.path()).unwrap().0);
-        let meta = Metainfo::parse(&crate::control::watch::testing::torrent("x")).unwrap();
-        let root = Arc::new(Root::open(temp.path()).unwrap());
-        let all = Bitfield::full(1);
-        let torrent = Torrent::new(meta, root, &all, &[None]).with_unread(&all);
-        let info_hash = torrent.info_hash();
-        let base = Record {
+    /// A torrent of one piece, and a session.
+    struct Fixture {
+        session: Arc<Store>,
+        root: Arc<Root>,
+        _temp: tempfile::TempDir,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let temp = tempfile::tempdir().unwrap();
+            Self {
+                session: Arc::new(Store::open(temp.path()).unwrap().0),
+                root: Arc::new(Root::open(temp.path()).unwrap()),
+                _temp: temp,
+            }
+        }
+
+        /// As the shards get it: its piece is there, and nobody has read it.
+        fn torrent(&self) -> Arc<Torrent> {
+            let meta = Metainfo::parse(&crate::control::watch::testing::torrent("x")).unwrap();
+            let all = Bitfield::full(1);
+            Torrent::new(meta, Arc::clone(&self.root), &all, &[None]).with_unread(&all)
+        }
+    }
+
+    /// What its check has recorded.
+    fn nothing_read() -> Record {
+        Record {
             have: Bitfield::new(1),
             wrong: Bitfield::new(1),
             judged: 1,
             files: vec![None],
-        };
+        }
+    }
+
+    #[test]
+    fn what_was_verified_is_recorded_once_and_nothing_is_written_where_nothing_was() {
+        let fixture = Fixture::new();
+        let torrent = fixture.torrent();
+        let info_hash = torrent.info_hash();
         let now = Instant::now();
-        let mut unread = UnreadTorrents::new(Arc::clone(&session), now);
-        unread.add(&torrent, base.clone());
+        let mut unread = UnreadTorrents::new(Arc::clone(&fixture.session), now);
+        unread.add(&torrent, nothing_read());
         assert!(unread.on_tick(now + RECORD_EVERY).is_empty());
-        assert_eq!(session.load(&info_hash, 1, 1), None, "nobody has asked for anything");
+        assert_eq!(
+            fixture.session.load(&info_hash, 1, 1),
+            None,
+            "nobody has asked for anything"
+        );
         torrent.grant(torrent.geometry().piece_index(0).unwrap());
         unread.on_tick(now + RECORD_EVERY);
-        assert_eq!(session.load(&info_hash, 1, 1), None, "it is not time yet");
+        assert_eq!(fixture.session.load(&info_hash, 1, 1), None, "it is not time yet");
         assert_eq!(unread.on_tick(now + 2 * RECORD_EVERY), [info_hash], "it is whole");
-        let have = all;
-        assert_eq!(session.load(&info_hash, 1, 1), Some(Record { have, ..base }));
+        let have = Bitfield::full(1);
+        let expected = Record { have, ..nothing_read() };
+        assert_eq!(fixture.session.load(&info_hash, 1, 1), Some(expected));
         assert!(!unread.has(info_hash), "there is nothing more to be found out");
     }
 
     /// Its files may be gone after a loss of power, and what is noted as whole is not had again by itself.
     #[test]
     fn what_the_disk_did_not_take_is_not_whole_when_all_of_it_was_read() {
-        let temp = tempfile::tempdir().unwrap();
-        let session = Arc::new(Store::open(temp.path()).unwrap().0);
-        let meta = Metainfo::parse(&crate::control::watch::testing::torrent("x")).unwrap();
-        let root = Arc::new(Root::open(temp.path()).unwrap());
-        let all = Bitfield::full(1);
-        let base = Record {
-            have: Bitfield::new(1),
-            wrong: Bitfield::new(1),
-            judged: 1,
-            files: vec![None],
-        };
+        let fixture = Fixture::new();
         let now = Instant::now();
-        let mut unread = UnreadTorrents::new(session, now);
+        let mut unread = UnreadTorrents::new(Arc::clone(&fixture.session), now);
         let mut read_all = |checks: &[bool]| {
-            let torrent = Torrent::new(meta.clone(), Arc::clone(&root), &all, &[None]).with_unread(&all);
+            let torrent = fixture.torrent();
             let info_hash = torrent.info_hash();
             checks.iter().for_each(|check| unread.on_checked(info_hash, *check));
-            unread.add(&torrent, base.clone());
+            unread.add(&torrent, nothing_read());
             torrent.grant(torrent.geometry().piece_index(0).unwrap());
             let whole = unread.record_all();
             assert!(!unread.has(info_hash));
@@ -201,26 +221,22 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_recorded_as_that_when_the_torrent_leaves() {
-        let temp = tempfile::tempdir().unwrap();
-        let session = Arc::new(Store::open(temp.path()).unwrap().0);
-        let meta = Metainfo::parse(&crate::control::watch::testing::torrent("x")).unwrap();
-        let root = Arc::new(Root::open(temp.path()).unwrap());
-        let all = Bitfield::full(1);
-        let torrent = Torrent::new(meta, root, &all, &[None]).with_unread(&all);
-        let base = Record {
-            have: Bitfield::new(1),
-            wrong: Bitfield::new(1),
-            judged: 1,
-            files: vec![None],
-        };
-        let mut unread = UnreadTorrents::new(Arc::clone(&session), Instant::now());
-        unread.add(&torrent, base.clone());
+        let fixture = Fixture::new();
+        let torrent = fixture.torrent();
+        let mut unread = UnreadTorrents::new(Arc::clone(&fixture.session), Instant::now());
+        unread.add(&torrent, nothing_read());
         let piece = torrent.geometry().piece_index(0).unwrap();
         assert!(torrent.withdraw_wrong(piece, "it is wrong"));
         assert!(torrent.judged(piece) && torrent.is_changed());
         unread.remove(torrent.info_hash());
-        let wrong = all;
-        let recorded = session.load(&torrent.info_hash(), 1, 1);
-        assert_eq!(recorded, Some(Record { wrong, ..base }));
+        let wrong = Bitfield::full(1);
+        let recorded = fixture.session.load(&torrent.info_hash(), 1, 1);
+        assert_eq!(
+            recorded,
+            Some(Record {
+                wrong,
+                ..nothing_read()
+            })
+        );
     }
 }

@@ -153,6 +153,7 @@ impl Load {
             load if load.order == Order::Idle && matches!(load.until, Until::Bytes(_)) => {
                 wrong("an idle run has no bytes to count: give it seconds")
             }
+            load if load.order == Order::Idle && load.verify > 0.0 => wrong("an idle run has no pieces to verify"),
             _ => Ok(()),
         }
     }
@@ -290,6 +291,7 @@ impl Load {
                 },
                 busy: self.plan(0).busy,
                 threads: self.threads,
+                verify: self.verify,
             },
             seconds: outcome.seconds,
             bytes: tally.bytes,

@@ -66,6 +66,8 @@ pub struct Settings {
     pub busy: bool,
     /// Threads of the generator.
     pub threads: u32,
+    /// The share of pieces that were to be verified, 0 to 1.
+    pub verify: f64,
 }
 
 /// What became of the connections.
@@ -151,6 +153,11 @@ impl Report {
         let served = self.settings.order == "idle" || self.connections.served == self.settings.connections;
         served && self.connections.lost.is_empty() && self.verified.bad == 0 && self.trouble.unasked == 0
     }
+
+    /// Pieces were to be verified, and not one was: the report says nothing of whether the bytes were right.
+    pub fn is_unverified(&self) -> bool {
+        self.settings.verify > 0.0 && self.verified.good + self.verified.bad == 0
+    }
 }
 
 impl fmt::Display for Report {
@@ -214,7 +221,14 @@ impl fmt::Display for Report {
             )?;
         }
         let Verified { good, bad, skipped } = self.verified;
-        row("pieces verified", format!("{good} good, {bad} BAD, {skipped} skipped"))?;
+        let verified = match settings.verify > 0.0 {
+            true if self.is_unverified() => {
+                format!("NONE came whole, {skipped} skipped: nothing is known of the bytes")
+            }
+            true => format!("{good} good, {bad} BAD, {skipped} skipped"),
+            false => "none were to be: nothing is known of the bytes".to_owned(),
+        };
+        row("pieces verified", verified)?;
         if let Some(server) = &self.server {
             let Usage {
                 user,

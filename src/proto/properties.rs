@@ -303,19 +303,7 @@ proptest! {
 
     #[test]
     fn a_torrent_file_survives_its_bytes(folder in folder(), damage in any::<(prop::sample::Index, u8)>()) {
-        let new = NewTorrent {
-            name: "näme",
-            source: None,
-            content: NewContent::Folder(&folder.files),
-            piece_len: folder.piece_len,
-            piece_hashes: &folder.hashes,
-            private: folder.private,
-            announce: &folder.announce,
-            url_list: &[],
-            comment: folder.comment.as_deref(),
-            created_by: None,
-            creation_date: None,
-        };
+        let new = NewTorrent { private: folder.private, announce: &folder.announce, comment: folder.comment.as_deref(), ..NewTorrent::new("näme", NewContent::Folder(&folder.files), folder.piece_len, &folder.hashes) };
         let mut bytes = metainfo::encode(&new);
         let torrent = Metainfo::parse(&bytes).unwrap();
         prop_assert_eq!(torrent.files.len(), folder.files.len());

@@ -37,22 +37,11 @@ impl Subject {
             })
             .collect();
         let single = entries.len() == 1;
-        let encoded = encode(&NewTorrent {
-            name: if single { &plan.files[0].path } else { "folder" },
-            content: match single {
-                true => NewContent::File(plan.files[0].len as u64),
-                false => NewContent::Folder(&entries),
-            },
-            piece_len: plan.piece_len,
-            piece_hashes: &hashes,
-            private: false,
-            announce: &[],
-            url_list: &[],
-            comment: None,
-            source: None,
-            created_by: None,
-            creation_date: None,
-        });
+        let (name, content) = match single {
+            true => (plan.files[0].path.as_str(), NewContent::File(plan.files[0].len as u64)),
+            false => ("folder", NewContent::Folder(&entries)),
+        };
+        let encoded = encode(&NewTorrent::new(name, content, plan.piece_len, &hashes));
         let meta = Metainfo::parse(&encoded).expect("a torrent of our own making");
         Self {
             layout: Layout::new(&meta),

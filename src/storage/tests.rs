@@ -51,19 +51,12 @@ fn fixture(piece_len: u32, files: &[(&str, usize, bool)]) -> Fixture {
         });
     }
     let piece_hashes: Vec<[u8; 20]> = payload.chunks(piece_len as usize).map(sha1).collect();
-    let torrent = encode(&NewTorrent {
-        name: "t",
-        content: NewContent::Folder(&new_files),
+    let torrent = encode(&NewTorrent::new(
+        "t",
+        NewContent::Folder(&new_files),
         piece_len,
-        piece_hashes: &piece_hashes,
-        private: false,
-        source: None,
-        announce: &[],
-        url_list: &[],
-        comment: None,
-        created_by: None,
-        creation_date: None,
-    });
+        &piece_hashes,
+    ));
     let pool = Pool::start(PoolConfig {
         workers: 2,
         queue_max: 4,

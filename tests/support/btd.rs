@@ -103,8 +103,9 @@ impl Btd {
 
     /// The same by a command of the caller's, with the configuration written.
     pub fn start_by(command: &mut Command, home: &Path, config: &Config) -> Self {
+        // That of one that was killed would say that this one is ready.
+        let _ = fs::remove_file(home.join("state/ports.json"));
         let mut process = Process::spawn("btd", command, &home.join("btd.log"));
-
         let ports: Value = wait_for("btd writes ports.json", within(START_SECONDS), || {
             process.assert_running();
             serde_json::from_slice(&fs::read(home.join("state/ports.json")).ok()?).ok()
@@ -130,6 +131,21 @@ impl Btd {
     pub fn wait_seeding(&self, count: usize) {
         wait_for("btd seeds all torrents", within(START_SECONDS), || {
             (self.metric("btd_torrents{state=\"seeding\"}") >= count as f64).then_some(())
+        });
+    }
+
+    /// Waits until so many torrents are in this state, no fewer and no more.
+    pub fn wait_torrents(&self, state: &str, count: usize) {
+        let name = format!("btd_torrents{{state=\"{state}\"}}");
+        wait_for(&format!("{count} torrents are {state}"), within(START_SECONDS), || {
+            (self.metric(&name) == count as f64).then_some(())
+        });
+    }
+
+    /// Waits until the log says this.
+    pub fn wait_log(&self, text: &str) {
+        wait_for(&format!("the log says {text:?}"), within(START_SECONDS), || {
+            self.process.log().contains(text).then_some(())
         });
     }
 

@@ -39,9 +39,13 @@ pub struct Run {
 }
 
 impl Run {
+    pub fn assert_done(&self) {
+        assert_eq!(self.code, 0, "{}{}", self.out, self.err);
+    }
+
     /// Its rows, of `--json`.
     pub fn rows(&self) -> Vec<Value> {
-        assert_eq!(self.code, 0, "{}{}", self.out, self.err);
+        self.assert_done();
         let read = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         self.out.lines().map(read).collect()
     }
@@ -79,6 +83,18 @@ pub fn run(command: &mut Command) -> Run {
     }
 }
 
+/// `btd ctl` with these arguments, for the btd whose state is below `home`.
+pub fn ask(home: &Path, args: &[&str]) -> Run {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_btd"));
+    command.args(["ctl", "--state-dir", "state"]).args(args);
+    run(command.current_dir(home))
+}
+
+/// The only row that it answers.
+pub fn row(home: &Path, args: &[&str]) -> Value {
+    ask(home, &[args, &["--json"]].concat()).row()
+}
+
 impl Home {
     pub fn new(name: &str) -> Self {
         let scratch = Scratch::new(name);
@@ -106,8 +122,6 @@ impl Home {
     pub fn kill(&self, mut btd: Btd) {
         btd.process.signal(Signal::KILL);
         btd.process.wait(within(SECONDS));
-        // It would say that the next one is ready.
-        fs::remove_file(self.path().join("state/ports.json")).expect("left behind");
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -115,9 +129,7 @@ impl Home {
     }
 
     pub fn ctl(&self, args: &[&str]) -> Run {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_btd"));
-        command.args(["ctl", "--state-dir", "state"]).args(args);
-        run(command.current_dir(self.path()))
+        ask(self.path(), args)
     }
 
     pub fn json(&self, args: &[&str]) -> Run {
@@ -175,21 +187,13 @@ pub fn torrent(name: &str, files: &[(&str, usize)], content: &[u8], tracker: &st
         "" => Vec::new(),
         url => vec![vec![url.to_owned()]],
     };
+    let content = match files {
+        [(file, len)] if *file == name => NewContent::File(*len as u64),
+        _ => NewContent::Folder(&in_folder),
+    };
     encode(&NewTorrent {
-        name,
-        content: match files {
-            [(file, len)] if *file == name => NewContent::File(*len as u64),
-            _ => NewContent::Folder(&in_folder),
-        },
-        piece_len: PIECE_LEN,
-        piece_hashes: &hashes,
-        private: false,
-        source: None,
         announce: &announce,
-        url_list: &[],
-        comment: None,
-        created_by: None,
-        creation_date: None,
+        ..NewTorrent::new(name, content, PIECE_LEN, &hashes)
     })
 }
 

@@ -93,11 +93,13 @@ pub struct Leech {
 
 impl Leech {
     pub fn start(scratch: &Scratch, name: &str, torrent: &Torrent, config: Config) -> Leech {
-        let (home, data, watch) = (
-            scratch.dir(name),
-            scratch.dir(&format!("{name}/data")),
-            scratch.dir(&format!("{name}/watch")),
-        );
+        let data = scratch.dir(&format!("{name}/data"));
+        Leech::start_in(data, scratch, name, torrent, config)
+    }
+
+    /// The same into a data folder that is elsewhere.
+    pub fn start_in(data: PathBuf, scratch: &Scratch, name: &str, torrent: &Torrent, config: Config) -> Leech {
+        let (home, watch) = (scratch.dir(name), scratch.dir(&format!("{name}/watch")));
         fs::copy(&torrent.path, watch.join("t.torrent")).expect("copy a torrent");
         let config = Config {
             watch: vec![(watch, data.clone())],
@@ -136,6 +138,24 @@ impl Leech {
 /// Shards publish their figures each second.
 pub fn wait_for_metric(btd: &Btd, name: &str, is_so: impl Fn(f64) -> bool) {
     wait_for(name, within(10), || is_so(btd.metric(name)).then_some(()));
+}
+
+/// What `leech` has asked for comes, and nothing more is asked for: not when it has come, after which `meanwhile` has a look, and
+/// not a second later. Gives how many bytes the seed has sent.
+pub fn asks_for_nothing(seed: &Btd, leech: &Btd, meanwhile: impl FnOnce()) -> f64 {
+    const TURNS: &str = "btd_loop_turns_total";
+    wait_for_metric(leech, "btd_requests_under_way", |requests| requests == 0.0);
+    // Told by the seed too, which publishes its figures once a second.
+    let turns = seed.metric(TURNS);
+    wait_for_metric(seed, TURNS, |now| now > turns);
+    let given = seed.metric("btd_uploaded_bytes_total");
+    meanwhile();
+    let turns = seed.metric(TURNS);
+    wait_for_metric(seed, TURNS, |now| now > turns + 1.0);
+    let later = seed.metric("btd_uploaded_bytes_total");
+    assert_eq!(later, given, "something was asked for");
+    assert_eq!(leech.metric("btd_requests_under_way"), 0.0);
+    given
 }
 
 pub fn metainfo(torrent: &Torrent) -> Metainfo {

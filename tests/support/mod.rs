@@ -10,6 +10,7 @@
 // Each test file compiles its own copy of this module and uses a part of it.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod announce;
 pub mod aquatic;
 pub mod btd;
 pub mod cgroup;
@@ -90,6 +91,15 @@ pub fn installed(program: &str) -> bool {
 /// Makes a file look as if it had not been changed within the last hour: times of younger ones are not relied on.
 pub fn age(file: &Path) {
     set_modified(file, std::time::SystemTime::now() - Duration::from_secs(3600));
+}
+
+/// Changes a byte, as a disk does that goes bad: the file's times say nothing of it.
+pub fn rot(file: &Path, at: usize) {
+    let read = std::fs::metadata(file).and_then(|metadata| Ok((metadata.modified()?, std::fs::read(file)?)));
+    let (modified, mut bytes) = read.unwrap_or_else(|error| panic!("read {}: {error}", file.display()));
+    bytes[at] ^= 1;
+    std::fs::write(file, bytes).unwrap_or_else(|error| panic!("write {}: {error}", file.display()));
+    set_modified(file, modified);
 }
 
 /// What touch(1) does.

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use rustix::mount::{MountFlags, UnmountFlags, unmount};
 
+use super::cannot;
 use super::scratch::Scratch;
 
 /// A filesystem in memory, mounted as long as this lives.
@@ -18,6 +19,21 @@ impl Tmpfs {
         match rustix::mount::mount("btd-test", at, "tmpfs", MountFlags::empty(), Some(options)) {
             Ok(()) => Ok(Tmpfs(at.to_owned())),
             Err(errno) => Err(format!("no tmpfs can be mounted: {errno}")),
+        }
+    }
+}
+
+/// A filesystem in memory, and a data folder on it. Where that cannot be had, it is said so.
+pub fn small_disk(scratch: &Scratch, options: &CStr) -> Option<(Tmpfs, PathBuf)> {
+    if !rustix::process::geteuid().is_root() {
+        cannot("mounting needs root");
+        return None;
+    }
+    match Tmpfs::mount(&scratch.dir("small"), options) {
+        Ok(mounted) => Some((mounted, scratch.dir("small/data"))),
+        Err(why) => {
+            cannot(&why);
+            None
         }
     }
 }

@@ -90,8 +90,6 @@ impl Ward {
 
     /// Starts btd once more, after its end.
     pub fn start_again(&self) -> Btd {
-        // That of the one that was killed.
-        let _ = fs::remove_file(self.home.join("state/ports.json"));
         Btd::start(&self.home, &self.config)
     }
 

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use super::document::{self, Table};
 use super::problem::{At, Error};
 use super::reader::{Context, Section};
-use super::{Config, TOP_KEYS, credentials, read_text};
+use super::variables::{self, TOP_KEYS};
+use super::{Config, credentials, read_text};
 
 const KEY: &str = "state-dir";
 const VARIABLE: &str = "BTD_STATE_DIR";
@@ -34,7 +35,7 @@ fn named_in(text: &str, file: &Path, error: &Error) -> Option<PathBuf> {
     let (mut root, is_whole) = document::parse_what_can_be(text);
     let mut problems = Vec::new();
     let variables = credentials::added_to(std::env::vars_os(), &mut problems);
-    document::override_from(variables, &TOP_KEYS, &mut root, &mut problems);
+    variables::override_from(variables, &TOP_KEYS, &mut root, &mut problems);
     let entry = root.entries.remove(KEY);
     let is_in_doubt = match &entry {
         // A mistake in this very line.

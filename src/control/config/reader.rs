@@ -9,9 +9,10 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::document::{Node, REPEATED_AS_VARIABLE, Table, Value};
+use super::document::{Node, Table, Value};
 use super::problem::{At, Problem, did_you_mean};
 use super::store_url::StoreUrl;
+use super::variables::REPEATED_AS_VARIABLE;
 use super::{schedule, units};
 use crate::announcer::TrackerUrl;
 use crate::announcer::url::is_name;

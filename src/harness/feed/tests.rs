@@ -20,19 +20,7 @@ fn single(dir: &Path, len: usize) -> Metainfo {
     let payload: Vec<u8> = (0..len).map(|n| (n * 31 + n / 253) as u8).collect();
     fs::write(dir.join("single"), &payload).unwrap();
     let hashes: Vec<[u8; 20]> = payload.chunks(PIECE_LEN as usize).map(hashing::sha1).collect();
-    let new = NewTorrent {
-        name: "single",
-        content: NewContent::File(len as u64),
-        piece_len: PIECE_LEN,
-        piece_hashes: &hashes,
-        private: false,
-        source: None,
-        announce: &[],
-        url_list: &[],
-        comment: None,
-        created_by: None,
-        creation_date: None,
-    };
+    let new = NewTorrent::new("single", NewContent::File(len as u64), PIECE_LEN, &hashes);
     Metainfo::parse(&encode(&new)).unwrap()
 }
 

@@ -18,19 +18,7 @@ fn bytes(len: usize, seed: usize) -> Vec<u8> {
 
 fn torrent(name: &str, content: NewContent<'_>, payload: &[u8]) -> Metainfo {
     let hashes: Vec<[u8; 20]> = payload.chunks(PIECE_LEN as usize).map(hashing::sha1).collect();
-    let new = NewTorrent {
-        name,
-        content,
-        piece_len: PIECE_LEN,
-        piece_hashes: &hashes,
-        private: false,
-        source: None,
-        announce: &[],
-        url_list: &[],
-        comment: None,
-        created_by: None,
-        creation_date: None,
-    };
+    let new = NewTorrent::new(name, content, PIECE_LEN, &hashes);
     Metainfo::parse(&encode(&new)).unwrap()
 }
 
@@ -146,6 +134,26 @@ fn wrong_bytes_are_found_and_the_report_is_not_clean() {
 }
 
 #[test]
+fn run_of_which_nothing_was_verified_says_so_and_is_told_apart_where_it_was_to_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let metainfo = single(dir.path(), 300_000);
+    for (verify, is_unverified, says) in [
+        (1.0, false, " good, 0 BAD"),
+        (0.0, false, "none were to be"),
+        (1e-12, true, "NONE came whole"),
+    ] {
+        let report = against_floor(&metainfo, dir.path(), |server| Load {
+            verify,
+            until: Until::Bytes(3_000_000),
+            ..Load::new(server)
+        })
+        .unwrap();
+        assert_eq!(report.is_unverified(), is_unverified, "{report}");
+        assert!(report.is_clean() && report.to_string().contains(says), "{report}");
+    }
+}
+
+#[test]
 fn paced_leechers_keep_their_rate() {
     let dir = tempfile::tempdir().unwrap();
     let metainfo = single(dir.path(), 1_000_000);
@@ -215,4 +223,6 @@ fn a_server_process_that_is_gone_and_impossible_settings_are_errors() {
     assert!(matches!(nobody(|load| load.verify = f64::NAN), Err(Error::Setting(_))));
     assert!(matches!(nobody(|load| load.pace = Some(0.0)), Err(Error::Setting(_))));
     assert!(matches!(nobody(|load| load.threads = 2), Err(Error::Setting(_))));
+    let idle_verifies = |load: &mut Load| (load.order, load.verify) = (Order::Idle, 1.0);
+    assert!(matches!(nobody(idle_verifies), Err(Error::Setting(_))));
 }

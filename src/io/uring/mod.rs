@@ -19,6 +19,7 @@
 //! reasons.
 
 mod accepting;
+mod completions;
 mod datagrams;
 pub mod file_reader;
 mod files;
@@ -26,6 +27,7 @@ mod op_table;
 pub mod page_cache;
 pub mod pool;
 pub mod recv_ring;
+mod registered;
 pub(crate) mod send;
 pub mod setup;
 mod thread;
@@ -33,25 +35,25 @@ mod thread;
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use io_uring::types::{CancelBuilder, Fd, Fixed, OpenHow, SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
-use rustix::fs::{AtFlags, StatxFlags};
+use io_uring::{IoUring, opcode, squeue};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::datagrams::{Datagram, Datagrams};
+use super::datagrams::Datagrams;
 use super::handle::Handle;
-use super::op::{Accepted, Completion, Op, Opened, Outcome, Received};
+use super::op::{Completion, Op, Outcome, Received};
 use super::token::{OpKind, Owner, Token};
 use super::{Counters, Driver, Ending, Wait};
 use files::Files;
 use op_table::{InFlight, OpTable, OpenArgs};
 use pool::{BUF_LEN, Pool};
-use recv_ring::{BULK_BUF_LEN, RECV_BUF_LEN, RecvRing};
+use recv_ring::{RECV_BUF_LEN, RecvRing};
+use registered::register_pool;
 pub use setup::{Features, SetupError};
 pub use thread::{block_signals, run_when_idle};
 
@@ -61,10 +63,6 @@ const BULK_GROUP: u16 = 1;
 
 /// The one of datagrams.
 const DATAGRAM_GROUP: u16 = 2;
-
-/// Buffers of the latter: 1 MiB of them, which stays in the second-level cache between the kernel's copy and ours. 64 cost a
-/// tenth more CPU time for each byte (PERF.md).
-const BULK_BUFS: u16 = 16;
 
 /// Workers for what the kernel cannot do inline (opens of uncached names, statx): few, since none is on the path of a
 /// block. io-wq would make four per CPU.
@@ -284,51 +282,6 @@ impl Uring {
         }
     }
 
-    /// Whether there are long receive buffers; they are made by asking.
-    fn has_bulk(&mut self) -> bool {
-        if !self.bulk_tried {
-            self.bulk_tried = true;
-            let Ok(ring) = RecvRing::new(BULK_BUFS, BULK_BUF_LEN) else {
-                return false;
-            };
-            // SAFETY: address and length are those of the mapping, which the driver keeps until the ring is closed.
-            let registered = unsafe {
-                self.ring
-                    .submitter()
-                    .register_buf_ring_with_flags(ring.addr(), ring.count(), BULK_GROUP, 0)
-            };
-            *self.bulk_ring = registered.is_ok().then_some(ring);
-        }
-        self.bulk_ring.is_some()
-    }
-
-    /// The buffers that datagrams are received into; they are made by asking. A ring that cannot have them has none, and the
-    /// receive ends with `ENOBUFS`.
-    fn make_datagram_ring(&mut self) {
-        if self.datagram_ring.is_some() || self.datagram_ring_failed {
-            return;
-        }
-        if let Err(error) = self.try_datagram_ring() {
-            self.datagram_ring_failed = true;
-            self.notices.push(format!(
-                "datagrams cannot be received, there are no buffers for them: {error} (hint: a higher limit of locked memory)"
-            ));
-        }
-    }
-
-    fn try_datagram_ring(&mut self) -> std::io::Result<()> {
-        let ring = RecvRing::new(datagrams::BUFS, datagrams::BUF_LEN)?;
-        // SAFETY: address and length are those of the mapping, which the driver keeps until the ring is closed.
-        let registered = unsafe {
-            self.ring
-                .submitter()
-                .register_buf_ring_with_flags(ring.addr(), ring.count(), DATAGRAM_GROUP, 0)
-        };
-        registered?;
-        *self.datagram_ring = Some(ring);
-        Ok(())
-    }
-
     fn push(&mut self, entry: squeue::Entry) {
         if self.backlog.is_empty() && self.try_push(&entry) {
             return;
@@ -393,206 +346,7 @@ impl Uring {
             self.on_cqe(&cqe, out);
         }
     }
-
-    fn on_cqe(&mut self, cqe: &cqueue::Entry, out: &mut Vec<Completion>) {
-        let Some(token) = Token::from_u64(cqe.user_data()) else {
-            self.counters.stale += 1;
-            return;
-        };
-        let more = cqueue::more(cqe.flags());
-        let asked = self.ops.is_cancelled(token);
-        let Some((owner, op)) = self.ops.get_mut(token) else {
-            self.counters.stale += 1;
-            return;
-        };
-        // A notification's result is flags, not an errno.
-        let notification = cqueue::notif(cqe.flags());
-        let result = match notification {
-            true => Ok(0),
-            false => result_of(cqe.result()),
-        };
-        if result == Err(Errno::CANCELED) && !asked && !matches!(op, InFlight::Cancel) {
-            self.counters.cancelled_unasked += 1;
-        }
-        // What stays in flight. A zero-copy send has two completions: the result, and the notification that the kernel
-        // no longer needs the memory. Only F_MORE of the first says whether the second will come.
-        if more {
-            let outcome = match op {
-                InFlight::Accept { brief, .. } => {
-                    let brief = *brief;
-                    Outcome::Accepted {
-                        result: result.and_then(|fd| self.accepted(fd, brief)),
-                        more,
-                    }
-                }
-                InFlight::Recv { bulk, .. } => {
-                    let bulk = *bulk;
-                    Outcome::Received {
-                        result: result.map(|len| self.received(cqe, len, bulk)),
-                        more,
-                    }
-                }
-                InFlight::RecvFrom { header, .. } => {
-                    let received = result.and_then(|len| received_from(&self.datagram_ring, cqe, len, header));
-                    self.counters.datagrams_too_long += u64::from(matches!(received, Err(Errno::MSGSIZE)));
-                    Outcome::ReceivedFrom { result: received, more }
-                }
-                InFlight::Send {
-                    socket, batch, lent, ..
-                } => {
-                    debug_assert!(lent.is_none() && !notification, "a second result of {token:?}");
-                    let taken = result.unwrap_or(0);
-                    *socket = None;
-                    *lent = Some(taken);
-                    self.lent += 1;
-                    let whole = u64::from(taken) == batch.left();
-                    let batch = (!whole).then(|| batch.split_off(taken));
-                    Outcome::Sent {
-                        result,
-                        batch,
-                        lent: true,
-                    }
-                }
-                InFlight::Read { .. }
-                | InFlight::Open(_)
-                | InFlight::Connect { .. }
-                | InFlight::Write { .. }
-                | InFlight::Doorbell { .. }
-                | InFlight::Close
-                | InFlight::Cancel => {
-                    unreachable!("{token:?} is no multishot operation")
-                }
-            };
-            out.push(Completion { token, owner, outcome });
-            return;
-        }
-        let (owner, op) = self.ops.remove(token).expect("found above");
-        let outcome = match op {
-            InFlight::Accept { brief, .. } => Outcome::Accepted {
-                result: result.and_then(|fd| self.accepted(fd, brief)),
-                more,
-            },
-            InFlight::Recv { bulk, .. } => {
-                self.counters.recv_starved += u64::from(result == Err(Errno::NOBUFS));
-                Outcome::Received {
-                    result: result.map(|len| self.received(cqe, len, bulk)),
-                    more,
-                }
-            }
-            InFlight::RecvFrom { header, .. } => {
-                self.counters.recv_starved += u64::from(result == Err(Errno::NOBUFS));
-                let received = result.and_then(|len| received_from(&self.datagram_ring, cqe, len, &header));
-                self.counters.datagrams_too_long += u64::from(matches!(received, Err(Errno::MSGSIZE)));
-                Outcome::ReceivedFrom { result: received, more }
-            }
-            InFlight::Send {
-                mut batch,
-                zero_copy,
-                lent: None,
-                ..
-            } => {
-                debug_assert!(!notification, "the notification of {token:?} before its result");
-                batch.advance(result.unwrap_or(0));
-                Outcome::Sent {
-                    result,
-                    batch: Some(batch),
-                    lent: zero_copy,
-                }
-            }
-            InFlight::Send {
-                batch,
-                lent: Some(taken),
-                ..
-            } => {
-                debug_assert!(notification, "a second result of {token:?}");
-                self.lent -= 1;
-                // Of a send that took nothing the kernel says that it copied.
-                let copied = (taken > 0).then_some(cqe.result() as u32 & NOTIF_COPIED != 0);
-                self.counters.zero_copy_copied += u64::from(copied == Some(true));
-                self.counters.zero_copy_sent += u64::from(copied == Some(false));
-                Outcome::Released { batch, copied }
-            }
-            InFlight::Read { buf, .. } => Outcome::ReadDone { result, buf },
-            InFlight::Open(args) => Outcome::Opened {
-                result: result.and_then(|fd| self.opened(fd, args.apart)),
-                write: args.write,
-            },
-            InFlight::Connect { .. } => Outcome::Connected {
-                result: result.map(drop),
-            },
-            InFlight::Write { bytes, .. } => Outcome::Written { result, bytes },
-            InFlight::Doorbell { .. } => Outcome::Rung {
-                result: result.map(drop),
-            },
-            // 0, ENOENT and EALREADY are all normal: the target's own completion tells.
-            InFlight::Cancel => return,
-            // Whatever it says, the descriptor is gone: close(2).
-            InFlight::Close => {
-                self.closing -= 1;
-                return;
-            }
-        };
-        out.push(Completion { token, owner, outcome });
-    }
-
-    fn accepted(&mut self, fd: u32, brief: bool) -> Result<Accepted, Errno> {
-        // SAFETY: the completion of an accept hands us a new descriptor, which nobody else has.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-        // The peer may have gone already: ENOTCONN, and the socket is closed by dropping it.
-        let peer = SocketAddr::try_from(rustix::net::getpeername(&fd)?.ok_or(Errno::NOTCONN)?)
-            .map_err(|_| Errno::AFNOSUPPORT)?;
-        let socket = match brief {
-            true => Handle::kernel(fd, None),
-            false => self.files.adopt(&self.ring, fd),
-        };
-        Ok(Accepted { socket, peer })
-    }
-
-    fn received(&mut self, cqe: &cqueue::Entry, len: u32, bulk: bool) -> Received {
-        let ring = match &*self.bulk_ring {
-            Some(ring) if bulk => ring,
-            _ => &*self.recv_ring,
-        };
-        match (cqueue::buffer_select(cqe.flags()), len) {
-            (Some(bid), 1..) => Received::Data(ring.received(bid, len)),
-            (Some(bid), 0) => {
-                drop(ring.received(bid, 0));
-                Received::Eof
-            }
-            (None, 0) => Received::Eof,
-            (None, 1..) => unreachable!("the kernel received {len} bytes into no buffer"),
-        }
-    }
-
-    fn opened(&mut self, fd: u32, apart: bool) -> Result<Opened, Errno> {
-        // SAFETY: the completion of an open hands us a new descriptor, which nobody else has.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-        // As the open has found it, and no later: fstat(2) would ask a filesystem of another process or machine (FUSE, NFS)
-        // once more, and wait for whatever that has to do first. One whose reads took a second each held a shard up for
-        // minutes.
-        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-        let stat = rustix::fs::statx(&fd, c"", flags, StatxFlags::BASIC_STATS)?;
-        // Of use for the open only. A ring takes it as "never wait" on filesystems that cannot read asynchronously
-        // (tmpfs, FUSE, NFS), whose reads would all end with EAGAIN.
-        let flags = rustix::fs::fcntl_getfl(&fd)?;
-        rustix::fs::fcntl_setfl(&fd, flags.difference(rustix::fs::OFlags::NONBLOCK))?;
-        let file = self.files.adopt(&self.ring, fd);
-        if apart {
-            self.files.set_apart(&file);
-        }
-        Ok(Opened {
-            regular: rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_file(),
-            len: stat.stx_size,
-            device: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
-            inode: stat.stx_ino,
-            modified: i128::from(stat.stx_mtime.tv_sec) * 1_000_000_000 + i128::from(stat.stx_mtime.tv_nsec),
-            file,
-        })
-    }
 }
-
-/// `IORING_NOTIF_USAGE_ZC_COPIED` (6.2).
-const NOTIF_COPIED: u32 = 1 << 31;
 
 /// Asks notifications to say whether the data was copied (`IORING_SEND_ZC_REPORT_USAGE`, 6.2).
 const SEND_ZC_REPORT_USAGE: u16 = 1 << 3;
@@ -612,49 +366,6 @@ fn set_up(socket: &OwnedFd) -> Result<(), Errno> {
     // What is lent to the socket is had back when it is acknowledged, or when the kernel gives the connection up: after a
     // quarter of an hour if it is not told otherwise.
     rustix::net::sockopt::set_tcp_user_timeout(socket, UNACKNOWLEDGED_MS_MAX)
-}
-
-/// The datagram that a completion brings. Its buffer is back in its ring if it is none.
-fn received_from(
-    ring: &Option<Rc<RecvRing>>,
-    cqe: &cqueue::Entry,
-    len: u32,
-    header: &libc::msghdr,
-) -> Result<Datagram, Errno> {
-    match (ring, cqueue::buffer_select(cqe.flags())) {
-        (Some(ring), Some(bid)) => datagrams::received(ring, bid, len, header),
-        _ => unreachable!("the kernel received {len} bytes into no buffer"),
-    }
-}
-
-fn result_of(result: i32) -> Result<u32, Errno> {
-    u32::try_from(result).map_err(|_| Errno::from_raw_os_error(result.saturating_neg()))
-}
-
-fn register_pool(ring: &IoUring, pool: &Pool, notices: &mut Vec<String>) -> bool {
-    let iovecs: Vec<libc::iovec> = pool
-        .stretches()
-        .map(|(base, len)| libc::iovec {
-            iov_base: base.cast(),
-            iov_len: len,
-        })
-        .collect();
-    // SAFETY: the stretches are the pool's region, which the driver holds until the ring is closed.
-    match unsafe { ring.submitter().register_buffers(&iovecs) } {
-        Ok(()) => true,
-        Err(error) => {
-            let mib = pool.count() as usize * BUF_LEN / (1024 * 1024);
-            notices.push(match error.raw_os_error() {
-                Some(libc::ENOMEM) => format!(
-                    "cannot register {mib} MiB of cache: the locked-memory limit is {}; reads cost more without (hint: \
-                     raise `LimitMEMLOCK=` in btd.service)",
-                    setup::memlock_limit()
-                ),
-                _ => format!("cannot register {mib} MiB of cache: {error}; reads cost more without"),
-            });
-            false
-        }
-    }
 }
 
 /// Evaluates an opcode builder with the handle's registered slot or its descriptor.

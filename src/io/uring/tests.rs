@@ -4,15 +4,19 @@ use std::ffi::CString;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::registered::BULK_BUFS;
 use super::*;
 use crate::io::SendBatch;
 
 mod connects;
 mod datagrams;
+mod lending;
+mod opens;
 mod writes;
 
 fn config(features: Features) -> UringConfig {
@@ -67,6 +71,26 @@ fn batch(bytes: &[u8]) -> Box<SendBatch> {
     batch
 }
 
+type Folder = Arc<dyn AsFd + Send + Sync>;
+
+fn folder(path: &Path) -> Folder {
+    Arc::new(fs::File::open(path).unwrap())
+}
+
+/// To read a file of this folder.
+fn open(dir: &Folder, name: &str) -> Op {
+    open_as(dir, name, false, false)
+}
+
+fn open_as(dir: &Folder, name: &str, write: bool, apart: bool) -> Op {
+    Op::Open {
+        dir: dir.clone(),
+        path: CString::new(name).unwrap(),
+        write,
+        apart,
+    }
+}
+
 fn all_masks() -> Vec<Features> {
     let mut masks = vec![Features::ALL];
     masks.extend(
@@ -88,58 +112,12 @@ fn all_masks() -> Vec<Features> {
 }
 
 #[test]
-fn a_file_that_is_kept_apart_is_closed_by_the_kernels_threads() {
-    let mut driver = driver();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("payload");
-    fs::write(&path, b"payload").unwrap();
-    let dir: Arc<dyn AsFd + Send + Sync> = Arc::new(fs::File::open(folder.path()).unwrap());
-    driver.submit(
-        OWNER,
-        Op::Open {
-            dir,
-            path: CString::new("payload").unwrap(),
-            write: false,
-            apart: true,
-        },
-    );
-    let Outcome::Opened { result, .. } = reap(&mut driver, 1).remove(0).outcome else {
-        panic!("not an open");
-    };
-    let file = result.unwrap().file;
-    let link = format!("/proc/self/fd/{}", file.raw_fd());
-    let is_open = || fs::read_link(&link).is_ok_and(|target| target == path);
-    assert!(is_open());
-    drop(file);
-    assert!(is_open(), "dropping it must not wait for a close(2)");
-    let deadline = Instant::now() + Duration::from_secs(10);
-    let wait = Wait {
-        at_most: Duration::from_millis(1),
-        ..Wait::POLL
-    };
-    while is_open() {
-        assert!(Instant::now() < deadline, "it is never closed");
-        driver.turn(wait, &mut Vec::new()).unwrap();
-    }
-}
-
-#[test]
 fn serves_the_same_with_every_feature_masked() {
     for features in all_masks() {
         let mut driver = Uring::new(config(features)).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("payload"), vec![9; 5000]).unwrap();
-        let dir: Arc<dyn AsFd + Send + Sync> = Arc::new(fs::File::open(folder.path()).unwrap());
-        let path = CString::new("payload").unwrap();
-        driver.submit(
-            OWNER,
-            Op::Open {
-                dir,
-                path,
-                write: false,
-                apart: false,
-            },
-        );
+        let temp = tempfile::tempdir().unwrap();
+        fs::write(temp.path().join("payload"), vec![9; 5000]).unwrap();
+        driver.submit(OWNER, open(&folder(temp.path()), "payload"));
         let Outcome::Opened { result, .. } = reap(&mut driver, 1).remove(0).outcome else {
             panic!("not an open");
         };
@@ -447,125 +425,6 @@ fn shutdown_ends_what_is_pending_on_a_socket() {
     }
 }
 
-/// A batch of `head` and a whole buffer, sent with zero copy.
-fn lend(driver: &mut Uring, socket: Handle) {
-    let mut batch = batch(b"head");
-    batch.push_buffer(Rc::new(driver.pool().take().unwrap()), 0, BUF_LEN as u32);
-    let zero_copy = true;
-    driver.submit(
-        OWNER,
-        Op::Send {
-            socket,
-            batch,
-            zero_copy,
-            last: false,
-        },
-    );
-}
-
-#[test]
-fn zero_copy_send_has_its_result_first_and_gives_its_buffers_back_later() {
-    let mut driver = driver();
-    let (socket, mut far) = pair(&mut driver);
-    lend(&mut driver, socket);
-    let reader = std::thread::spawn(move || {
-        let mut received = vec![1; BUF_LEN + 4];
-        far.read_exact(&mut received).unwrap();
-        (received, far)
-    });
-    let mut completions = reap(&mut driver, 2);
-    let Outcome::Released { batch, copied } = completions.pop().unwrap().outcome else {
-        panic!("{completions:?}");
-    };
-    assert_eq!(copied, Some(true), "loopback always copies");
-    assert_eq!(batch.left(), BUF_LEN as u64 + 4);
-    assert_eq!(driver.pool().free(), 3, "it is whoever lent it that lets it go");
-    drop(batch);
-    assert_eq!(driver.pool().free(), 4);
-    let Outcome::Sent { result, batch, lent } = completions.pop().unwrap().outcome else {
-        panic!("{completions:?}");
-    };
-    assert_eq!((result, lent), (Ok(BUF_LEN as u32 + 4), true));
-    assert!(batch.is_none(), "nothing is left");
-    assert_eq!((driver.in_flight(), driver.ops.len(), driver.lent), (0, 0, 0));
-    let (received, _far) = reader.join().unwrap();
-    assert!(received.starts_with(b"head") && received[4..].iter().all(|&b| b == 0));
-}
-
-#[test]
-fn buffers_lent_to_a_socket_that_is_closed_come_back() {
-    let mut driver = driver();
-    let (socket, far) = pair(&mut driver);
-    rustix::net::sockopt::set_socket_send_buffer_size(socket.fd(), 8 << 20).unwrap();
-    lend(&mut driver, socket.clone());
-    let Outcome::Sent { result, .. } = reap(&mut driver, 1).remove(0).outcome else {
-        panic!("the result comes first");
-    };
-    assert!(result.unwrap() > 0);
-    driver.shutdown(&socket, Ending::Reset);
-    drop((socket, far));
-    let mut out = Vec::new();
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while driver.pool().free() < 4 {
-        assert!(Instant::now() < deadline, "they did not come back");
-        let wait = Wait {
-            at_most: Duration::from_secs(5),
-            ..Wait::POLL
-        };
-        driver.turn(wait, &mut out).unwrap();
-        out.clear();
-    }
-    assert_eq!(driver.lent, 0);
-}
-
-/// A send of which the far end reads nothing. Its buffers stay with the socket: on loopback what the far end has room for is
-/// copied, and the rest waits in the queue of the near one.
-fn lend_more_than_is_read(driver: &mut Uring) -> TcpStream {
-    let (socket, far) = pair(driver);
-    rustix::net::sockopt::set_socket_send_buffer_size(socket.fd(), 8 << 20).unwrap();
-    rustix::net::sockopt::set_socket_recv_buffer_size(&far, 4096).unwrap();
-    lend(driver, socket);
-    let Outcome::Sent { result, .. } = reap(driver, 1).remove(0).outcome else {
-        panic!("the result comes first");
-    };
-    assert!(result.unwrap() > 0);
-    far
-}
-
-#[test]
-fn driver_that_is_dropped_does_not_wait_for_what_is_lent_and_frees_its_port() {
-    let mut driver = driver();
-    let far = lend_more_than_is_read(&mut driver);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap();
-    let handle = driver.adopt_listener(listener.into());
-    driver.submit(
-        OWNER,
-        Op::Accept {
-            listener: handle,
-            brief: false,
-        },
-    );
-    driver.turn(Wait::POLL, &mut Vec::new()).unwrap();
-    assert_eq!((driver.in_flight(), driver.lent), (1, 1));
-    drop(driver);
-    TcpListener::bind(addr).expect("the port is free at once");
-    drop(far);
-}
-
-#[test]
-fn where_zero_copy_is_masked_sends_copy() {
-    let mut driver = Uring::new(config(Features::masked("zero_copy").unwrap())).unwrap();
-    let (socket, _far) = pair(&mut driver);
-    lend(&mut driver, socket);
-    let Outcome::Sent { result, batch, lent } = reap(&mut driver, 1).remove(0).outcome else {
-        panic!("a send has one completion");
-    };
-    assert!(result.is_ok() && !lent);
-    assert_eq!(batch.unwrap().left(), 0);
-    assert_eq!(driver.pool().free(), 4, "nothing is lent");
-}
-
 #[test]
 fn overflown_completion_queue_loses_nothing() {
     let mut driver = driver();
@@ -594,19 +453,10 @@ fn overflown_completion_queue_loses_nothing() {
 fn more_submissions_than_the_queue_holds_all_start() {
     let mut driver = driver();
     let (socket, mut far) = pair(&mut driver);
-    let folder = tempfile::tempdir().unwrap();
-    let dir: Arc<dyn AsFd + Send + Sync> = Arc::new(fs::File::open(folder.path()).unwrap());
+    let temp = tempfile::tempdir().unwrap();
+    let dir = folder(temp.path());
     for _ in 0..500 {
-        let (dir, path) = (dir.clone(), CString::new("absent").unwrap());
-        driver.submit(
-            OWNER,
-            Op::Open {
-                dir,
-                path,
-                write: false,
-                apart: false,
-            },
-        );
+        driver.submit(OWNER, open(&dir, "absent"));
     }
     let zero_copy = false;
     driver.submit(
@@ -632,87 +482,6 @@ fn more_submissions_than_the_queue_holds_all_start() {
     let mut byte = [0];
     far.read_exact(&mut byte).unwrap();
     assert_eq!(byte, *b"x");
-}
-
-#[test]
-fn open_stays_beneath_its_folder_and_does_not_hang() {
-    let mut driver = driver();
-    let folder = tempfile::tempdir().unwrap();
-    let root = folder.path().join("data");
-    fs::create_dir(&root).unwrap();
-    fs::create_dir(root.join("sub")).unwrap();
-    fs::write(folder.path().join("secret"), b"secret").unwrap();
-    std::os::unix::fs::symlink("../secret", root.join("link")).unwrap();
-    rustix::fs::mkfifoat(
-        rustix::fs::CWD,
-        root.join("fifo"),
-        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
-    )
-    .unwrap();
-    let dir: Arc<dyn AsFd + Send + Sync> = Arc::new(fs::File::open(&root).unwrap());
-    let mut open = |path: &str| {
-        let (dir, path) = (dir.clone(), CString::new(path).unwrap());
-        driver.submit(
-            OWNER,
-            Op::Open {
-                dir,
-                path,
-                write: false,
-                apart: false,
-            },
-        );
-        match reap(&mut driver, 1).remove(0).outcome {
-            Outcome::Opened { result, .. } => result.map(|opened| opened.regular),
-            other => panic!("{other:?}"),
-        }
-    };
-    assert_eq!(open("../secret"), Err(Errno::XDEV));
-    assert_eq!(open("link"), Err(Errno::LOOP));
-    assert_eq!(open("fifo"), Ok(false));
-    assert_eq!(open("sub"), Ok(false));
-    assert_eq!(open("gone"), Err(Errno::NOENT));
-}
-
-#[test]
-fn file_of_a_filesystem_without_asynchronous_reads_is_read() {
-    let mut driver = driver();
-    // tmpfs where there is one; elsewhere this is one more read.
-    let folder = tempfile::tempdir_in("/dev/shm")
-        .or_else(|_| tempfile::tempdir())
-        .unwrap();
-    fs::write(folder.path().join("payload"), [3; 100]).unwrap();
-    let dir: Arc<dyn AsFd + Send + Sync> = Arc::new(fs::File::open(folder.path()).unwrap());
-    let path = CString::new("payload").unwrap();
-    driver.submit(
-        OWNER,
-        Op::Open {
-            dir,
-            path,
-            write: false,
-            apart: false,
-        },
-    );
-    let Outcome::Opened { result: Ok(opened), .. } = reap(&mut driver, 1).remove(0).outcome else {
-        panic!("not opened");
-    };
-    let (file, buf) = (opened.file, driver.pool().take().unwrap());
-    let (offset, len, at) = (0, 4096, 0);
-    driver.submit(
-        OWNER,
-        Op::Read {
-            file,
-            offset,
-            len,
-            at,
-            buf,
-            uncached: false,
-        },
-    );
-    let Outcome::ReadDone { result, buf } = reap(&mut driver, 1).remove(0).outcome else {
-        panic!("not a read");
-    };
-    assert_eq!(result, Ok(100));
-    assert_eq!(buf.as_slice()[..100], [3; 100]);
 }
 
 #[test]

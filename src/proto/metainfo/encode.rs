@@ -35,6 +35,26 @@ pub struct NewTorrent<'a> {
     pub creation_date: Option<i64>,
 }
 
+impl<'a> NewTorrent<'a> {
+    /// One that says what it holds and nothing else.
+    #[must_use]
+    pub const fn new(name: &'a str, content: NewContent<'a>, piece_len: u32, piece_hashes: &'a [[u8; 20]]) -> Self {
+        Self {
+            name,
+            content,
+            piece_len,
+            piece_hashes,
+            private: false,
+            source: None,
+            announce: &[],
+            url_list: &[],
+            comment: None,
+            created_by: None,
+            creation_date: None,
+        }
+    }
+}
+
 /// What a new torrent holds.
 #[derive(Debug, Clone, Copy)]
 pub enum NewContent<'a> {
@@ -132,19 +152,7 @@ mod tests {
     use crate::proto::metainfo::Metainfo;
 
     fn new<'a>(content: NewContent<'a>, piece_hashes: &'a [[u8; 20]]) -> NewTorrent<'a> {
-        NewTorrent {
-            name: "n",
-            content,
-            piece_len: 16384,
-            piece_hashes,
-            private: false,
-            source: None,
-            announce: &[],
-            url_list: &[],
-            comment: None,
-            created_by: None,
-            creation_date: None,
-        }
+        NewTorrent::new("n", content, 16384, piece_hashes)
     }
 
     #[test]

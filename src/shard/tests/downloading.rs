@@ -46,13 +46,10 @@ fn piece_is_told_to_everybody_and_served_only_once_it_is_written() {
     let mut leeching = Leeching::new(4 * PIECE_LEN as usize);
     let mut giver = leeching.giver(2000, FAST);
     // A peer that has nothing.
-    let mut far = leeching.fixture.far(FAST);
-    leeching.fixture.say(&far, &Message::HaveNone);
-    leeching.fixture.say(&far, &Message::Interested);
+    let mut far = leeching.taker();
     leeching.settle();
     leeching.fixture.world.hold(OpKind::Write);
-    leeching.say(&giver, &Message::Unchoke);
-    leeching.settle();
+    leeching.unchoke([&giver]);
     // Pieces that were begun are finished first: the first four blocks are one piece, or two halves.
     while leeching.give(&mut giver, 1) > 0 && leeching.fixture.shard.writing() == 0 {}
     leeching.fixture.hear(&mut far);
@@ -77,15 +74,8 @@ fn piece_is_told_to_everybody_and_served_only_once_it_is_written() {
 fn what_was_read_before_a_neighbour_was_written_is_read_again() {
     let mut leeching = Leeching::new(2 * PIECE_LEN as usize);
     let mut giver = leeching.giver(2000, FAST);
-    let mut far = leeching.fixture.far(FAST);
-    leeching.fixture.say(&far, &Message::HaveNone);
-    leeching.fixture.say(&far, &Message::Interested);
-    leeching.say(&giver, &Message::Unchoke);
-    leeching.settle();
-    while leeching.fixture.torrent.have_count() == 0 {
-        assert!(leeching.give(&mut giver, 1) > 0);
-    }
-    let first = leeching.fixture.torrent.have().pieces().next().unwrap().get();
+    let mut far = leeching.taker();
+    let first = leeching.first_piece(&mut giver);
     leeching.fixture.request(&far, first, 0, BLOCK_LEN);
     leeching.settle();
     leeching.give_all(&mut giver);
@@ -102,9 +92,7 @@ fn what_was_read_before_a_neighbour_was_written_is_read_again() {
 fn file_that_is_opened_by_the_name_it_had_a_moment_ago_is_opened_by_the_other_and_stays_served() {
     let mut leeching = Leeching::new(2 * PIECE_LEN as usize);
     let mut giver = leeching.giver(2000, FAST);
-    let mut far = leeching.fixture.far(FAST);
-    leeching.fixture.say(&far, &Message::HaveNone);
-    leeching.fixture.say(&far, &Message::Interested);
+    let mut far = leeching.taker();
     leeching.give_all(&mut giver);
     assert!(leeching.is_complete());
     leeching.fixture.world.hold(OpKind::Open);
@@ -129,11 +117,7 @@ fn file_that_is_opened_by_the_name_it_had_a_moment_ago_is_opened_by_the_other_an
 fn piece_that_is_whole_after_its_disk_has_lost_something_is_neither_told_nor_served() {
     let mut leeching = Leeching::new(2 * PIECE_LEN as usize);
     let mut giver = leeching.giver(2000, FAST);
-    leeching.say(&giver, &Message::Unchoke);
-    leeching.settle();
-    while leeching.fixture.torrent.have_count() == 0 {
-        assert!(leeching.give(&mut giver, 1) > 0);
-    }
+    leeching.first_piece(&mut giver);
     leeching.fixture.world.hold(OpKind::Write);
     while leeching.give(&mut giver, 1) > 0 {}
     leeching.hear(&mut giver);
@@ -152,9 +136,7 @@ fn piece_that_is_whole_after_its_disk_has_lost_something_is_neither_told_nor_ser
 fn file_that_is_getting_its_final_name_is_served_as_soon_as_it_has_it() {
     let mut leeching = Leeching::new(2 * PIECE_LEN as usize);
     let mut giver = leeching.giver(2000, FAST);
-    let mut far = leeching.fixture.far(FAST);
-    leeching.fixture.say(&far, &Message::HaveNone);
-    leeching.fixture.say(&far, &Message::Interested);
+    let mut far = leeching.taker();
     leeching.give_all(&mut giver);
     let whole = leeching.file();
     leeching.fixture.world.remove_file(&format!("payload{PART_SUFFIX}"));
@@ -177,17 +159,10 @@ fn file_that_is_getting_its_final_name_is_served_as_soon_as_it_has_it() {
 fn file_that_is_losing_its_final_name_stays_served() {
     let mut leeching = Leeching::new(2 * PIECE_LEN as usize);
     let mut giver = leeching.giver(2000, FAST);
-    let mut far = leeching.fixture.far(FAST);
-    leeching.fixture.say(&far, &Message::HaveNone);
-    leeching.fixture.say(&far, &Message::Interested);
-    leeching.say(&giver, &Message::Unchoke);
-    leeching.settle();
-    while leeching.fixture.torrent.have_count() == 0 {
-        assert!(leeching.give(&mut giver, 1) > 0);
-    }
+    let mut far = leeching.taker();
+    let first = leeching.first_piece(&mut giver);
     // As if it had not been renamed yet; on the disk it has been.
     leeching.fixture.torrent.finished(0, Some(0));
-    let first = leeching.fixture.torrent.have().pieces().next().unwrap().get();
     leeching.fixture.request(&far, first, 0, BLOCK_LEN);
     leeching.settle();
     leeching.fixture.hear(&mut far);
@@ -206,20 +181,13 @@ fn file_of_a_download_that_is_gone_is_withdrawn_under_whichever_name_it_was() {
     for has_final_name in [false, true] {
         let mut leeching = Leeching::new(2 * PIECE_LEN as usize);
         let mut giver = leeching.giver(2000, FAST);
-        let far = leeching.fixture.far(FAST);
-        leeching.fixture.say(&far, &Message::HaveNone);
-        leeching.fixture.say(&far, &Message::Interested);
-        leeching.say(&giver, &Message::Unchoke);
-        leeching.settle();
-        while leeching.fixture.torrent.have_count() == 0 {
-            assert!(leeching.give(&mut giver, 1) > 0);
-        }
+        let far = leeching.taker();
+        let first = leeching.first_piece(&mut giver);
         if has_final_name {
             leeching.fixture.torrent.finished(0, Some(0));
         }
         leeching.fixture.world.remove_file(&format!("payload{PART_SUFFIX}"));
         assert!(leeching.fixture.torrent.home().is_some(), "it is being downloaded");
-        let first = leeching.fixture.torrent.have().pieces().next().unwrap().get();
         leeching.fixture.request(&far, first, 0, BLOCK_LEN);
         leeching.pass(1);
         assert_eq!(leeching.fixture.torrent.have_count(), 0);
@@ -233,8 +201,7 @@ fn memory_stays_within_its_budget() {
     for write_buffer in [4 * u64::from(PIECE_LEN), 9 * u64::from(PIECE_LEN)] {
         let mut leeching = Leeching::with(2_000_000, write_buffer);
         let mut givers: Vec<Giver> = (0..4).map(|at| leeching.giver(2000 + at, FAST)).collect();
-        givers.iter().for_each(|giver| leeching.say(giver, &Message::Unchoke));
-        leeching.settle();
+        leeching.unchoke(&givers);
         leeching.fixture.world.shuffle(write_buffer);
         while !leeching.is_complete() {
             let given: usize = givers.iter_mut().map(|giver| leeching.give(giver, 3)).sum();
@@ -321,8 +288,7 @@ fn nothing_is_asked_for_before_the_files_are_made() {
     let mut leeching = Leeching::new(200_000);
     leeching.prepares = false;
     let mut giver = leeching.giver(2000, FAST);
-    leeching.say(&giver, &Message::Unchoke);
-    leeching.settle();
+    leeching.unchoke([&giver]);
     leeching.hear(&mut giver);
     assert_eq!(giver.asks, 0);
     assert_eq!(leeching.told().len(), 1, "asked for once: {:?}", leeching.told());
@@ -348,18 +314,7 @@ fn peers_are_connected_to_and_asked() {
     let addr = SocketAddr::from(([127, 0, 0, 1], 7000));
     let nobody = SocketAddr::from(([127, 0, 0, 1], 7001));
     leeching.fixture.world.listen(addr);
-    let info_hash = leeching.fixture.torrent.info_hash();
-    let addrs = vec![addr, nobody];
-    leeching
-        .fixture
-        .commands
-        .send(Command::Peers {
-            info_hash,
-            addrs,
-            named: false,
-        })
-        .unwrap();
-    leeching.fixture.world.ring();
+    leeching.tell_of(vec![addr, nobody], false);
     leeching.settle();
     let (to, id) = leeching.fixture.world.accept().expect("a connection");
     assert_eq!(to, addr);
@@ -374,20 +329,9 @@ fn peers_are_connected_to_and_asked() {
 #[test]
 fn where_nobody_is_is_told_if_a_name_has_led_there_and_again_each_time() {
     let mut leeching = Leeching::new(200_000);
-    let info_hash = leeching.fixture.torrent.info_hash();
     for (port, named) in [(7001, true), (7002, false)] {
-        let addrs = vec![SocketAddr::from(([127, 0, 0, 1], port))];
-        leeching
-            .fixture
-            .commands
-            .send(Command::Peers {
-                info_hash,
-                addrs,
-                named,
-            })
-            .unwrap();
+        leeching.tell_of(vec![SocketAddr::from(([127, 0, 0, 1], port))], named);
     }
-    leeching.fixture.world.ring();
     leeching.settle();
     let told = leeching.told();
     assert!(
@@ -403,23 +347,12 @@ fn ourselves_are_not_connected_to_twice() {
     let mut leeching = Leeching::new(200_000);
     let addr = SocketAddr::from(([127, 0, 0, 1], 7000));
     leeching.fixture.world.listen(addr);
-    let info_hash = leeching.fixture.torrent.info_hash();
-    let addrs = vec![addr];
-    leeching
-        .fixture
-        .commands
-        .send(Command::Peers {
-            info_hash,
-            addrs,
-            named: false,
-        })
-        .unwrap();
-    leeching.fixture.world.ring();
+    leeching.tell_of(vec![addr], false);
     leeching.settle();
     let (_, id) = leeching.fixture.world.accept().expect("a connection");
     let ours = Handshake {
         reserved: FAST,
-        info_hash,
+        info_hash: leeching.fixture.torrent.info_hash(),
         peer_id: leeching.fixture.shard.settings.peer_id,
     };
     leeching.fixture.world.write(id, &ours.encode());
@@ -436,22 +369,11 @@ fn of_two_connections_to_one_peer_both_ends_keep_the_same() {
         let mut leeching = Leeching::new(200_000);
         let addr = SocketAddr::from(([127, 0, 0, 1], 7000));
         leeching.fixture.world.listen(addr);
-        let info_hash = leeching.fixture.torrent.info_hash();
         let mut made_by_it = None;
         if theirs_first {
             made_by_it = Some(leeching.giver(7000, FAST));
         }
-        let addrs = vec![addr];
-        leeching
-            .fixture
-            .commands
-            .send(Command::Peers {
-                info_hash,
-                addrs,
-                named: false,
-            })
-            .unwrap();
-        leeching.fixture.world.ring();
+        leeching.tell_of(vec![addr], false);
         leeching.settle();
         let (_, id) = leeching.fixture.world.accept().expect("a connection");
         let made_by_us = leeching.greet(id, 7000, FAST);
@@ -469,8 +391,7 @@ fn torrent_that_is_removed_in_the_middle_leaves_nothing_behind() {
     let mut leeching = Leeching::new(2_000_000);
     leeching.fixture.world.hold(OpKind::Write);
     let mut giver = leeching.giver(2000, FAST);
-    leeching.say(&giver, &Message::Unchoke);
-    leeching.settle();
+    leeching.unchoke([&giver]);
     for _ in 0..20 {
         leeching.give(&mut giver, 2);
     }
@@ -513,23 +434,13 @@ fn share_a_download_rate(limit: impl FnOnce(&mut Leeching, Option<std::num::NonZ
     let now = leeching.fixture.now.get();
     limit(&mut leeching, std::num::NonZeroU64::new(RATE), now);
     let mut givers: Vec<Giver> = (0..3).map(|at| leeching.giver(2000 + at, FAST)).collect();
-    givers.iter().for_each(|giver| leeching.say(giver, &Message::Unchoke));
-    leeching.settle();
+    leeching.unchoke(&givers);
     for _ in 0..800 {
         leeching.fixture.now.set(leeching.fixture.now.get() + pace::QUANTUM);
         for giver in &mut givers {
             leeching.hear(giver);
-            for (piece, begin, length) in giver.asked.drain(..).collect::<Vec<_>>() {
-                let at = (piece * PIECE_LEN + begin) as usize;
-                let data = leeching.fixture.payload[at..at + length as usize].to_vec();
-                leeching.say(
-                    giver,
-                    &Message::Piece {
-                        piece,
-                        begin,
-                        data: &data,
-                    },
-                );
+            for block in giver.asked.drain(..).collect::<Vec<_>>() {
+                leeching.send(giver, block);
             }
         }
         leeching.fixture.turn();
@@ -546,8 +457,7 @@ fn share_a_download_rate(limit: impl FnOnce(&mut Leeching, Option<std::num::NonZ
 fn nothing_comes_twice_from_many_peers_that_answer() {
     let mut leeching = Leeching::new(3_000_000);
     let mut givers: Vec<Giver> = (0..8).map(|at| leeching.giver(2000 + at, FAST)).collect();
-    givers.iter().for_each(|giver| leeching.say(giver, &Message::Unchoke));
-    leeching.settle();
+    leeching.unchoke(&givers);
     while !leeching.is_complete() {
         let given: usize = givers.iter_mut().map(|giver| leeching.give(giver, 2)).sum();
         assert!(given > 0, "nobody waits for anybody");
@@ -562,11 +472,7 @@ fn nothing_comes_twice_from_many_peers_that_answer() {
 fn last_word_of_a_shard_is_what_was_written() {
     let mut leeching = Leeching::new(5 * PIECE_LEN as usize);
     let mut giver = leeching.giver(2000, FAST);
-    leeching.say(&giver, &Message::Unchoke);
-    leeching.settle();
-    while leeching.fixture.torrent.have_count() == 0 {
-        assert!(leeching.give(&mut giver, 1) > 0);
-    }
+    leeching.first_piece(&mut giver);
     leeching.events.lock().unwrap().clear();
     leeching.fixture.commands.send(Command::Stop).unwrap();
     leeching.fixture.world.ring();
@@ -625,26 +531,14 @@ fn torrents_take_turns_at_connecting_and_few_connections_are_half_open() {
     let mut leeching = Leeching::new(200_000);
     let world = leeching.fixture.world.clone();
     world.hold(OpKind::Connect);
-    let tell = |leeching: &Leeching, info_hash, addrs: Vec<SocketAddr>| {
-        leeching
-            .fixture
-            .commands
-            .send(Command::Peers {
-                info_hash,
-                addrs,
-                named: false,
-            })
-            .unwrap();
-        leeching.fixture.world.ring();
-    };
     let nobodies = (0..500).map(|port| SocketAddr::from(([127, 0, 0, 2], 1000 + port)));
-    tell(&leeching, leeching.fixture.torrent.info_hash(), nobodies.collect());
+    leeching.tell_of(nobodies.collect(), false);
     leeching.settle();
     assert_eq!(leeching.fixture.shard.half_open, 64);
     leeching.add_other("other", 100_000);
     let somebody = SocketAddr::from(([127, 0, 0, 1], 7000));
     world.listen(somebody);
-    tell(&leeching, leeching.fixture.torrent.info_hash(), vec![somebody]);
+    leeching.tell_of(vec![somebody], false);
     leeching.settle();
     assert_eq!(leeching.fixture.shard.half_open, 64, "it has to wait");
     world.release(OpKind::Connect);

@@ -25,8 +25,7 @@ fn long_pieces_come_with_little_memory_and_each_block_once() {
     for seed in 0..4 {
         let mut leeching = leeching();
         let mut givers: Vec<Giver> = (0..3).map(|at| leeching.giver(2000 + at, FAST)).collect();
-        givers.iter().for_each(|giver| leeching.say(giver, &Message::Unchoke));
-        leeching.settle();
+        leeching.unchoke(&givers);
         if seed > 0 {
             leeching.fixture.world.shuffle(seed);
         }
@@ -58,8 +57,7 @@ fn runs_that_end_together_take_no_more_memory_than_there_is_and_hold_up_nobody()
         let mut leeching = leeching();
         leeching.fixture.world.hold(OpKind::Write);
         let mut givers: Vec<Giver> = (0..givers).map(|at| leeching.giver(2000 + at, FAST)).collect();
-        givers.iter().for_each(|giver| leeching.say(giver, &Message::Unchoke));
-        leeching.settle();
+        leeching.unchoke(&givers);
         let mut give_one_each = |leeching: &mut Leeching| -> usize {
             let given = givers.iter_mut().map(|giver| leeching.give(giver, 1)).sum();
             reserved(leeching);
@@ -125,8 +123,7 @@ fn liar_beside_an_honest_peer_is_told_from_it() {
     let mut leeching = Leeching::of_pieces(LONG as usize, LONG, BUFFER);
     let mut givers: Vec<Giver> = (0..3).map(|at| leeching.giver(2000 + at, FAST)).collect();
     givers[1].lies = true;
-    givers.iter().for_each(|giver| leeching.say(giver, &Message::Unchoke));
-    leeching.settle();
+    leeching.unchoke(&givers);
     for _ in 0..400 {
         for giver in &mut givers {
             if leeching.fixture.world.ended(giver.id).is_none() {
@@ -154,8 +151,7 @@ fn liar_that_has_left_is_convicted_by_its_blocks_once_they_have_come_right() {
     let mut leeching = Leeching::of_pieces(LONG as usize, LONG, BUFFER);
     let mut liar = leeching.giver(2000, FAST);
     liar.lies = true;
-    leeching.say(&liar, &Message::Unchoke);
-    leeching.settle();
+    leeching.unchoke([&liar]);
     assert_eq!(leeching.give(&mut liar, 3), 3);
     leeching.fixture.world.close(liar.id);
     leeching.settle();

@@ -30,10 +30,18 @@ fn heard(leeching: &Leeching, what: &str) -> usize {
     leeching.told().iter().filter(|told| told.starts_with(what)).count()
 }
 
+/// Lets a peer answer until a piece is read back, and holds that.
+fn give_until_read_back(leeching: &mut Leeching, giver: &mut Giver) {
+    leeching.unchoke([&*giver]);
+    leeching.fixture.world.hold(OpKind::Read);
+    while !leeching.fixture.shard.assembly.early.is_reading() {
+        assert!(leeching.give(giver, 1) > 0);
+    }
+}
+
 /// Lets a peer answer until everything is there, for a few seconds.
 fn give_the_rest(leeching: &mut Leeching, giver: &mut Giver) {
-    leeching.say(giver, &Message::Unchoke);
-    leeching.settle();
+    leeching.unchoke([&*giver]);
     for _ in 0..60 {
         while leeching.give(giver, usize::MAX) > 0 {}
         if leeching.is_complete() {
@@ -75,12 +83,7 @@ fn write_that_was_refused_is_tried_again_though_a_piece_could_not_be_read_meanwh
     let mut leeching = leeching();
     let world = leeching.fixture.world.clone();
     let mut giver = leeching.giver(2000, FAST);
-    leeching.say(&giver, &Message::Unchoke);
-    leeching.settle();
-    world.hold(OpKind::Read);
-    while !leeching.fixture.shard.assembly.early.is_reading() {
-        assert!(leeching.give(&mut giver, 1) > 0);
-    }
+    give_until_read_back(&mut leeching, &mut giver);
     world.fail_next(OpKind::Write, Errno::IO);
     while heard(&leeching, "Stalled") == 0 {
         assert!(leeching.give(&mut giver, 1) > 0);
@@ -117,8 +120,7 @@ fn torrent_whose_disk_is_dead_makes_way_for_another_of_long_pieces() {
     let part = format!("payload{PART_SUFFIX}");
     leeching.fixture.world.remove_file(&part);
     let mut givers: Vec<Giver> = (0..3).map(|at| leeching.giver(2000 + at, FAST)).collect();
-    givers.iter().for_each(|giver| leeching.say(giver, &Message::Unchoke));
-    leeching.settle();
+    leeching.unchoke(&givers);
     while givers.iter_mut().map(|giver| leeching.give(giver, 5)).sum::<usize>() > 0 {}
     assert!(heard(&leeching, "Gone") > 0, "{:?}", leeching.told());
     let room = leeching.fixture.shard.assembly.room_early();
@@ -161,8 +163,7 @@ fn giver_of_the_unbegun(leeching: &mut Leeching, port: u16) -> Giver {
     }
     let id = leeching.fixture.world.connect(SocketAddr::from(([127, 0, 0, 1], port)));
     let giver = leeching.greet_with(id, port, FAST, &has);
-    leeching.say(&giver, &Message::Unchoke);
-    leeching.settle();
+    leeching.unchoke([&giver]);
     giver
 }
 
@@ -199,12 +200,7 @@ fn piece_that_cannot_be_read_back_is_not_asked_for_at_once_though_another_is_wri
     let mut leeching = leeching();
     let world = leeching.fixture.world.clone();
     let mut giver = leeching.giver(2000, FAST);
-    leeching.say(&giver, &Message::Unchoke);
-    leeching.settle();
-    world.hold(OpKind::Read);
-    while !leeching.fixture.shard.assembly.early.is_reading() {
-        assert!(leeching.give(&mut giver, 1) > 0);
-    }
+    give_until_read_back(&mut leeching, &mut giver);
     world.hold(OpKind::Write);
     while leeching.fixture.shard.writing() == 0 {
         assert!(leeching.give(&mut giver, 1) > 0);
@@ -241,8 +237,7 @@ fn piece_that_was_given_up_is_not_written_anew_before_what_was_under_way_has_end
     world.remove_file(&small);
     world.hold(OpKind::Write);
     let mut old = leeching.giver(2000, FAST);
-    leeching.say(&old, &Message::Unchoke);
-    leeching.settle();
+    leeching.unchoke([&old]);
     let stuck = |leeching: &Leeching| leeching.fixture.shard.downloads.values().next().unwrap().stuck.clone();
     while stuck(&leeching).is_empty() {
         assert!(leeching.give(&mut old, 1) > 0);
@@ -262,8 +257,7 @@ fn piece_that_was_given_up_is_not_written_anew_before_what_was_under_way_has_end
     world.file(&small, &[0; SMALL]);
     leeching.pass(65);
     let mut giver = leeching.giver(2001, FAST);
-    leeching.say(&giver, &Message::Unchoke);
-    leeching.settle();
+    leeching.unchoke([&giver]);
     while leeching.give(&mut giver, usize::MAX) > 0 {}
     assert!(giver.asks >= 16, "the piece comes anew");
     assert_eq!(leeching.fixture.shard.counters.disk_writes, writes, "nothing overtakes");
@@ -283,8 +277,7 @@ fn piece_that_ends_in_padding_alone_waits_for_no_tick() {
     ];
     let mut leeching = Leeching::of_files(files, LONG, BUFFER);
     let mut giver = leeching.giver(2000, FAST);
-    leeching.say(&giver, &Message::Unchoke);
-    leeching.settle();
+    leeching.unchoke([&giver]);
     while leeching.give(&mut giver, 1) > 0 {}
     leeching.settle();
     assert!(leeching.is_complete());
@@ -296,12 +289,10 @@ fn piece_that_ends_in_padding_alone_waits_for_no_tick() {
 fn piece_of_which_nothing_is_left_but_a_liars_blocks_takes_no_memory() {
     let mut leeching = Leeching::of_pieces(LONG as usize, LONG, BUFFER);
     let mut liar = leeching.giver(2000, FAST);
-    leeching.say(&liar, &Message::Unchoke);
-    leeching.settle();
+    leeching.unchoke([&liar]);
     leeching.give(&mut liar, 2);
     let mut other = leeching.giver(2001, FAST);
-    leeching.say(&other, &Message::Unchoke);
-    leeching.settle();
+    leeching.unchoke([&other]);
     leeching.hear(&mut other);
     assert!(!other.asked.is_empty());
     let number = *leeching.fixture.shard.downloads.keys().next().unwrap();
@@ -340,22 +331,13 @@ fn piece_is_read_back_as_soon_as_buffers_come_free() {
 fn piece_that_the_pool_had_no_room_for_is_hashed_without_a_ring() {
     let mut leeching = Leeching::new(20_000);
     let mut giver = leeching.giver(2000, FAST);
-    leeching.say(&giver, &Message::Unchoke);
-    leeching.settle();
+    leeching.unchoke([&giver]);
     leeching.hear(&mut giver);
     let full = super::fixture::pool();
     full.stop(crate::hashing::pool::Waiting::Drop);
     let pool = std::mem::replace(&mut leeching.fixture.shard.verifier.pool, full);
-    for (piece, begin, length) in giver.asked.drain(..).collect::<Vec<_>>() {
-        let data = leeching.fixture.payload[begin as usize..][..length as usize].to_vec();
-        leeching.say(
-            &giver,
-            &Message::Piece {
-                piece,
-                begin,
-                data: &data,
-            },
-        );
+    for block in giver.asked.drain(..).collect::<Vec<_>>() {
+        leeching.send(&giver, block);
     }
     leeching.fixture.settle();
     leeching.fixture.shard.verifier.pool = pool;

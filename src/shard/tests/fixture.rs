@@ -82,22 +82,11 @@ impl Fixture {
                 pad: *pad,
             })
             .collect();
-        let encoded = encode(&NewTorrent {
-            name: if single { &files[0].0 } else { "folder" },
-            content: match single {
-                true => NewContent::File(files[0].1.len() as u64),
-                false => NewContent::Folder(&entries),
-            },
-            piece_len,
-            piece_hashes: &hashes,
-            private: false,
-            announce: &[],
-            url_list: &[],
-            comment: None,
-            source: None,
-            created_by: None,
-            creation_date: None,
-        });
+        let (name, content) = match single {
+            true => (files[0].0.as_str(), NewContent::File(files[0].1.len() as u64)),
+            false => ("folder", NewContent::Folder(&entries)),
+        };
+        let encoded = encode(&NewTorrent::new(name, content, piece_len, &hashes));
         let meta = Metainfo::parse(&encoded).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let root = Arc::new(Root::open(folder.path()).unwrap());

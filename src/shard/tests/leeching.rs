@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
-use super::fixture::{Fixture, PIECE_LEN, bytes};
+use super::fixture::{FAST, Far, Fixture, PIECE_LEN, bytes};
 use super::*;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::wire::Decoder;
@@ -178,6 +178,26 @@ impl Leeching {
         giver
     }
 
+    /// A peer that has nothing and wants everything.
+    pub(super) fn taker(&mut self) -> Far {
+        let far = self.fixture.far(FAST);
+        self.fixture.say(&far, &Message::HaveNone);
+        self.fixture.say(&far, &Message::Interested);
+        far
+    }
+
+    /// The shard is told where peers of the torrent are.
+    pub(super) fn tell_of(&self, addrs: Vec<SocketAddr>, named: bool) {
+        let info_hash = self.fixture.torrent.info_hash();
+        let peers = Command::Peers {
+            info_hash,
+            addrs,
+            named,
+        };
+        self.fixture.commands.send(peers).unwrap();
+        self.fixture.world.ring();
+    }
+
     /// Of a peer whose id is its port.
     pub(super) fn handshake(&self, port: u16, reserved: Reserved) -> [u8; HANDSHAKE_LEN] {
         let mut peer_id = *b"-XX0001-giver-------";
@@ -223,29 +243,44 @@ impl Leeching {
     pub(super) fn give(&mut self, giver: &mut Giver, count: usize) -> usize {
         self.hear(giver);
         let count = count.min(giver.asked.len());
-        for (piece, begin, length) in giver.asked.drain(..count).collect::<Vec<_>>() {
-            let at = (piece * self.fixture.torrent.geometry().piece_len_max() + begin) as usize;
-            let mut data = self.fixture.payload[at..at + length as usize].to_vec();
-            if giver.lies {
-                data[0] ^= 1;
-            }
-            self.say(
-                giver,
-                &Message::Piece {
-                    piece,
-                    begin,
-                    data: &data,
-                },
-            );
+        for block in giver.asked.drain(..count).collect::<Vec<_>>() {
+            self.send(giver, block);
         }
         self.settle();
         count
     }
 
+    /// Sends one block of the payload, or what a liar makes of it.
+    pub(super) fn send(&self, giver: &Giver, (piece, begin, length): (u32, u32, u32)) {
+        let at = (piece * self.fixture.torrent.geometry().piece_len_max() + begin) as usize;
+        let mut data = self.fixture.payload[at..at + length as usize].to_vec();
+        if giver.lies {
+            data[0] ^= 1;
+        }
+        let data = &data;
+        self.say(giver, &Message::Piece { piece, begin, data });
+    }
+
+    /// Lets us ask these peers.
+    pub(super) fn unchoke<'a>(&mut self, givers: impl IntoIterator<Item = &'a Giver>) {
+        for giver in givers {
+            self.say(giver, &Message::Unchoke);
+        }
+        self.settle();
+    }
+
+    /// Lets a peer answer until there is one piece, and gives that.
+    pub(super) fn first_piece(&mut self, giver: &mut Giver) -> u32 {
+        self.unchoke([&*giver]);
+        while self.fixture.torrent.have_count() == 0 {
+            assert!(self.give(giver, 1) > 0);
+        }
+        self.fixture.torrent.have().pieces().next().unwrap().get()
+    }
+
     /// Lets a peer answer until it is asked no more.
     pub(super) fn give_all(&mut self, giver: &mut Giver) {
-        self.say(giver, &Message::Unchoke);
-        self.settle();
+        self.unchoke([&*giver]);
         while self.give(giver, usize::MAX) > 0 {}
     }
 

@@ -32,8 +32,7 @@ fn liar_among_honest_peers_is_found_by_the_blocks_it_sent() {
     let mut leeching = Leeching::new(2_000_000);
     let mut givers: Vec<Giver> = (0..5).map(|at| leeching.giver(2000 + at, FAST)).collect();
     givers[3].lies = true;
-    givers.iter().for_each(|giver| leeching.say(giver, &Message::Unchoke));
-    leeching.settle();
+    leeching.unchoke(&givers);
     for _ in 0..2000 {
         let mut any = 0;
         for giver in &mut givers {
@@ -65,8 +64,7 @@ fn what_a_peer_was_asked_for_is_asked_of_another_when_it_chokes_rejects_or_leave
             }
             let mut leeching = Leeching::new(300_000);
             let mut first = leeching.giver(2000, reserved);
-            leeching.say(&first, &Message::Unchoke);
-            leeching.settle();
+            leeching.unchoke([&first]);
             leeching.hear(&mut first);
             assert!(first.asked.len() >= 5, "never fewer than five");
             match how {
@@ -99,8 +97,7 @@ fn what_a_peer_was_asked_for_is_asked_of_another_when_it_chokes_rejects_or_leave
 fn peer_that_sends_nothing_for_a_minute_is_left_one_request() {
     let mut leeching = Leeching::new(300_000);
     let mut silent = leeching.giver(2000, FAST);
-    leeching.say(&silent, &Message::Unchoke);
-    leeching.settle();
+    leeching.unchoke([&silent]);
     leeching.hear(&mut silent);
     leeching.pass(70);
     leeching.hear(&mut silent);
@@ -141,12 +138,10 @@ fn unasked_blocks_harm_nobody_and_a_flood_of_them_ends_the_connection() {
 fn few_slow_peers_do_not_keep_a_fast_one_from_its_work() {
     let mut leeching = Leeching::with(2_000_000, 4 * u64::from(PIECE_LEN));
     let mut slow: Vec<Giver> = (0..2).map(|at| leeching.giver(2000 + at, FAST)).collect();
-    slow.iter().for_each(|giver| leeching.say(giver, &Message::Unchoke));
-    leeching.settle();
+    leeching.unchoke(&slow);
     slow.iter_mut().for_each(|giver| leeching.hear(giver));
     let mut fast = leeching.giver(3000, FAST);
-    leeching.say(&fast, &Message::Unchoke);
-    leeching.settle();
+    leeching.unchoke([&fast]);
     // Well before the slow ones are given up.
     for _ in 0..30 {
         leeching.pass(1);
@@ -165,8 +160,7 @@ fn few_slow_peers_do_not_keep_a_fast_one_from_its_work() {
 fn what_a_slow_peer_would_send_late_is_taken_from_it_and_comes_once() {
     let mut leeching = Leeching::new(3_000_000);
     let mut slow = leeching.giver(2000, FAST);
-    leeching.say(&slow, &Message::Unchoke);
-    leeching.settle();
+    leeching.unchoke([&slow]);
     for _ in 0..10 {
         leeching.give(&mut slow, 4);
         leeching.pass(1);
@@ -209,16 +203,14 @@ fn pass_beside(leeching: &mut Leeching, seconds: u64, silent: &[&Giver], giving:
 fn block_that_two_were_asked_for_who_send_nothing_comes_from_a_third() {
     let mut leeching = Leeching::new(300_000);
     let one = leeching.giver(2000, FAST);
-    leeching.say(&one, &Message::Unchoke);
-    leeching.settle();
+    leeching.unchoke([&one]);
     // Asked for what is left in its turn, it leaves the first one with the last block, and the next with nothing else.
     let mut other = leeching.giver(2001, FAST);
     leeching.give_all(&mut other);
     leeching.fixture.world.close(other.id);
     leeching.settle();
     let two = leeching.giver(2002, FAST);
-    leeching.say(&two, &Message::Unchoke);
-    leeching.settle();
+    leeching.unchoke([&two]);
     leeching.pass(4);
     let mut honest = leeching.giver(2003, FAST);
     leeching.give_all(&mut honest);
@@ -239,21 +231,18 @@ fn suspect_that_goes_silent_or_chokes_does_not_keep_its_piece() {
         let mut liar = leeching.giver(3000, FAST);
         liar.lies = true;
         liar.said.clear();
-        leeching.say(&suspect, &Message::Unchoke);
-        leeching.settle();
+        leeching.unchoke([&suspect]);
         leeching.give(&mut suspect, 3);
         leeching.say(&suspect, &Message::Choke);
         for (piece, begin, length) in suspect.asked.drain(..).collect::<Vec<_>>() {
             leeching.say(&suspect, &Message::Reject { piece, begin, length });
         }
-        leeching.say(&liar, &Message::Unchoke);
-        leeching.settle();
+        leeching.unchoke([&liar]);
         while leeching.fixture.shard.counters.pieces_bad == 0 {
             assert!(leeching.give(&mut liar, 1) > 0);
         }
         leeching.fixture.world.close(liar.id);
-        leeching.say(&suspect, &Message::Unchoke);
-        leeching.settle();
+        leeching.unchoke([&suspect]);
         assert_eq!(leeching.give(&mut suspect, 1), 1, "of a piece of its own");
         if chokes {
             leeching.say(&suspect, &Message::Choke);
@@ -274,8 +263,7 @@ fn blocks_that_a_peer_was_not_asked_for_spoil_nothing() {
     let mut leeching = Leeching::new(300_000);
     let mut giver = leeching.giver(2000, FAST);
     let mut injector = leeching.giver(3000, FAST);
-    leeching.say(&giver, &Message::Unchoke);
-    leeching.settle();
+    leeching.unchoke([&giver]);
     while !leeching.is_complete() {
         leeching.hear(&mut giver);
         // The block that is to come next, before it comes.
@@ -297,8 +285,7 @@ fn blocks_that_a_peer_was_not_asked_for_spoil_nothing() {
 fn what_a_convict_has_sent_of_other_pieces_is_had_anew() {
     let mut leeching = Leeching::with(4_000_000, 16 << 20);
     let mut liar = leeching.giver(2000, FAST);
-    leeching.say(&liar, &Message::Unchoke);
-    leeching.settle();
+    leeching.unchoke([&liar]);
     // Until it is trusted with many at a time.
     while leeching.fixture.torrent.have_count() < 20 {
         assert!(leeching.give(&mut liar, usize::MAX) > 0);
@@ -327,8 +314,7 @@ fn what_a_convict_has_sent_of_other_pieces_is_had_anew() {
 fn peer_that_refuses_a_piece_is_not_asked_for_it_over_and_over() {
     let mut leeching = Leeching::new(300_000);
     let mut giver = leeching.giver(2000, FAST);
-    leeching.say(&giver, &Message::Unchoke);
-    leeching.settle();
+    leeching.unchoke([&giver]);
     let mut rounds = 0;
     while !leeching.is_complete() {
         leeching.hear(&mut giver);
@@ -354,8 +340,7 @@ fn what_those_who_left_have_begun_makes_way_when_memory_is_short() {
     let mut leeching = Leeching::with(2_000_000, 4 * u64::from(PIECE_LEN));
     let mut givers: Vec<Giver> = (0..4).map(|at| leeching.giver(2000 + at, FAST)).collect();
     for giver in &mut givers {
-        leeching.say(giver, &Message::Unchoke);
-        leeching.settle();
+        leeching.unchoke([&*giver]);
         // Part of a piece.
         leeching.give(giver, 3);
         leeching.fixture.world.close(giver.id);

@@ -12,13 +12,19 @@ use crate::storage::folder::steps::stop_after;
 use crate::storage::root::OpenError;
 use crate::storage::simulated;
 
+/// Checks with what was known from before: what there is, and each record that was to be kept.
+fn check_with(fixture: &Fixture, known: Option<&Record>) -> (CheckReport, Vec<Record>) {
+    let (report, kept) = check_knowing(fixture, &Throttle::default(), known.cloned(), &Progress::default());
+    (report.unwrap(), kept)
+}
+
 #[test]
 fn what_is_known_of_unchanged_files_is_not_read_again() {
     let fixture = fixture(1024, &[("a", 5000, false), ("b", 5000, false), ("c", 5000, false)]);
     fixture.flip("c", 4999);
     age(&fixture.path("c"));
-    let (first, kept) = check_knowing(&fixture, &Throttle::default(), None, &Progress::default());
-    let (first, record) = (first.unwrap(), kept.last().unwrap().clone());
+    let (first, kept) = check_with(&fixture, None);
+    let record = kept.last().unwrap().clone();
     assert_eq!((first.known_count, record.judged), (0, 15));
     assert_eq!((record.have.count(), indexes(&record.wrong)), (14, vec![14]));
 
@@ -35,8 +41,7 @@ fn what_is_known_of_unchanged_files_is_not_read_again() {
     fixture.flip("b", 2500);
     let file = std::fs::File::options().write(true).open(fixture.path("b")).unwrap();
     file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
-    let (changed, _) = check_knowing(&fixture, &Throttle::default(), Some(record), &Progress::default());
-    let changed = changed.unwrap();
+    let (changed, _) = check_with(&fixture, Some(&record));
     assert_eq!(indexes(&changed.wrong), [7, 14]);
     assert_eq!(changed.known_count, 4 + 5, "pieces with no byte of the changed file");
 }
@@ -44,11 +49,10 @@ fn what_is_known_of_unchanged_files_is_not_read_again() {
 #[test]
 fn pieces_that_were_not_judged_are_read() {
     let fixture = fixture(1024, &[("a", 10_240, false)]);
-    let (_, kept) = check_knowing(&fixture, &Throttle::default(), None, &Progress::default());
+    let (_, kept) = check_with(&fixture, None);
     let mut record = kept.last().unwrap().clone();
     record.have.clear(fixture.metainfo.geometry.piece_index(2).unwrap());
-    let (report, _) = check_knowing(&fixture, &Throttle::default(), Some(record), &Progress::default());
-    let report = report.unwrap();
+    let (report, _) = check_with(&fixture, Some(&record));
     assert_eq!((report.known_count, report.have.is_full()), (9, true));
 }
 
@@ -70,8 +74,7 @@ fn a_check_that_was_cancelled_goes_on_from_where_it_stood() {
     let record = kept.last().unwrap().clone();
     assert_eq!(record.judged, 1);
     let read_before = fixture.pool.stats().bytes;
-    let (report, _) = check_knowing(&fixture, &Throttle::default(), Some(record), &Progress::default());
-    let report = report.unwrap();
+    let (report, _) = check_with(&fixture, Some(&record));
     assert_eq!((report.known_count, report.have.is_full()), (1, true));
     assert_eq!(fixture.pool.stats().bytes - read_before, 15 << 20);
 }
@@ -82,8 +85,8 @@ fn what_is_known_of_a_download_is_known_after_a_restart_and_after_it_is_finished
     let part = fixture.part("a");
     fixture.flip("a.part", 100);
     age(&part);
-    let (first, kept) = check_knowing(&fixture, &Throttle::default(), None, &Progress::default());
-    assert_eq!(indexes(&first.unwrap().wrong), [0]);
+    let (first, kept) = check_with(&fixture, None);
+    assert_eq!(indexes(&first.wrong), [0]);
     let record = kept.last().unwrap().clone();
     let read_before = fixture.pool.stats().bytes;
     for finished in [false, true] {
@@ -93,13 +96,7 @@ fn what_is_known_of_a_download_is_known_after_a_restart_and_after_it_is_finished
             let failed = part::finish(&root, &fixture.metainfo.files, &names, &[true, false], &[0]);
             assert_eq!(failed, []);
         }
-        let (again, kept) = check_knowing(
-            &fixture,
-            &Throttle::default(),
-            Some(record.clone()),
-            &Progress::default(),
-        );
-        let again = again.unwrap();
+        let (again, kept) = check_with(&fixture, Some(&record));
         assert_eq!((again.known_count, again.parts), (10, vec![!finished, false]));
         assert_eq!(kept.last(), Some(&record));
         assert_eq!(fixture.pool.stats().bytes, read_before);
@@ -127,13 +124,8 @@ fn what_btd_was_writing_to_a_moment_ago_stays_known_though_it_is_too_young_for_a
         files: vec![being_written(3072), being_written(2047), None],
     };
     let check = |record: &Record| {
-        let (report, kept) = check_knowing(
-            &fixture,
-            &Throttle::default(),
-            Some(record.clone()),
-            &Progress::default(),
-        );
-        (report.unwrap(), kept.last().unwrap().clone())
+        let (report, kept) = check_with(&fixture, Some(record));
+        (report, kept.last().unwrap().clone())
     };
     let (report, kept) = check(&record);
     assert_eq!((report.known_count, indexes(&report.wrong)), (1, vec![1]));
@@ -200,19 +192,12 @@ fn zeros_are_right_where_they_are_due_whether_they_were_written_or_not() {
         pad: false,
     }];
     let piece_hashes: Vec<[u8; 20]> = payload.chunks(piece_len as usize).map(sha1).collect();
-    let torrent = encode(&NewTorrent {
-        name: "t",
-        content: NewContent::Folder(&files),
+    let torrent = encode(&NewTorrent::new(
+        "t",
+        NewContent::Folder(&files),
         piece_len,
-        piece_hashes: &piece_hashes,
-        private: false,
-        source: None,
-        announce: &[],
-        url_list: &[],
-        comment: None,
-        created_by: None,
-        creation_date: None,
-    });
+        &piece_hashes,
+    ));
     fixture.metainfo = Metainfo::parse(&torrent).unwrap();
     fixture.prepare(part::Preallocate::Sparse);
     let report = fixture.check();
@@ -246,25 +231,15 @@ fn unrecorded() -> (Fixture, Record) {
 #[test]
 fn pieces_of_files_that_cannot_be_synced_are_not_had_but_for_those_that_were_recorded() {
     let (fixture, record) = unrecorded();
-    let check = || {
-        check_knowing(
-            &fixture,
-            &Throttle::default(),
-            Some(record.clone()),
-            &Progress::default(),
-        )
-    };
-    let ((report, kept), refused) = stop_after(0, check);
+    let ((report, kept), refused) = stop_after(0, || check_with(&fixture, Some(&record)));
     assert!(refused);
-    let report = report.unwrap();
     assert_eq!((indexes(&report.have), report.wrong.count()), (vec![0, 3], 0));
     let unreadable = FileState::Unreadable(OpenError::Other(rustix::io::Errno::IO));
     assert_eq!(report.files, [unreadable; 3]);
     let kept = kept.last().unwrap();
     assert_eq!((indexes(&kept.have), &kept.files), (vec![0, 3], &vec![None; 3]));
     // The next check reads them anew.
-    let (report, _) = check_knowing(&fixture, &Throttle::default(), Some(kept.clone()), &Progress::default());
-    let report = report.unwrap();
+    let (report, _) = check_with(&fixture, Some(kept));
     assert_eq!((report.known_count, report.have.is_full()), (0, true));
 }
 
@@ -272,17 +247,8 @@ fn pieces_of_files_that_cannot_be_synced_are_not_had_but_for_those_that_were_rec
 fn what_was_wrong_of_a_file_that_cannot_be_synced_is_not_said_to_be_wrong() {
     let (fixture, record) = unrecorded();
     fixture.flip("b", 1500);
-    let check = || {
-        check_knowing(
-            &fixture,
-            &Throttle::default(),
-            Some(record.clone()),
-            &Progress::default(),
-        )
-    };
-    let ((report, _), refused) = stop_after(3, check);
+    let ((report, _), refused) = stop_after(3, || check_with(&fixture, Some(&record)));
     assert!(refused, "but for the first file, and the two folders it lies in");
-    let report = report.unwrap();
     assert_eq!((indexes(&report.have), report.wrong.count()), (vec![0, 1, 2, 3], 0));
 }
 
@@ -319,10 +285,10 @@ fn a_name_that_is_young_is_on_the_disk_before_anything_is_recorded_of_its_file()
             synced: RefCell::default(),
             refuses,
         });
-        let known = || check_knowing(&fixture, &Throttle::default(), None, &Progress::default());
+        let known = || check_with(&fixture, None);
         let (report, kept) = simulated::on(Rc::<Noting>::clone(&disk), known);
         let synced = disk.synced.take();
-        (report.unwrap(), kept.last().unwrap().clone(), synced)
+        (report, kept.last().unwrap().clone(), synced)
     };
     let (report, record, synced) = check(None);
     assert!(report.is_whole() && record.have.is_full());

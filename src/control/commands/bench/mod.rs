@@ -113,6 +113,11 @@ pub enum Error {
     /// The run came to its end, but the server did not do all that was asked of it.
     #[error("not clean: connections were lost or never served, or bytes were wrong (see the report)")]
     NotClean,
+    /// The run came to its end without one of the pieces that were to be verified.
+    #[error(
+        "nothing was verified: none of the pieces that were to be came whole (hint: a larger --verify, or more --bytes or --seconds)"
+    )]
+    NotVerified,
     /// The run came to its end before the client had everything.
     #[error("the client did not get everything in time (see the report)")]
     NotFed,
@@ -127,8 +132,8 @@ pub enum Error {
 /// Runs `btd bench`.
 ///
 /// # Errors
-/// [`Error::NotClean`], [`Error::NotFed`], [`Error::NotAnswered`] and [`Error::NotAnnounced`] after the report was written; any
-/// other before.
+/// [`Error::NotClean`], [`Error::NotVerified`], [`Error::NotFed`], [`Error::NotAnswered`] and [`Error::NotAnnounced`] after the
+/// report was written; any other before.
 pub fn run(bench: &Bench) -> Result<(), Error> {
     match &bench.what {
         What::Seed(args) => seed::run(args),

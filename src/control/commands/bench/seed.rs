@@ -43,12 +43,13 @@ pub(super) struct Seed {
     #[arg(long, conflicts_with = "idle")]
     pub(super) sequential: bool,
     /// Only shake hands and stay: tells what a connection costs in memory. Needs --seconds.
-    #[arg(long, conflicts_with_all = ["bytes", "pace"])]
+    #[arg(long, conflicts_with_all = ["bytes", "pace", "verify"])]
     pub(super) idle: bool,
     /// Bytes of a request, at most 16384.
     #[arg(long, value_name = "BYTES", default_value_t = 16 * 1024)]
     pub(super) block: u32,
-    /// The share of pieces, 0 to 1, that are kept whole and checked by their SHA-1. It costs the load generator time.
+    /// The share of pieces, 0 to 1, that are kept whole and checked by their SHA-1. It costs the load generator time. A run in which
+    /// none of them came whole fails.
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     pub(super) verify: f64,
     /// Offer the fast extension (BEP 6).
@@ -105,9 +106,11 @@ pub(super) fn run(args: &Seed) -> Result<(), Error> {
     };
     let report = load.run(&Target::from(&metainfo))?;
     tell(&report, args.json)?;
-    if report.is_clean() {
-        Ok(())
-    } else {
-        Err(Error::NotClean)
+    if !report.is_clean() {
+        return Err(Error::NotClean);
+    }
+    match report.is_unverified() {
+        true => Err(Error::NotVerified),
+        false => Ok(()),
     }
 }

@@ -3,20 +3,11 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::io::Opened;
 
 /// A file of a temporary folder, opened through the ring.
 fn open_to_write(driver: &mut Uring, dir: &std::path::Path, name: &str) -> Result<Opened, Errno> {
-    let dir = Arc::new(fs::File::open(dir).unwrap());
-    let path = CString::new(name).unwrap();
-    driver.submit(
-        OWNER,
-        Op::Open {
-            dir,
-            path,
-            write: true,
-            apart: false,
-        },
-    );
+    driver.submit(OWNER, open_as(&folder(dir), name, true, false));
     let completion = reap(driver, 1).remove(0);
     let Outcome::Opened { result, write: true } = completion.outcome else {
         panic!("not an open for writing");

@@ -1,0 +1,371 @@
+//! What a configuration says, and what is told of one that says something else.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SEED: &str = include_str!("../../../config/seed.toml");
+
+fn parse(text: &str) -> Result<Config, Error> {
+    Config::parse(text, Path::new("/etc/btd/btd.toml"), [])
+}
+
+fn parse_with(text: &str, variables: &[(&str, &str)]) -> Result<Config, Error> {
+    let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+    Config::parse(text, Path::new("/etc/btd/btd.toml"), variables)
+}
+
+#[test]
+fn the_defaults_written_in_seed_toml_are_the_defaults_of_the_code() {
+    let written = parse(SEED).expect("config/seed.toml is valid");
+    let built_in = parse("[metrics]").expect("an empty section is valid");
+    assert_eq!(
+        Config {
+            watch: Vec::new(),
+            ..written
+        },
+        built_in
+    );
+}
+
+/// With the section that is commented out.
+fn whole_seed() -> String {
+    let is_off = |line: &str| {
+        line.strip_prefix('#')
+            .is_some_and(|line| !line.starts_with(' ') && !line.is_empty())
+    };
+    let on = |line: &str| {
+        if is_off(line) {
+            line[1..].to_owned()
+        } else {
+            line.to_owned()
+        }
+    };
+    SEED.lines().map(|line| on(line) + "\n").collect()
+}
+
+#[test]
+fn the_tracker_is_off_as_it_is_shipped_and_its_defaults_are_those_of_the_code() {
+    assert_eq!(parse(SEED).expect("valid").tracker, None);
+    let written = parse(&whole_seed()).expect("valid with its # away");
+    let written = written.tracker.expect("a tracker");
+    assert_eq!(written.allow.as_deref(), Some(Path::new("/etc/btd/allow.txt")));
+    assert_eq!((written.http.len(), written.udp.len()), (1, 1));
+    let built_in = Tracker {
+        http: written.http.clone(),
+        udp: written.udp.clone(),
+        allow: written.allow.clone(),
+        deny: written.deny.clone(),
+        ..Tracker::default()
+    };
+    assert_eq!(written, built_in);
+}
+
+#[test]
+fn every_key_of_the_code_is_explained_in_seed_toml() {
+    let context = Context::new(Path::new(""), Vec::new());
+    let root = document::parse(&whole_seed()).unwrap_or_else(|_| panic!("config/seed.toml is valid"));
+    sections::read(&context, root);
+    for key in context.keys.into_inner() {
+        let name = key.rsplit('.').next().expect("a key is not empty");
+        // Names that other sections have as well are looked for behind its head.
+        let head = match key.starts_with("tracker.") {
+            true => SEED.lines().take_while(|line| *line != "#[tracker]").count(),
+            false => 0,
+        };
+        let line = SEED
+            .lines()
+            .enumerate()
+            .skip(head)
+            .find(|(_, line)| line.trim_start_matches('#').starts_with(&format!("{name} = ")))
+            .map(|(line, _)| line)
+            .unwrap_or_else(|| panic!("{key} is not in config/seed.toml"));
+        let above = SEED.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+        assert!(
+            above.starts_with("# "),
+            "{key} has no comment above it in config/seed.toml"
+        );
+    }
+}
+
+#[test]
+fn relative_paths_start_at_the_file_and_absolute_ones_are_kept() {
+    let config =
+        parse("state-dir = \"state\"\n[[watch]]\ndir = \"/srv/torrents\"\ndata-dir = \"../data\"").expect("valid");
+    assert_eq!(config.state_dir, Path::new("/etc/btd/state"));
+    assert_eq!(config.watch[0].dir, Path::new("/srv/torrents"));
+    assert_eq!(config.watch[0].data_dir, Path::new("/etc/btd/../data"));
+}
+
+#[test]
+fn payload_is_not_believed_where_an_unfinished_file_looks_like_a_whole_one() {
+    for verify in ["lazy", "trust"] {
+        let watch = format!("[[watch]]\ndir = \"a\"\ndata-dir = \"b\"\nverify = \"{verify}\"\n");
+        let error = parse(&format!("{watch}[storage]\npart-names = false")).expect_err("refused");
+        assert!(error.to_string().contains("storage.part-names"), "{error}");
+        parse(&watch).expect("with names of their own");
+    }
+}
+
+#[test]
+fn the_environment_takes_the_place_of_the_file_as_toml_or_as_a_plain_string() {
+    let variables = [
+        ("BTD_STATE_DIR", "/var/lib/btd"),
+        ("BTD_LOG_LEVEL", "warn"),
+        ("BTD_PEERS__LISTEN", "[\"127.0.0.1:0\", \"[::1]:0\"]"),
+        ("BTD_LIMITS__UPLOAD_SLOTS", "7"),
+        ("BTD_METRICS__LISTEN", "127.0.0.1:0"),
+        ("BTD_STORAGE__CACHE_SIZE", "64 MiB"),
+        ("BTD_WATCH", "[{ dir = \"a\", data-dir = \"b\" }]"),
+        ("BTD_SHA1", "scalar"),
+        ("BTD_URING_MASK", "recv-multishot"),
+        ("BTD_TEST_ANY__THING", "1"),
+        ("BTD_PORT", "tcp://10.0.0.1:6881"),
+        ("PATH", "/bin"),
+    ];
+    let config = parse_with("state-dir = \"x\"\n[limits]\nupload-slots = 3", &variables).expect("valid");
+    assert_eq!(config.state_dir, Path::new("/var/lib/btd"));
+    assert_eq!(config.log_level, LogLevel::Warn);
+    assert_eq!(config.peers.listen.len(), 2);
+    assert_eq!(config.limits.upload_slots, 7);
+    assert_eq!(config.metrics.expect("named in the environment").listen.port(), 0);
+    assert_eq!(config.storage.cache_size, Some(64 << 20));
+    assert_eq!(config.watch[0].dir, Path::new("/etc/btd/a"));
+}
+
+#[test]
+fn a_variable_that_is_nearly_one_of_a_key_is_refused_and_one_that_is_anybodys_is_not() {
+    let refusals = |name: &str| match parse_with("", &[(name, "x")]) {
+        Ok(_) => None,
+        Err(error) => Some(error.to_string()),
+    };
+    for (name, meant) in [
+        ("BTD_STATEDIR", "BTD_STATE_DIR"),
+        ("BTD_STATE_DIRS", "BTD_STATE_DIR"),
+        ("BTD_LOGLEVEL", "BTD_LOG_LEVEL"),
+        ("BTD_LIMITS_UPLOAD_SLOTS", "BTD_LIMITS__UPLOAD_SLOTS"),
+        ("BTD_UPLOAD_SLOTS", "BTD_LIMITS__UPLOAD_SLOTS"),
+        ("BTD_TRACKER_HTTP", "BTD_TRACKER__HTTP"),
+        ("BTD_METRICS_LISTN", "BTD_METRICS__LISTEN"),
+        ("BTD_ANNOUNCE_PORT", "BTD_ANNOUNCE__PORT"),
+        ("BTD_WATCH_DIR", "BTD_WATCH='[{ dir = \"...\", data-dir = \"...\" }]'"),
+    ] {
+        let expected = format!("{name}: no key has this variable (did you mean {meant}?)");
+        assert_eq!(refusals(name), Some(expected));
+    }
+    // As container runtimes set them for services called btd, btd-metrics and btd-tracker.
+    for name in [
+        "BTD_PORT",
+        "BTD_SERVICE_HOST",
+        "BTD_SERVICE_PORT",
+        "BTD_SERVICE_PORT_PEERS",
+        "BTD_PORT_6881_TCP",
+        "BTD_PORT_6881_TCP_ADDR",
+        "BTD_PORT_6881_TCP_PROTO",
+        "BTD_METRICS_PORT",
+        "BTD_METRICS_SERVICE_HOST",
+        "BTD_TRACKER_PORT",
+        "BTD_TRACKER_SERVICE_PORT",
+        "BTD_",
+        "BTD_X",
+        "BTD_VERSION",
+    ] {
+        assert_eq!(refusals(name), None, "{name}");
+    }
+    for (name, message) in [
+        (
+            "BTD_WATCHES__DIR",
+            "BTD_WATCHES__DIR: unknown section [watches] (did you mean BTD_WATCH='[{ dir = \"...\", data-dir = \"...\" }]'?)",
+        ),
+        (
+            "BTD_WATCH__DIR",
+            "BTD_WATCH__DIR: watch: a repeated section is set whole: BTD_WATCH='[{ dir = \"...\", data-dir = \"...\" }]'",
+        ),
+        (
+            "BTD_LIMIT__UPLOAD_SLOTS",
+            "BTD_LIMIT__UPLOAD_SLOTS: unknown section [limit] (did you mean [limits]?)",
+        ),
+    ] {
+        assert_eq!(refusals(name).as_deref(), Some(message));
+    }
+}
+
+#[test]
+fn what_trackers_are_told_is_read_and_no_key_is_shown() {
+    let text = "[announce]\nhostname = \"client1.internal\"\nport = 7000\nip = \"10.0.0.1\"\nallow-private = true\n\
+                trackers = [\"udp://t.example:6969/announce\", \"https://t.example/0123456789/announce\"]";
+    let announce = parse(text).expect("valid").announce;
+    assert_eq!(announce.hostname.as_deref(), Some("client1.internal"));
+    assert_eq!((announce.port, announce.ip), (7000, Some([10, 0, 0, 1].into())));
+    assert!(announce.enabled && announce.allow_private && announce.trackers.len() == 2);
+    for (text, message) in [
+        (
+            "hostname = \"a b\"",
+            "announce.hostname: expected a name such as \"client1.internal\", or \"\", found \"a b\"",
+        ),
+        (
+            "hostname = \"10.0.0.1\"",
+            "announce.hostname: expected a name such as \"client1.internal\", or \"\", found the address \"10.0.0.1\" (hint: ip = \"10.0.0.1\")",
+        ),
+        (
+            "hostname = \"[::1]\"",
+            "announce.hostname: expected a name such as \"client1.internal\", or \"\", found the address \"[::1]\" (hint: ip = \"::1\")",
+        ),
+        ("hostname = \"127.1\"", "found the address \"127.1\""),
+        (
+            "port = 65536",
+            "announce.port: expected a port from 0 to 65535, found 65536",
+        ),
+        (
+            "ip = \"x\"",
+            "announce.ip: expected an IP address, or \"\", found \"x\"",
+        ),
+        (
+            "trackers = \"ftp://u:secret@x/\"",
+            "announce.trackers: tracker 1 of the list: not an http, https or udp address",
+        ),
+        (
+            "hostnam = \"a\"",
+            "unknown key \"hostnam\" in [announce] (did you mean \"hostname\"?)",
+        ),
+    ] {
+        let error = parse(&format!("[announce]\n{text}"))
+            .expect_err("it is wrong")
+            .to_string();
+        assert!(error.contains(message), "{error}");
+        assert!(!error.contains("secret"));
+    }
+}
+
+#[test]
+fn a_time_that_cannot_be_read_is_told_with_examples_that_the_key_takes() {
+    for (text, message) in [
+        (
+            "[shards]\ngather-wait = 5",
+            "shards.gather-wait: expected a time such as \"500us\" or \"1ms\", found 5",
+        ),
+        (
+            "[tracker]\nhttp = \"127.0.0.1:0\"\ninterval = \"soon\"",
+            "tracker.interval: expected a time such as \"30m\" or \"90s\", found \"soon\"",
+        ),
+    ] {
+        let error = parse(text).expect_err("it is wrong").to_string();
+        assert!(error.contains(message), "{error}");
+    }
+}
+
+#[test]
+fn limits_of_a_folder_and_of_hours_are_read_and_what_is_wrong_with_them_is_told() {
+    let text = "[limits]\nupload-rate = \"1 MB/s\"\n[[limits.schedule]]\ndays = [\"mon\", \"sun\"]\nfrom = \"22:00\"\nto = \"06:30\"\n\
+        upload-rate = \"unlimited\"\n[[limits.schedule]]\nfrom = \"08:00\"\nto = \"09:00\"\ndownload-rate = \"50 MB/s\"\n\
+        [[watch]]\ndir = \"a\"\ndata-dir = \"b\"\nlabel = \"linux\"\nupload-rate = \"2 MB/s\"\nseed-ratio = 1.5\nseed-time = \"7d\"";
+    let config = parse(text).expect("valid");
+    let [night, morning] = &config.limits.schedule[..] else {
+        panic!("two of them");
+    };
+    assert_eq!((night.upload_rate, night.download_rate), (Some(None), None));
+    assert_eq!(
+        (morning.upload_rate, morning.download_rate),
+        (None, Some(Some(50_000_000)))
+    );
+    assert_eq!(night.to_string(), "mon, sun 22:00-06:30");
+    let watch = &config.watch[0];
+    assert_eq!(
+        (watch.label.as_deref(), watch.upload_rate, watch.download_rate),
+        (Some("linux"), Some(2_000_000), None)
+    );
+    assert_eq!(
+        (watch.seed_ratio, watch.seed_time),
+        (Some(150), Some(Duration::from_secs(7 * 86_400)))
+    );
+    for (text, message) in [
+        (
+            "[[limits.schedule]]\nfrom = \"08:00\"\nto = \"09:00\"",
+            "[limits.schedule] needs the key \"upload-rate\" or",
+        ),
+        (
+            "[[limits.schedule]]\nto = \"09:00\"\nupload-rate = \"unlimited\"",
+            "[limits.schedule] needs the key \"from\"",
+        ),
+        (
+            "[[limits.schedule]]\nfrom = \"8:00\"\nto = \"09:00\"\nupload-rate = \"unlimited\"",
+            "limits.schedule.from: expected a time of day from \"00:00\" to \"24:00\", found \"8:00\" (did you mean \"08:00\"?)",
+        ),
+        (
+            "[[limits.schedule]]\nfrom = \"22:00\"\nto = \"6\"\nupload-rate = \"unlimited\"",
+            "found \"6\" (did you mean \"06:00\"?)",
+        ),
+        (
+            "[[limits.schedule]]\nfrom = \"25:00\"\nto = \"6:000\"\nupload-rate = \"unlimited\"",
+            "found \"25:00\"\n",
+        ),
+        (
+            "[[limits.schedule]]\nfrom = \"08:00\"\nto = \"09:00\"\ndays = [\"mom\"]\nupload-rate = \"unlimited\"",
+            "found \"mom\" (did you mean \"mon\"?)",
+        ),
+        (
+            "[[limits.schedule]]\ntoo = 1",
+            "unknown key \"too\" in [limits.schedule] (did you mean \"to\"?)",
+        ),
+        (
+            "[[watch]]\ndir = \"a\"\ndata-dir = \"b\"\nseed-ratio = 0.001",
+            "watch.seed-ratio: expected a ratio from 0.01 to 10000 such as 1.5, or \"unlimited\", found 0.001",
+        ),
+        (
+            "[[watch]]\ndir = \"a\"\ndata-dir = \"b\"\nseed-time = \"0s\"",
+            "watch.seed-time: expected a time from \"1s\" to \"3660d\", or \"unlimited\", found \"0s\"",
+        ),
+        (
+            "[[watch]]\ndir = \"a\"\ndata-dir = \"b\"\nupload-rate = \"1 kB/s\"",
+            "watch.upload-rate: expected at least \"16 KiB/s\"",
+        ),
+        (
+            "[peers]\nbind-device = \"a b\"",
+            "peers.bind-device: expected the name of a network device such as \"tun0\", or \"\", found \"a b\"",
+        ),
+        (
+            "[peers]\nbind-device = \"0123456789abcdef\"",
+            "found \"0123456789abcdef\"",
+        ),
+        (
+            "[peers]\nbind-device = \"tun0\"\ndns-servers = [\"10.0.0.1\", \"dns.example\"]",
+            "peers.dns-servers: expected IP addresses such as \"10.0.0.1\", found \"dns.example\"",
+        ),
+        (
+            "[peers]\ndns-servers = \"10.0.0.1\"",
+            "peers.dns-servers: these are asked through peers.bind-device only",
+        ),
+    ] {
+        let error = parse(text).expect_err(text).to_string();
+        assert!(error.contains(message), "{error}");
+    }
+}
+
+#[test]
+fn the_metrics_server_is_off_without_its_section() {
+    assert_eq!(parse("").expect("valid").metrics, None);
+}
+
+#[test]
+fn nesting_beyond_reason_is_an_error_and_not_a_stack_overflow() {
+    assert!(parse(&format!("a = {}", "[".repeat(1_000_000))).is_err());
+    assert!(parse(&format!("a = {}", "{a=".repeat(1_000_000))).is_err());
+    assert!(parse(&format!("{}a = 1", "a.".repeat(100_000))).is_err());
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_text_is_read_or_refused_but_never_panics(text in "(?s).{0,300}") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn arbitrary_values_of_real_keys_are_read_or_refused_but_never_panic(
+        key in prop::sample::select(vec!["peers.listen", "storage.cache-size", "storage.read-mode", "watch", "shards.count", "metrics"]),
+        value in "[0-9a-zA-Z\"\\[\\]{}=.,:_ +-]{0,40}",
+    ) {
+        let _ = parse(&format!("{key} = {value}"));
+        let variable = format!("BTD_{}", key.replace('.', "__").replace('-', "_").to_uppercase());
+        let _ = parse_with("", &[(&variable, &value)]);
+    }
+}
