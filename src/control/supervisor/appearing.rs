@@ -2,7 +2,7 @@
 //! since, the files are looked for now and then, by their names and lengths. When all are there they are read, as at a start,
 //! and what is right is not downloaded. Less than all of them may still be being copied: `btd ctl verify` has it looked at.
 //!
-//! What is not downloaded (`missing`) is looked for by checks, see [`super::MISSING_RETRY`].
+//! What is not downloaded (`missing`) is looked for by checks, every half minute (`ticking`).
 
 use std::collections::HashSet;
 use std::sync::Arc;
