@@ -37,7 +37,7 @@ use crate::control::resolver::Resolver;
 use crate::control::scrub::Scrubs;
 use crate::control::shards::{self, Shards};
 use crate::control::signals::Signals;
-use crate::control::state_dir::{Ports, StateDir};
+use crate::control::state_dir::{Ports, StateDir, patience, until_free};
 use crate::control::torrents::Torrents;
 use crate::control::tracker::Tracked;
 use crate::control::unread::UnreadTorrents;
@@ -45,7 +45,7 @@ use crate::control::wakes::Wakes;
 use crate::control::watchdog::Watchdog;
 use crate::hashing::{Gather, Pool, PoolConfig};
 use crate::io::uring::SetupError;
-use crate::session::Store;
+use crate::session::{self, Store};
 use crate::shard::{Event, Events, StartError};
 use crate::storage::Throttle;
 use crate::storage::part;
@@ -69,7 +69,12 @@ pub fn run(config: &Config, file: &Path) -> Result<(), Error> {
         std::process::id()
     );
     let state_dir = StateDir::open(&config.state_dir)?;
-    let (session, notice) = Store::open(&config.state_dir)?;
+    // Of one that was killed a moment ago it may be held a little longer than the folder.
+    let (session, notice) = until_free(
+        || Store::open(&config.state_dir),
+        |error| matches!(error, session::Error::InUse { .. }),
+        patience(),
+    )?;
     if let Some(notice) = notice {
         tracing::warn!("{notice}");
     }
