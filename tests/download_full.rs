@@ -5,6 +5,7 @@ mod support;
 
 use std::fs;
 use std::io::Write;
+use std::process::Command;
 
 use support::btd::{Btd, Config};
 use support::claims::{check_claims, claimed};
@@ -37,7 +38,8 @@ fn a_disk_that_is_full_stops_requests_until_there_is_room() {
         peers: vec![source.btd.peers],
         ..Config::default()
     };
-    let leech = Btd::start(&source.scratch.dir("leech"), &config);
+    let home = source.scratch.dir("leech");
+    let leech = Btd::start(&home, &config);
     wait_for("btd says that the disk is full", within(SECONDS), || {
         leech.process.log().contains("the disk is full").then_some(())
     });
@@ -47,6 +49,17 @@ fn a_disk_that_is_full_stops_requests_until_there_is_room() {
     );
     // What was asked for comes, and nothing more is asked for: not when it has come, and not a second later.
     wait_for_metric(&leech, "btd_requests_under_way", |requests| requests == 0.0);
+    let why = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_btd"));
+        let command = command.args(["ctl", "--json", "--state-dir"]).arg(home.join("state"));
+        let shown = command.args(["show", &info_hash(&source.torrent).to_string()]).output();
+        String::from_utf8_lossy(&shown.expect("run btd ctl").stdout).into_owned()
+    };
+    let shown = why();
+    assert!(
+        shown.contains("it waits for its disk") && shown.contains("the disk is full"),
+        "{shown}"
+    );
     let turns = source.btd.metric("btd_loop_turns_total");
     wait_for_metric(&source.btd, "btd_loop_turns_total", |now| now > turns);
     let given = source.btd.metric("btd_uploaded_bytes_total");
@@ -66,6 +79,8 @@ fn a_disk_that_is_full_stops_requests_until_there_is_room() {
     fs::remove_file(&ballast).expect("make room");
     leech.wait_seeding(1);
     assert!(leech.process.log().contains("goes on"));
+    let shown = why();
+    assert!(!shown.contains("waits for its disk"), "{shown}");
     source.payload.assert_same(&data, true);
     leech.stop();
 }

@@ -348,8 +348,16 @@ fn folder_that_is_moved_away_is_waited_for_and_taken_back_as_it_was() {
     wait_state(&btd, "unavailable", 1.0);
     wait_log(&btd, "is not there (hint: mount its disk, or make the folder");
     assert!(!data.exists(), "it was made");
+    let health = ctl(scratch.path(), &["health"]);
+    let text = String::from_utf8_lossy(&health.stdout).into_owned();
+    assert_eq!(health.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains(&format!("the data folder {} is not there", data.display())),
+        "{text}"
+    );
     fs::rename(&away, &data).expect("move it back");
     wait_state(&btd, "seeding", 1.0);
+    assert!(ctl(scratch.path(), &["health"]).status.success());
     assert_eq!(btd.metric("btd_check_read_bytes_total"), read, "it was checked again");
     btd.stop();
     // And at a start.

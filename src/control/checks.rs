@@ -26,6 +26,7 @@ use crate::io::uring::run_when_idle;
 use crate::proto::InfoHash;
 use crate::proto::bitfield::Bitfield;
 use crate::session::Store;
+use crate::storage::strangers::Blanks;
 use crate::storage::{self, Device, Means, Throttle, Unread};
 use lanes::{Placed, Queue, Task};
 
@@ -42,6 +43,8 @@ pub(crate) struct Job {
     /// What becomes of pieces of which nothing is known, and which are read in any case.
     pub(crate) unread: Unread,
     pub(crate) doubted: Option<Bitfield>,
+    /// What was found of files that may be somebody else's.
+    pub(crate) blanks: Blanks,
     /// The shard that downloads what is missing, if anybody has it.
     pub(crate) home: Option<u32>,
     pub(crate) progress: Arc<Progress>,

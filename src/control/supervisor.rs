@@ -21,7 +21,7 @@ mod starting;
 mod stopping;
 mod ticking;
 
-pub(super) use controlling::{Neighbour, Source};
+pub(super) use controlling::{Known, Neighbour, Source};
 pub use error::{Error, Fault};
 pub use starting::run;
 
@@ -63,7 +63,7 @@ use crate::proto::metainfo::Metainfo;
 use crate::session::Store;
 use crate::shard::{Event, Torrent};
 use crate::storage::Throttle;
-use appearing::Appearing;
+use appearing::{Appeared, Appearing};
 use device::BoundDevice;
 use folders::Folders;
 use goals::Goals;
@@ -138,7 +138,7 @@ pub(super) struct Supervisor<'a> {
     /// Those of which something is there and none of it right: looked at again when they can be had from others.
     spoilt: Vec<Job>,
     appearing: Appearing,
-    appeared: mpsc::UnboundedReceiver<InfoHash>,
+    appeared: mpsc::UnboundedReceiver<Appeared>,
     /// Downloads of which nobody knows what is on the disk, when they are to be checked, and whether what is known of them may be
     /// relied on then.
     doubtful: Vec<(Instant, Arc<Torrent>, bool)>,
@@ -166,7 +166,7 @@ impl Supervisor<'_> {
                 Some(checked) = self.checked.recv() => self.on_checked(checked),
                 Some(look) = self.looks.recv() => self.on_look(look),
                 Some(ask) = self.scrub_asks.recv() => self.on_scrub(ask),
-                Some(info_hash) = self.appeared.recv() => self.on_appeared(info_hash),
+                Some(appeared) = self.appeared.recv() => self.on_appeared(appeared),
                 Some(woken) = self.woken.recv() => self.on_woken(woken),
                 Some(event) = self.events.recv() => self.on_event(event),
                 Some(done) = self.disk_done.recv() => self.on_disk_done(done),

@@ -9,6 +9,7 @@ use crate::proto::bitfield::Bitfield;
 use crate::proto::metainfo::Metainfo;
 use crate::session::{FileStamp, Record, Store};
 use crate::shard::Torrent;
+use crate::storage::strangers::{self, Stranger};
 use crate::storage::{self, CheckReport, FileState, Layout, Means, Memory, PART_SUFFIX, Root, Unread};
 
 /// What there is of a torrent's payload.
@@ -22,6 +23,8 @@ pub(crate) struct Found {
     pub(crate) wrong_count: u32,
     /// Whether all of it was known from an earlier check, and nothing was read.
     pub(crate) known: bool,
+    /// Whether what was not known of it was taken for right, and is not to be verified later.
+    pub(crate) trusted: bool,
     /// What the first file that is not as it should be is, and how many more there are.
     pub(crate) why: Option<String>,
     /// For the shards, if any piece is right, or the rest is to be downloaded.
@@ -32,6 +35,8 @@ pub(crate) struct Found {
     pub(crate) to_write_over: Option<String>,
     /// As it would be downloaded: it is not, as it would be written over files that have nothing of it. `why` says which.
     pub(crate) held: Option<Arc<Torrent>>,
+    /// These files.
+    pub(crate) strangers: Vec<Stranger>,
     /// It was complete once, and is not downloaded again by itself.
     pub(crate) was_whole: bool,
     /// How many of the pieces nobody has read yet, and what was recorded of the others.
@@ -42,16 +47,18 @@ pub(crate) struct Found {
     pub(crate) is_unsynced: bool,
 }
 
+/// How often a check is made anew, at most, to see whose the files are: with a piece of each that was believed, and with all
+/// pieces of those in which something is wrong.
+const ROUNDS: u32 = 3;
+
 /// One check, on the thread that called.
 pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store) -> Result<Found, Error> {
     let info_hash = job.info_hash;
     let shared = job.contents.get(info_hash)?;
     let meta = &*shared;
-    let mut kept = session.load(&info_hash, meta.geometry.piece_count(), meta.files.len());
+    let kept = session.load(&info_hash, meta.geometry.piece_count(), meta.files.len());
     let is_known_here = kept.is_some();
     let trust = job.trust && !job.progress.is_for_all();
-    let known = kept.clone().filter(|_| trust);
-    let mut last = None;
     // What btd downloads itself is not believed by its length: its files have theirs from the start.
     let is_download = session
         .load_history(&info_hash)
@@ -61,45 +68,72 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
         true => Unread::Now,
         false => job.unread,
     };
-    job.progress.relies(known.is_some() || believed != Unread::Now);
-    let memory = Memory {
-        known,
-        unread: believed,
-        doubted: job.doubted.clone(),
-        keep: &mut |record| {
-            if believed == Unread::Later {
-                last = Some(record.clone());
-            }
-            // Payload that is not there is looked for every half minute, and what is known already is on the disk.
-            let blank = record.have.is_empty() && record.wrong.is_empty() && kept.is_none();
-            if !blank && kept.as_ref() != Some(&record) {
-                kept = Some(record.clone());
-                session.put(info_hash, record);
-            }
-        },
+    job.progress.relies((trust && is_known_here) || believed != Unread::Now);
+    let mut checking = Checking {
+        job,
+        meta,
+        root: &root,
+        session,
+        trust,
+        believed,
+        withdrawn: Bitfield::new(meta.geometry.piece_count()),
+        kept,
+        last: None,
     };
-    let report = storage::check(meta, &root, means, &job.progress.inner, Some(memory))?;
-    let is_named = !report.parts.contains(&true);
-    // What the disk does not take, bytes or names, may be gone after a loss of power: it would be had again then.
-    let is_lost = |state: &FileState| matches!(state, FileState::Unreadable(_));
-    let is_durable = !report.files.iter().any(is_lost);
-    if report.have.is_full() && is_named && is_durable && report.unread.is_empty() {
-        history::note_whole(session, info_hash, || !job.progress.inner.is_cancelled());
-    }
-    let is_lacking = !report.have.is_full() || !is_named;
-    let history = session.load_history(&info_hash).filter(|_| is_lacking);
+    let mut doubted = job
+        .doubted
+        .clone()
+        .unwrap_or_else(|| Bitfield::new(meta.geometry.piece_count()));
+    let mut report = checking.check(&doubted, means)?;
+    let is_lacking = |report: &CheckReport| !report.have.is_full() || report.parts.contains(&true);
+    let history = session.load_history(&info_hash).filter(|_| is_lacking(&report));
     let was_complete = history.is_some_and(|history| history.completed.is_some());
     let was_whole = trust && was_complete && !is_repair;
     // A disk that does not even take what is there is not written to.
-    let home = job.home.filter(|_| is_lacking && !was_whole && !report.unsynced);
+    let home_of = |report: &CheckReport| {
+        job.home
+            .filter(|_| is_lacking(report) && !was_whole && !report.unsynced)
+    };
     // What was complete here once is the torrent's, and whoever wants it downloaded again has asked for that. A torrent that
     // was complete in another folder has nothing here.
-    let strangers = match home {
-        Some(_) if !(was_complete && (is_known_here || is_repair)) => {
-            storage::strangers(meta, &root, &report, is_download)
+    let is_ours = was_complete && (is_known_here || is_repair);
+    let mut strangers = Vec::new();
+    for round in 0..ROUNDS {
+        strangers.clear();
+        if home_of(&report).is_none() || is_ours {
+            break;
         }
-        _ => Vec::new(),
-    };
+        let by = strangers::Looking {
+            throttle: means.throttle,
+            progress: &job.progress.inner,
+            blanks: &job.blanks,
+        };
+        strangers = storage::strangers(meta, &root, &report, is_download, by)?;
+        // Whose a file is that was believed by its length alone shows what is in it. Of one that has something wrong, all is read
+        // before it is taken for somebody else's.
+        let mut is_more = false;
+        for piece in storage::unread_in(meta, &report, &strangers).pieces() {
+            is_more |= doubted.set(piece);
+        }
+        if round == 0 && !is_download {
+            for piece in storage::samples(meta, &report).pieces() {
+                is_more |= doubted.set(piece);
+            }
+        }
+        if !is_more || round + 1 == ROUNDS {
+            break;
+        }
+        report = checking.check(&doubted, means)?;
+    }
+    let home = home_of(&report);
+    let last = checking.last;
+    let lacks = why_not_whole(meta, &root, &report);
+    // What the disk does not take, bytes or names, may be gone after a loss of power: it would be had again then.
+    let is_lost = |state: &FileState| matches!(state, FileState::Unreadable(_));
+    let is_durable = !report.files.iter().any(is_lost);
+    if !is_lacking(&report) && is_durable && report.unread.is_empty() {
+        history::note_whole(session, info_hash, || !job.progress.inner.is_cancelled());
+    }
     let to_download = |root, home| {
         let torrent = Torrent::to_download(Arc::clone(&shared), root, &report.have, &report.parts, home);
         torrent.with_unread(&report.unread)
@@ -126,11 +160,13 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
             have_count: report.have.count(),
             wrong_count: report.wrong.count(),
             known: false,
-            why: to_write_over.clone().or_else(|| why_not_whole(meta, &report)),
+            trusted: false,
+            why: to_write_over.clone().or(lacks),
             to_write_over,
             torrent: Some(torrent),
             stamps: Some(judged),
             held,
+            strangers,
             was_whole,
             unread: unread(&report.unread, last),
             is_durable,
@@ -147,17 +183,68 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
         piece_count: meta.geometry.piece_count(),
         stamps: None,
         to_write_over: None,
+        why: why_held(&strangers).or(lacks),
         held,
+        strangers,
         was_whole,
         have_count,
         wrong_count: report.wrong.count(),
         known: report.known_count == meta.geometry.piece_count(),
-        why: why_held(meta, &strangers).or_else(|| why_not_whole(meta, &report)),
+        trusted: believed == Unread::Never && report.believed_count > 0,
         torrent,
         unread: unread(&not_read, last),
         is_durable,
         is_unsynced: report.unsynced,
     })
+}
+
+/// A look at the payload, and what is recorded of it meanwhile.
+struct Checking<'a> {
+    job: &'a Job,
+    meta: &'a Metainfo,
+    root: &'a Root,
+    session: &'a Store,
+    trust: bool,
+    believed: Unread,
+    /// What others have taken out of the record since this began.
+    withdrawn: Bitfield,
+    /// What is recorded, as far as it is known here.
+    kept: Option<Record>,
+    /// What was recorded last of what is verified later.
+    last: Option<Record>,
+}
+
+impl Checking<'_> {
+    /// Checks all of it. Of what is known, `doubted` is read all the same.
+    fn check(&mut self, doubted: &Bitfield, means: Means<'_>) -> Result<CheckReport, storage::Error> {
+        let Self { job, meta, root, .. } = *self;
+        job.progress.inner.begin_anew();
+        let memory = Memory {
+            known: self.kept.clone().filter(|_| self.trust),
+            unread: self.believed,
+            doubted: Some(doubted.clone()),
+            keep: &mut |record| self.keep(record),
+        };
+        storage::check(meta, root, means, &job.progress.inner, Some(memory))
+    }
+
+    fn keep(&mut self, mut record: Record) {
+        if self.believed == Unread::Later {
+            self.last = Some(record.clone());
+        }
+        for piece in self.withdrawn.pieces() {
+            record.have.clear(piece);
+        }
+        // Payload that is not there is looked for every half minute, and what is known already is on the disk.
+        let blank = record.have.is_empty() && record.wrong.is_empty() && self.kept.is_none();
+        if !blank && self.kept.as_ref() != Some(&record) {
+            let put = self.session.put_found(self.job.info_hash, self.kept.as_ref(), &record);
+            for piece in record.have.beside(&put.have) {
+                self.withdrawn.set(piece);
+            }
+            self.kept = Some(put);
+        }
+    }
 }
 
 /// What there is to be verified later, if there is anything.
@@ -191,7 +278,7 @@ fn complete_files(meta: &Metainfo, report: &CheckReport) -> Vec<Option<FileStamp
 }
 
 /// Why a torrent is not downloaded that would be written over these files.
-fn why_held(meta: &Metainfo, strangers: &[u32]) -> Option<String> {
+fn why_held(strangers: &[Stranger]) -> Option<String> {
     let (first, others) = strangers.split_first()?;
     let more = match others.len() {
         0 => String::new(),
@@ -200,7 +287,7 @@ fn why_held(meta: &Metainfo, strangers: &[u32]) -> Option<String> {
     Some(format!(
         "{:?}{more} is there already and has nothing of this torrent in it, so that it is not downloaded over it \
          (hint: move it away, or give the torrent a `data-dir` of its own)",
-        meta.files[*first as usize].path.as_str()
+        first.path.as_str()
     ))
 }
 
@@ -234,10 +321,11 @@ fn to_write_over(meta: &Metainfo, report: &CheckReport) -> Option<String> {
     }
 }
 
-fn why_not_whole(meta: &Metainfo, report: &CheckReport) -> Option<String> {
+fn why_not_whole(meta: &Metainfo, root: &Root, report: &CheckReport) -> Option<String> {
     let files = std::iter::zip(&meta.files, std::iter::zip(&report.files, &report.parts));
     let mut wrong = files.filter(|(_, (state, part))| !state.is_ok() || **part);
     let (file, (state, part)) = wrong.next()?;
+    let is_in_the_way = matches!(state, FileState::NotRegular(_));
     let state = match (state, part) {
         (FileState::Ok, true) => format!("not complete, as its name with `{PART_SUFFIX}` says"),
         (state, _) => state.to_string(),
@@ -246,5 +334,9 @@ fn why_not_whole(meta: &Metainfo, report: &CheckReport) -> Option<String> {
         0 => String::new(),
         count => format!(", and {count} more of its files are not as they should be"),
     };
-    Some(format!("{:?}: {state}{more}", file.path.as_str()))
+    let culprit = match is_in_the_way {
+        true => root.culprit(&file.path),
+        false => None,
+    };
+    Some(format!("{:?}: {state}{more}", culprit.unwrap_or(file.path.as_str())))
 }

@@ -7,9 +7,11 @@ use std::time::Duration;
 use super::{Found, Job, Progress, look};
 use crate::hashing::Pool;
 use crate::proto::bitfield::Bitfield;
-use crate::proto::metainfo::Metainfo;
+use crate::proto::metainfo::{Metainfo, NewContent, NewFile, NewTorrent, encode};
+use crate::proto::path::RelPath;
 use crate::session::{FileStamp, Record, Store};
 use crate::storage::part::Seen;
+use crate::storage::strangers::Blanks;
 use crate::storage::{Means, Root, Throttle, Unread};
 
 /// A torrent of one piece of zeros, `x`, and what is known of it.
@@ -40,6 +42,34 @@ fn fixture() -> Fixture {
     }
 }
 
+/// A torrent of two files, `a` of two pieces and `b` of one, each byte of them 1.
+fn fixture_of_two() -> Fixture {
+    let files = [("a", 32768), ("b", 16384)].map(|(path, len)| NewFile {
+        path: RelPath::parse(path).unwrap(),
+        len,
+        pad: false,
+    });
+    let bytes = encode(&NewTorrent {
+        name: "t",
+        content: NewContent::Folder(&files),
+        piece_len: 16384,
+        piece_hashes: &[crate::hashing::sha1(&[1; 16384]); 3],
+        private: false,
+        source: None,
+        announce: &[],
+        url_list: &[],
+        comment: None,
+        created_by: None,
+        creation_date: None,
+    });
+    let fixture = fixture();
+    std::fs::create_dir(fixture.data.join("t")).unwrap();
+    Fixture {
+        meta: Arc::new(Metainfo::parse(&bytes).unwrap()),
+        ..fixture
+    }
+}
+
 impl Fixture {
     fn job(&self, trust: bool) -> Job {
         Job {
@@ -50,6 +80,7 @@ impl Fixture {
             trust,
             unread: Unread::Now,
             doubted: None,
+            blanks: Blanks::default(),
             home: Some(0),
             progress: Arc::new(Progress::new(16384)),
         }
@@ -140,6 +171,81 @@ fn check_that_somebody_wants_of_all_relies_on_nothing_whenever_that_is_said() {
     assert!(job.progress.want_all() && job.progress.is_to_be_again() && job.progress.is_cancelled());
 }
 
+/// Of `a` pieces with these bytes are there, `b` is not, and what is there is believed by its length.
+fn look_lazily(fixture: &Fixture, pieces: [u8; 2]) -> Found {
+    let bytes = pieces.map(|byte| [byte; 16384]).concat();
+    let path = fixture.data.join("t/a");
+    std::fs::write(&path, bytes).unwrap();
+    let file = std::fs::File::options().append(true).open(&path).unwrap();
+    let hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+    file.set_modified(hour_ago).unwrap();
+    let job = Job {
+        unread: Unread::Later,
+        ..fixture.job(true)
+    };
+    fixture.session.forget(fixture.meta.info_hash);
+    fixture.look_as(&job)
+}
+
+#[test]
+fn file_that_was_believed_by_its_length_is_looked_into_before_it_is_written_over() {
+    let fixture = fixture_of_two();
+    let found = look_lazily(&fixture, [7, 7]);
+    assert!(found.held.is_some() && found.stamps.is_none());
+    assert_eq!(found.strangers[0].path.as_str(), "t/a");
+    let found = look_lazily(&fixture, [1, 1]);
+    assert!(found.stamps.is_some() && found.have_count == 2);
+    assert_eq!(found.unread.unwrap().0, 1, "one piece says whose it is");
+    // What is wrong of it is not believed, and something right makes it the torrent's.
+    let found = look_lazily(&fixture, [7, 1]);
+    let why = found.to_write_over.unwrap();
+    assert!(found.stamps.is_some() && why.contains("in \"t/a\""), "{why}");
+    assert_eq!((found.have_count, found.wrong_count), (1, 1));
+}
+
+#[test]
+fn link_in_the_place_of_a_folder_is_named_and_not_the_files_in_it() {
+    let fixture = fixture_of_two();
+    std::fs::remove_dir(fixture.data.join("t")).unwrap();
+    std::os::unix::fs::symlink(&fixture.data, fixture.data.join("t")).unwrap();
+    let why = fixture.look(true).why.unwrap();
+    assert!(why.starts_with("\"t\": a symbolic link"), "{why}");
+}
+
+#[test]
+fn part_that_btd_has_not_begun_and_that_has_nothing_of_the_torrent_is_not_written_over() {
+    let fixture = fixture();
+    std::fs::write(fixture.data.join("x.part"), [7; 16384]).unwrap();
+    let found = fixture.look(true);
+    let why = found.why.unwrap();
+    assert!(
+        found.held.is_some() && why.contains("\"x.part\" is there already"),
+        "{why}"
+    );
+    crate::control::history::note_begun(&fixture.session, fixture.meta.info_hash);
+    assert!(fixture.look(true).stamps.is_some(), "it is btd's own");
+    // Nor is there a `.part` without `part-names`.
+    std::fs::remove_file(fixture.data.join("x.part")).unwrap();
+    fixture.write(7);
+    assert!(fixture.look(true).stamps.is_some());
+}
+
+#[test]
+fn piece_that_is_doubted_while_a_check_runs_is_not_put_back_into_the_record() {
+    let fixture = fixture();
+    fixture.write(0);
+    assert_eq!(fixture.look(true).have_count, 1);
+    let (info_hash, piece) = (fixture.meta.info_hash, fixture.meta.geometry.piece_index(0).unwrap());
+    let before = fixture.session.load(&info_hash, 1, 1).unwrap();
+    fixture.session.doubt(info_hash, (1, 1), piece, true);
+    let put = fixture.session.put_found(info_hash, Some(&before), &before);
+    assert!(put.have.is_empty() && put.wrong.get(piece));
+    assert_eq!(fixture.session.load(&info_hash, 1, 1), Some(put.clone()));
+    // One that has seen it has read the piece.
+    fixture.session.put_found(info_hash, Some(&put), &before);
+    assert_eq!(fixture.session.load(&info_hash, 1, 1), Some(before));
+}
+
 /// A disk that takes all of files, and folders as it says.
 struct Folders(bool);
 
@@ -190,6 +296,7 @@ fn a_download_whose_last_name_may_be_lost_is_not_noted_as_whole() {
         trust: true,
         unread: Unread::Now,
         doubted: None,
+        blanks: Blanks::default(),
         home: Some(0),
         progress: Arc::new(Progress::new(16384)),
     };
@@ -250,6 +357,7 @@ fn what_may_be_right_and_cannot_be_synced_is_not_downloaded_over() {
         trust: true,
         unread: Unread::Now,
         doubted: None,
+        blanks: Blanks::default(),
         home: Some(0),
         progress: Arc::new(Progress::new(16384)),
     };

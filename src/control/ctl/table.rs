@@ -77,7 +77,7 @@ fn field(out: &mut dyn Write, name: &str, value: impl std::fmt::Display) -> io::
 }
 
 /// `1 torrent`, `2 torrents`.
-fn counted(count: u64, thing: &str) -> String {
+pub(in crate::control) fn counted(count: u64, thing: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {thing}{plural}")
 }

@@ -9,11 +9,15 @@ use super::ticking::MISSING_RETRY;
 use crate::control::checks::{self, Checked, Found, Job, Progress};
 use crate::control::config::{Verify, display_size};
 use crate::control::contents::Contents;
+use crate::control::ctl::counted;
 use crate::control::rivals::{Rival, rival_of};
 use crate::control::torrents::{Entry, State};
 use crate::proto::InfoHash;
 use crate::proto::bitfield::Bitfield;
+use crate::proto::geometry::PieceIndex;
+use crate::shard::Torrent;
 use crate::storage::Unread;
+use crate::storage::strangers::Blanks;
 
 impl Supervisor<'_> {
     pub(super) fn check(
@@ -55,6 +59,7 @@ impl Supervisor<'_> {
             trust,
             unread,
             doubted,
+            blanks: Blanks::default(),
             home,
             progress,
         });
@@ -100,6 +105,7 @@ impl Supervisor<'_> {
         // What is paused is looked at like the others, and nothing is done with it.
         let is_paused = self.torrents.is_paused(*info_hash);
         let state = if is_paused { State::Paused } else { state };
+        let before = self.torrents.entry(*info_hash).and_then(|entry| entry.served.clone());
         let Some(settled) = self
             .torrents
             .settle(*info_hash, *generation, state.clone(), served.clone())
@@ -111,6 +117,9 @@ impl Supervisor<'_> {
             }
             return;
         };
+        if let (Some(before), Some(now)) = (&before, &served) {
+            withdraw_again(before, now, job.doubted.as_ref());
+        }
         if settled.was_served {
             self.shards.remove(*info_hash); // What it had then is not what it has now.
         }
@@ -128,6 +137,10 @@ impl Supervisor<'_> {
             Err(error) => Some(error.to_string()),
         };
         self.torrents.explain(*info_hash, result.is_ok(), why);
+        match &result {
+            Ok(found) if !is_paused => self.appearing.on_checked(*info_hash, found),
+            _ => self.appearing.forget(*info_hash),
+        }
         if is_paused {
             self.announcer.remove(*info_hash);
             if let Some(why) = self.goals.why(*info_hash) {
@@ -152,10 +165,6 @@ impl Supervisor<'_> {
             }) = &result
             {
                 self.downloads.add(Arc::clone(torrent), stamps.clone());
-            }
-            match &result {
-                Ok(found) if found.stamps.is_some() => self.appearing.on_checked(*info_hash, found),
-                _ => self.appearing.forget(*info_hash),
             }
             // What is downloaded is recorded with that.
             if let Ok(Found {
@@ -199,6 +208,12 @@ impl Supervisor<'_> {
             }
             (State::Seeding, Ok(Found { known: true, .. })) => {
                 tracing::info!("seeding {name:?} ({info_hash}): {len}, unchanged since it was checked");
+            }
+            (State::Seeding, Ok(Found { trusted: true, .. })) => {
+                tracing::info!(
+                    "seeding {name:?} ({info_hash}): {len}, taken for right as `verify` says: files have their lengths, and nothing \
+                     of them was read"
+                );
             }
             (State::Seeding, Ok(_)) => {
                 tracing::info!(
@@ -315,8 +330,8 @@ impl Supervisor<'_> {
             let doubted = torrent.wrong();
             match &doubted {
                 Some(wrong) => tracing::warn!(
-                    "{} pieces of {:?} ({}) are wrong on the disk, or cannot be read, and are not served any more: {}",
-                    wrong.count(),
+                    "{} of {:?} ({}) withdrawn, as the disk has wrong bytes or none: {}",
+                    counted(wrong.count().into(), "piece"),
                     meta.name,
                     meta.info_hash,
                     torrent.fault().unwrap_or_default()
@@ -348,5 +363,40 @@ impl Supervisor<'_> {
             );
             self.publish_counts();
         }
+    }
+}
+
+/// What was withdrawn of a torrent while it was checked may have been believed by the check: it is withdrawn of what came of that,
+/// and so read once more. `doubted` was read.
+fn withdraw_again(before: &Torrent, now: &Torrent, doubted: Option<&Bitfield>) {
+    let Some(wrong) = before.wrong() else { return };
+    let why = before.fault().unwrap_or_default();
+    let was_read = |piece: &PieceIndex| doubted.is_some_and(|doubted| doubted.get(*piece));
+    for piece in wrong.pieces().filter(|piece| !was_read(piece) && now.has(*piece)) {
+        now.withdraw_wrong(piece, &why);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::metainfo::Metainfo;
+    use crate::storage::Root;
+
+    #[test]
+    fn piece_that_is_withdrawn_during_a_check_is_not_served_after_it_unless_the_check_has_read_it() {
+        let temp = tempfile::tempdir().expect("a temporary folder");
+        let meta = Metainfo::parse(&crate::control::watch::testing::torrent("x")).expect("a torrent");
+        let root = Arc::new(Root::open(temp.path()).expect("opened"));
+        let torrent = || Torrent::new(meta.clone(), Arc::clone(&root), &Bitfield::full(1), &[None]);
+        let (before, now) = (torrent(), torrent());
+        let piece = before.geometry().piece_index(0).expect("a piece");
+        withdraw_again(&before, &now, None);
+        assert!(now.is_complete() && !now.is_changed());
+        before.withdraw_wrong(piece, "it is wrong");
+        withdraw_again(&before, &now, Some(&Bitfield::full(1)));
+        assert!(now.is_complete(), "it was read");
+        withdraw_again(&before, &now, None);
+        assert!(!now.has(piece) && now.is_changed(), "it is read once more");
     }
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Supervisor;
+use crate::control::ctl::counted;
 use crate::control::metrics;
 use crate::control::service_manager;
 use crate::control::torrents::{STATE_NAMES, State};
@@ -95,7 +96,9 @@ impl Supervisor<'_> {
             told += 1;
         }
         if checking > told {
-            tracing::info!("{} more torrents wait to be checked", checking - told);
+            let count = (checking - told) as u64;
+            let wait = if count == 1 { "waits" } else { "wait" };
+            tracing::info!("{} more {wait} to be checked", counted(count, "torrent"));
         }
     }
 
@@ -106,9 +109,8 @@ impl Supervisor<'_> {
             .filter(|(count, _)| *count > 0)
             .map(|(count, name)| format!("{count} {name}"))
             .collect();
-        let plural = if count == 1 { "" } else { "s" };
         let colon = if parts.is_empty() { "" } else { ": " };
-        format!("{count} torrent{plural}{colon}{}", parts.join(", "))
+        format!("{}{colon}{}", counted(count as u64, "torrent"), parts.join(", "))
     }
 
     pub(super) fn publish_counts(&self) {
