@@ -38,6 +38,21 @@ fn the_shipped_configuration_is_good() {
     assert_eq!(output.status.code(), Some(0));
 }
 
+/// It is read on the machine that it is for, for the most part, and may be read on another.
+#[test]
+fn caches_that_are_larger_than_the_memory_are_warned_of() {
+    let output = check("[storage]\ncache-size = \"1 TiB\"\n", &[]);
+    let stderr = String::from_utf8(output.stderr).expect("messages are UTF-8");
+    assert!(
+        stderr.starts_with("btd.toml: warning: storage.cache-size and write-buffer are "),
+        "{stderr}"
+    );
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "btd.toml: good\n");
+    assert_eq!(output.status.code(), Some(0));
+    let output = check("[storage]\ncache-size = \"64 MiB\"\n", &[]);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
 #[test]
 fn an_unknown_key_is_refused_with_line_section_and_the_nearest_key() {
     refused(

@@ -170,6 +170,18 @@ fn a_second_instance_is_refused_with_73_and_the_pid_of_the_first() {
     first.stop();
 }
 
+/// It ended with 73: what is killed has its locks until it has ended.
+#[test]
+fn a_start_right_behind_a_kill_waits_for_the_end_of_the_one_before() {
+    let home = Home::new("killed");
+    for _ in 0..5 {
+        let killed = home.start();
+        fs::remove_file(home.path().join("state/ports.json")).expect("it was ready");
+        killed.process.signal(Signal::KILL);
+        home.start().stop();
+    }
+}
+
 #[test]
 fn a_bad_configuration_is_refused_with_78_file_line_and_key() {
     let home = Home::new("bad");

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use support::btd::{Btd, Config};
 use support::claims::{check_claims, claimed};
+use support::ctl::ask;
 use support::leech::{Leech, SECONDS, Source, asks_for_nothing, files, info_hash, metainfo};
 use support::mount::small_disk;
 use support::payload::Payload;
@@ -16,12 +17,12 @@ use support::torrent::Torrent;
 use support::{wait_for, within};
 
 /// A btd that downloads from the source into this folder.
-fn leech_of(source: &Source, data: &Path) -> Btd {
+fn leech_of(source: &Source, data: &Path) -> Leech {
     let config = Config {
         peers: vec![source.btd.peers],
         ..Config::default()
     };
-    Leech::start_in(data.to_owned(), &source.scratch, "leech", &source.torrent, config).btd
+    Leech::start_in(data.to_owned(), &source.scratch, "leech", &source.torrent, config)
 }
 
 #[test]
@@ -33,11 +34,16 @@ fn a_disk_that_is_full_stops_requests_until_there_is_room() {
     // Of 15.7 MB the last some do not fit.
     let ballast = data.with_file_name("ballast");
     fs::write(&ballast, vec![1; 14 << 20]).expect("fill the disk");
-    let leech = leech_of(&source, &data);
+    let Leech { home, btd: leech, .. } = leech_of(&source, &data);
     leech.wait_log("the disk is full");
     assert!(
         leech.process.log().contains("MiB of the torrent are missing"),
         "how much is needed"
+    );
+    let shown = ask(&home, &["show", &info_hash(&source.torrent).to_string()]).out;
+    assert!(
+        shown.contains("it waits for its disk") && shown.contains("the disk is full"),
+        "{shown}"
     );
     asks_for_nothing(&source.btd, &leech, || {
         // What is there is served meanwhile.
@@ -49,6 +55,8 @@ fn a_disk_that_is_full_stops_requests_until_there_is_room() {
     fs::remove_file(&ballast).expect("make room");
     leech.wait_seeding(1);
     assert!(leech.process.log().contains("goes on"));
+    let shown = why();
+    assert!(!shown.contains("waits for its disk"), "{shown}");
     source.payload.assert_same(&data, true);
     leech.stop();
 }
@@ -73,7 +81,7 @@ fn a_disk_that_is_full_again_and_again_leaves_no_piece_stuck() {
     let Some((_mounted, data)) = small_disk(&source.scratch, &options) else {
         return;
     };
-    let leech = leech_of(&source, &data);
+    let leech = leech_of(&source, &data).btd;
     let ballast = data.with_file_name("ballast");
     let said = |what: &str| leech.process.log().matches(what).count();
     for cycle in 1..=cycles {
@@ -135,7 +143,7 @@ fn two_torrents_on_a_full_disk_both_stop_and_both_go_on_when_there_is_room() {
     let ballast = data.with_file_name("ballast");
     fs::write(&ballast, vec![1; 20 << 20]).expect("fill the disk");
     fs::copy(&torrent.path, scratch.dir("leech/watch").join("other.torrent")).expect("copy a torrent");
-    let leech = leech_of(&source, &data);
+    let leech = leech_of(&source, &data).btd;
     waits_for_room(&leech, "folder");
     waits_for_room(&leech, "other");
     let given = asks_for_nothing(&source.btd, &leech, || {

@@ -322,8 +322,13 @@ fn folder_that_is_moved_away_is_waited_for_and_taken_back_as_it_was() {
     wait_state(&btd, "unavailable", 1.0);
     btd.wait_log("is not there (hint: mount its disk, or make the folder");
     assert!(!data.exists(), "it was made");
+    let health = home.ctl(&["health"]);
+    health.assert_done();
+    let absent = format!("the data folder {} is not there", data.display());
+    assert!(health.out.contains(&absent), "{}", health.out);
     fs::rename(&away, data).expect("move it back");
     wait_state(&btd, "seeding", 1.0);
+    assert_eq!(home.ctl(&["health"]).out, "healthy\n");
     assert_eq!(btd.metric("btd_check_read_bytes_total"), read, "it was checked again");
     btd.stop();
     // And at a start.

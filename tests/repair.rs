@@ -60,6 +60,46 @@ fn file_of_somebody_elses_is_not_written_over_and_the_torrent_comes_when_it_is_g
     source.btd.stop();
 }
 
+/// It went on only when somebody asked for a check.
+#[test]
+fn torrent_that_is_served_in_part_and_not_downloaded_over_a_file_goes_on_when_that_is_gone() {
+    let source = Source::start("stranger-part", &files(), 16 << 10);
+    let mine = vec![7; 300_000];
+    let folder = source.scratch.dir("leech/data/folder");
+    fs::write(folder.join("a"), &mine).expect("write a file");
+    fs::copy(source.payload.path().join("b"), folder.join("b")).expect("copy a file");
+    let leech = Leech::from(&source.scratch, "leech", &source.torrent, vec![source.btd.peers]);
+    state(&leech.btd, "partial");
+    let shown = ctl(&leech.home, &["show", &hash(&source.torrent)]);
+    let why = shown["why"].as_str().expect("it is told why");
+    assert!(why.contains("\"folder/a\" is there already"), "{why}");
+    fs::rename(folder.join("a"), source.scratch.path().join("mine")).expect("move it away");
+    leech.check(&source.payload);
+    assert_eq!(fs::read(source.scratch.path().join("mine")).expect("there"), mine);
+    leech.btd.stop();
+    source.btd.stop();
+}
+
+/// A browser, or another client, has begun something else of this name.
+#[test]
+fn part_of_somebody_elses_is_not_written_over_and_the_torrent_comes_when_it_is_gone() {
+    let source = Source::start("strange-part", &files(), 16 << 10);
+    let mine = vec![7; 300_000];
+    let folder = source.scratch.dir("leech/data/folder");
+    fs::write(folder.join("a.part"), &mine).expect("write a file");
+    let leech = Leech::from(&source.scratch, "leech", &source.torrent, vec![source.btd.peers]);
+    state(&leech.btd, "missing");
+    log_has(
+        &leech.btd,
+        "\"folder/a.part\" is there already and has nothing of this torrent in it",
+    );
+    assert_eq!(fs::read(folder.join("a.part")).expect("there"), mine);
+    fs::remove_file(folder.join("a.part")).expect("remove it");
+    leech.check(&source.payload);
+    leech.btd.stop();
+    source.btd.stop();
+}
+
 /// Issue 7: likewise.
 #[test]
 fn file_that_is_put_there_after_the_check_is_looked_at_before_anything_is_written() {

@@ -266,6 +266,8 @@ fn trusted_payload_is_never_read_until_somebody_asks_for_it() {
     // What is on the disk is what is sent.
     assert!(home.fetch(&mut home.peer(&btd), 5) == piece_of(&bytes, 5));
     assert_eq!(btd.metric("btd_check_read_bytes_total"), 0.0);
+    let log = btd.process.log();
+    assert!(log.contains("taken for right") && !log.contains("checked in"), "{log}");
     btd.stop();
     let btd = home.start();
     btd.wait_torrents("seeding", 1);

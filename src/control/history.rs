@@ -6,6 +6,7 @@
 //! nothing else.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -115,6 +116,28 @@ struct Counted {
     downloaded: u64,
 }
 
+/// How often a thread has begun to record totals, and has ended.
+#[derive(Debug, Default)]
+struct Batches {
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+/// When totals were looked at that are not recorded. They are to be added to what is recorded, as long as that is still what it
+/// was then: what is recorded meanwhile would be counted twice.
+#[derive(Debug, Clone)]
+pub(super) struct Moment {
+    batches: Arc<Batches>,
+    ended: u64,
+}
+
+impl Moment {
+    /// Whether nothing was recorded since. To be asked after what is recorded was looked at.
+    pub(super) fn lasts(&self) -> bool {
+        self.batches.begun.load(SeqCst) == self.ended
+    }
+}
+
 /// Takes over what the shards count.
 #[derive(Debug)]
 pub(super) struct Totals {
@@ -122,6 +145,11 @@ pub(super) struct Totals {
     counted: Vec<Counted>,
     /// Taken over and not handed to a thread.
     moved: Vec<Moved>,
+    /// Handed to a thread, which may have recorded it by now.
+    in_hand: Vec<Moved>,
+    batches: Arc<Batches>,
+    /// How many times something was handed to a thread.
+    handed: u64,
     /// Of which somebody wants to know how they stand.
     asked: Vec<InfoHash>,
     /// Of which all was read, and is right: complete from then on, if they were not before.
@@ -146,6 +174,9 @@ impl Totals {
             session,
             counted: Vec::new(),
             moved: Vec::new(),
+            in_hand: Vec::new(),
+            batches: Arc::default(),
+            handed: 0,
             asked: Vec::new(),
             whole: Vec::new(),
             standings,
@@ -160,6 +191,7 @@ impl Totals {
     pub(super) fn forget(&mut self, info_hash: InfoHash) {
         self.counted.retain(|counted| counted.info_hash != info_hash);
         self.moved.retain(|moved| moved.info_hash != info_hash);
+        self.in_hand.retain(|moved| moved.info_hash != info_hash);
         lock(&self.forgotten).insert(info_hash);
         self.session.forget(info_hash);
     }
@@ -176,14 +208,18 @@ impl Totals {
         });
     }
 
-    /// What a torrent has moved, up and down, and that is not recorded: before it was last checked, too.
-    pub(super) fn unrecorded(&self, info_hash: InfoHash) -> (u64, u64) {
-        let unrecorded = self.unrecorded_between(info_hash, info_hash);
-        unrecorded.get(&info_hash).copied().unwrap_or_default()
+    /// What a torrent has moved, up and down, and that is not recorded: before it was last checked, too. Also when that was so.
+    pub(super) fn unrecorded(&self, info_hash: InfoHash) -> ((u64, u64), Moment) {
+        let (unrecorded, moment) = self.unrecorded_between(info_hash, info_hash);
+        (unrecorded.get(&info_hash).copied().unwrap_or_default(), moment)
     }
 
     /// The same of all from one info-hash to another that have moved anything.
-    pub(super) fn unrecorded_between(&self, first: InfoHash, last: InfoHash) -> HashMap<InfoHash, (u64, u64)> {
+    pub(super) fn unrecorded_between(
+        &self,
+        first: InfoHash,
+        last: InfoHash,
+    ) -> (HashMap<InfoHash, (u64, u64)>, Moment) {
         let range = first..=last;
         let counted = self.counted.iter().filter(|counted| range.contains(&counted.info_hash));
         let counted = counted.map(|counted| Moved {
@@ -191,13 +227,17 @@ impl Totals {
             uploaded: counted.torrent.uploaded() - counted.uploaded,
             downloaded: counted.torrent.downloaded() - counted.downloaded,
         });
-        let moved = self.moved.iter().filter(|moved| range.contains(&moved.info_hash));
+        let ended = self.batches.ended.load(SeqCst);
+        let in_hand = self.in_hand.iter().filter(|_| ended < self.handed);
+        let moved = self.moved.iter().chain(in_hand);
+        let moved = moved.filter(|moved| range.contains(&moved.info_hash));
         let mut unrecorded: HashMap<InfoHash, (u64, u64)> = HashMap::new();
         for moved in counted.chain(moved.copied()) {
             let sum = unrecorded.entry(moved.info_hash).or_default();
             *sum = (sum.0 + moved.uploaded, sum.1 + moved.downloaded);
         }
-        unrecorded
+        let batches = Arc::clone(&self.batches);
+        (unrecorded, Moment { batches, ended })
     }
 
     /// Somebody wants to know how a torrent stands.
@@ -231,17 +271,20 @@ impl Totals {
         if tells {
             told.extend(moved.iter().map(|moved| moved.info_hash));
         }
-        let standings = self.standings.clone();
+        let (standings, batches) = (self.standings.clone(), Arc::clone(&self.batches));
         let thread = std::thread::Builder::new().name("btd-history".to_owned());
         let work = move || {
+            batches.begun.fetch_add(1, SeqCst);
             record(&session, &moved, &forgotten);
+            batches.ended.fetch_add(1, SeqCst);
             note_all_whole(&session, &whole, &forgotten);
             tell(&session, &told, &standings);
         };
         match thread.spawn(work) {
             Ok(thread) => {
                 self.thread = Some(thread);
-                self.moved.clear();
+                self.handed += 1;
+                self.in_hand = std::mem::take(&mut self.moved);
                 self.whole.clear();
                 self.asked.clear();
             }
@@ -410,6 +453,34 @@ mod tests {
         assert!(fixture.totals.thread.is_none(), "nothing has moved since");
     }
 
+    /// What was recorded between a look at the one and a look at the other was counted twice, and what a thread had in hand not at all.
+    #[test]
+    fn what_is_not_recorded_and_what_is_make_a_sum_that_holds_at_one_moment() {
+        let mut fixture = fixture();
+        let info_hash = fixture.torrent.info_hash();
+        fixture.torrent.count_uploaded(5);
+        let (unrecorded, moment) = fixture.totals.unrecorded(info_hash);
+        assert!(unrecorded == (5, 0) && moment.lasts());
+        // A thread has it in hand, and is not at work yet.
+        fixture.totals.take_over();
+        fixture.totals.in_hand = std::mem::take(&mut fixture.totals.moved);
+        fixture.totals.handed += 1;
+        let (unrecorded, moment) = fixture.totals.unrecorded(info_hash);
+        assert!(unrecorded == (5, 0) && moment.lasts());
+        fixture.totals.batches.begun.fetch_add(1, SeqCst);
+        assert!(!moment.lasts(), "it may be recorded by now");
+        record(&fixture.session, &fixture.totals.in_hand, &Forgotten::default());
+        assert!(!fixture.totals.unrecorded(info_hash).1.lasts());
+        fixture.totals.batches.ended.fetch_add(1, SeqCst);
+        let (unrecorded, moment) = fixture.totals.unrecorded(info_hash);
+        assert!(unrecorded == (0, 0) && moment.lasts(), "it is recorded");
+        assert_eq!(fixture.recorded(), Some((5, 0)));
+        fixture.torrent.count_uploaded(2);
+        fixture.minute();
+        assert_eq!(fixture.totals.unrecorded(info_hash).0, (0, 0));
+        assert!(!moment.lasts() && fixture.totals.unrecorded(info_hash).1.lasts());
+    }
+
     /// It is checked anew: the shards get another one of the same info-hash, and count from zero.
     #[test]
     fn torrent_that_comes_after_another_of_the_same_info_hash_adds_to_its_total() {
@@ -422,7 +493,7 @@ mod tests {
         fixture.torrent.count_uploaded(6);
         assert_eq!(fixture.totals.counted.len(), 2);
         let info_hash = fixture.torrent.info_hash();
-        assert_eq!(fixture.totals.unrecorded(info_hash), (11, 0), "of both");
+        assert_eq!(fixture.totals.unrecorded(info_hash).0, (11, 0), "of both");
         fixture.minute();
         assert_eq!(fixture.recorded(), Some((11, 0)));
         assert_eq!(fixture.totals.counted.len(), 1, "nobody else has the first any more");

@@ -39,6 +39,25 @@ pub(super) fn budget(config: &Config, shards: usize) -> Option<Budget> {
     Some(of(memory, planned))
 }
 
+/// What is wrong with the caches of a configuration, if they are planned larger than the memory that there is here. It may be for
+/// another machine.
+pub(super) fn too_much(config: &Config) -> Option<String> {
+    too_much_of(config, limit()?)
+}
+
+fn too_much_of(config: &Config, memory: u64) -> Option<String> {
+    let storage = &config.storage;
+    let sum = storage.cache_size.unwrap_or(0).saturating_add(storage.write_buffer);
+    (sum > memory).then(|| {
+        format!(
+            "storage.cache-size and write-buffer are {} together, and btd may use {} of memory here (hint: a smaller \
+             cache-size)",
+            display_size(sum),
+            display_size(memory)
+        )
+    })
+}
+
 /// Half of what is left is for connections; torrents, the kernel and other programs have the rest.
 fn of(memory: u64, planned: u64) -> Budget {
     let connections = (memory.saturating_sub(planned) / 2 / PER_CONNECTION).max(CONNECTIONS_MIN);

@@ -83,7 +83,11 @@ pub enum Error {
 pub fn run(cli: Cli) -> Result<(), Error> {
     match (cli.command, cli.daemon.config) {
         (Some(Command::CheckConfig { config: file }), _) => {
-            Config::check(&file)?;
+            let config = Config::check(&file)?;
+            if let Some(warning) = memory::too_much(&config) {
+                // Whoever cannot be told has asked for the exit code alone.
+                let _ = writeln!(std::io::stderr(), "{}: warning: {warning}", file.display());
+            }
             writeln!(std::io::stdout(), "{}: good", file.display()).map_err(Error::Output)
         }
         (Some(Command::Completions(args)), _) => Ok(commands::completions::run(&args)?),

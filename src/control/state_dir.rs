@@ -4,11 +4,18 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 const LOCK: &str = "lock";
 const PORTS: &str = "ports.json";
+
+/// How long somebody else is waited for who has what is wanted: a process that was killed has its locks until it has ended, which
+/// takes a moment where it had gigabytes, or a ring with operations in flight.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is tried meanwhile.
+const TRY_EVERY: Duration = Duration::from_millis(20);
 
 /// The folder, held for as long as this value lives.
 #[derive(Debug)]
@@ -78,12 +85,44 @@ pub struct Ports {
     pub metrics: Option<u16>,
 }
 
+/// Tries until nobody else has what is wanted, which `is_in_use` tells, as long as `wait` says so.
+pub(super) fn until_free<T, E>(
+    mut attempt: impl FnMut() -> Result<T, E>,
+    is_in_use: impl Fn(&E) -> bool,
+    mut wait: impl FnMut() -> bool,
+) -> Result<T, E> {
+    loop {
+        match attempt() {
+            Err(error) if is_in_use(&error) && wait() => {}
+            result => return result,
+        }
+    }
+}
+
+/// Waits a moment, and a few moments in all. See [`PATIENCE`].
+pub(super) fn patience() -> impl FnMut() -> bool {
+    let until = Instant::now() + PATIENCE;
+    move || {
+        std::thread::sleep(TRY_EVERY);
+        Instant::now() < until
+    }
+}
+
 impl StateDir {
-    /// Makes the folder if it is missing, readable by its owner only, and locks it.
+    /// Makes the folder if it is missing, readable by its owner only, and locks it. A holder that is ending is waited for.
     ///
     /// # Errors
     /// Another btd holds it, or the filesystem refuses.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        Self::open_waiting(path, patience())
+    }
+
+    fn open_waiting(path: &Path, wait: impl FnMut() -> bool) -> Result<Self, Error> {
+        let is_in_use = |error: &Error| matches!(error, Error::InUse { .. });
+        until_free(|| Self::try_open(path), is_in_use, wait)
+    }
+
+    fn try_open(path: &Path) -> Result<Self, Error> {
         let io = |step, path: &Path| {
             let path = path.to_owned();
             move |source| Error::Io { step, path, source }
@@ -204,6 +243,23 @@ mod tests {
         );
         drop(first);
         StateDir::open(dir.path()).expect("the first is gone");
+    }
+
+    /// `kill -9` and a start right behind it ended with 73.
+    #[test]
+    fn a_holder_that_is_ending_is_waited_for() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut ending = Some(StateDir::open(dir.path()).expect("nobody else is here"));
+        let mut waits = 0;
+        let opened = StateDir::open_waiting(dir.path(), || {
+            waits += 1;
+            if waits == 3 {
+                drop(ending.take());
+            }
+            true
+        });
+        opened.expect("the first is gone");
+        assert_eq!(waits, 3);
     }
 
     #[test]

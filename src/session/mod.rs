@@ -213,6 +213,28 @@ impl Store {
         self.change_records(info_hash, || Some(current()));
     }
 
+    /// Queues what a check has found to be written, in the place of `before`, which it has seen in the record last. A piece that
+    /// somebody has taken out of the record since ([`Store::doubt`]) is not put back. Gives what is recorded. Blocks on the disk.
+    pub fn put_found(&self, info_hash: InfoHash, before: Option<&Record>, found: &Record) -> Record {
+        let (piece_count, file_count) = (found.have.piece_count(), found.files.len());
+        let current = || {
+            let mut found = found.clone();
+            if let Some(before) = before
+                && let Some(now) = self.load(&info_hash, piece_count, file_count)
+            {
+                for piece in before.have.beside(&now.have) {
+                    found.have.clear(piece);
+                    if now.wrong.get(piece) {
+                        found.wrong.set(piece);
+                    }
+                }
+            }
+            Some(found)
+        };
+        self.change_records(info_hash, current)
+            .unwrap_or_else(|| unreachable!("there always is a record to be put"))
+    }
+
     /// Of a torrent of this shape, what is recorded of a piece holds no more: it was read and is `wrong`, or could not be
     /// read. What was put is on the disk when this ends, if the disk takes it. Blocks on the disk.
     pub fn doubt(&self, info_hash: InfoHash, shape: (u32, usize), piece: PieceIndex, wrong: bool) {
@@ -242,16 +264,16 @@ impl Store {
         });
     }
 
-    /// Queues the record that `record` gives, if it gives one; it is asked until no record is queued meanwhile. That all torrents
-    /// have one count has it asked more often than need be, and is not for long: whoever is in the way has got something done.
-    /// No lock is held meanwhile, since `put` is not to wait for a disk.
-    fn change_records(&self, info_hash: InfoHash, record: impl Fn() -> Option<Record>) {
+    /// Queues the record that `record` gives, if it gives one, and gives it; it is asked until no record of this torrent is queued
+    /// meanwhile. A few torrents share a count, which has it asked more often than need be, and is not for long: whoever is in the
+    /// way has got something done. No lock is held meanwhile, since `put` is not to wait for a disk.
+    fn change_records(&self, info_hash: InfoHash, record: impl Fn() -> Option<Record>) -> Option<Record> {
         loop {
-            let records_changed = self.writer.records_changed();
-            let Some(record) = record() else { return };
+            let records_changed = self.writer.records_changed(&info_hash);
+            let record = record()?;
             let change = Change::Put(record.encode());
             if self.writer.queue_record_if(records_changed, info_hash, change) {
-                return;
+                return Some(record);
             }
         }
     }

@@ -116,6 +116,21 @@ fn what_others_record_while_a_record_is_changed_is_not_lost() {
     assert_eq!(load(&store, 1), None, "it was removed, and stays so");
 }
 
+/// All torrents had one count: beside thousands that are recorded, a change was made anew without end.
+#[test]
+fn a_change_is_not_made_anew_for_another_torrents_record() {
+    let dir = folder();
+    let store = open(dir.path());
+    store.put(info_hash(1), record(1));
+    let asked = std::cell::Cell::new(0);
+    store.put_current(info_hash(1), || {
+        asked.set(asked.get() + 1);
+        store.put(info_hash(2), record(2));
+        record(1)
+    });
+    assert_eq!(asked.get(), 1);
+}
+
 /// Whoever records what a torrent has may have looked at it before a piece was withdrawn.
 #[test]
 fn a_piece_that_is_doubted_is_not_recorded_by_who_looked_before() {

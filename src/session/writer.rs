@@ -61,13 +61,16 @@ pub(super) struct Writer {
     finished: Condvar,
 }
 
-#[derive(Debug, Default)]
+/// Counts of records that were changed: torrents share them by the first byte of their info-hashes.
+const COUNTS: usize = 256;
+
+#[derive(Debug)]
 struct Queue {
     pending: Changes,
     /// What the transaction under way writes. It is not in `pending`, but a change that came later may be.
     writing: Arc<Changes>,
-    /// Records that were queued or removed so far.
-    records_changed: u64,
+    /// Records that were queued or removed so far, by the first byte of their torrents' info-hashes.
+    records_changed: Box<[u64; COUNTS]>,
     /// Transactions begun and ended, failed ones among them.
     begun: u64,
     ended: u64,
@@ -78,7 +81,27 @@ struct Queue {
     stopping: bool,
 }
 
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            pending: Changes::new(),
+            writing: Arc::default(),
+            records_changed: Box::new([0; COUNTS]),
+            begun: 0,
+            ended: 0,
+            failing: false,
+            hurry: false,
+            stopping: false,
+        }
+    }
+}
+
 impl Queue {
+    /// The count that a torrent's records go into.
+    fn records_changed(&mut self, info_hash: &InfoHash) -> &mut u64 {
+        &mut self.records_changed[usize::from(info_hash.0[0])]
+    }
+
     /// How many torrents changes are queued for.
     fn torrents(&self) -> usize {
         let torrents: HashSet<&InfoHash> = self.pending.keys().map(|(_, info_hash)| info_hash).collect();
@@ -100,24 +123,26 @@ impl Writer {
     /// Queues a change, in the place of one of its kind that is still queued for the torrent.
     pub(super) fn queue(&self, kind: Kind, info_hash: InfoHash, change: Change) {
         let mut queue = self.lock();
-        queue.records_changed += u64::from(kind == Kind::Record);
+        *queue.records_changed(&info_hash) += u64::from(kind == Kind::Record);
         queue.pending.insert((kind, info_hash), change);
         self.queued.notify_one();
     }
 
-    /// How many changes of records there were so far, of all torrents. To be asked before what a change comes of is looked at.
-    pub(super) fn records_changed(&self) -> u64 {
-        self.lock().records_changed
+    /// How many changes there were so far of a torrent's record, and of others that share its count. To be asked before what a
+    /// change comes of is looked at.
+    pub(super) fn records_changed(&self, info_hash: &InfoHash) -> u64 {
+        *self.lock().records_changed(info_hash)
     }
 
-    /// Queues a record if no record was changed since there were so many changes. False if one was: what this one comes of may
-    /// not be so any more.
+    /// Queues a record if none of its count was changed since there were so many changes. False if one was: what this one comes of
+    /// may not be so any more.
     pub(super) fn queue_record_if(&self, records_changed: u64, info_hash: InfoHash, change: Change) -> bool {
         let mut queue = self.lock();
-        if queue.records_changed != records_changed {
+        let count = queue.records_changed(&info_hash);
+        if *count != records_changed {
             return false;
         }
-        queue.records_changed += 1;
+        *count += 1;
         queue.pending.insert((Kind::Record, info_hash), change);
         self.queued.notify_one();
         true

@@ -31,6 +31,7 @@ use crate::shard::audit::Audit;
 use crate::shard::{Caps, Command, Event, Events, Flow, Limits, Pace, ReadMode, Settings, Shard, Torrent};
 use crate::stats;
 use crate::storage::part::{Options, Preallocate};
+use crate::storage::strangers::Blanks;
 use crate::storage::{Means, Root, Throttle, Unread, simulated};
 
 /// Connections that a node may have, and of them those of one host.
@@ -251,6 +252,7 @@ impl Node {
             trust,
             unread: Unread::Now,
             doubted: None,
+            blanks: Blanks::default(),
             home: Some(0),
             progress: Arc::new(Progress::new(self.subject.payload.len() as u64)),
         };

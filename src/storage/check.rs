@@ -42,6 +42,8 @@ pub struct CheckReport {
     pub seen: Vec<Seen>,
     /// Pieces that were judged by an earlier check, and not read again.
     pub known_count: u32,
+    /// Pieces that were taken for right without a look, for ever or for the time being.
+    pub believed_count: u32,
     /// Those of `have` that nobody has read yet: see [`Unread::Later`].
     pub unread: Bitfield,
     /// The disk did not take files that may not be on it yet. Their pieces are in neither set, and may be right all the same: who
@@ -185,6 +187,7 @@ pub fn check(
         modified,
         seen,
         known_count: verifier.known.count(),
+        believed_count: believed,
         unread,
         unsynced: !verifier.lost.is_empty(),
     })

@@ -57,6 +57,6 @@ pub use mounts::filesystem_of;
 pub use part::{PART_SUFFIX, PartNames};
 pub use pieces::{Error, Means, Progress};
 pub use root::{OpenError, Root};
-pub use strangers::strangers;
+pub use strangers::{samples, strangers, unread_in};
 pub use throttle::Throttle;
 pub use unchanged::unchanged;

@@ -13,22 +13,26 @@
 //! `O_DIRECT`, which costs a tenth of the processor time (PERF.md) and leaves the cache as it was; where that cannot be
 //! had, and for small files, the read asks for the same with `RWF_DONTCACHE`.
 
+mod durable;
+mod plan;
+mod state;
+
+pub(super) use plan::Plan;
+pub use state::FileState;
+
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::fs::{File, Metadata};
 use std::io::IoSliceMut;
-use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::cached::{CachedBytes, CachedPart};
-use super::folder::{folder_changed, forget_cached, simulated_sync, step, sync_by_file, sync_folders};
 use super::holes::Stretch;
 use super::layout::{Layout, Span};
 use super::part::{self, PartNames, Seen};
 use super::root::{OpenError, Root};
-use crate::io::uring::file_reader::Part;
 use crate::io::uring::page_cache;
 use crate::proto::metainfo::FileEntry;
 use crate::proto::path::RelPath;
@@ -66,72 +70,6 @@ pub(super) const fn slack(stretch_len: usize) -> usize {
 /// `RWF_DONTCACHE` (Linux 6.14, uncached buffered reads), which rustix does not name yet: what the read had to fetch
 /// leaves the page cache again, so that checking a large torrent does not push out what others have there.
 const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
-
-/// What a file on disk is, compared with what the torrent says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileState {
-    /// A regular file of the right length. Whether its bytes are right, its pieces tell.
-    Ok,
-    /// There is no such file.
-    Missing,
-    /// It ends too early.
-    Shorter {
-        /// Bytes it has.
-        have: u64,
-        /// Bytes it should have.
-        want: u64,
-    },
-    /// It goes on after its end. Its pieces are good all the same.
-    Longer {
-        /// Bytes it has.
-        have: u64,
-        /// Bytes it should have.
-        want: u64,
-    },
-    /// Something else is in its place: a folder, a symbolic link, a FIFO...
-    NotRegular(OpenError),
-    /// The system refused to open it or to read from it.
-    Unreadable(OpenError),
-}
-
-impl FileState {
-    /// Whether the file is as it should be, as far as can be seen from outside.
-    pub fn is_ok(&self) -> bool {
-        *self == Self::Ok
-    }
-
-    fn of_len(have: u64, want: u64) -> Self {
-        match have.cmp(&want) {
-            std::cmp::Ordering::Less => Self::Shorter { have, want },
-            std::cmp::Ordering::Equal => Self::Ok,
-            std::cmp::Ordering::Greater => Self::Longer { have, want },
-        }
-    }
-}
-
-impl std::fmt::Display for FileState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Ok => f.write_str("ok"),
-            Self::Missing => f.write_str("missing"),
-            Self::Shorter { have, want } => write!(f, "too short: {have} of {want} bytes"),
-            Self::Longer { have, want } => write!(f, "too long: {have} bytes instead of {want}"),
-            Self::NotRegular(error) | Self::Unreadable(error) => write!(f, "{error}"),
-        }
-    }
-}
-
-impl From<OpenError> for FileState {
-    fn from(error: OpenError) -> Self {
-        match error {
-            OpenError::Missing => Self::Missing,
-            OpenError::NotAFolder | OpenError::SymbolicLink | OpenError::NotRegular(_) | OpenError::Outside => {
-                Self::NotRegular(error)
-            }
-            OpenError::Denied | OpenError::TooManyOpen | OpenError::Other(_) => Self::Unreadable(error),
-        }
-    }
-}
 
 /// See the head of this file.
 pub(super) struct Payload<'a> {
@@ -173,71 +111,6 @@ struct OpenFile {
     /// The same with `O_DIRECT`, once that was wanted.
     direct: Option<Arc<File>>,
 }
-
-/// Where a stretch of the torrent lies in a buffer, and what has to be read for that.
-#[derive(Debug, Default)]
-pub(super) struct Plan {
-    /// For the ring.
-    pub(super) parts: Vec<Part>,
-    /// The stretch, in order and without gaps.
-    places: Vec<Place>,
-    /// The first place of the buffer that is aligned.
-    base: usize,
-}
-
-/// A range of one file, and its place in a buffer.
-#[derive(Debug)]
-struct Place {
-    span: Span,
-    /// Where in the buffer its first byte is.
-    at: usize,
-    origin: Origin,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Origin {
-    /// It is in the buffer.
-    Here,
-    /// It comes with this part, whose first byte lies so many bytes before.
-    Part { index: usize, lead: usize, direct: bool },
-    /// It cannot be had.
-    Gap,
-}
-
-/// What of a stretch is in a buffer: ranges of the buffer with the bytes of the torrent in order, or nothing where a byte
-/// could not be read.
-#[derive(Debug)]
-pub(super) struct Filled {
-    /// Where in the torrent it begins.
-    offset: u64,
-    places: Vec<Place>,
-}
-
-impl Filled {
-    /// Where in the buffer these bytes of the torrent are; `None` if one of them could not be read.
-    pub(super) fn ranges(&self, offset: u64, len: u64) -> Option<Vec<Range<usize>>> {
-        let mut ranges: Vec<Range<usize>> = Vec::new();
-        let mut from = self.offset;
-        for place in &self.places {
-            let (start, end) = (from.max(offset), (from + place.span.len).min(offset + len));
-            if start < end {
-                if matches!(place.origin, Origin::Gap) {
-                    return None;
-                }
-                // Both are within the place, which is shorter than the buffer.
-                let at = place.at + (start - from) as usize;
-                let end = place.at + (end - from) as usize;
-                match ranges.last_mut() {
-                    Some(last) if last.end == at => last.end = end,
-                    _ => ranges.push(at..end),
-                }
-            }
-            from += place.span.len;
-        }
-        Some(ranges)
-    }
-}
-
 impl<'a> Payload<'a> {
     /// Looks at every file; with `names` also under the name that it has while it is not complete. `keep_going` is asked
     /// before each; `None` when it says no.
@@ -400,104 +273,6 @@ impl<'a> Payload<'a> {
         let file = self.file(span.file);
         file.is_ok_and(|file| page_cache::is_cached(&file, span.offset, span.len))
     }
-
-    /// Says what is to be read where for the bytes from `offset` on. `buffer` has [`slack`] to spare; zeros of padding,
-    /// and what is not worth a place in a ring, are put there at once.
-    pub(super) fn plan(&mut self, offset: u64, len: u64, buffer: &mut [u8]) -> Plan {
-        let layout = self.layout;
-        let base = buffer.as_ptr().align_offset(ALIGNMENT);
-        let mut plan = Plan {
-            base,
-            ..Plan::default()
-        };
-        let mut free = base;
-        let mut len_left = len as usize;
-        for span in layout.spans(offset, len) {
-            let span_len = span.len as usize; // No longer than the buffer.
-            len_left -= span_len;
-            let (at, origin, end) = if span.pad {
-                buffer[free..free + span_len].fill(0);
-                (free, Origin::Here, free + span_len)
-            } else {
-                self.place(&span, free, buffer, len_left, &mut plan)
-            };
-            plan.places.push(Place { span, at, origin });
-            free = end;
-        }
-        plan
-    }
-
-    /// Finds a place for a span from `free` on, and what is to be read for it. Also gives where the next may begin.
-    fn place(
-        &mut self,
-        span: &Span,
-        free: usize,
-        buffer: &mut [u8],
-        len_left: usize,
-        plan: &mut Plan,
-    ) -> (usize, Origin, usize) {
-        let len = span.len as usize;
-        let gap = (free, Origin::Gap, free);
-        if span.offset + span.len > self.readable[span.file as usize] {
-            return gap;
-        }
-        let Ok(file) = self.file(span.file) else { return gap };
-        let index = plan.parts.len();
-        if index == PARTS_MAX {
-            let read = self.read(span, &mut buffer[free..free + len], 0);
-            return if read { (free, Origin::Here, free + len) } else { gap };
-        }
-        let lead = (span.offset % ALIGNMENT as u64) as usize;
-        let at = plan.base + (free - plan.base).next_multiple_of(ALIGNMENT);
-        let read_len = (lead + len).next_multiple_of(ALIGNMENT);
-        let wanted = self.direct && span.len >= DIRECT_FROM && at + read_len + len_left <= buffer.len();
-        if wanted
-            && !page_cache::is_cached(&file, span.offset, span.len)
-            && let Some(file) = self.direct_file(span.file)
-        {
-            plan.parts.push(Part {
-                file,
-                offset: span.offset - lead as u64,
-                at,
-                len: read_len,
-                dont_cache: false,
-                result: Ok(0),
-            });
-            let direct = true;
-            // A disk writes whole sectors to memory, also beyond the end of the file.
-            return (at + lead, Origin::Part { index, lead, direct }, at + read_len);
-        }
-        plan.parts.push(Part {
-            file,
-            offset: span.offset,
-            at: free,
-            len,
-            dont_cache: self.read_flags == DONTCACHE,
-            result: Ok(0),
-        });
-        let (lead, direct) = (0, false);
-        (free, Origin::Part { index, lead, direct }, free + len)
-    }
-
-    /// Judges what was read for a plan. `parts` are those of the plan, with their results.
-    pub(super) fn finish(&mut self, offset: u64, plan: Plan, parts: &[Part], buffer: &mut [u8]) -> Filled {
-        let mut places = plan.places;
-        for place in &mut places {
-            let Origin::Part { index, lead, direct } = place.origin else {
-                continue;
-            };
-            let part = &parts[index];
-            if direct && part.result == Err(Errno::INVAL) {
-                self.direct = false; // It asks for another alignment.
-            }
-            let len = place.span.len as usize;
-            let have = part.result.map_or(0, |read| read.saturating_sub(lead).min(len));
-            let whole = have == len || self.read(&place.span, &mut buffer[place.at..place.at + len], have);
-            place.origin = if whole { Origin::Here } else { Origin::Gap };
-        }
-        Filled { offset, places }
-    }
-
     /// Looks at every file once more, after all was read: one that was replaced, removed or cut off meanwhile is what it
     /// is now, whatever was read of it before. What reading has told of a file stays.
     pub(super) fn look_again(&mut self) {
@@ -568,52 +343,6 @@ impl<'a> Payload<'a> {
             .filter(|span| !span.pad)
             .map(|span| span.file as usize)
     }
-
-    /// Sees to it that what was read of files changed lately would be there after a power cut, for as long as `keep_going`
-    /// says; the others have no stamp any more. Once is enough: whoever changes a file again changes its stamp too.
-    ///
-    /// Their folders are synced too: a name that was given a moment ago, by a process that was killed before its folder was
-    /// synced or by one whose sync failed, would be lost with all that is known of the file.
-    ///
-    /// Gives the files of which nobody knows what is on the disk: what was read of them may have been in the page cache alone,
-    /// and the kernel calls such pages clean once it has told the error. They are not read any further.
-    pub(super) fn sync_young(&mut self, keep_going: impl Fn() -> bool) -> Vec<usize> {
-        let (mut lost, mut folders) = (Vec::new(), HashMap::new());
-        for index in std::mem::take(&mut self.young) {
-            let mut synced = match keep_going() {
-                true => self.root.open_file(&self.path(index)).and_then(|file| sync(&file)),
-                false => Ok(Synced::No),
-            };
-            if synced == Ok(Synced::Yes) {
-                let mut of = folders_of(&self.files[index as usize].path);
-                let sync = |path| {
-                    *folders
-                        .entry(path)
-                        .or_insert_with(|| sync_young_folder(self.root, path, &self.path(index)))
-                };
-                synced = of.try_for_each(sync).map(|()| Synced::Yes);
-            }
-            let at = index as usize;
-            if synced != Ok(Synced::Yes) {
-                self.stamps[at] = None;
-                self.unsynced.push(index);
-            }
-            if let Err(error) = synced {
-                self.states[at] = error.into();
-                self.readable[at] = 0;
-                lost.push(at);
-            }
-        }
-        lost
-    }
-
-    /// After [`Payload::sync_young`]: whether a file has the length that it is to have, is as it was when it was first looked
-    /// at, and would be so after a power cut.
-    pub(super) fn is_on_disk(&self, index: usize) -> bool {
-        let is_synced = !self.unsynced.contains(&(index as u32)); // No more than a torrent may have files.
-        self.states[index].is_ok() && self.modified[index].is_some() && is_synced
-    }
-
     /// Reads a span plainly, but for the first `have` bytes. False when it cannot be had; the state of the file then says
     /// why.
     fn read(&mut self, span: &Span, part: &mut [u8], have: usize) -> bool {
@@ -730,51 +459,6 @@ fn stamp(metadata: &Metadata) -> FileStamp {
             .saturating_add(metadata.mtime_nsec()),
     }
 }
-
-/// Whether all of a file is on the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Synced {
-    Yes,
-    /// Nobody has asked the disk, or its filesystem knows no such thing: those that are never written to.
-    No,
-}
-
-/// Has the disk take all of a file. Of what it does not take the page cache keeps nothing, so that whoever reads it next sees
-/// what there is.
-fn sync(file: &File) -> Result<Synced, OpenError> {
-    match step().and_then(|()| simulated_sync(file).unwrap_or_else(|| rustix::fs::fdatasync(file))) {
-        Ok(()) => Ok(Synced::Yes),
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(Synced::No),
-        Err(errno) => {
-            forget_cached(file);
-            Err(OpenError::Other(errno))
-        }
-    }
-}
-
-/// The folders on the way to a file, by their paths; the data folder is the empty one.
-fn folders_of(path: &RelPath) -> impl Iterator<Item = &str> {
-    let path = path.as_str();
-    let inner = path.match_indices('/').map(|(end, _)| &path[..end]);
-    std::iter::once("").chain(inner)
-}
-
-/// Has the disk take the names in a folder that was changed lately, on the way to this file.
-fn sync_young_folder(root: &Root, path: &str, below: &RelPath) -> Result<(), OpenError> {
-    let young = unix_seconds(SystemTime::now()).saturating_sub(YOUNG_SECONDS);
-    let changed = folder_changed(root, path);
-    if changed.is_ok_and(|changed| u64::try_from(changed).is_ok_and(|changed| changed < young)) {
-        return Ok(());
-    }
-    match sync_folders(root, &[path]).first() {
-        // Some filesystems know no such thing.
-        None | Some((_, OpenError::Other(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))) => Ok(()),
-        // One that may not be listed can have been changed all the same, by btd too.
-        Some((_, OpenError::Denied)) => sync_by_file(root, path, below),
-        Some((_, error)) => Err(*error),
-    }
-}
-
 fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
@@ -829,6 +513,7 @@ fn read_exact_at(
 
 #[cfg(test)]
 mod tests {
+    use super::plan::Filled;
     use super::*;
     use std::path::Path;
 

@@ -70,6 +70,11 @@ impl Progress {
         self.bytes_done.load(Relaxed)
     }
 
+    /// All of it is gone through once more.
+    pub fn begin_anew(&self) {
+        self.bytes_done.store(0, Relaxed);
+    }
+
     pub(super) fn add(&self, bytes: u64) {
         self.bytes_done.fetch_add(bytes, Relaxed);
     }

@@ -168,6 +168,17 @@ impl Root {
         files.iter().filter(|entry| !entry.pad).all(is_there)
     }
 
+    /// What of the path of a file that cannot be opened is the cause of that, if it is one of its folders: a symbolic link, or a
+    /// file in the place of a folder. Blocks on the disk.
+    pub fn culprit<'a>(&self, path: &'a RelPath) -> Option<&'a str> {
+        let path = path.as_str();
+        let mut folders = path.match_indices('/').map(|(end, _)| &path[..end]);
+        folders.find(|folder| {
+            let opened = open_beneath(self.fd(), Path::new(folder), OFlags::PATH | OFlags::DIRECTORY);
+            matches!(opened, Err(OpenError::SymbolicLink | OpenError::NotAFolder))
+        })
+    }
+
     /// Opens a regular file beneath the folder for reading. Never waits for the other end of a FIFO.
     ///
     /// # Errors
@@ -288,6 +299,13 @@ mod tests {
         symlink("/proc/self/root", dir.join("magic")).unwrap();
         for path in ["final", "folder/file", "away/secret", "magic/etc/passwd"] {
             assert_eq!(open(&root, path).unwrap_err(), OpenError::SymbolicLink, "{path}");
+            let path = RelPath::parse(path).unwrap();
+            let folder = path.as_str().split_once('/').map(|(folder, _)| folder);
+            assert_eq!(
+                root.culprit(&path),
+                folder,
+                "the link is told, and not what is behind it"
+            );
         }
     }
 

@@ -14,11 +14,20 @@ use crate::proto::InfoHash;
 /// Trackers of torrents that have left that are remembered. Beyond that one that comes back again and again is announced each
 /// time.
 const RETURNS_MAX: usize = 100_000;
-/// How often a torrent that leaves and comes back is announced, in milliseconds.
+/// How often a torrent that leaves and comes back is announced to a tracker that names no least interval, in milliseconds.
 const RETURN_EVERY: u64 = 60 * 1000;
 
 /// Leechers of a swarm by which torrents that leave are told of in order. There is no telling larger swarms apart.
 const LEECHERS_MAX: u32 = 50_000;
+
+/// When a torrent that has left a tracker may be announced to it again, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Return {
+    /// By itself: once in the least interval that the tracker has named.
+    next: u64,
+    /// If somebody asks for it.
+    again: u64,
+}
 
 impl Schedule {
     /// A torrent is not announced any more, once its trackers are told.
@@ -117,14 +126,16 @@ impl Schedule {
         let url = &self.trackers[job.places[job.at].url as usize].url;
         let name = (job.info_hash, fingerprint(url));
         if self.returns.len() >= RETURNS_MAX {
-            self.returns.retain(|_, next| *next > now);
+            self.returns.retain(|_, at| at.next > now);
         }
         if self.returns.len() < RETURNS_MAX {
-            self.returns.entry(name).or_insert(now);
+            let at_once = Return { next: now, again: now };
+            self.returns.entry(name).or_insert(at_once);
         }
     }
 
-    /// A torrent that has left and comes back is announced at once, and once in `RETURN_EVERY`: the next time it waits.
+    /// A torrent that has left and comes back is announced at once, and then once in the least interval that its tracker has named,
+    /// or in `RETURN_EVERY` if that is longer: the next time it waits.
     pub(super) fn come_back(&mut self, key: u32, now: u64) {
         if self.returns.is_empty() {
             return;
@@ -132,10 +143,24 @@ impl Schedule {
         let job = &mut self.jobs[key as usize];
         for place in &mut job.places {
             let url = &self.trackers[place.url as usize].url;
-            if let Some(next) = self.returns.get_mut(&(job.info_hash, fingerprint(url))) {
-                place.until = place.until.max(*next);
-                *next = now.max(*next) + RETURN_EVERY;
+            if let Some(at) = self.returns.get_mut(&(job.info_hash, fingerprint(url))) {
+                place.until = place.until.max(at.next);
+                job.again_at = job.again_at.max(at.again);
+                at.next = now.max(at.next) + RETURN_EVERY;
+                at.again = now.max(at.again) + RETURN_EVERY;
             }
+        }
+    }
+
+    /// A tracker has answered a torrent that is there anew: if it has left before, the next time it waits for as long as that has
+    /// said.
+    pub(super) fn on_returned(&mut self, key: u32) {
+        let job = &self.jobs[key as usize];
+        let url = &self.trackers[job.places[job.at].url as usize].url;
+        if !self.returns.is_empty()
+            && let Some(at) = self.returns.get_mut(&(job.info_hash, fingerprint(url)))
+        {
+            at.next = at.next.max(job.min_until);
         }
     }
 

@@ -42,6 +42,7 @@ pub use job::Standing;
 use job::{Job, NONE, Place, listed, shuffle};
 pub use kept::Kept;
 use kept::fingerprint;
+use leaving::Return;
 pub use news::News;
 use news::{put_off, take_in};
 pub use reannounce::Reannounced;
@@ -154,7 +155,7 @@ pub struct Schedule {
     scrapes_in_flight: usize,
     swarms: Swarms,
     /// When torrents that have left may be announced again, by their trackers and what those are known by over a restart.
-    returns: HashMap<(InfoHash, u64), u64>,
+    returns: HashMap<(InfoHash, u64), Return>,
     /// All torrents are leaving.
     parting: bool,
     /// Torrents of which what is kept over a restart has changed.
@@ -423,6 +424,9 @@ impl Schedule {
                 }
                 let job = &mut self.jobs[key as usize];
                 outcome.news = take_in(job, answer, call.event, time, random);
+                if call.event == Event::Started {
+                    self.on_returned(key);
+                }
                 outcome.completed_told = call.event == Event::Completed && self.all_told(call.info_hash);
             }
             Err(failure) => outcome.news = put_off(job, failure, time, random),

@@ -56,7 +56,8 @@ impl Schedule {
     }
 
     /// Announces a torrent as soon as its trackers allow: not before their `min interval` is over, nor before the time that one
-    /// has named which refused, and a minute after the last time at the earliest. Whoever asks may know that what failed or was
+    /// has named which refused, and a minute after the last time at the earliest. One that has left and come back more often than
+    /// that is not held to `min interval`, which was said of the one before. Whoever asks may know that what failed or was
     /// refused is mended: that is not rested from any longer than this, nor is a host that was given up. `None` if it is not
     /// announced.
     pub fn reannounce(&mut self, info_hash: InfoHash, now: Instant) -> Option<Reannounced> {
@@ -67,8 +68,11 @@ impl Schedule {
             let again_at = job.again_at.max(now);
             job.due = job.due.min(again_at);
             for place in &mut job.places {
-                if place.failures > 0 && !place.dead && !place.has_said_until {
-                    place.until = place.until.min(again_at);
+                if place.dead || place.has_said_until {
+                    continue;
+                }
+                place.until = place.until.min(again_at);
+                if place.failures > 0 {
                     self.hosts[place.host as usize].ask_again(now);
                 }
             }

@@ -434,9 +434,9 @@ pub struct FolderLimits {
 /// Whether btd works.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// Whether everything is as it should be.
+    /// Whether btd does its work. What a new start does not mend is no reason against it.
     pub healthy: bool,
-    /// What is not.
+    /// What keeps it from it, and what it works without: a data folder that is away.
     pub why: Vec<String>,
 }
 

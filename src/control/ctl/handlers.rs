@@ -40,6 +40,10 @@ const SCHEDULE_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a torrent that was added may take to be taken in. Longer, and it is said that it will be.
 const ARRIVAL_DEADLINE: Duration = Duration::from_secs(5);
 
+/// How often totals are looked at, at most, that are recorded in the middle of it, and when again.
+const LOOKS_MAX: u32 = 40;
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
+
 /// Takes what is answered.
 pub(in crate::control) trait Rows {
     /// Takes a row.
@@ -130,10 +134,7 @@ pub(in crate::control) async fn answer(request: Request, means: &Means, rows: &m
 async fn list(door: &Door, rows: &mut impl Rows) -> Result<(), Stop> {
     let mut after = None;
     loop {
-        let page = door.ask(move |supervisor| supervisor.page(after, PAGE_LEN)).await?;
-        let store = door.ask(|supervisor| supervisor.store()).await?;
-        // What was recorded waits for the disk.
-        let page = wait_for(move || with_recorded(page, &store)).await?;
+        let page = page(after, door).await?;
         for (_, row) in &page {
             rows.row(row).await?;
         }
@@ -141,6 +142,22 @@ async fn list(door: &Door, rows: &mut impl Rows) -> Result<(), Stop> {
             Some((last, _)) if page.len() == PAGE_LEN => after = Some(*last),
             _ => return Ok(()),
         }
+    }
+}
+
+/// The torrents behind one, with their totals: looked at anew if some of these were recorded in the middle of it.
+async fn page(after: Option<InfoHash>, door: &Door) -> Result<Vec<(InfoHash, TorrentRow)>, Refusal> {
+    let mut looks = 1;
+    loop {
+        let (page, moment) = door.ask(move |supervisor| supervisor.page(after, PAGE_LEN)).await?;
+        let store = door.ask(|supervisor| supervisor.store()).await?;
+        // What was recorded waits for the disk.
+        let page = wait_for(move || with_recorded(page, &store)).await?;
+        if looks == LOOKS_MAX || moment.is_none_or(|moment| moment.lasts()) {
+            return Ok(page);
+        }
+        looks += 1;
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 

@@ -77,7 +77,7 @@ fn field(out: &mut dyn Write, name: &str, value: impl std::fmt::Display) -> io::
 }
 
 /// `1 torrent`, `2 torrents`.
-fn counted(count: u64, thing: &str) -> String {
+pub(in crate::control) fn counted(count: u64, thing: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {thing}{plural}")
 }
@@ -419,10 +419,10 @@ impl Shown for Limits {
 
 impl Shown for Health {
     fn show(&self, out: &mut dyn Write) -> io::Result<()> {
-        match self.healthy {
-            true => writeln!(out, "healthy"),
-            false => self.why.iter().try_for_each(|why| writeln!(out, "{why}")),
+        if self.healthy {
+            writeln!(out, "healthy")?;
         }
+        self.why.iter().try_for_each(|why| writeln!(out, "{why}"))
     }
 }
 

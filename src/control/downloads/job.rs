@@ -104,6 +104,12 @@ impl Job {
                     return done;
                 }
                 put(&have, &done.stamps);
+                // Before the first byte is written: after `kill -9` the files are known for btd's own.
+                let current = lock(&is_current);
+                if *current {
+                    history::note_begun(&session, info_hash);
+                }
+                drop(current);
                 session.flush();
             }
             done.prepared = Some(prepared);

@@ -89,6 +89,13 @@ struct Entry {
     is_current: Arc<Mutex<bool>>,
 }
 
+impl Entry {
+    /// No file was made since it was checked, nor is one being made.
+    fn is_untouched(&self) -> bool {
+        !self.prepared && !self.busy && self.work.is_empty()
+    }
+}
+
 impl Drop for Entry {
     fn drop(&mut self) {
         *lock(&self.is_current) = false;
@@ -193,8 +200,13 @@ impl Downloads {
 
     /// Those of which no file was made since they were checked, nor is being made.
     pub(super) fn untouched(&self) -> impl Iterator<Item = &Arc<Torrent>> {
-        let is_untouched = |entry: &&Entry| !entry.prepared && !entry.busy && entry.work.is_empty();
-        self.entries.values().filter(is_untouched).map(|entry| &entry.torrent)
+        let untouched = self.entries.values().filter(|entry| entry.is_untouched());
+        untouched.map(|entry| &entry.torrent)
+    }
+
+    /// Whether this is one of them.
+    pub(super) fn is_untouched(&self, info_hash: InfoHash) -> bool {
+        self.entries.get(&info_hash).is_some_and(Entry::is_untouched)
     }
 
     /// A peer has something that is missing.

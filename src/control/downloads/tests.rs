@@ -93,6 +93,8 @@ fn files_are_made_recorded_and_named() {
     assert!(matches!(fixture.wanted()[..], [Outcome::Prepared(_)]));
     assert!(exists(&fixture.part()));
     assert_eq!(fixture.known(), Some(0));
+    let history = fixture.session.load_history(&fixture.torrent.info_hash());
+    assert!(history.is_some(), "btd has made them, should it be killed now");
     assert!(matches!(fixture.written()[..], [Outcome::Complete(_)]));
     assert!(!exists(&fixture.part()) && exists(&fixture.temp.path().join("data/x")));
     assert_eq!(fixture.known(), Some(1));

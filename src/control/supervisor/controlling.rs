@@ -14,6 +14,7 @@ use crate::announcer::schedule::{Reannounced, Status};
 use crate::control::checks::Progress;
 use crate::control::contents::Contents;
 use crate::control::ctl::api::{Health, Kind, PREFIX_LEN_MIN, Refusal, ShardRow, Stats, TorrentRow};
+use crate::control::history::Moment;
 use crate::control::pulse::STUCK_AFTER;
 use crate::control::torrents::{Entry, STATE_NAMES};
 use crate::proto::InfoHash;
@@ -37,6 +38,8 @@ pub(in crate::control) enum Source {
 pub(in crate::control) struct Known {
     /// Its totals lack what is recorded.
     pub(in crate::control) row: TorrentRow,
+    /// When they were looked at.
+    pub(in crate::control) moment: Moment,
     pub(in crate::control) why: Option<String>,
     pub(in crate::control) files: Vec<PathBuf>,
     pub(in crate::control) data_dir: PathBuf,
@@ -76,18 +79,23 @@ impl Supervisor<'_> {
         Err(Refusal::new(Kind::BadRequest, message))
     }
 
-    /// The torrents behind one, in the order of their info-hashes. Their totals lack what is recorded.
-    pub(in crate::control) fn page(&self, after: Option<InfoHash>, max: usize) -> Vec<(InfoHash, TorrentRow)> {
+    /// The torrents behind one, in the order of their info-hashes. Their totals lack what is recorded, and were looked at at this
+    /// moment.
+    pub(in crate::control) fn page(
+        &self,
+        after: Option<InfoHash>,
+        max: usize,
+    ) -> (Vec<(InfoHash, TorrentRow)>, Option<Moment>) {
         let page: Vec<(InfoHash, &Entry)> = self.torrents.after(after).take(max).collect();
         let (Some((first, _)), Some((last, _))) = (page.first(), page.last()) else {
-            return Vec::new();
+            return (Vec::new(), None);
         };
-        let unrecorded = self.totals.unrecorded_between(*first, *last);
+        let (unrecorded, moment) = self.totals.unrecorded_between(*first, *last);
         let row = |(info_hash, entry)| {
             let unrecorded = unrecorded.get(&info_hash).copied().unwrap_or_default();
             (info_hash, row(info_hash, entry, unrecorded))
         };
-        page.into_iter().map(row).collect()
+        (page.into_iter().map(row).collect(), Some(moment))
     }
 
     /// The same without their rows.
@@ -98,8 +106,10 @@ impl Supervisor<'_> {
 
     pub(in crate::control) fn known(&self, info_hash: InfoHash) -> Option<Known> {
         let entry = self.torrents.entry(info_hash)?;
+        let (unrecorded, moment) = self.totals.unrecorded(info_hash);
         Some(Known {
-            row: row(info_hash, entry, self.totals.unrecorded(info_hash)),
+            row: row(info_hash, entry, unrecorded),
+            moment,
             why: entry
                 .why()
                 .map(str::to_owned)
@@ -233,10 +243,10 @@ impl Supervisor<'_> {
         if self.shards.any_has_ended() {
             why.push("a shard has ended by itself".to_owned());
         }
-        Health {
-            healthy: why.is_empty(),
-            why,
-        }
+        let healthy = why.is_empty();
+        // Told, and nothing that a new start would mend: a container that is not healthy is ended and begun again.
+        why.extend(self.data_folders.absences());
+        Health { healthy, why }
     }
 }
 
@@ -256,6 +266,7 @@ impl Supervisor<'_> {
             }
             self.downloads.remove(info_hash);
             self.unread.remove(info_hash);
+            self.appearing.forget(info_hash);
             self.announcer.remove(info_hash);
             self.publish_counts();
             tracing::info!("paused {:?} ({info_hash})", self.name_of(info_hash));

@@ -15,6 +15,7 @@ use crate::control::checks::Progress;
 use crate::control::config::display_size;
 use crate::control::downloads;
 use crate::control::resolver::Resolver;
+use crate::control::torrents::State;
 use crate::proto::InfoHash;
 use crate::shard::{Command, Event, Torrent};
 
@@ -58,9 +59,13 @@ impl Supervisor<'_> {
                     "downloading {:?} ({info_hash}) waits for its disk: {why}",
                     name(info_hash)
                 );
+                self.explain_download(info_hash, Some(format!("it waits for its disk: {why}")));
             }
             Event::Gone { info_hash, why } => self.doubt(info_hash, &why),
-            Event::Resumed(info_hash) => tracing::info!("downloading {:?} ({info_hash}) goes on", name(info_hash)),
+            Event::Resumed(info_hash) => {
+                tracing::info!("downloading {:?} ({info_hash}) goes on", name(info_hash));
+                self.explain_download(info_hash, None);
+            }
             Event::Banned { info_hash, peer } => {
                 tracing::warn!(
                     "{peer} has sent wrong bytes of {:?} ({info_hash}) and is shut out",
@@ -90,11 +95,14 @@ impl Supervisor<'_> {
                     for notice in notices {
                         tracing::warn!("{name:?} ({info_hash}): {notice}");
                     }
+                    // What was missing at the check is there now.
+                    self.explain_download(info_hash, None);
                     self.shards
                         .tell_home(info_hash, Command::Prepared { info_hash, made: true });
                 }
                 downloads::Outcome::NotPrepared(error) => {
                     tracing::warn!("cannot download {name:?} ({info_hash}): {error} (tried again in a minute)");
+                    self.explain_download(info_hash, Some(format!("its files cannot be made: {error}")));
                     self.shards
                         .tell_home(info_hash, Command::Prepared { info_hash, made: false });
                 }
@@ -118,6 +126,14 @@ impl Supervisor<'_> {
                     self.publish_counts();
                 }
             }
+        }
+    }
+
+    /// Why a download does not go on, or that nothing keeps it from that. What is paused, or waits for its folder, has other reasons.
+    fn explain_download(&mut self, info_hash: InfoHash, why: Option<String>) {
+        let state = self.torrents.entry(info_hash).map(|entry| &entry.state);
+        if matches!(state, Some(State::Downloading)) {
+            self.torrents.give_reason(info_hash, why);
         }
     }
 

@@ -14,6 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::Supervisor;
 use crate::control::checks::{self, Checked, Found, Progress};
 use crate::control::contents::Contents;
+use crate::control::ctl::counted;
 use crate::control::places::{Absence, BoundAgain, Look, Places, Watching};
 use crate::control::torrents::Lost;
 use crate::proto::InfoHash;
@@ -52,6 +53,20 @@ enum Step {
     Lose(String),
     /// They are checked: those that are paused, and then the others.
     Regain { paused: bool },
+}
+
+impl Work {
+    /// What is to be done when all torrents have been gone through. `folders` are the watch folders by now: a reload may have
+    /// opened one meanwhile.
+    fn next(self, folders: Vec<usize>) -> Option<Self> {
+        let step = match self.step {
+            // What is paused comes first: a download has to know whose files it would write to.
+            Step::Lose(_) => self.is_back.then_some(Step::Regain { paused: true })?,
+            Step::Regain { paused: true } => Step::Regain { paused: false },
+            Step::Regain { paused: false } => return None,
+        };
+        Some(Self { step, folders, ..self })
+    }
 }
 
 /// Torrents that are looked at in one turn, a few microseconds each.
@@ -126,6 +141,17 @@ impl DataFolders {
     pub(super) fn forget(&mut self, info_hash: InfoHash) {
         self.waiting.remove(&info_hash);
         self.to_be_read.remove(&info_hash);
+    }
+
+    /// Why folders cannot be used, a line for each of those that cannot.
+    pub(super) fn absences(&self) -> Vec<String> {
+        let mut absences: Vec<String> = self
+            .watched
+            .values()
+            .filter_map(|watched| watched.absent.clone())
+            .collect();
+        absences.sort();
+        absences
     }
 
     /// Why a folder cannot be used, if that is so.
@@ -265,16 +291,16 @@ impl Supervisor<'_> {
         if work.after.is_some() {
             return self.data_folders.works.push_front(work);
         }
-        let next = match &work.step {
+        match &work.step {
             Step::Lose(_) => {
                 self.data_folders.places.release(&work.path);
                 if work.count > 0 {
-                    let (path, count) = (work.path.display(), work.count);
-                    tracing::info!("{count} torrents wait for the data folder {path}");
+                    let (path, count) = (work.path.display(), counted(work.count as u64, "torrent"));
+                    let wait = if work.count == 1 { "waits" } else { "wait" };
+                    tracing::info!("{count} {wait} for the data folder {path}");
                 }
-                work.is_back.then_some(Step::Regain { paused: true })
             }
-            Step::Regain { paused: true } => Some(Step::Regain { paused: false }),
+            Step::Regain { paused: true } => {}
             Step::Regain { paused: false } => {
                 // What was looked for in vain in another folder of this path.
                 let missing: Vec<checks::Job> = self.missing.extract_if(.., |job| job.data_dir == work.path).collect();
@@ -284,11 +310,11 @@ impl Supervisor<'_> {
                     }
                 }
                 self.publish_counts();
-                None
             }
-        };
-        if let Some(step) = next {
-            self.data_folders.works.push_front(Work { step, ..work });
+        }
+        let folders = self.folders_of(&work.path);
+        if let Some(next) = work.next(folders) {
+            self.data_folders.works.push_front(next);
         }
     }
 
@@ -305,6 +331,7 @@ impl Supervisor<'_> {
         }
         self.downloads.remove(info_hash);
         self.unread.remove(info_hash);
+        self.appearing.forget(info_hash); // It holds on to the folder.
         self.announcer.remove(info_hash);
         self.wait_for_place(info_hash, contents);
     }
@@ -453,6 +480,24 @@ impl Supervisor<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folder_that_is_back_while_it_is_being_lost_is_regained_for_watch_folders_that_were_opened_meanwhile() {
+        let work = |is_back| Work {
+            path: PathBuf::from("data"),
+            folders: vec![0],
+            step: Step::Lose("it is gone".to_owned()),
+            after: None,
+            count: 0,
+            is_back,
+        };
+        assert!(work(false).next(vec![0]).is_none(), "it is away");
+        let paused = work(true).next(vec![0, 3]).expect("it is back");
+        assert!(matches!(paused.step, Step::Regain { paused: true }) && paused.folders == [0, 3]);
+        let others = paused.next(vec![0, 3]).expect("those that are not paused");
+        assert!(matches!(others.step, Step::Regain { paused: false }) && others.folders == [0, 3]);
+        assert!(others.next(vec![0, 3]).is_none());
+    }
 
     #[test]
     fn folder_that_was_said_to_have_moved_is_bound_once_it_was_looked_at_and_not_forgotten_before() {

@@ -143,7 +143,8 @@ impl Supervisor<'_> {
 
     /// A check has found a torrent whole. If there are many already that nobody wants, it rests at once.
     pub(super) fn rests_at_once(&mut self, torrent: &Arc<Torrent>) -> bool {
-        if self.torrents.loaded_count() <= IDLE_MAX || torrent.home().is_some() || torrent.unread_count() > 0 {
+        let is_to_be_read = torrent.unread_count() > 0 || torrent.is_changed();
+        if self.torrents.loaded_count() <= IDLE_MAX || torrent.home().is_some() || is_to_be_read {
             return false;
         }
         let info_hash = torrent.info_hash();

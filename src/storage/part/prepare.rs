@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::time::SystemTime;
 
@@ -167,9 +166,10 @@ impl<'a> Work<'a> {
         let part = match self.names.find(self.root, index, entry) {
             Ok(found) => {
                 if entry.len > 0 && !self.seen[index as usize].is_still(&found) {
-                    return Err(error_of(index, &entry.path, "write to", Cause::Unjudged));
+                    let path = other.as_ref().filter(|_| found.part).unwrap_or(&entry.path);
+                    return Err(error_of(index, path, "write to", Cause::Unjudged));
                 }
-                self.tell(entry, &found);
+                self.tell(index, entry, &found);
                 let have = found.metadata.len();
                 if !found.part && has_other && have < entry.len {
                     self.rename(index, entry)?;
@@ -200,14 +200,15 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    fn tell(&mut self, entry: &FileEntry, found: &Found) {
-        let (path, have, want) = (&entry.path, found.metadata.len(), entry.len);
+    fn tell(&mut self, index: u32, entry: &FileEntry, found: &Found) {
+        let (have, want) = (found.metadata.len(), entry.len);
         if have > want {
-            let path = path.clone();
+            let path = self.path_of(index, found);
             self.prepared.notices.push(Notice::Longer { path, have, want });
         }
         if found.in_the_way {
-            self.prepared.notices.push(Notice::InTheWay { path: path.clone() });
+            let path = entry.path.clone();
+            self.prepared.notices.push(Notice::InTheWay { path });
         }
     }
 
@@ -284,24 +285,23 @@ impl<'a> Work<'a> {
     /// that cannot be finished serves nobody.
     fn ask_for_room(&mut self) -> Result<(), Error> {
         // By device: there may be mounts below the data folder.
-        let mut needed: BTreeMap<u64, (u64, u32, File)> = BTreeMap::new();
+        let mut needed: BTreeMap<u64, (u64, u32, Found)> = BTreeMap::new();
         for &index in &self.short {
             let found = self.find(index)?;
             let lacking = self.lacking(index, &found);
             let device = needed.entry(found.metadata.dev());
-            device.or_insert((0, index, found.file)).0 += lacking;
+            device.or_insert((0, index, found)).0 += lacking;
         }
-        for (needed, index, file) in needed.into_values() {
-            let Ok(disk) = rustix::fs::fstatvfs(&file) else {
+        for (needed, index, found) in needed.into_values() {
+            let Ok(disk) = rustix::fs::fstatvfs(&found.file) else {
                 continue;
             };
             let free = disk.f_bavail.saturating_mul(disk.f_frsize);
             // Some network filesystems say 0 of everything.
             if disk.f_blocks > 0 && needed > free {
-                let path = &self.files[index as usize].path;
                 return Err(error_of(
                     index,
-                    path,
+                    &self.path_of(index, &found),
                     "set space aside for",
                     Cause::NoSpace { needed, free },
                 ));
@@ -314,6 +314,13 @@ impl<'a> Work<'a> {
     fn lacking(&self, index: u32, found: &Found) -> u64 {
         let allocated = found.metadata.blocks().saturating_mul(STAT_BLOCK_LEN);
         self.files[index as usize].len.saturating_sub(allocated)
+    }
+
+    /// Where a file was found.
+    fn path_of(&self, index: u32, found: &Found) -> RelPath {
+        let entry = &self.files[index as usize];
+        let other = self.names.get(index, entry).filter(|_| found.part);
+        other.unwrap_or_else(|| entry.path.clone())
     }
 
     fn find(&self, index: u32) -> Result<Found, Error> {
@@ -331,10 +338,7 @@ impl<'a> Work<'a> {
         if found.metadata.len() > entry.len || (found.metadata.len() == entry.len && !full) {
             return Ok(());
         }
-        let path = match found.part {
-            true => self.names.get(index, entry).expect("it was found under that name"),
-            false => entry.path.clone(),
-        };
+        let path = self.path_of(index, &found);
         let failed = |step, errno| error_of(index, &path, step, Cause::of(errno, lacking, &found.file));
         let folder = Folder::open(self.root, path.parent());
         let file = folder

@@ -247,40 +247,73 @@ fn a_torrent_whose_first_announce_is_under_way_at_the_end_is_taken_back() {
     assert!(world.schedule.is_empty());
 }
 
+/// Has a torrent leave and come back, `answered_before` or after its tracker has heard that it leaves. Gives how many seconds later it
+/// is announced.
+fn leave_and_come_back(world: &mut World, said: &Answer, answered_before: bool) -> u64 {
+    world.schedule.remove(hash(1), world.now);
+    let (after, call) = world.wait();
+    assert_eq!((after, call.event), (0, Event::Stopped));
+    if answered_before {
+        world.ok(&call, said);
+        world.add(1, ONE);
+    } else {
+        world.add(1, ONE);
+        world.ok(&call, said);
+    }
+    let next = world.schedule.status(hash(1), world.now)[0].next;
+    let (after, call) = world.wait();
+    assert_eq!(call.event, Event::Started);
+    assert_eq!(next.map(|next| next.as_secs()), Some(after), "and that is what is told");
+    world.ok(&call, said);
+    after
+}
+
 /// Issue 7: it was hidden from its tracker until `min interval` was over.
 #[test]
-fn a_torrent_that_leaves_and_comes_back_is_announced_at_once_and_once_a_minute() {
-    for answered_before in [true, false] {
-        let mut world = World::new();
-        world.add(1, ONE);
-        let (_, call) = world.wait();
-        world.ok(&call, &answer(1800, Some(900)));
-        let leave_and_come_back = |world: &mut World| {
-            world.schedule.remove(hash(1), world.now);
+fn a_torrent_that_leaves_and_comes_back_is_announced_at_once_and_once_a_minute_or_in_the_least_interval() {
+    // Where the tracker names none, and where it does: how long the second return waits, after 20 s.
+    for (least, wait) in [(None, 40), (Some(30), 40), (Some(900), 880)] {
+        for answered_before in [true, false] {
+            let (mut world, said) = (World::new(), answer(1800, least));
+            world.add(1, ONE);
+            let (_, call) = world.wait();
+            world.ok(&call, &said);
+            world.pass(100);
+            assert_eq!(leave_and_come_back(&mut world, &said, answered_before), 0);
+            world.pass(20);
+            assert_eq!(
+                leave_and_come_back(&mut world, &said, answered_before),
+                wait,
+                "{least:?}"
+            );
+            world.pass(901);
+            assert_eq!(leave_and_come_back(&mut world, &said, answered_before), 0);
+            // One that stays keeps to what its tracker has said.
             let (after, call) = world.wait();
-            assert_eq!((after, call.event), (0, Event::Stopped));
-            if answered_before {
-                world.ok(&call, &answer(1800, Some(900)));
-                world.add(1, ONE);
-            } else {
-                world.add(1, ONE);
-                world.ok(&call, &answer(1800, Some(900)));
-            }
-            let next = world.schedule.status(hash(1), world.now)[0].next;
-            let (after, call) = world.wait();
-            assert_eq!(call.event, Event::Started);
-            assert_eq!(next.map(|next| next.as_secs()), Some(after), "and that is what is told");
-            world.ok(&call, &answer(1800, Some(900)));
-            after
-        };
-        world.pass(100);
-        assert_eq!(leave_and_come_back(&mut world), 0);
-        world.pass(20);
-        assert_eq!(leave_and_come_back(&mut world), 40, "{answered_before}");
-        world.pass(61);
-        assert_eq!(leave_and_come_back(&mut world), 0);
-        // One that stays keeps to what its tracker has said.
-        let (after, call) = world.wait();
-        assert!(after >= 900 && call.event == Event::Regular, "{after}");
+            assert!(after >= 900 && call.event == Event::Regular, "{after}");
+        }
     }
+}
+
+#[test]
+fn a_torrent_that_has_come_back_too_often_is_announced_when_somebody_asks_for_it() {
+    let (mut world, said) = (World::new(), answer(1800, Some(900)));
+    world.add(1, ONE);
+    let (_, call) = world.wait();
+    world.ok(&call, &said);
+    world.pass(100);
+    leave_and_come_back(&mut world, &said, true);
+    world.pass(20);
+    world.schedule.remove(hash(1), world.now);
+    let (_, call) = world.wait();
+    world.ok(&call, &said);
+    world.add(1, ONE);
+    assert_eq!(
+        world.schedule.status(hash(1), world.now)[0].next,
+        Some(Duration::from_secs(880))
+    );
+    let asked = world.schedule.reannounce(hash(1), world.now).expect("it is announced");
+    assert_eq!(asked.wait, Some(Duration::from_secs(40)), "a minute after the last");
+    let (after, call) = world.wait();
+    assert_eq!((after, call.event), (40, Event::Started));
 }

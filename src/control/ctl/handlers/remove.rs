@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::{Contents, contents, find, gone, shown, wait_for};
 use crate::control::contents::Contents as TorrentFile;
 use crate::control::ctl::api::{Kind, Refusal, Removed};
+use crate::control::ctl::counted;
 use crate::control::ctl::door::Door;
 use crate::control::supervisor::Neighbour;
 use crate::proto::InfoHash;
@@ -87,9 +88,9 @@ pub(super) async fn remove(door: &Door, hash: String, with_data: bool) -> Result
     });
     let erased = erased.await??;
     tracing::info!(
-        "deleted {} files and {} folders of {:?} ({info_hash}), as somebody asked for",
-        erased.files,
-        erased.folders,
+        "deleted {} and {} of {:?} ({info_hash}), as somebody asked for",
+        counted(erased.files, "file"),
+        counted(erased.folders, "folder"),
         removed.name
     );
     (removed.files, removed.folders) = (erased.files, erased.folders);

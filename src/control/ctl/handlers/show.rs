@@ -4,12 +4,15 @@ use std::time::SystemTime;
 
 use tokio::time::timeout;
 
-use super::{SCHEDULE_DEADLINE, contents, find, gone, wait_for};
+use super::{LOOK_AGAIN, LOOKS_MAX, SCHEDULE_DEADLINE, contents, find, gone, wait_for};
 use crate::announcer::TrackerUrl;
 use crate::announcer::schedule::{Standing, Status};
 use crate::control::ctl::api::{Detail, Refusal, TrackerRow};
 use crate::control::ctl::door::Door;
+use crate::control::supervisor::Known;
+use crate::proto::InfoHash;
 use crate::proto::metainfo::Metainfo;
+use crate::session::History;
 
 /// So many trackers are told of: more are hardly ever asked.
 const TRACKERS_MAX: usize = 128;
@@ -17,8 +20,7 @@ const TRACKERS_MAX: usize = 128;
 /// What there is to tell of a torrent.
 pub(super) async fn show(door: &Door, hash: String, secrets: bool) -> Result<Detail, Refusal> {
     let info_hash = find(door, hash).await?;
-    let known = door.ask(move |supervisor| supervisor.known(info_hash)).await?;
-    let known = known.ok_or_else(|| gone(info_hash))?;
+    let (known, history) = known(info_hash, door).await?;
     // Its file may have become unreadable, which is no reason to tell nothing.
     let meta = contents(door, info_hash).await.ok();
     let status = door.ask(move |supervisor| supervisor.trackers(info_hash)).await?;
@@ -31,8 +33,6 @@ pub(super) async fn show(door: &Door, hash: String, secrets: bool) -> Result<Det
     let trackers = meta.as_ref().map_or(Vec::new(), |meta| {
         trackers(meta, configured, &status.unwrap_or_default(), secrets)
     });
-    let store = door.ask(|supervisor| supervisor.store()).await?;
-    let history = wait_for(move || store.load_history(&info_hash)).await?;
     let mut row = known.row;
     if let Some(history) = history {
         row.add_recorded(&history);
@@ -59,6 +59,22 @@ pub(super) async fn show(door: &Door, hash: String, secrets: bool) -> Result<Det
         trackers,
         row,
     })
+}
+
+/// What is known of a torrent, and what it has been through: looked at anew if some of that was recorded in the middle of it.
+async fn known(info_hash: InfoHash, door: &Door) -> Result<(Known, Option<History>), Refusal> {
+    let mut looks = 1;
+    loop {
+        let known = door.ask(move |supervisor| supervisor.known(info_hash)).await?;
+        let known = known.ok_or_else(|| gone(info_hash))?;
+        let store = door.ask(|supervisor| supervisor.store()).await?;
+        let history = wait_for(move || store.load_history(&info_hash)).await?;
+        if looks == LOOKS_MAX || known.moment.lasts() {
+            return Ok((known, history));
+        }
+        looks += 1;
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// A torrent's trackers, its own before those of the configuration, and how they do.

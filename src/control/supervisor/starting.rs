@@ -1,0 +1,320 @@
+//! Starts everything: the threads, the sockets, the folders, and the supervisor that tells them of each other.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use super::Supervisor;
+use super::appearing::Appearing;
+use super::device::BoundDevice;
+use super::error::Error;
+use super::folders::Folders;
+use super::goals::Goals;
+use super::places::DataFolders;
+use super::rates::Rates;
+use super::reload::Reload;
+use super::resting::Resting;
+use crate::control::announce::{Announcer, Sources};
+use crate::control::catalog::Catalog;
+use crate::control::checks::Checks;
+use crate::control::config::Config;
+use crate::control::ctl::door::door;
+use crate::control::ctl::{handlers, socket};
+use crate::control::device::Device;
+use crate::control::dns::Dns;
+use crate::control::downloads::{self, Downloads};
+use crate::control::example;
+use crate::control::history::Totals;
+use crate::control::meter::Throughput;
+use crate::control::metrics::top::Top;
+use crate::control::metrics::{self, Reporter};
+use crate::control::pulse::Pulse;
+use crate::control::resolver::Resolver;
+use crate::control::scrub::Scrubs;
+use crate::control::shards::{self, Shards};
+use crate::control::signals::Signals;
+use crate::control::state_dir::{Ports, StateDir, patience, until_free};
+use crate::control::torrents::Torrents;
+use crate::control::tracker::Tracked;
+use crate::control::unread::UnreadTorrents;
+use crate::control::wakes::Wakes;
+use crate::control::watchdog::Watchdog;
+use crate::hashing::{Gather, Pool, PoolConfig};
+use crate::io::uring::SetupError;
+use crate::session::{self, Store};
+use crate::shard::{Event, Events, StartError};
+use crate::storage::Throttle;
+use crate::storage::part;
+
+/// Events that wait to be handled. A folder of 100,000 files is not read faster than they are taken in.
+const EVENTS_MAX: usize = 64;
+/// Pieces that wait to be hashed for downloads. Their memory is bounded by `write-buffer`.
+const DOWNLOADED_MAX: usize = 1 << 16;
+/// How long a piece that is here may wait for others to be hashed beside it: at 10 Gbit/s there are 30 MiB of them by then.
+const GATHER_MAX: Duration = Duration::from_millis(25);
+
+/// Runs the daemon until a signal stops it. The configuration was read from `file`, and is again when a signal says so.
+///
+/// # Errors
+/// It could not start, or not stop cleanly.
+pub fn run(config: &Config, file: &Path) -> Result<(), Error> {
+    let started = Instant::now();
+    tracing::info!(
+        "btd {} starts as process {}",
+        env!("CARGO_PKG_VERSION"),
+        std::process::id()
+    );
+    let state_dir = StateDir::open(&config.state_dir)?;
+    // Of one that was killed a moment ago it may be held a little longer than the folder.
+    let (session, notice) = until_free(
+        || Store::open(&config.state_dir),
+        |error| matches!(error, session::Error::InUse { .. }),
+        patience(),
+    )?;
+    if let Some(notice) = notice {
+        tracing::warn!("{notice}");
+    }
+    let session = Arc::new(session);
+    for watch in config.watch.iter().filter(|watch| watch.example) {
+        example::make_if_empty(watch)?;
+    }
+    if config.watch.is_empty() && config.tracker.is_none() {
+        tracing::warn!(
+            "there is neither a [[watch]] nor a [tracker] section: without a folder of torrents there is nothing to serve"
+        );
+    }
+    // Before the runtime, which also needs io_uring but does not say why it cannot have it.
+    let system = |step| move |source| Error::System { step, source };
+    // Peers wait for what is hashed here, and it is not idle's to give way.
+    let pool = PoolConfig {
+        workers: std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)),
+        queue_max: DOWNLOADED_MAX,
+        nice: 0,
+        idle: false,
+        gather: Some(Gather {
+            time: GATHER_MAX,
+            bytes: config.storage.write_buffer / 4,
+        }),
+    };
+    let pool = Arc::new(Pool::start(pool).map_err(system("start the threads that hash"))?);
+    let (teller, told) = mpsc::unbounded_channel(); // Shards tell each torrent's news a few times a second at most.
+    let events = Events::new(move |event| {
+        // Nobody listens any more when btd is stopping.
+        let _ = teller.send(event);
+    });
+    let tracked = config.tracker.as_ref().map(Tracked::start).transpose()?;
+    // Before anything listens by it.
+    let device = config.peers.bind_device.as_deref().map(Device::new);
+    let device = device.map(BoundDevice::new);
+    let shards = Shards::start(config, &pool, &events, tracked.as_ref().map(|tracked| &tracked.tracker))?;
+    let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(no_ring)?;
+    runtime.block_on(async {
+        let mut supervisor = Supervisor::start(
+            (config, file),
+            &state_dir,
+            &session,
+            (shards, tracked, pool, told),
+            (device, started),
+        )
+        .await?;
+        let served = supervisor.serve().await;
+        served.and(supervisor.stop().await)
+    })
+}
+
+/// Why the control plane has no ring. A shard has told whether there may be any at all.
+fn no_ring(source: std::io::Error) -> Error {
+    match source.kind() {
+        std::io::ErrorKind::OutOfMemory => shards::Error::Start(StartError::Ring(SetupError::memlock())).into(),
+        _ => Error::System {
+            step: "set up the control plane's io_uring",
+            source,
+        },
+    }
+}
+
+impl<'a> Supervisor<'a> {
+    async fn start(
+        (config, file): (&Config, &Path),
+        state_dir: &'a StateDir,
+        session: &Arc<Store>,
+        (shards, mut tracked, hashing, events): (Shards, Option<Tracked>, Arc<Pool>, mpsc::UnboundedReceiver<Event>),
+        (bound, started): (Option<BoundDevice>, Instant),
+    ) -> Result<Self, Error> {
+        let system = |step| move |source| Error::System { step, source };
+        let signals = Signals::new().map_err(system("listen to signals"))?;
+        let mut tasks = Vec::new();
+        let (sender, checked) = mpsc::unbounded_channel(); // Holds no more than there are torrents.
+        let idle = PoolConfig {
+            idle: true,
+            ..PoolConfig::default()
+        };
+        let pool = Pool::start(idle).map_err(system("start the threads that hash"))?;
+        let pool = Arc::new(pool);
+        let counters = shards.counters();
+        let peers_reads = move || counters.iter().map(|shard| shard.counters().disk_reads).sum();
+        let throttle = Arc::new(Throttle::new(config.storage.check_rate, Some(Box::new(peers_reads))));
+        let (data_folders, looks) = DataFolders::new(session);
+        let kept = (session, &data_folders.places);
+        let checks = Checks::start(&pool, &throttle, kept, shards.checks_max(), sender)
+            .map_err(system("start the threads that check payload"))?;
+        let top = Top::new(config.metrics.as_ref().map_or(0, |plan| plan.top_torrents));
+        let mut metrics_address = None;
+        let mut reporter = None;
+        if let Some(plan) = &config.metrics {
+            let refused = |source| Error::Metrics {
+                address: plan.listen,
+                source,
+            };
+            let listener = TcpListener::bind(plan.listen).await.map_err(refused)?;
+            metrics_address = Some(listener.local_addr().map_err(refused)?);
+            let source = Arc::new(Reporter::new(
+                shards.counters(),
+                vec![Arc::clone(&pool), hashing],
+                Arc::clone(&throttle),
+                tracked
+                    .as_ref()
+                    .map(|tracked| (Arc::clone(&tracked.tracker), shards.served())),
+                top.picked(),
+            ));
+            let served = metrics::server::serve(listener, Arc::clone(&source), plan.hosts.clone());
+            tasks.push(tokio::task::spawn_local(served));
+            reporter = Some(source);
+        }
+        let (sender, watched) = mpsc::channel(EVENTS_MAX);
+        let (door, asked) = door();
+        match socket::listen(&config.state_dir) {
+            Ok(listener) => {
+                let means = handlers::Means::new(door);
+                tasks.push(tokio::task::spawn_local(socket::serve(listener, means)));
+            }
+            // Peers are served all the same.
+            Err(error) => tracing::error!(
+                "cannot listen on {}: {error} (`btd ctl` does not work)",
+                config.state_dir.join(socket::FILE_NAME).display()
+            ),
+        }
+        let (goals, paused) = Goals::load(&session.load_pauses());
+        let (teller, standings) = mpsc::unbounded_channel(); // One for each torrent at a time, and those that are asked for.
+        let (done, disk_done) = mpsc::unbounded_channel();
+        let options = part::Options {
+            preallocate: config.storage.preallocate,
+            part_names: config.storage.part_names,
+        };
+        let device = bound.as_ref().map(|bound| bound.device().clone());
+        let new_resolver = || match &device {
+            None => Resolver::new(),
+            Some(device) => Resolver::through(Dns::new(device, &config.peers.dns_servers)),
+        };
+        let resolver = new_resolver();
+        let (found, resolved) = mpsc::unbounded_channel();
+        let mut folders = Folders::new((sender, Catalog::new(session)), Arc::clone(&resolver), found);
+        config.watch.iter().cloned().for_each(|watch| folders.open(watch));
+        if let Some(lists) = tracked.as_mut().and_then(Tracked::follow) {
+            tasks.push(tokio::task::spawn_local(lists));
+        }
+        // The store is no peer: its name is the system's.
+        let of_store = match &device {
+            None => Arc::clone(&resolver),
+            Some(_) => Resolver::new(),
+        };
+        let sharing = tracked.as_mut().and_then(|tracked| tracked.share(&of_store));
+        let sharing = sharing.map(|(sharing, ending)| (tokio::task::spawn_local(sharing), ending));
+        let (tracker_http, tracker_udp) = shards.tracker_addresses();
+        let (found, peers_found) = mpsc::unbounded_channel();
+        let port = shards.addresses().first().map_or(0, SocketAddr::port);
+        let announcer = Announcer::start(
+            &config.announce,
+            (shards.peer_id(), port, Sources::new(shards.addresses(), device.clone())),
+            session,
+            (&resolver, new_resolver()),
+            found,
+        );
+        let ports = Ports {
+            tracker_http: tracker_http.first().map(SocketAddr::port),
+            tracker_udp: tracker_udp.first().map(SocketAddr::port),
+            peers: shards.addresses().iter().map(SocketAddr::port).collect(),
+            metrics: metrics_address.as_ref().map(SocketAddr::port),
+        };
+        let now = Instant::now();
+        let (told, woken) = mpsc::unbounded_channel(); // Holds no more than there are torrents.
+        let resting = Resting::new(Wakes::new(session, Arc::clone(&data_folders.places), told), now);
+        let (appearing, appeared) = Appearing::new(now);
+        let (reload, config_read) = Reload::new(PathBuf::from(file));
+        metrics::publish_config();
+        let pulse = Pulse::new(shards.counters(), now);
+        let (scrubs, scrub_asks) = match config.storage.scrub {
+            Some(period) => {
+                let (scrubs, asks) = Scrubs::new(period, session, &throttle);
+                (Some(scrubs), asks)
+            }
+            None => (None, mpsc::unbounded_channel().1),
+        };
+        let mut supervisor = Self {
+            config: config.clone(),
+            reload,
+            config_read,
+            state_dir,
+            folders,
+            data_folders,
+            looks,
+            scrubs,
+            scrub_asks,
+            device: bound,
+            resolver,
+            watchdog: Watchdog::new(shards.counters(), now),
+            torrents: Torrents::new(paused, shards.resting()),
+            shards,
+            tracked,
+            checks,
+            throttle,
+            pool,
+            session: Arc::clone(session),
+            downloads: Downloads::new(Arc::clone(session), options, done, downloads::on_thread),
+            unread: UnreadTorrents::new(Arc::clone(session), now),
+            totals: Totals::new(Arc::clone(session), teller, now),
+            goals,
+            standings,
+            events,
+            disk_done,
+            peers: downloads::Peers::new(),
+            resolved,
+            announcer,
+            peers_found,
+            checked,
+            resting,
+            woken,
+            watched,
+            asked,
+            expected: Vec::new(),
+            rates: Rates::default(),
+            top,
+            throughput: Throughput::new(now),
+            pulse,
+            signals,
+            tasks,
+            sharing,
+            ports,
+            metrics_address,
+            reporter,
+            missing: Vec::new(),
+            spoilt: Vec::new(),
+            appearing,
+            appeared,
+            doubtful: Vec::new(),
+            missing_tried: now,
+            start_told: 0,
+            ready: false,
+            started,
+            progress_told: now,
+            status_told: String::new(),
+        };
+        supervisor.follow_places();
+        supervisor.follow_scrubs();
+        Ok(supervisor)
+    }
+}
