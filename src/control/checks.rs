@@ -3,11 +3,12 @@
 //! The reading and hashing is in [`crate::storage`]; here is the queue, the progress that the log tells, and the torrent
 //! that the shards get for what was found.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+mod queue;
+
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -27,9 +28,7 @@ use crate::shard::Torrent;
 use crate::storage::{
     self, CheckReport, Device, FileState, Layout, Means, Memory, PART_SUFFIX, Root, Throttle, Unread,
 };
-
-/// Checks at once on one disk that does not seek.
-const AT_ONCE: usize = 4;
+use queue::{Placed, Queue, Task};
 
 /// One torrent to look at.
 #[derive(Debug)]
@@ -265,21 +264,17 @@ impl Checks {
 
     /// Queues a torrent. The queue holds no more than there are torrents.
     pub(super) fn submit(&self, job: Job) {
-        self.queue.lock().fresh.push_back(job);
-        self.queue.bell.notify_one();
+        self.queue.submit(job);
     }
 
     /// How many torrents wait for their turn.
     pub(super) fn waiting(&self) -> usize {
-        let state = self.queue.lock();
-        let placed = state.devices.values().map(|lane| lane.waiting.len());
-        state.fresh.len() + placed.sum::<usize>()
+        self.queue.waiting()
     }
 
     /// Begins no more checks. Those that run are told one by one, by their [`Progress`].
     pub(super) fn cancel(&self) {
-        self.queue.lock().closed = true;
-        self.queue.bell.notify_all();
+        self.queue.close();
     }
 
     /// Waits until all threads have ended, so that what they found out is in the session; not longer than `deadline`, as
@@ -355,109 +350,6 @@ impl Worker {
         let result = Err(storage::Error::Cancelled.into());
         self.results.send(Checked { job, result }).is_ok()
     }
-}
-
-/// Torrents that wait for a thread, and those that wait for their disk.
-#[derive(Debug, Default)]
-struct Queue {
-    state: Mutex<QueueState>,
-    bell: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct QueueState {
-    /// Their disk is not known yet.
-    fresh: VecDeque<Job>,
-    /// Folders whose disk is being found out: one thread at most waits for a dead network mount.
-    placing: HashSet<PathBuf>,
-    devices: HashMap<Device, Lane>,
-    closed: bool,
-}
-
-/// The checks on one disk.
-#[derive(Debug, Default)]
-struct Lane {
-    running: usize,
-    waiting: VecDeque<Placed>,
-}
-
-/// A torrent whose disk is known.
-#[derive(Debug)]
-struct Placed {
-    job: Job,
-    root: Arc<Root>,
-}
-
-/// What a thread is to do next.
-enum Task {
-    /// Find out on which disk this one lies.
-    Place(Job),
-    /// Check this one; [`Queue::done`] when that is over.
-    Check(Device, Placed),
-    /// Nothing more.
-    Ended,
-}
-
-impl Queue {
-    fn lock(&self) -> MutexGuard<'_, QueueState> {
-        // No state here is broken by a panic half-way.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for something to do.
-    fn next(&self) -> Task {
-        let mut state = self.lock();
-        loop {
-            if state.closed {
-                return Task::Ended;
-            }
-            // Those that can run come before those that may have to wait.
-            for (device, lane) in &mut state.devices {
-                if lane.running < at_once(*device)
-                    && let Some(placed) = lane.waiting.pop_front()
-                {
-                    lane.running += 1;
-                    return Task::Check(*device, placed);
-                }
-            }
-            let QueueState { fresh, placing, .. } = &mut *state;
-            let free = fresh.iter().position(|job| !placing.contains(&job.data_dir));
-            if let Some(job) = free.and_then(|index| fresh.remove(index)) {
-                placing.insert(job.data_dir.clone());
-                return Task::Place(job);
-            }
-            state = self.bell.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn place(&self, device: Device, placed: Placed) {
-        self.lock().devices.entry(device).or_default().waiting.push_back(placed);
-        self.bell.notify_one();
-    }
-
-    /// What [`Task::Place`] asked for is done.
-    fn placed(&self, folder: &Path) {
-        self.lock().placing.remove(folder);
-        self.bell.notify_one();
-    }
-
-    fn done(&self, device: Device) {
-        let mut state = self.lock();
-        if let Some(lane) = state.devices.get_mut(&device) {
-            lane.running -= 1;
-            if lane.running == 0 && lane.waiting.is_empty() {
-                state.devices.remove(&device);
-            }
-        }
-        drop(state);
-        self.bell.notify_one();
-    }
-}
-
-/// Checks at once on one disk. One that seeks reads one torrent well, and two badly; of others small torrents overlap
-/// their waiting.
-fn at_once(device: Device) -> usize {
-    if device.seeks { 1 } else { AT_ONCE }
 }
 
 /// One check, on the thread that called.
