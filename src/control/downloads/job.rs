@@ -104,6 +104,8 @@ impl Job {
                     return done;
                 }
                 put(&have, &done.stamps);
+                // Before the first byte is written: what a loss of power leaves of it is the torrent's, though nothing of it be right.
+                history::note_begun(&session, info_hash);
                 session.flush();
             }
             done.prepared = Some(prepared);

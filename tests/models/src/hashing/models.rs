@@ -1,9 +1,9 @@
 //! The hashing pool: its queue, those who wait for room in it, those who wait for work, and its end.
 
-use super::pool::{Done, Gather, Job, Outcome, Pool, PoolConfig, Refused, Reply, Then, Waiting};
+use super::pool::{Done, Gather, Job, Outcome, Pool, PoolConfig, Refused, Reply, Source, Then, Waiting};
 use super::{DIGEST_LEN, Hasher, sha1};
 use crate::sync::mpsc::{Receiver, Sender, channel};
-use crate::sync::{Arc, explore};
+use crate::sync::{Arc, Condvar, Mutex, explore};
 use crate::thread;
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ fn a_worker_that_sleeps_wakes_for_every_job() {
 }
 
 /// The first job wakes a worker that waits for others with it, and the one that makes them enough wakes it again, whoever brings
-/// it.
+/// it. (With one lane nobody waits for others.)
 #[test]
 fn jobs_that_gather_are_hashed_as_soon_as_they_are_enough() {
     explore(|| {
@@ -120,4 +120,51 @@ fn at_the_end_of_a_pool_everybody_goes_on_and_each_job_that_was_taken_is_answere
             assert_eq!(answered, taken, "jobs that were taken, and answers");
         });
     }
+}
+
+/// A byte that comes when somebody opens the gate.
+#[derive(Debug)]
+struct Gated(u64, Arc<Gate>);
+
+#[derive(Debug, Default)]
+struct Gate {
+    is_open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Source for Gated {
+    fn left(&self) -> u64 {
+        self.0
+    }
+
+    fn read(&mut self, _: &mut [u8]) -> bool {
+        let is_open = self.1.is_open.lock().unwrap();
+        drop(self.1.opened.wait_while(is_open, |is_open| !*is_open).unwrap());
+        self.0 = 0;
+        true
+    }
+}
+
+/// The job in hand may be long.
+#[test]
+fn who_waits_for_room_when_the_pool_stops_does_not_wait_for_the_job_in_hand() {
+    explore(|| {
+        let (sender, _answers) = channel();
+        let pool = pool(1, 1, None);
+        let other = {
+            let pool = Arc::clone(&pool);
+            thread::spawn(move || {
+                let gate = Arc::new(Gate::default());
+                let mut long = job(1, &sender);
+                (long.buffers, long.source) = (Vec::new(), Some(Box::new(Gated(1, Arc::clone(&gate)))));
+                for job in [long, job(2, &sender), job(3, &sender)] {
+                    let _ = pool.submit(job);
+                }
+                *gate.is_open.lock().unwrap() = true;
+                gate.opened.notify_one();
+            })
+        };
+        pool.stop(Waiting::Drop);
+        other.join().unwrap();
+    });
 }
