@@ -117,3 +117,9 @@ fn simulated_swarms_882_895_and_1145_go_on_with_files_of_which_a_loss_of_power_h
         must_hold(seed..seed + 1);
     }
 }
+
+/// The simulator's: what the kernel had been given to send before a disk lost something was held against the disk as it was after.
+#[test]
+fn simulated_swarm_737409_may_have_said_before_what_is_not_so_after() {
+    must_hold(737_409..737_410);
+}

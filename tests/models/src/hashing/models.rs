@@ -156,7 +156,8 @@ fn who_waits_for_room_when_the_pool_stops_does_not_wait_for_the_job_in_hand() {
             thread::spawn(move || {
                 let gate = Arc::new(Gate::default());
                 let mut long = job(1, &sender);
-                (long.buffers, long.source) = (Vec::new(), Some(Box::new(Gated(1, Arc::clone(&gate)))));
+                long.buffers.clear();
+                long.source = Some(Box::new(Gated(1, Arc::clone(&gate))));
                 for job in [long, job(2, &sender), job(3, &sender)] {
                     let _ = pool.submit(job);
                 }
