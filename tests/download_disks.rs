@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::{UnmountFlags, unmount};
 use support::btd::{Btd, Config};
-use support::failing_fs::{EIO, EROFS, FailingFs};
+use support::fault_fs::{EIO, EROFS, FaultFs, Op, Rule};
 use support::leech::{Leech, SECONDS, Source};
 use support::private_net;
 use support::ward::Ward;
@@ -119,17 +119,17 @@ fn writes_to_what_is_read_only_stop_their_torrent_alone_and_are_tried_again_afte
 
 fn writes_fail(name: &str, errno: i32, why: &str) {
     let ward = Ward::open(name);
-    let disk = match FailingFs::mount(&ward.disk) {
+    let disk = match FaultFs::mount(&ward.disk) {
         Ok(disk) => disk,
         Err(why) => return skip(&why),
     };
     let btd = ward.start();
-    disk.faults.fail_writes(Some(errno));
+    disk.rules.add(Rule::fail(Op::Write, errno));
     ward.stops_alone(&btd, &format!("waits for its disk: sick: cannot be written: {why}"));
-    disk.faults.fail_writes(None);
+    disk.rules.clear();
     ward.recovers(btd);
-    let last = *disk.faults.refused().last().expect("a write that failed");
-    let next = disk.faults.taken().into_iter().find(|at| *at > last).expect("another");
+    let last = *disk.rules.refused().last().expect("a write that failed");
+    let next = disk.rules.taken().into_iter().find(|at| *at > last).expect("another");
     let seconds = next.duration_since(last).as_secs();
     assert!((55..=75).contains(&seconds), "tried again after {seconds} s");
 }

@@ -16,7 +16,7 @@ use btd::proto::path::RelPath;
 use sha1::{Digest, Sha1};
 use support::btd::{Btd, Config};
 use support::claims::{check_claims, claimed};
-use support::failing_fs::{EIO, ENOSPC, FailingFs};
+use support::fault_fs::{EIO, ENOSPC, FaultFs, Op, Rule};
 use support::leech::{
     EARLY, EARLY_SHARDS, Leech, SECONDS, Source, asks_for_nothing, files, info_hash, metainfo, wait_for_metric,
 };
@@ -195,18 +195,18 @@ fn long_pieces_of_which_a_run_has_no_room_are_waited_for_and_none_is_stuck() {
 
 fn early_writes_fail(name: &str, errno: i32, why: &str) {
     let ward = Ward::open_early(name);
-    let disk = match FailingFs::mount(&ward.disk) {
+    let disk = match FaultFs::mount(&ward.disk) {
         Ok(disk) => disk,
         Err(why) => return skip(&why),
     };
     let btd = ward.start();
-    disk.faults.fail_writes(Some(errno));
+    disk.rules.add(Rule::fail(Op::Write, errno));
     ward.stops_alone(&btd, why);
     // What it has is served, and is there.
     let claims = claimed(&btd, info_hash(&ward.torrent), ward.pieces());
     check_claims(&ward.torrent, &ward.disk, &claims);
     assert!(claims.contains(&false), "{claims:?}");
-    disk.faults.fail_writes(None);
+    disk.rules.clear();
     ward.recovers(btd);
 }
 
@@ -214,18 +214,18 @@ fn early_writes_fail(name: &str, errno: i32, why: &str) {
 #[test]
 fn long_pieces_that_cannot_be_read_back_are_had_anew_and_none_is_stuck() {
     let ward = Ward::open_early("eio-read-back");
-    let disk = match FailingFs::mount(&ward.disk) {
+    let disk = match FaultFs::mount(&ward.disk) {
         Ok(disk) => disk,
         Err(why) => return skip(&why),
     };
     let btd = ward.start();
-    disk.faults.fail_reads(Some(EIO));
+    disk.rules.add(Rule::fail(Op::Read, EIO));
     ward.stops_alone(&btd, "cannot be read");
-    let failed = *disk.faults.refused().last().expect("a read that failed");
-    disk.faults.fail_reads(None);
+    let failed = *disk.rules.refused().last().expect("a read that failed");
+    disk.rules.clear();
     ward.recovers(btd);
     // Nothing of it was asked for in the meantime, so that nothing was written either.
-    let taken = disk.faults.taken();
+    let taken = disk.rules.taken();
     let again = taken
         .iter()
         .find(|at| at.duration_since(failed) > Duration::from_secs(5));

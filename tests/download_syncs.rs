@@ -6,7 +6,7 @@ mod support;
 use rustix::process::Signal;
 use support::btd::Btd;
 use support::claims::{check_claims, claimed};
-use support::failing_fs::{EIO, FailingFs};
+use support::fault_fs::{EIO, FaultFs, Op, Rule};
 use support::leech::{SECONDS, info_hash};
 use support::ward::Ward;
 use support::{skip, wait_for, within};
@@ -35,14 +35,14 @@ fn start_alone(ward: &mut Ward) -> Btd {
 #[test]
 fn sync_that_fails_is_not_believed_and_the_files_are_checked_again() {
     let ward = Ward::open("eio-sync");
-    let disk = match FailingFs::mount(&ward.disk) {
+    let disk = match FaultFs::mount(&ward.disk) {
         Ok(disk) => disk,
         Err(why) => return skip(&why),
     };
     let btd = ward.start();
-    disk.faults.fail_syncs(Some(EIO));
+    disk.rules.add(Rule::fail(Op::Sync, EIO));
     ward.stops_alone(&btd, "its files are checked again in a minute");
-    disk.faults.fail_syncs(None);
+    disk.rules.clear();
     ward.recovers(btd);
 }
 
@@ -50,15 +50,15 @@ fn sync_that_fails_is_not_believed_and_the_files_are_checked_again() {
 #[test]
 fn sync_that_fails_at_the_end_leaves_nothing_recorded_that_is_not_there() {
     let mut ward = Ward::open("eio-stop");
-    let disk = match FailingFs::mount(&ward.disk) {
+    let disk = match FaultFs::mount(&ward.disk) {
         Ok(disk) => disk,
         Err(why) => return skip(&why),
     };
     let btd = ward.start();
-    disk.faults.fail_syncs(Some(EIO));
+    disk.rules.add(Rule::fail(Op::Sync, EIO));
     btd.stop();
-    assert!(!disk.faults.refused().is_empty(), "something was to be synced");
-    disk.faults.fail_syncs(None);
+    assert!(!disk.rules.refused().is_empty(), "something was to be synced");
+    disk.rules.clear();
     let btd = start_alone(&mut ward);
     claims_are_right(&ward, &btd);
     btd.stop();
@@ -69,7 +69,7 @@ fn sync_that_fails_at_the_end_leaves_nothing_recorded_that_is_not_there() {
 #[test]
 fn what_a_check_cannot_sync_is_not_claimed_then_nor_after_the_next_kill() {
     let mut ward = Ward::open("eio-check");
-    let disk = match FailingFs::mount(&ward.disk) {
+    let disk = match FaultFs::mount(&ward.disk) {
         Ok(disk) => disk,
         Err(why) => return skip(&why),
     };
@@ -80,16 +80,16 @@ fn what_a_check_cannot_sync_is_not_claimed_then_nor_after_the_next_kill() {
     });
     btd.process.signal(Signal::KILL);
     let _ = btd.process.wait(within(10));
-    disk.faults.fail_syncs(Some(EIO));
+    disk.rules.add(Rule::fail(Op::Sync, EIO));
     let mut btd = start_alone(&mut ward);
     // Nobody is told of anything, and nothing is had anew in the place of what may be right.
     wait_for("it is looked for again", within(SECONDS), || {
         (btd.metric("btd_torrents{state=\"missing\"}") == 1.0).then_some(())
     });
-    assert!(!disk.faults.refused().is_empty(), "something was to be synced");
+    assert!(!disk.rules.refused().is_empty(), "something was to be synced");
     btd.process.signal(Signal::KILL);
     let _ = btd.process.wait(within(10));
-    disk.faults.fail_syncs(None);
+    disk.rules.clear();
     let btd = start_alone(&mut ward);
     let claims = claims_are_right(&ward, &btd);
     println!("{claims} pieces claimed after that");

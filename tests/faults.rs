@@ -15,10 +15,10 @@ use btd::proto::metainfo::Metainfo;
 use btd::proto::wire::{self, Message};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use support::btd::{Btd, Config};
+use support::fault_fs::{self, EIO, ENOENT, FaultFs, Op, Rule};
 use support::payload::Payload;
 use support::peer::Peer;
 use support::scratch::Scratch;
-use support::sick_fs::{self, SickFs};
 use support::torrent::Torrent;
 use support::{age, skip, touch, wait_for, within};
 
@@ -267,17 +267,17 @@ fn with_file(name: &str) -> (Scratch, PathBuf, Ward) {
 }
 
 /// A ward whose sick payload is on a filesystem that fails on command. `None` where there is no FUSE.
-fn with_sick_fs(name: &str) -> Option<(Scratch, SickFs, Ward)> {
+fn with_sick_fs(name: &str) -> Option<(Scratch, FaultFs, Ward)> {
     let scratch = Scratch::new(name);
     let folder = scratch.dir("mount");
     let contents = contents();
-    match SickFs::mount(&folder, contents.clone()) {
+    match FaultFs::mount_seed(&folder, contents.clone()) {
         Err(why) => {
             skip(&why);
             None
         }
         Ok(mounted) => {
-            let ward = Ward::open(&scratch, &folder.join(sick_fs::NAME), contents);
+            let ward = Ward::open(&scratch, &folder.join(fault_fs::NAME), contents);
             Some((scratch, mounted, ward))
         }
     }
@@ -355,9 +355,11 @@ fn unreadable_bytes_cost_their_own_pieces_and_no_others() {
     let (first, last) = (PIECES - 9, PIECES - 8);
     let start = u64::from(last * PIECE_LEN) - 10_000;
     let answers = ward.ask_all_under_load(|| {
-        mounted.faults.make_unreadable(start..start + 20_000);
+        mounted
+            .rules
+            .add(Rule::fail(Op::Read, EIO).within(start..start + 20_000));
         // The blocks beside it are read one by one, and in parts even so.
-        mounted.faults.make_short();
+        mounted.rules.add(Rule::short(Op::Read));
     });
     assert_eq!(answers.rejected, BTreeSet::from([first, last]));
     ward.assert_damage(&answers, "Input/output error");
@@ -371,12 +373,36 @@ fn reads_that_come_back_short_are_gone_on_with() {
     let Some((_scratch, mounted, ward)) = with_sick_fs("short") else {
         return;
     };
-    let answers = ward.ask_all_under_load(|| mounted.faults.make_short());
+    let answers = ward.ask_all_under_load(|| _ = mounted.rules.add(Rule::short(Op::Read)));
     assert!(answers.rejected.is_empty(), "{:?}", answers.rejected);
     touch(&ward.sick.path);
     wait_for("it is checked again", within(60), || {
         (ward.btd.process.log().matches("seeding \"sick\"").count() == 2).then_some(())
     });
     assert_eq!(ward.btd.metric("btd_torrents{state=\"seeding\"}"), 2.0);
+    ward.close();
+}
+
+/// Between its check and its first open it is gone, and a moment later it is there again.
+#[test]
+fn file_that_is_not_there_when_it_is_opened_is_checked_again_and_served() {
+    let Some((_scratch, mounted, ward)) = with_sick_fs("gone-when-opened") else {
+        return;
+    };
+    let gone = Rule::fail(Op::Open, ENOENT).of(fault_fs::NAME).times(1);
+    let gone = mounted.rules.add(gone);
+    let answers = ward.ask_all_under_load(|| {});
+    assert_eq!(mounted.rules.applied(gone), 1, "it was to be opened");
+    println!(
+        "{} pieces came, {} did not",
+        answers.whole.len(),
+        answers.rejected.len()
+    );
+    wait_for("it is served again", within(60), || {
+        let (_, offered) = ward.try_peer().ok()?;
+        (offered.len() == PIECES as usize).then_some(())
+    });
+    let answers = ward.ask_all(|| {});
+    assert!(answers.rejected.is_empty(), "{:?}", answers.rejected);
     ward.close();
 }

@@ -20,6 +20,7 @@ use btd::proto::wire::Message;
 use rustix::process::Signal;
 use support::btd::{Btd, Config};
 use support::cgroup::Cgroup;
+use support::fault_fs::{self, FaultFs, Op, Rule};
 use support::leech::{Leech, SECONDS, Source, files, metainfo, wait_for_metric};
 use support::mount::Image;
 use support::payload::Payload;
@@ -27,7 +28,6 @@ use support::peer::{Peer, hello};
 use support::process::Process;
 use support::scratch::Scratch;
 use support::shims;
-use support::sick_fs::{self, SickFs};
 use support::stub_tracker::StubTracker;
 use support::torrent::Torrent;
 use support::{age, cannot, http, skip, wait_for, within};
@@ -444,12 +444,22 @@ fn little_locked_memory_makes_for_shorter_rings_and_payload_is_served_all_the_sa
 /// Each read takes a second. Whoever wants that torrent waits; whoever wants another, or the tracker, does not.
 #[test]
 fn disk_that_takes_a_second_for_each_read_holds_up_nobody_who_does_not_want_it() {
-    let scratch = Scratch::new("slow-disk");
+    slow_disk("slow-reads", Rule::delay(Op::Read, Duration::from_secs(1)));
+}
+
+/// The same of the one open that there is, which takes longer than all that is looked at meanwhile.
+#[test]
+fn disk_that_takes_long_to_open_a_file_holds_up_nobody_who_does_not_want_it() {
+    slow_disk("slow-open", Rule::delay(Op::Open, Duration::from_secs(10)));
+}
+
+fn slow_disk(name: &str, rule: Rule) {
+    let scratch = Scratch::new(name);
     let folder = scratch.dir("mount");
     let contents: Vec<u8> = (0..LEN / 8)
         .flat_map(|word| (word * 0x9e37_79b9).to_le_bytes())
         .collect();
-    let mounted = match SickFs::mount(&folder, contents) {
+    let mounted = match FaultFs::mount_seed(&folder, contents) {
         Ok(mounted) => mounted,
         Err(why) => return skip(&why),
     };
@@ -457,7 +467,7 @@ fn disk_that_takes_a_second_for_each_read_holds_up_nobody_who_does_not_want_it()
     let (data, watch, slow_watch) = (scratch.dir("data"), scratch.dir("watch"), scratch.dir("slow-watch"));
     let payload = Payload::make(&data, "well", 3, &[("well".to_owned(), LEN)]);
     let well = Torrent::create(&payload.path(), PIECE_LEN, watch.join("well.torrent"));
-    let slow = Torrent::create(&folder.join(sick_fs::NAME), PIECE_LEN, slow_watch.join("slow.torrent"));
+    let slow = Torrent::create(&folder.join(fault_fs::NAME), PIECE_LEN, slow_watch.join("slow.torrent"));
     let config = Config {
         watch: vec![(watch, data), (slow_watch, folder)],
         more: "[storage]\ncache-size = \"16 MiB\"\n[tracker]\nhttp = [\"127.0.0.1:0\"]\n".to_owned(),
@@ -480,7 +490,7 @@ fn disk_that_takes_a_second_for_each_read_holds_up_nobody_who_does_not_want_it()
         report.bytes as f64
     };
     let alone = paced("alone");
-    mounted.faults.make_slow(Duration::from_secs(1));
+    let slowed = mounted.rules.add(rule);
     // Fifty that want everything of it.
     let info_hash = metainfo(&slow).info_hash;
     let waiting: Vec<Peer> = (0..50)
@@ -495,8 +505,9 @@ fn disk_that_takes_a_second_for_each_read_holds_up_nobody_who_does_not_want_it()
             peer
         })
         .collect();
-    wait_for("that disk is read", within(30), || {
-        (btd.metric("btd_uring_in_flight") > 16.0 && btd.metric("btd_peers{state=\"connected\"}") >= 50.0).then_some(())
+    wait_for("that disk is slow", within(30), || {
+        let is_wanted = btd.metric("btd_peers{state=\"connected\"}") >= 50.0;
+        (is_wanted && mounted.rules.applied(slowed) > 0).then_some(())
     });
     let beside = paced("beside a slow disk");
     assert!(beside >= 0.9 * alone, "{beside} of {alone} bytes");
@@ -522,7 +533,7 @@ fn disk_that_takes_a_second_for_each_read_holds_up_nobody_who_does_not_want_it()
         "one in a hundred took {:?}",
         times[197]
     );
-    mounted.faults.make_slow(Duration::ZERO);
+    mounted.rules.clear();
     drop(waiting);
     btd.stop();
 }

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 
 use rustix::process::Signal;
 use support::btd::{Btd, Config};
+use support::fault_fs::{self, EIO, FaultFs, Op, Rule};
 use support::leech::SECONDS;
 use support::payload::Payload;
 use support::scratch::Scratch;
-use support::sick_fs::{self, SickFs};
 use support::torrent::Torrent;
 use support::{age, http, rot, skip, wait_for, within};
 
@@ -175,11 +175,11 @@ fn piece_that_cannot_be_read_is_withdrawn_and_counted_apart_from_those_that_are_
     let scratch = Scratch::new("scrub-unreadable");
     let (mount, watch) = (scratch.dir("mount"), scratch.dir("watch"));
     let contents: Vec<u8> = (0..LEN).map(|at| (at.wrapping_mul(2_654_435_761) >> 7) as u8).collect();
-    let mounted = match SickFs::mount(&mount, contents) {
+    let mounted = match FaultFs::mount_seed(&mount, contents) {
         Ok(mounted) => mounted,
         Err(why) => return skip(&why),
     };
-    Torrent::create(&mount.join(sick_fs::NAME), PIECE_LEN, watch.join("t.torrent"));
+    Torrent::create(&mount.join(fault_fs::NAME), PIECE_LEN, watch.join("t.torrent"));
     let config = Config {
         watch: vec![(watch, mount)],
         more: "[storage]\nscrub = \"2s\"\n".to_owned(),
@@ -188,7 +188,8 @@ fn piece_that_cannot_be_read_is_withdrawn_and_counted_apart_from_those_that_are_
     let btd = Btd::start(scratch.path(), &config);
     btd.wait_seeding(1);
     let begin = u64::from(7 * PIECE_LEN);
-    mounted.faults.make_unreadable(begin + 100..begin + 200);
+    let unreadable = begin + 100..begin + 200;
+    mounted.rules.add(Rule::fail(Op::Read, EIO).within(unreadable));
     let of = |kind: &str| {
         let text = http::get(btd.metrics, "/metrics").expect("read btd's metrics").text();
         let lines = text.lines().filter(|line| line.starts_with("btd_scrub_errors_total{"));

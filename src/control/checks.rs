@@ -1,11 +1,11 @@
 //! Looks at payload: a few torrents of each disk at once, each on its own thread, in the order they came.
 //!
-//! The reading and hashing is in [`crate::storage`]; here are the threads, their queue (`lanes`), the progress that the log
+//! The reading and hashing is in [`crate::storage`]; here are the threads, their queue (`queue`), the progress that the log
 //! tells (`progress`), and the torrent that the shards get for what was found (`look`).
 
-mod lanes;
 mod look;
 mod progress;
+mod queue;
 #[cfg(test)]
 mod tests;
 
@@ -28,7 +28,7 @@ use crate::proto::bitfield::Bitfield;
 use crate::session::Store;
 use crate::storage::strangers::Blanks;
 use crate::storage::{self, Device, Means, Throttle, Unread};
-use lanes::{Placed, Queue, Task};
+use queue::{Placed, Queue, Task};
 
 /// One torrent to look at.
 #[derive(Debug)]
@@ -131,21 +131,17 @@ impl Checks {
 
     /// Queues a torrent. The queue holds no more than there are torrents.
     pub(super) fn submit(&self, job: Job) {
-        self.queue.lock().fresh.push_back(job);
-        self.queue.bell.notify_one();
+        self.queue.submit(job);
     }
 
     /// How many torrents wait for their turn.
     pub(super) fn waiting(&self) -> usize {
-        let state = self.queue.lock();
-        let placed = state.devices.values().map(|lane| lane.waiting.len());
-        state.fresh.len() + placed.sum::<usize>()
+        self.queue.waiting()
     }
 
     /// Begins no more checks. Those that run are told one by one, by their [`Progress`].
     pub(super) fn cancel(&self) {
-        self.queue.lock().closed = true;
-        self.queue.bell.notify_all();
+        self.queue.close();
     }
 
     /// Waits until all threads have ended, so that what they found out is in the session; not longer than `deadline`, as

@@ -26,7 +26,6 @@ use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::ErrorKind;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -37,6 +36,7 @@ use bytes::Bytes;
 
 use super::digest::{DIGEST_LEN, Hasher};
 use super::lanes::{self, Backend, Message, Plan, State, Work};
+use crate::io::Bell;
 use crate::io::uring::run_when_idle;
 use crate::stats::Histogram;
 pub use queue::Gather;
@@ -101,13 +101,13 @@ pub struct Job {
 #[derive(Debug, Clone)]
 pub struct Reply {
     sender: Sender<Done>,
-    bell: Option<Arc<OwnedFd>>,
+    bell: Option<Bell>,
 }
 
 impl Reply {
-    /// To somebody who does not wait at the channel: he is woken by `bell`, an eventfd.
+    /// To somebody who does not wait at the channel: he is woken by `bell`.
     #[must_use]
-    pub fn with_bell(sender: Sender<Done>, bell: Arc<OwnedFd>) -> Self {
+    pub fn with_bell(sender: Sender<Done>, bell: Bell) -> Self {
         Self {
             sender,
             bell: Some(bell),
@@ -119,8 +119,7 @@ impl Reply {
         if self.sender.send(done).is_ok()
             && let Some(bell) = &self.bell
         {
-            // The counter of an eventfd cannot overflow here.
-            let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
+            bell.ring();
         }
     }
 }

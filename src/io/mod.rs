@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+mod bell;
 pub mod datagrams;
 pub mod handle;
 pub mod memory;
@@ -22,6 +23,7 @@ pub mod token;
 #[allow(unsafe_code)] // One of two exceptions; its safety story is told in io/uring/mod.rs.
 pub mod uring;
 
+pub use bell::Bell;
 pub use datagrams::{DATAGRAM_LEN_MAX, Datagram, Datagrams};
 pub use handle::Handle;
 pub use op::{Accepted, Completion, Op, Opened, Outcome, Received, Segment, SendBatch};

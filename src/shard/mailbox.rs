@@ -5,12 +5,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
-use rustix::event::{EventfdFlags, eventfd};
-
 use super::Torrent;
 use super::handover::Handed;
 use super::report::PeersReply;
-use crate::io::Errno;
+use crate::io::{Bell, Errno};
 use crate::proto::{InfoHash, choker};
 
 /// Commands that may wait for a shard. It empties the queue once a turn, so this is room for a burst.
@@ -82,13 +80,13 @@ pub struct Full(pub Command);
 #[derive(Clone, Debug)]
 pub struct Mailbox {
     sender: SyncSender<Command>,
-    bell: Arc<OwnedFd>,
+    bell: Bell,
 }
 
 impl Mailbox {
     /// What wakes the shard.
-    pub(super) fn bell(&self) -> Arc<OwnedFd> {
-        Arc::clone(&self.bell)
+    pub(super) fn bell(&self) -> Bell {
+        self.bell.clone()
     }
 
     /// Queues a command and wakes the shard.
@@ -99,8 +97,7 @@ impl Mailbox {
         self.sender.try_send(command).map_err(|error| match error {
             TrySendError::Full(command) | TrySendError::Disconnected(command) => Full(command),
         })?;
-        // The counter of an eventfd cannot overflow here, and a shard that has ended needs no waking.
-        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+        self.bell.ring();
         Ok(())
     }
 }
@@ -117,12 +114,7 @@ pub struct Inbox {
 /// # Errors
 /// When the process has no descriptor left.
 pub fn mailbox() -> Result<(Mailbox, Inbox), Errno> {
-    // Blocking, so that the ring's read of it waits.
-    let bell = eventfd(0, EventfdFlags::CLOEXEC)?;
+    let (bell, heard) = Bell::new()?;
     let (sender, receiver) = sync_channel(MAILBOX_LEN);
-    let mailbox = Mailbox {
-        sender,
-        bell: Arc::new(bell.try_clone().map_err(|_| Errno::MFILE)?),
-    };
-    Ok((mailbox, Inbox { receiver, bell }))
+    Ok((Mailbox { sender, bell }, Inbox { receiver, bell: heard }))
 }

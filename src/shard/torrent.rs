@@ -246,14 +246,15 @@ impl Torrent {
     /// The shard that downloads it, which all its connections belong to.
     #[must_use]
     pub fn home(&self) -> Option<u32> {
-        let home = self.incoming.as_ref()?.home.load(Relaxed);
+        // With `set_complete`: who sees that any shard may serve it sees all of its pieces.
+        let home = self.incoming.as_ref()?.home.load(Acquire);
         (home != NOBODY).then_some(home)
     }
 
     /// Nothing is missing, and all files have their final names: every shard may serve it.
     pub fn set_complete(&self) {
         if let Some(incoming) = &self.incoming {
-            incoming.home.store(NOBODY, Relaxed);
+            incoming.home.store(NOBODY, Release);
         }
     }
 
@@ -270,7 +271,7 @@ impl Torrent {
         self.have[word].load(Relaxed) & mask != 0
     }
 
-    /// Pieces that are served.
+    /// Pieces that are served. While they come and go it may be one or two too many for a moment, never too few.
     #[must_use]
     pub fn have_count(&self) -> u32 {
         self.have_count.load(Relaxed)
@@ -367,8 +368,10 @@ impl Torrent {
     pub(crate) fn grant(&self, piece: PieceIndex) {
         self.judged(piece);
         let (word, mask) = place(piece);
-        if self.have[word].fetch_or(mask, SeqCst) & mask == 0 {
-            self.have_count.fetch_add(1, Relaxed);
+        // Before the bit: whoever withdraws the piece at once would count below nothing otherwise, which is more than there is.
+        self.have_count.fetch_add(1, Relaxed);
+        if self.have[word].fetch_or(mask, SeqCst) & mask != 0 {
+            self.have_count.fetch_sub(1, Relaxed);
         }
         // Looked at behind the bit, which is cleared behind the mark: one of the two sees what the other has done.
         if let Some(incoming) = &self.incoming

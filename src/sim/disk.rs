@@ -69,6 +69,8 @@ struct State {
     now: u64,
     random: Random,
     syncs_fail: bool,
+    /// When something was last dropped that only the page cache had.
+    lost_at: Option<u64>,
     /// Steps until the process is killed.
     killed_after: Option<u32>,
     steps: u64,
@@ -94,6 +96,7 @@ impl Disk {
                 now: 0,
                 random,
                 syncs_fail: false,
+                lost_at: None,
                 killed_after: None,
                 steps: 0,
             }),
@@ -102,6 +105,11 @@ impl Disk {
 
     pub(super) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// When it was last found out that something is gone.
+    pub(super) fn lost_at(&self) -> Option<u64> {
+        self.state.borrow().lost_at
     }
 
     pub(super) fn set_now(&self, now: u64) {
@@ -425,6 +433,7 @@ impl simulated::Disk for Disk {
             bytes[start..start + write.bytes.len()].copy_from_slice(&write.bytes);
         }
         let modified = model.modified;
+        state.lost_at = Some(state.now);
         drop(state);
         if let Ok(file) = path.and_then(|path| File::options().write(true).open(path)) {
             file.write_all_at(&bytes, 0)

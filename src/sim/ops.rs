@@ -24,6 +24,8 @@ pub(super) struct Pending {
     pub(super) owner: Owner,
     op: Op,
     cancelled: bool,
+    /// When it was submitted.
+    since: u64,
 }
 
 /// What a socket still reads from.
@@ -75,6 +77,7 @@ impl World {
             owner,
             op,
             cancelled: false,
+            since: self.now,
         };
         self.hosts[host].ops.insert(index, pending);
         match token.kind {
@@ -434,7 +437,13 @@ impl World {
             false => room,
         };
         let pending = self.hosts[host].ops.remove(&index).expect("found above");
-        let Pending { token, owner, op, .. } = pending;
+        let Pending {
+            token,
+            owner,
+            op,
+            since,
+            ..
+        } = pending;
         let Op::Send { mut batch, .. } = op else {
             unreachable!("a send");
         };
@@ -444,7 +453,7 @@ impl World {
                 let mut bytes = Vec::with_capacity(left);
                 batch.for_each_left(|part| bytes.extend_from_slice(part));
                 bytes.truncate(room);
-                self.listen(id, &bytes);
+                self.listen(id, &bytes, since);
                 self.send(id, bytes);
                 Ok(room as u32)
             }

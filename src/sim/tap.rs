@@ -84,8 +84,8 @@ fn said(message: &Message<'_>, subject: &Subject) -> Said {
 }
 
 impl World {
-    /// A btd has sent these bytes from an end.
-    pub(super) fn listen(&mut self, id: u64, bytes: &[u8]) {
+    /// A btd has sent these bytes from an end, which it gave to the kernel at the time `since`.
+    pub(super) fn listen(&mut self, id: u64, bytes: &[u8], since: u64) {
         let (host, peer) = (self.ends[&id].host, self.ends[&id].peer);
         let tap = &mut self.end(id).tap;
         let skipped = tap.handshake_left.min(bytes.len());
@@ -102,12 +102,12 @@ impl World {
                     break;
                 }
             };
-            self.judge((id, peer, host), message);
+            self.judge((id, peer, host), message, since);
         }
         self.end(id).tap.decoder = Some(decoder);
     }
 
-    fn judge(&mut self, (id, peer, host): (u64, Option<u64>, usize), said: Said) {
+    fn judge(&mut self, (id, peer, host): (u64, Option<u64>, usize), said: Said, since: u64) {
         match said {
             Said::Block {
                 piece,
@@ -131,21 +131,22 @@ impl World {
                 }
             }
             Said::Has(piece) => {
-                self.judge_have(host, piece);
+                self.judge_have(host, piece, since);
                 let index = self.subject.meta.geometry.piece_index(piece);
                 if let (Some(told), Some(index)) = (&mut self.end(id).tap.told, index) {
                     told.set(index);
                 }
             }
             Said::Bits(Some(bits)) => {
-                bits.pieces().for_each(|piece| self.judge_have(host, piece.get()));
+                bits.pieces()
+                    .for_each(|piece| self.judge_have(host, piece.get(), since));
                 self.end(id).tap.told = Some(bits);
             }
             Said::HasNone => self.end(id).tap.told = Some(Bitfield::new(self.subject.meta.geometry.piece_count())),
             Said::Bits(None) => self.violate(|| format!("node {host} sends a bitfield of another torrent")),
             Said::HasAll => {
                 let pieces = self.subject.meta.geometry.pieces();
-                pieces.for_each(|piece| self.judge_have(host, piece.get()));
+                pieces.for_each(|piece| self.judge_have(host, piece.get(), since));
                 self.end(id).tap.told = Some(Bitfield::full(self.subject.meta.geometry.piece_count()));
             }
             Said::Asks(piece, begin, len) => {
@@ -171,7 +172,11 @@ impl World {
         }
     }
 
-    fn judge_have(&mut self, host: usize, piece: u32) {
+    fn judge_have(&mut self, host: usize, piece: u32, since: u64) {
+        // What the kernel had before the disk lost something was so when it was said.
+        if self.hosts[host].disk.lost_at().is_some_and(|at| since <= at) {
+            return;
+        }
         let index: Option<PieceIndex> = self.subject.meta.geometry.piece_index(piece);
         let disk = &self.hosts[host].disk;
         let holds = |piece| {

@@ -108,3 +108,18 @@ fn simulated_swarms_433269_473181_and_498315_write_over_nothing_that_may_be_righ
         must_hold(seed..seed + 1);
     }
 }
+
+/// The power went within seconds of a download's beginning, and what that had left of its files was taken for somebody else's. See
+/// `control/downloads`.
+#[test]
+fn simulated_swarms_882_895_and_1145_go_on_with_files_of_which_a_loss_of_power_has_left_nothing_right() {
+    for seed in [882, 895, 1145] {
+        must_hold(seed..seed + 1);
+    }
+}
+
+/// The simulator's: what the kernel had been given to send before a disk lost something was held against the disk as it was after.
+#[test]
+fn simulated_swarm_737409_may_have_said_before_what_is_not_so_after() {
+    must_hold(737_409..737_410);
+}

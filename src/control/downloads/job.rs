@@ -104,7 +104,7 @@ impl Job {
                     return done;
                 }
                 put(&have, &done.stamps);
-                // Before the first byte is written: after `kill -9` the files are known for btd's own.
+                // Before the first byte is written: what `kill -9` or a loss of power leaves of it is the torrent's, though nothing of it be right.
                 let current = lock(&is_current);
                 if *current {
                     history::note_begun(&session, info_hash);

@@ -100,6 +100,16 @@ fn files_are_made_recorded_and_named() {
     assert_eq!(fixture.known(), Some(1));
 }
 
+/// A file of which nothing is right is somebody else's, unless btd knows that it has begun it.
+#[test]
+fn files_are_known_to_be_begun_before_anything_is_written_to_them() {
+    let mut fixture = fixture();
+    assert!(matches!(fixture.wanted()[..], [Outcome::Prepared(_)]));
+    fixture.session.flush();
+    let history = fixture.session.load_history(&fixture.torrent.info_hash());
+    assert!(history.is_some_and(|history| history.completed.is_none() && history.uploaded == 0));
+}
+
 /// Nothing of what a thread was to do is lost when there is none: neither the files that were wanted nor what was written.
 #[test]
 fn what_no_thread_was_to_be_had_for_is_done_when_there_is_one() {

@@ -1,4 +1,6 @@
-//! Torrents that wait for their check: a lane for each disk, so that one that hangs holds up no other.
+//! Torrents that wait to be checked, and which of them is next: the threads come for tasks, and sleep while there is none.
+//!
+//! Each change makes room for one task at most, and wakes one thread (`tests/loom` tries all orders).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -14,24 +16,24 @@ const AT_ONCE: usize = 4;
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     state: Mutex<QueueState>,
-    pub(super) bell: Condvar,
+    bell: Condvar,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct QueueState {
+struct QueueState {
     /// Their disk is not known yet.
-    pub(super) fresh: VecDeque<Job>,
+    fresh: VecDeque<Job>,
     /// Folders whose disk is being found out: one thread at most waits for a dead network mount.
     placing: HashSet<PathBuf>,
-    pub(super) devices: HashMap<Device, Lane>,
-    pub(super) closed: bool,
+    devices: HashMap<Device, Lane>,
+    closed: bool,
 }
 
 /// The checks on one disk.
 #[derive(Debug, Default)]
-pub(super) struct Lane {
+struct Lane {
     running: usize,
-    pub(super) waiting: VecDeque<Placed>,
+    waiting: VecDeque<Placed>,
 }
 
 /// A torrent whose disk is known.
@@ -52,9 +54,28 @@ pub(super) enum Task {
 }
 
 impl Queue {
-    pub(super) fn lock(&self) -> MutexGuard<'_, QueueState> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         // No state here is broken by a panic half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a torrent whose disk is not known yet. The queue holds no more than there are torrents.
+    pub(super) fn submit(&self, job: Job) {
+        self.lock().fresh.push_back(job);
+        self.bell.notify_one();
+    }
+
+    /// How many torrents wait for their turn.
+    pub(super) fn waiting(&self) -> usize {
+        let state = self.lock();
+        let placed = state.devices.values().map(|lane| lane.waiting.len());
+        state.fresh.len() + placed.sum::<usize>()
+    }
+
+    /// Begins nothing more: every thread that waits is told.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.bell.notify_all();
     }
 
     /// Waits for something to do.
@@ -83,6 +104,7 @@ impl Queue {
         }
     }
 
+    /// A torrent waits for its turn on its disk.
     pub(super) fn place(&self, device: Device, placed: Placed) {
         self.lock().devices.entry(device).or_default().waiting.push_back(placed);
         self.bell.notify_one();
@@ -94,6 +116,7 @@ impl Queue {
         self.bell.notify_one();
     }
 
+    /// What [`Task::Check`] asked for is done.
     pub(super) fn done(&self, device: Device) {
         let mut state = self.lock();
         if let Some(lane) = state.devices.get_mut(&device) {
