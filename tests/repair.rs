@@ -69,8 +69,8 @@ fn torrent_that_is_served_in_part_and_not_downloaded_over_a_file_goes_on_when_th
     fs::write(folder.join("a"), &mine).expect("write a file");
     fs::copy(source.payload.path().join("b"), folder.join("b")).expect("copy a file");
     let leech = Leech::from(&source.scratch, "leech", &source.torrent, vec![source.btd.peers]);
-    state(&leech.btd, "partial");
-    let shown = ctl(&leech.home, &["show", &hash(&source.torrent)]);
+    leech.btd.wait_torrents("partial", 1);
+    let shown = row(&leech.home, &["show", &source.torrent.info_hash_hex()]);
     let why = shown["why"].as_str().expect("it is told why");
     assert!(why.contains("\"folder/a\" is there already"), "{why}");
     fs::rename(folder.join("a"), source.scratch.path().join("mine")).expect("move it away");
@@ -88,11 +88,10 @@ fn part_of_somebody_elses_is_not_written_over_and_the_torrent_comes_when_it_is_g
     let folder = source.scratch.dir("leech/data/folder");
     fs::write(folder.join("a.part"), &mine).expect("write a file");
     let leech = Leech::from(&source.scratch, "leech", &source.torrent, vec![source.btd.peers]);
-    state(&leech.btd, "missing");
-    log_has(
-        &leech.btd,
-        "\"folder/a.part\" is there already and has nothing of this torrent in it",
-    );
+    leech.btd.wait_torrents("missing", 1);
+    leech
+        .btd
+        .wait_log("\"folder/a.part\" is there already and has nothing of this torrent in it");
     assert_eq!(fs::read(folder.join("a.part")).expect("there"), mine);
     fs::remove_file(folder.join("a.part")).expect("remove it");
     leech.check(&source.payload);
