@@ -475,7 +475,8 @@ fn span(offset: i64, len: usize) -> Range<u64> {
 impl Filesystem for Files {
     fn init(&mut self, _req: &Request<'_>, config: &mut KernelConfig) -> Result<(), i32> {
         if !self.is_async {
-            // A write that came short would be an error with it, and whoever wrote would not learn how short.
+            // A write that came short would be an error with it, and whoever wrote would not learn how short. Without it that is told
+            // right where the write does not go past the page cache ([`Op::WriteDirect`]).
             return Ok(());
         }
         // As libfuse does. Without it the kernel (6.18) reads on for a ring after a short read of its own accord, and from
