@@ -55,7 +55,7 @@ fn a_disk_that_is_full_stops_requests_until_there_is_room() {
     fs::remove_file(&ballast).expect("make room");
     leech.wait_seeding(1);
     assert!(leech.process.log().contains("goes on"));
-    let shown = why();
+    let shown = ask(&home, &["show", &info_hash(&source.torrent).to_string()]).out;
     assert!(!shown.contains("waits for its disk"), "{shown}");
     source.payload.assert_same(&data, true);
     leech.stop();

@@ -28,12 +28,14 @@ const ROOT: u64 = 1;
 const TTL: Duration = Duration::ZERO;
 /// `FOPEN_DIRECT_IO`: each read and write reaches the filesystem, and its error whoever has asked.
 const DIRECT_IO: u32 = 1;
+const O_DIRECT: i32 = 0o40000;
 const EEXIST: i32 = 17;
 const ENOTDIR: i32 = 20;
 
 /// Errors to fail with.
 pub const ENOENT: i32 = 2;
 pub const EIO: i32 = 5;
+pub const EINVAL: i32 = 22;
 pub const ENOSPC: i32 = 28;
 pub const EROFS: i32 = 30;
 
@@ -48,6 +50,8 @@ pub enum Op {
     Make,
     Read,
     Write,
+    /// A write past the page cache (`O_DIRECT`), which is asked about before it is a [`Op::Write`].
+    WriteDirect,
     /// A file is given another length.
     Resize,
     /// fsync or fdatasync of a file.
@@ -471,7 +475,8 @@ fn span(offset: i64, len: usize) -> Range<u64> {
 impl Filesystem for Files {
     fn init(&mut self, _req: &Request<'_>, config: &mut KernelConfig) -> Result<(), i32> {
         if !self.is_async {
-            // A write that came short would be an error with it, and whoever wrote would not learn how short.
+            // A write that came short would be an error with it, and whoever wrote would not learn how short. Without it that is told
+            // right where the write does not go past the page cache ([`Op::WriteDirect`]).
             return Ok(());
         }
         // As libfuse does. Without it the kernel (6.18) reads on for a ring after a short read of its own accord, and from
@@ -600,13 +605,18 @@ impl Filesystem for Files {
         offset: i64,
         data: &[u8],
         _write_flags: u32,
-        _flags: i32,
+        flags: i32,
         _lock_owner: Option<u64>,
         reply: ReplyWrite,
     ) {
-        let verdict = self
-            .rules
-            .judge(Op::Write, &self.path(number), span(offset, data.len()));
+        let (path, bytes) = (self.path(number), span(offset, data.len()));
+        let mut verdict = Verdict::default();
+        if flags & O_DIRECT != 0 {
+            verdict = self.rules.judge(Op::WriteDirect, &path, bytes.clone());
+        }
+        if verdict.errno.is_none() {
+            verdict = self.rules.judge(Op::Write, &path, bytes);
+        }
         if let Some(errno) = verdict.errno {
             return reply.error(errno);
         }
