@@ -230,6 +230,6 @@ fn received_from(
     }
 }
 
-fn result_of(result: i32) -> Result<u32, Errno> {
+pub(super) fn result_of(result: i32) -> Result<u32, Errno> {
     u32::try_from(result).map_err(|_| Errno::from_raw_os_error(result.saturating_neg()))
 }

@@ -20,8 +20,9 @@ use io_uring::{IoUring, opcode};
 use rustix::io::Errno;
 use slab::Slab;
 
+use super::completions::result_of;
 use super::setup::{self, Features, SetupError};
-use super::{DROP_PATIENCE, IOWQ_WORKERS_MAX, result_of};
+use super::{DROP_PATIENCE, IOWQ_WORKERS_MAX};
 
 /// `IOPRIO_PRIO_VALUE(IOPRIO_CLASS_BE, 7)`, linux/ioprio.h. Not the idle class, which a busy disk never serves.
 const LOWEST_BEST_EFFORT: u16 = 2 << 13 | 7;
