@@ -1,5 +1,5 @@
 //! What systemd is told by the daemon, and what the units that are shipped make of it. There is no systemd here that runs
-//! services: its socket is played by the test, its opinion of the units is asked for with systemd-analyze.
+//! services, as in `booted.rs`: its socket is played by the test, its opinion of the units is asked for with systemd-analyze.
 
 mod support;
 

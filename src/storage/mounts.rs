@@ -62,20 +62,42 @@ fn mount(fd: BorrowedFd<'_>) -> Option<(PathBuf, String)> {
     mount_in(&mounts, stat.stx_mnt_id)
 }
 
-/// The same in proc_pid_mountinfo(5): `36 35 98:0 /root /mnt rw - ext4 /dev/sda1 rw`.
+/// The same in proc_pid_mountinfo(5). A folder that is mounted on itself is where the filesystem is that it belongs to, if that is
+/// to be seen: systemd mounts what a service may write to so (`ReadWritePaths=`), and what that names is changed with a unit.
 fn mount_in(mounts: &[u8], id: u64) -> Option<(PathBuf, String)> {
-    let lines = mounts.split(|byte| *byte == b'\n');
-    let mut fields = lines.map(|line| line.split(|byte| *byte == b' '));
-    fields.find_map(|mut fields| {
-        let is_it = std::str::from_utf8(fields.next()?).ok()?.parse() == Ok(id);
-        if !is_it {
-            return None;
-        }
-        let mount_point = unescaped(fields.nth(3)?);
-        let mut behind = fields.skip_while(|field| *field != b"-").skip(2);
-        let source = String::from_utf8_lossy(&unescaped(behind.next()?)).into_owned();
-        Some((PathBuf::from(std::ffi::OsString::from_vec(mount_point)), source))
-    })
+    let all = || mounts.split(|byte| *byte == b'\n').filter_map(Mount::read);
+    let own = all().find(|mount| mount.id == id)?;
+    let whole = all().find(|mount| mount.device == own.device && mount.root == b"/");
+    let mount = whole.filter(|_| own.root != b"/").unwrap_or(own);
+    let source = String::from_utf8_lossy(&unescaped(mount.source)).into_owned();
+    let mount_point = std::ffi::OsString::from_vec(unescaped(mount.mount_point));
+    Some((PathBuf::from(mount_point), source))
+}
+
+/// A line of it: `36 35 98:0 /root /mnt rw - ext4 /dev/sda1 rw`.
+struct Mount<'a> {
+    id: u64,
+    device: &'a [u8],
+    /// What of the filesystem is mounted.
+    root: &'a [u8],
+    mount_point: &'a [u8],
+    source: &'a [u8],
+}
+
+impl<'a> Mount<'a> {
+    fn read(line: &'a [u8]) -> Option<Self> {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+        let (device, root, mount_point) = (fields.nth(1)?, fields.next()?, fields.next()?);
+        let source = fields.skip_while(|field| *field != b"-").nth(2)?;
+        Some(Self {
+            id,
+            device,
+            root,
+            mount_point,
+            source,
+        })
+    }
 }
 
 /// The kernel writes blanks and the like as `\040`.
@@ -115,6 +137,21 @@ mod tests {
         assert_eq!(found(31), expected("/net", "server:/export"));
         assert_eq!(found(3), None);
         assert_eq!(mount_in(b"garbage\n21\n\n21 1 8:1", 21), None);
+    }
+
+    /// As in the mount namespace of a service that may write to `/net/data`, and with another filesystem there.
+    #[test]
+    fn a_folder_that_is_mounted_on_itself_is_where_its_filesystem_is() {
+        let bound = b"40 31 0:40 /data /net/data rw - nfs4 server:/export rw\n\
+            41 21 0:41 / /net/other rw - nfs4 server:/other rw";
+        let mounts = [MOUNTS, b"\n", bound].concat();
+        let found = |id| mount_in(&mounts, id).map(|(at, source)| (at.display().to_string(), source));
+        let expected = |at: &str, source: &str| Some((at.to_owned(), source.to_owned()));
+        assert_eq!(found(40), found(31));
+        assert_eq!(found(41), expected("/net/other", "server:/other"));
+        // In a container nothing is to be seen of the whole.
+        let alone = mount_in(bound, 40).map(|(at, _)| at);
+        assert_eq!(alone, Some(PathBuf::from("/net/data")));
     }
 
     #[test]

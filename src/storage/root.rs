@@ -2,20 +2,21 @@
 //!
 //! The folder is held by a descriptor, and files are opened beneath it by `openat2` with `RESOLVE_BENEATH` and
 //! `RESOLVE_NO_SYMLINKS`: the kernel itself refuses `..`, absolute paths and symbolic links in every component, so a
-//! folder swapped for a link between a check and the open gains nothing. That a path is *plausible* is checked before,
-//! by [`RelPath`].
+//! folder swapped for a link between a check and the open gains nothing. Where that call is taken away, the same is done name
+//! by name. That a path is *plausible* is checked before, by [`RelPath`].
 //!
 //! Only opens for reading: what is made and renamed below it is the business of `folder`. Who keeps
 //! descriptors open, and how many, is the caller's.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::proto::metainfo::FileEntry;
 use crate::proto::path::RelPath;
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::{Errno, retry_on_intr};
 
 /// How often an open is tried again that the kernel could not finish: `EAGAIN` when something was renamed while
 /// `openat2` walked the path, `EINTR` on a signal.
@@ -206,9 +207,52 @@ pub(super) fn open_beneath(dir: BorrowedFd<'_>, path: &Path, flags: OFlags) -> R
     loop {
         match rustix::fs::openat2(dir, path, flags, mode, resolve) {
             Err(Errno::AGAIN | Errno::INTR) if attempts < ATTEMPTS_MAX => attempts += 1,
+            Err(Errno::NOSYS) => return open_by_names(dir, path, flags, mode).map_err(OpenError::new),
             opened => return opened.map_err(OpenError::new),
         }
     }
+}
+
+/// The same where `openat2` is taken away. Filters of system calls cannot look into what it is given, so systemd's
+/// `RestrictSUIDSGID=` answers that there is no such call, and so do containers that have not heard of it. Each name is opened
+/// beneath the folder before it, and never through a link; what a ring opens is not filtered.
+fn open_by_names(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+    let mut names = path.components().peekable();
+    let mut folder: Option<OwnedFd> = None;
+    loop {
+        let name = match names.next() {
+            Some(Component::Normal(name)) => name,
+            Some(Component::CurDir) => OsStr::new("."),
+            Some(Component::ParentDir | Component::RootDir | Component::Prefix(_)) => return Err(Errno::XDEV),
+            None => return Err(Errno::NOENT),
+        };
+        let at = folder.as_ref().map_or(dir, |folder| folder.as_fd());
+        let is_last = names.peek().is_none();
+        let (flags, mode) = match is_last {
+            true => (flags | OFlags::NOFOLLOW, mode),
+            false => (
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                Mode::empty(),
+            ),
+        };
+        let opened = retry_on_intr(|| rustix::fs::openat(at, name, flags, mode));
+        let is_link = match &opened {
+            // A link is no folder either.
+            Err(Errno::NOTDIR) => rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(is_symlink),
+            // With this flag the link itself is opened.
+            Ok(fd) if flags.contains(OFlags::PATH) => is_symlink(rustix::fs::fstat(fd)?),
+            _ => false,
+        };
+        match opened {
+            _ if is_link => return Err(Errno::LOOP),
+            Ok(fd) if !is_last => folder = Some(fd),
+            opened => return opened,
+        }
+    }
+}
+
+fn is_symlink(stat: Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Symlink
 }
 
 /// What was opened, if it is a regular file.
@@ -347,13 +391,84 @@ mod tests {
                 }
             });
             while !flips.is_finished() {
-                if let Ok(mut file) = open(&root, "in/secret") {
+                let path = Path::new("in/secret");
+                let by_names = open_by_names(root.fd(), path, OFlags::RDONLY, Mode::empty());
+                for mut file in open(&root, "in/secret").into_iter().chain(by_names.map(File::from)) {
                     let mut text = String::new();
                     file.read_to_string(&mut text).unwrap();
                     assert_eq!(text, "payload");
                 }
             }
         });
+    }
+
+    /// What the open of a path comes to: the file that is opened, or why none is.
+    fn outcome(opened: Result<OwnedFd, Errno>) -> Result<u64, OpenError> {
+        let fd = opened.map_err(OpenError::new)?;
+        Ok(rustix::fs::fstat(fd).unwrap().st_ino)
+    }
+
+    #[test]
+    fn without_openat2_everything_is_opened_or_refused_as_with_it() {
+        let (temp, root) = root();
+        let dir = root.path();
+        std::fs::create_dir(dir.join("in/deep")).unwrap();
+        std::fs::write(dir.join("in/deep/file"), "payload").unwrap();
+        symlink("in/file", dir.join("final")).unwrap();
+        symlink("in", dir.join("folder")).unwrap();
+        symlink("nowhere", dir.join("dangling")).unwrap();
+        symlink(temp.path().join("outside"), dir.join("in/away")).unwrap();
+        symlink("/proc/self/root", dir.join("magic")).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, dir.join("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(dir.join("socket")).unwrap();
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let reading = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let absolute = temp.path().join("outside/secret");
+        let absolute = absolute.to_str().unwrap();
+        for path in [
+            ".",
+            "in",
+            "in/file",
+            "in/deep",
+            "in/deep/file",
+            "in/file/none",
+            "in/none",
+            "none",
+            "none/none",
+            "final",
+            "folder",
+            "folder/file",
+            "dangling",
+            "in/away",
+            "in/away/secret",
+            "magic",
+            "magic/etc/passwd",
+            "fifo",
+            "fifo/none",
+            "socket",
+            "../outside/secret",
+            "..",
+            "",
+            absolute,
+        ] {
+            for flags in [
+                reading | OFlags::RDONLY,
+                reading | OFlags::RDWR,
+                reading | OFlags::RDONLY | OFlags::DIRECTORY,
+                OFlags::PATH | OFlags::CLOEXEC,
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            ] {
+                let with = rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve);
+                let without = open_by_names(root.fd(), Path::new(path), flags, Mode::empty());
+                assert_eq!(outcome(with), outcome(without), "{path:?} {flags:?}");
+            }
+        }
+        // What is made is made, once, and not by way of a link.
+        let making = reading | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        let make = |path: &str| outcome(open_by_names(root.fd(), Path::new(path), making, Mode::RUSR));
+        assert!(make("in/new").is_ok() && make("in/new").is_err() && make("dangling").is_err());
+        assert_eq!(make("in/away/new"), Err(OpenError::SymbolicLink));
+        assert!(!temp.path().join("outside/new").exists());
     }
 
     #[test]

@@ -61,7 +61,8 @@ pub enum Cause {
     Denied,
     /// The filesystem takes no writes.
     #[error(
-        "its filesystem is read-only (hint: mounted that way, or by the kernel after an error of the disk: `dmesg`)"
+        "its filesystem is read-only (hint: under systemd `ReadWritePaths=` has to name the folder: `systemctl edit btd`; \
+         or it is mounted that way, or by the kernel after an error of the disk: `dmesg`)"
     )]
     ReadOnly,
     /// Its name is taken, and nothing is ever replaced.
