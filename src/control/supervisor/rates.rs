@@ -8,8 +8,8 @@ use std::num::NonZeroU64;
 use std::time::Instant;
 
 use super::Supervisor;
-use crate::control::config::schedule::{Slot, Wall};
 use crate::control::config::Limits;
+use crate::control::config::schedule::{Slot, Wall};
 use crate::control::config::sections::RATE_MIN;
 use crate::control::ctl::api::{self, FolderLimits, Kind, Refusal};
 use crate::control::local_time;
