@@ -410,7 +410,8 @@ fn folder_in_which_nothing_was_found_may_be_on_another_disk_the_next_time() {
         let btd = home.start();
         wait_state(&btd, "missing", 1.0);
         assert!(disk.mount());
-        wait_state(&btd, "seeding", 1.0);
+        // Nothing tells btd: what is missing is looked for every half minute.
+        btd.wait_torrents("seeding", 1);
         btd.stop();
     });
 }
