@@ -328,7 +328,7 @@ def look(daemon, base, count, empty, idle, settle):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--btd", required=True)
+    parser.add_argument("--btd", default="target/release/btd")
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--dir", help="where; a temporary folder by default")
     parser.add_argument("--idle", type=float, default=30, help="seconds that it is watched doing nothing")

@@ -146,8 +146,10 @@ impl Writes {
         (piece, begin): (PieceIndex, u32),
         (bytes, lies_alike): (Bytes, bool),
     ) -> Owner {
-        let direct = self.direct && lies_alike;
         let torrent = served.torrent.clone();
+        // Of a write past the page cache that FUSE cuts short, as where a disk is full, Linux (6.18) goes on with the wrong bytes, and a
+        // ring has it do so by itself (`fuse_direct_io` does not take the iterator back).
+        let direct = self.direct && lies_alike && !torrent.root().is_distant();
         let geometry = torrent.geometry();
         let spans = torrent
             .layout()

@@ -281,7 +281,7 @@ fn what_is_there_is_kept_whatever_it_is() {
     let told: Vec<String> = prepared.notices.iter().map(Notice::to_string).collect();
     assert_eq!(told.len(), 4, "{told:?}");
     assert!(told[0].starts_with("`long` has 5 bytes instead of 3"));
-    assert!(told[1].starts_with("`long part` has 5 bytes"));
+    assert!(told[1].starts_with("`long part.part` has 5 bytes"));
     assert!(told[2].starts_with("`both short` is not what the torrent says"));
     assert!(told[3].starts_with("`empty` has 5 bytes instead of 0"));
 
