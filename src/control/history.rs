@@ -43,9 +43,21 @@ fn begun(history: Option<History>) -> History {
     })
 }
 
-/// A torrent is being downloaded.
-pub(super) fn note_begun(session: &Store, info_hash: InfoHash) {
-    session.change_history(info_hash, |history| Some(begun(history)));
+/// A torrent is being downloaded, and its files are made. Not if nobody wants it any more, which `is_wanted` says: it might have been
+/// forgotten.
+///
+/// One that was served in part before and has had nothing from peers yet is given a byte: that is what tells that its files are btd's,
+/// over the time when they have their lengths and are zeros.
+pub(super) fn note_begun(session: &Store, info_hash: InfoHash, is_wanted: impl FnOnce() -> bool) {
+    session.change_history(info_hash, |history| {
+        // Asked in here: what is forgotten after this is forgotten.
+        is_wanted().then(|| {
+            let history = begun(history);
+            let is_unsaid = history.completed.is_none() && history.uploaded > 0;
+            let downloaded = history.downloaded.max(u64::from(is_unsaid));
+            History { downloaded, ..history }
+        })
+    });
 }
 
 /// A torrent was downloaded as a whole. Its trackers are still to be told.
@@ -433,6 +445,23 @@ mod tests {
             let history = self.session.load_history(&self.torrent.info_hash())?;
             Some((history.uploaded, history.downloaded))
         }
+    }
+
+    #[test]
+    fn torrent_that_was_served_in_part_is_known_to_be_downloaded_once_its_files_are_made() {
+        let fixture = fixture();
+        let info_hash = fixture.torrent.info_hash();
+        let served = History {
+            uploaded: 5,
+            ..begun(None)
+        };
+        fixture.session.change_history(info_hash, |_| Some(served));
+        note_begun(&fixture.session, info_hash, || false);
+        assert_eq!(fixture.recorded(), Some((5, 0)), "nobody wants it any more");
+        note_begun(&fixture.session, info_hash, || true);
+        assert_eq!(fixture.recorded(), Some((5, 1)));
+        note_begun(&fixture.session, info_hash, || true);
+        assert_eq!(fixture.recorded(), Some((5, 1)));
     }
 
     #[test]

@@ -109,15 +109,12 @@ pub(super) fn patience() -> impl FnMut() -> bool {
 }
 
 impl StateDir {
-    /// Makes the folder if it is missing, readable by its owner only, and locks it. A holder that is ending is waited for.
+    /// Makes the folder if it is missing, readable by its owner only, and locks it. A holder that is ending is waited for, for as
+    /// long as `wait` says: see [`patience`].
     ///
     /// # Errors
     /// Another btd holds it, or the filesystem refuses.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        Self::open_waiting(path, patience())
-    }
-
-    fn open_waiting(path: &Path, wait: impl FnMut() -> bool) -> Result<Self, Error> {
+    pub(super) fn open(path: &Path, wait: impl FnMut() -> bool) -> Result<Self, Error> {
         let is_in_use = |error: &Error| matches!(error, Error::InUse { .. });
         until_free(|| Self::try_open(path), is_in_use, wait)
     }
@@ -221,7 +218,7 @@ mod tests {
     fn a_missing_folder_is_made_for_its_owner_only_and_names_the_process() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("a/b");
-        let _state = StateDir::open(&path).expect("nobody else is here");
+        let _state = StateDir::open(&path, || false).expect("nobody else is here");
         assert_eq!(
             std::fs::metadata(&path).expect("made").permissions().mode() & 0o777,
             0o700
@@ -235,23 +232,23 @@ mod tests {
     #[test]
     fn a_second_holder_is_refused_until_the_first_is_gone_and_learns_its_pid() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let first = StateDir::open(dir.path()).expect("nobody else is here");
-        let refused = StateDir::open(dir.path()).expect_err("the first still holds it");
+        let first = StateDir::open(dir.path(), || false).expect("nobody else is here");
+        let refused = StateDir::open(dir.path(), || false).expect_err("the first still holds it");
         assert!(
             refused.to_string().contains(&format!("process {}", std::process::id())),
             "{refused}"
         );
         drop(first);
-        StateDir::open(dir.path()).expect("the first is gone");
+        StateDir::open(dir.path(), || false).expect("the first is gone");
     }
 
     /// `kill -9` and a start right behind it ended with 73.
     #[test]
     fn a_holder_that_is_ending_is_waited_for() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let mut ending = Some(StateDir::open(dir.path()).expect("nobody else is here"));
+        let mut ending = Some(StateDir::open(dir.path(), || false).expect("nobody else is here"));
         let mut waits = 0;
-        let opened = StateDir::open_waiting(dir.path(), || {
+        let opened = StateDir::open(dir.path(), || {
             waits += 1;
             if waits == 3 {
                 drop(ending.take());
@@ -266,7 +263,7 @@ mod tests {
     fn ports_are_written_whole_and_a_stale_file_is_removed_at_start() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         std::fs::write(dir.path().join("ports.json"), "stale").expect("written");
-        let state = StateDir::open(dir.path()).expect("nobody else is here");
+        let state = StateDir::open(dir.path(), || false).expect("nobody else is here");
         assert!(!dir.path().join("ports.json").exists());
         let ports = Ports {
             peers: vec![6881, 6882],

@@ -228,6 +228,10 @@ impl Store {
                         found.wrong.set(piece);
                     }
                 }
+                for piece in now.wrong.beside(&before.wrong) {
+                    found.have.clear(piece);
+                    found.wrong.set(piece);
+                }
             }
             Some(found)
         };

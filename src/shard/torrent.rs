@@ -306,7 +306,7 @@ impl Torrent {
     /// Pieces that nobody has read yet.
     #[must_use]
     pub fn unread_count(&self) -> u32 {
-        self.unread.as_ref().map_or(0, |unread| unread.left.load(Relaxed))
+        self.unread.as_ref().map_or(0, |unread| unread.left.load(Acquire))
     }
 
     /// Whether the piece has to be verified before any of it is sent.
@@ -324,7 +324,8 @@ impl Torrent {
         let (word, mask) = place(piece);
         let is_news = unread.bits[word].fetch_and(!mask, Release) & mask != 0;
         if is_news {
-            unread.left.fetch_sub(1, Relaxed);
+            // With [`Torrent::unread_count`]: who sees that none is left sees what was withdrawn before that.
+            unread.left.fetch_sub(1, Release);
         }
         is_news
     }

@@ -67,7 +67,10 @@ fn mount(fd: BorrowedFd<'_>) -> Option<(PathBuf, String)> {
 fn mount_in(mounts: &[u8], id: u64) -> Option<(PathBuf, String)> {
     let all = || mounts.split(|byte| *byte == b'\n').filter_map(Mount::read);
     let own = all().find(|mount| mount.id == id)?;
-    let whole = all().find(|mount| mount.device == own.device && mount.root == b"/");
+    // Of several the same whatever their order.
+    let whole = all()
+        .filter(|mount| mount.device == own.device && mount.root == b"/")
+        .min_by_key(|mount| mount.mount_point);
     let mount = whole.filter(|_| own.root != b"/").unwrap_or(own);
     let source = String::from_utf8_lossy(&unescaped(mount.source)).into_owned();
     let mount_point = std::ffi::OsString::from_vec(unescaped(mount.mount_point));

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::check::{CheckReport, FileState};
 use super::holes::Stretch;
@@ -26,13 +26,15 @@ const READ_LEN: usize = 64 << 10;
 /// How long to wait before it is looked again whether to go on.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What a file looked like when it was judged.
+/// How long ago a file was written to by somebody who may be writing to it still.
+const AT_WORK: Duration = Duration::from_secs(20);
+
+/// What a file looked like when it was judged. Inode numbers do not tell: some filesystems give new ones as they like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Look {
     len: u64,
     /// When it was modified, in seconds and nanoseconds since 1970.
     modified: (i64, i64),
-    inode: u64,
 }
 
 impl Look {
@@ -40,7 +42,6 @@ impl Look {
         Self {
             len: metadata.len(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
-            inode: metadata.ino(),
         }
     }
 }
@@ -56,10 +57,11 @@ pub struct Stranger {
 }
 
 impl Stranger {
-    /// Whether it is still there and as it was when it was judged. Blocks on the disk.
+    /// Whether it is still there and as it was when it was judged, or being written at this moment: that would be judged anew each time
+    /// until it is all there. Blocks on the disk.
     pub fn is_still(&self, root: &Root) -> bool {
         match part::open(root, &self.path) {
-            Ok(found) => Look::of(&found.metadata) == self.look,
+            Ok(found) => Look::of(&found.metadata) == self.look || is_at_work(&found.metadata),
             // What cannot be opened now may be there as it was.
             Err(error) => !matches!(
                 error,
@@ -88,7 +90,7 @@ pub struct Looking<'a> {
 /// The files that a download is not to write over. With `is_begun` btd has made the torrent's
 /// files itself: then a file is not its own only where it lies beside the one that btd has made. Blocks on the disk.
 ///
-/// A file is a stranger if no piece that lies in it was read and is right, and
+/// A file is a stranger if no piece that lies in it was read and is right (or is to be trusted unread), and
 /// - it is longer or shorter than the torrent says, or
 /// - a piece of it was read and is wrong, which is not the fault of another file that has right pieces.
 ///
@@ -192,6 +194,15 @@ pub fn samples(metainfo: &Metainfo, report: &CheckReport) -> Bitfield {
         }
     }
     samples
+}
+
+/// Whether somebody was writing to a file a moment ago.
+fn is_at_work(metadata: &Metadata) -> bool {
+    let age = metadata
+        .modified()
+        .ok()
+        .and_then(|at| SystemTime::now().duration_since(at).ok());
+    age.is_some_and(|age| age < AT_WORK)
 }
 
 /// Whether there is a file of the name that another has while it is not complete.

@@ -9,6 +9,7 @@ use crate::proto::bitfield::Bitfield;
 use crate::proto::metainfo::Metainfo;
 use crate::session::{FileStamp, Record, Store};
 use crate::shard::Torrent;
+use crate::storage::part::Seen;
 use crate::storage::strangers::{self, Stranger};
 use crate::storage::{self, CheckReport, FileState, Layout, Means, Memory, PART_SUFFIX, Root, Unread};
 
@@ -60,9 +61,11 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
     let is_known_here = kept.is_some();
     let trust = job.trust && !job.progress.is_for_all();
     // What btd downloads itself is not believed by its length: its files have theirs from the start.
-    let is_download = session
-        .load_history(&info_hash)
-        .is_some_and(|history| history.completed.is_none() && (history.downloaded > 0 || history.uploaded == 0));
+    let is_being_written = |kept: &Record| kept.files.iter().flatten().any(FileStamp::is_being_written);
+    let is_download = kept.as_ref().is_some_and(is_being_written)
+        || session
+            .load_history(&info_hash)
+            .is_some_and(|history| history.completed.is_none() && (history.downloaded > 0 || history.uploaded == 0));
     let is_repair = session.load_repair(&info_hash);
     let believed = match is_download || is_repair || !trust {
         true => Unread::Now,
@@ -144,9 +147,15 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
         if was_complete && !is_repair {
             session.put_repair(info_hash, true); // Until it is complete, over restarts too.
         }
+        // What is not complete by its name and begun by btd is its own.
+        let is_own = is_download || is_repair || is_ours;
+        let as_own = |seen: &Seen| match *seen {
+            Seen::File { part: true, .. } if is_own => Seen::Ours { part: true },
+            seen => seen,
+        };
         let judged = Judged {
             stamps: complete_files(meta, &report),
-            seen: report.seen.clone(),
+            seen: report.seen.iter().map(as_own).collect(),
         };
         let torrent = to_download(root, home);
         for (file, stamp) in (0..).zip(&judged.stamps) {
@@ -229,11 +238,11 @@ impl Checking<'_> {
     }
 
     fn keep(&mut self, mut record: Record) {
-        if self.believed == Unread::Later {
-            self.last = Some(record.clone());
-        }
         for piece in self.withdrawn.pieces() {
             record.have.clear(piece);
+        }
+        if self.believed == Unread::Later {
+            self.last = Some(record.clone());
         }
         // Payload that is not there is looked for every half minute, and what is known already is on the disk.
         let blank = record.have.is_empty() && record.wrong.is_empty() && self.kept.is_none();
@@ -241,6 +250,9 @@ impl Checking<'_> {
             let put = self.session.put_found(self.job.info_hash, self.kept.as_ref(), &record);
             for piece in record.have.beside(&put.have) {
                 self.withdrawn.set(piece);
+                if let Some(last) = &mut self.last {
+                    last.have.clear(piece);
+                }
             }
             self.kept = Some(put);
         }

@@ -222,8 +222,20 @@ fn part_that_btd_has_not_begun_and_that_has_nothing_of_the_torrent_is_not_writte
         found.held.is_some() && why.contains("\"x.part\" is there already"),
         "{why}"
     );
-    crate::control::history::note_begun(&fixture.session, fixture.meta.info_hash);
+    crate::control::history::note_begun(&fixture.session, fixture.meta.info_hash, || true);
     assert!(fixture.look(true).stamps.is_some(), "it is btd's own");
+    // As it is of one that was served in part before, when its record says that it is being written.
+    let served = |history: Option<crate::session::History>| {
+        history.map(|history| crate::session::History { uploaded: 5, ..history })
+    };
+    fixture.session.change_history(fixture.meta.info_hash, served);
+    assert!(fixture.look(true).stamps.is_none(), "nothing says so");
+    let record = Record {
+        files: vec![Some(FileStamp::being_written(16384))],
+        ..fixture.session.load(&fixture.meta.info_hash, 1, 1).unwrap()
+    };
+    fixture.session.put(fixture.meta.info_hash, record);
+    assert!(fixture.look(true).stamps.is_some());
     // Nor is there a `.part` without `part-names`.
     std::fs::remove_file(fixture.data.join("x.part")).unwrap();
     fixture.write(7);

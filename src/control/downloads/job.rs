@@ -105,11 +105,7 @@ impl Job {
                 }
                 put(&have, &done.stamps);
                 // Before the first byte is written: what `kill -9` or a loss of power leaves of it is the torrent's, though nothing of it be right.
-                let current = lock(&is_current);
-                if *current {
-                    history::note_begun(&session, info_hash);
-                }
-                drop(current);
+                history::note_begun(&session, info_hash, || *lock(&is_current));
                 session.flush();
             }
             done.prepared = Some(prepared);
@@ -154,7 +150,7 @@ impl Job {
                 history::note_complete(&session, info_hash);
                 session.flush();
             }
-            false => history::note_begun(&session, info_hash),
+            false => history::note_begun(&session, info_hash, || *lock(&is_current)),
         }
         done
     }
@@ -211,7 +207,7 @@ pub(super) fn settle(session: &Store, torrent: &Torrent, mut stamps: Vec<Option<
         stamps[file as usize] = stamp_of(torrent, file);
     }
     session.put_current(info_hash, || recorded(torrent, stamps.clone()));
-    history::note_begun(session, info_hash);
+    history::note_begun(session, info_hash, || true);
 }
 
 /// Which files have the names of parts.

@@ -68,12 +68,13 @@ pub fn run(config: &Config, file: &Path) -> Result<(), Error> {
         env!("CARGO_PKG_VERSION"),
         std::process::id()
     );
-    let state_dir = StateDir::open(&config.state_dir)?;
+    let mut wait = patience();
+    let state_dir = StateDir::open(&config.state_dir, &mut wait)?;
     // Of one that was killed a moment ago it may be held a little longer than the folder.
     let (session, notice) = until_free(
         || Store::open(&config.state_dir),
         |error| matches!(error, session::Error::InUse { .. }),
-        patience(),
+        wait,
     )?;
     if let Some(notice) = notice {
         tracing::warn!("{notice}");

@@ -153,12 +153,11 @@ impl Seen {
         }
     }
 
-    /// Whether what is there now is what was there. Inode numbers do not tell: some filesystems give new ones as they like. What is
-    /// not complete by its name is a download's, and what was on its way to it when it was looked at may have come since.
+    /// Whether what is there now is what was there. Inode numbers do not tell: some filesystems give new ones as they like. To what btd
+    /// has made, what was on its way when it was looked at may have come since.
     fn is_still(self, now: &Found) -> bool {
         match self {
             Self::Nothing => false,
-            Self::File { part: true, .. } => now.part,
             Self::File { .. } => self == Self::of(&now.metadata, now.part),
             Self::Ours { part } => part == now.part,
         }

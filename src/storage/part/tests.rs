@@ -641,7 +641,12 @@ fn what_has_come_or_changed_since_it_was_looked_at_is_left_as_it_is() {
         assert_eq!(std::fs::read(fixture.path(path)).unwrap(), bytes);
         std::fs::remove_dir_all(fixture.path("t")).unwrap();
     }
-    // It was another.
+    // It was another, as what is not complete too.
+    fixture.write("t/b.part", b"mi");
+    let mut seen = fixture.seen();
+    fixture.write("t/b.part", b"mine!");
+    refused(&mut seen, "t/b.part");
+    std::fs::remove_dir_all(fixture.path("t")).unwrap();
     fixture.write("t/b", b"ours.");
     let mut seen = fixture.seen();
     fixture.write("t/b", b"mine!");

@@ -1,5 +1,7 @@
 //! Files that were there before a download, and whose they are.
 
+use std::time::{Duration, SystemTime};
+
 use super::*;
 use crate::storage::strangers::{Blanks, Looking, Stranger};
 
@@ -97,11 +99,23 @@ fn file_that_is_mostly_zeros_is_read_once_and_not_when_nobody_wants_to_know() {
 fn stranger_is_the_same_until_it_is_changed_replaced_or_gone() {
     let fixture = fixture(1024, &[("a", 3072, false), ("b", 2048, false)]);
     let root = Root::open(fixture.temp.path()).unwrap();
-    std::fs::write(fixture.path("a"), [7; 3072]).unwrap();
+    let write = |seconds_ago, len| {
+        std::fs::write(fixture.path("other"), vec![7; len]).unwrap();
+        let file = std::fs::File::options()
+            .append(true)
+            .open(fixture.path("other"))
+            .unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(seconds_ago))
+            .unwrap();
+        std::fs::rename(fixture.path("other"), fixture.path("a")).unwrap();
+    };
+    write(100, 3072);
     let found = look(&fixture, (&Throttle::default(), &Blanks::default()), false);
     assert!(found[0].is_still(&root));
-    std::fs::write(fixture.path("other"), [7; 3072]).unwrap();
-    std::fs::rename(fixture.path("other"), fixture.path("a")).unwrap();
+    // Somebody writes to it, and has written to it.
+    write(0, 3000);
+    assert!(found[0].is_still(&root), "it is not all there yet");
+    write(50, 3000);
     assert!(!found[0].is_still(&root));
     let found = look(&fixture, (&Throttle::default(), &Blanks::default()), false);
     std::fs::remove_file(fixture.path("a")).unwrap();
