@@ -42,7 +42,7 @@ pub(super) enum Reason {
     BothSeeds,
     /// More small messages are owed than the peer takes.
     ReplyFlood,
-    /// The torrent is no longer served.
+    /// The torrent is no longer served, or is about to leave since its disk has lost some of it.
     TorrentRemoved,
     /// The shard ends.
     Stopping,

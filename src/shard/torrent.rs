@@ -375,9 +375,7 @@ impl Torrent {
             self.have_count.fetch_sub(1, Relaxed);
         }
         // Looked at behind the bit, which is cleared behind the mark: one of the two sees what the other has done.
-        if let Some(incoming) = &self.incoming
-            && incoming.lost.load(SeqCst)
-        {
+        if self.has_lost() {
             self.withdraw(piece, "what was written of it may be gone");
         }
     }
@@ -389,6 +387,13 @@ impl Torrent {
             incoming.lost.store(true, SeqCst);
         }
         files.into_iter().for_each(|file| self.withdraw_file(file, why));
+    }
+
+    /// Whether [`Torrent::lose`] was called: it leaves its shard in a moment, and what its peers were to be told may not be so any
+    /// more.
+    pub(super) fn has_lost(&self) -> bool {
+        let incoming = self.incoming.as_ref();
+        incoming.is_some_and(|incoming| incoming.lost.load(SeqCst))
     }
 
     /// Stops serving a piece that cannot be read. Returns whether it was served before.

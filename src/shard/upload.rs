@@ -103,6 +103,9 @@ impl<D: Driver> Shard<D> {
             return;
         };
         conn.touched = false;
+        if conn.may_say_what_is_lost() {
+            return self.end(owner, Reason::TorrentRemoved, None);
+        }
         self.look_at_held(owner);
         self.ask(owner);
         let now = self.now;
@@ -238,6 +241,10 @@ impl<D: Driver> Shard<D> {
                 self.batches.give(batch);
                 return self.end(owner, Reason::of_socket(errno), Some(errno));
             }
+        }
+        if conn.may_say_what_is_lost() {
+            self.batches.give(batch);
+            return self.end(owner, Reason::TorrentRemoved, None);
         }
         if batch.left() > 0 {
             self.counters.short_sends += u64::from(result.is_ok());
@@ -488,6 +495,12 @@ impl PeerConn {
 }
 
 impl Conn {
+    /// Whether what waits to be sent may tell of pieces that were there when it was queued, and that a failed sync has lost since.
+    /// Nothing more is sent: the torrent leaves in a moment, and its connections with it.
+    fn may_say_what_is_lost(&self) -> bool {
+        self.peer().is_some_and(|peer| peer.served.torrent.has_lost())
+    }
+
     /// Begins the send of a batch.
     fn submit<D: Driver>(&mut self, driver: &mut D, lent: &mut Lent, owner: Owner, mut batch: Box<SendBatch>) {
         let zero_copy = lent.lend(self, &mut batch, driver.pool().count());

@@ -90,9 +90,10 @@ fn simulated_swarms_451783_and_others_have_no_more_of_long_pieces_in_memory_than
 
 /// A sync failed, and peers were told of pieces that were gone with it. See `control/downloads` and `shard/tests/downloading`.
 #[test]
-fn simulated_swarms_465754_and_566234_tell_of_nothing_that_their_disk_has_lost() {
-    must_hold(465_754..465_755);
-    must_hold(566_234..566_235);
+fn simulated_swarms_465754_566234_and_737409_tell_of_nothing_that_their_disk_has_lost() {
+    for seed in [465_754, 566_234, 737_409] {
+        must_hold(seed..seed + 1);
+    }
 }
 
 /// Who was left to give the last piece was suspected, and others had begun it. See `proto/picker`.
@@ -116,10 +117,4 @@ fn simulated_swarms_882_895_and_1145_go_on_with_files_of_which_a_loss_of_power_h
     for seed in [882, 895, 1145] {
         must_hold(seed..seed + 1);
     }
-}
-
-/// The simulator's: what the kernel had been given to send before a disk lost something was held against the disk as it was after.
-#[test]
-fn simulated_swarm_737409_may_have_said_before_what_is_not_so_after() {
-    must_hold(737_409..737_410);
 }

@@ -131,6 +131,37 @@ fn piece_that_is_whole_after_its_disk_has_lost_something_is_neither_told_nor_ser
     assert_eq!(leeching.fixture.torrent.have_count(), 0);
 }
 
+/// Found by the simulated swarm: a piece was there when it was to be told of, the send before took its time, and a sync failed
+/// meanwhile. What is left of a send is not sent either.
+#[test]
+fn what_waits_to_be_told_is_not_told_any_more_when_the_disk_has_lost_it() {
+    // How much of the send before is taken at first, and how many of two pieces the peer is told of by the end.
+    for (is_lost, room, told) in [(false, Some(3), 2), (true, None, 1), (true, Some(3), 0)] {
+        let mut leeching = Leeching::new(3 * PIECE_LEN as usize);
+        let mut giver = leeching.giver(2000, FAST);
+        let mut far = leeching.taker();
+        leeching.settle();
+        let world = leeching.fixture.world.clone();
+        world.set_room(far.id, Some(0));
+        leeching.first_piece(&mut giver);
+        while leeching.fixture.torrent.have_count() < 2 {
+            assert!(leeching.give(&mut giver, 1) > 0);
+        }
+        if is_lost {
+            leeching.fixture.torrent.lose([0], "it cannot be synced");
+        }
+        world.set_room(far.id, room);
+        leeching.settle();
+        world.set_room(far.id, None);
+        leeching.settle();
+        leeching.fixture.hear(&mut far);
+        let haves = far.said.iter().filter(|said| said.starts_with("Have(")).count();
+        assert_eq!(haves, told, "{room:?}: {:?}", far.said);
+        let ended = is_lost.then_some(Ending::Orderly);
+        assert_eq!(world.ended(far.id), ended, "{room:?}");
+    }
+}
+
 /// It has got its final name, and the torrent is not told yet: folders are synced between the two.
 #[test]
 fn file_that_is_getting_its_final_name_is_served_as_soon_as_it_has_it() {
