@@ -196,7 +196,7 @@ fn wrong_piece_of_lazy_payload_is_withdrawn_before_any_of_it_is_sent_and_stays_s
     is(&btd, "btd_lazy_pieces_bad_total", 1.0);
     wait_for("the log tells of it", within(SECONDS), || {
         let log = btd.process.log();
-        (log.contains("1 pieces of \"payload\"") && log.contains("seeding a part of \"payload\"")).then_some(())
+        (log.contains("1 piece of \"payload\" (") && log.contains("seeding a part of \"payload\"")).then_some(())
     });
     btd.wait_torrents("partial", 1);
     // The others are served as before, and read when they are asked for.
