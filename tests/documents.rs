@@ -1,5 +1,5 @@
 //! What SECURITY.md and TESTING.md say of tests is so: each that they name exists, and each fuzz target is among those they tell of.
-//! Each folder of the sources is on ARCHITECTURE.md's map.
+//! Each folder of the sources is on ARCHITECTURE.md's map, and each breakage on purpose has its place in the sources.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -50,6 +50,22 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 fn is_sentence(name: &str) -> bool {
     let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     name.chars().all(is_word) && name.matches('_').count() >= 4
+}
+
+#[test]
+fn every_breakage_has_one_place_in_the_sources() {
+    let table = read(&root().join("tests/mutations/table.toml"));
+    let table: toml::Table = table.parse().expect("the table of breakages");
+    let mutants = table["mutant"].as_array().expect("a list");
+    assert!(mutants.len() > 100);
+    for mutant in mutants {
+        let also = mutant.get("also").and_then(|also| also.as_array());
+        for place in std::iter::once(mutant).chain(also.into_iter().flatten()) {
+            let text = |key| place.get(key).and_then(toml::Value::as_str).expect("a text");
+            let count = read(&root().join(text("file"))).matches(text("old")).count();
+            assert_eq!(count, 1, "{} in {}: {}", mutant["name"], text("file"), text("old"));
+        }
+    }
 }
 
 #[test]

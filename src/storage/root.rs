@@ -421,7 +421,7 @@ mod tests {
         symlink("/proc/self/root", dir.join("magic")).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, dir.join("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(dir.join("socket")).unwrap();
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         let reading = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let absolute = temp.path().join("outside/secret");
         let absolute = absolute.to_str().unwrap();
@@ -458,7 +458,7 @@ mod tests {
                 OFlags::PATH | OFlags::CLOEXEC,
                 OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
             ] {
-                let with = rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve);
+                let with = rustix::fs::openat2(&root, path, flags, Mode::empty(), within);
                 let without = open_by_names(root.fd(), Path::new(path), flags, Mode::empty());
                 assert_eq!(outcome(with), outcome(without), "{path:?} {flags:?}");
             }
