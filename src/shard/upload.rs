@@ -103,9 +103,6 @@ impl<D: Driver> Shard<D> {
             return;
         };
         conn.touched = false;
-        if conn.may_say_what_is_lost() {
-            return self.end(owner, Reason::TorrentRemoved, None);
-        }
         self.look_at_held(owner);
         self.ask(owner);
         let now = self.now;
@@ -495,8 +492,8 @@ impl PeerConn {
 }
 
 impl Conn {
-    /// Whether what waits to be sent may tell of pieces that were there when it was queued, and that a failed sync has lost since.
-    /// Nothing more is sent: the torrent leaves in a moment, and its connections with it.
+    /// Whether what has waited for a send to end may tell of pieces that were there then, and that a failed sync has lost since. It
+    /// is not sent: the torrent leaves in a moment, and its connections with it.
     fn may_say_what_is_lost(&self) -> bool {
         self.peer().is_some_and(|peer| peer.served.torrent.has_lost())
     }
