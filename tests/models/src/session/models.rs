@@ -109,7 +109,7 @@ fn the_last_that_was_queued_is_what_is_written_in_the_end() {
 fn a_record_of_what_was_so_before_does_not_come_after_what_has_changed_it() {
     explore(|| {
         let (writer, thread) = start(0);
-        let changes = writer.records_changed();
+        let changes = writer.records_changed(&A);
         let other = {
             let writer = Arc::clone(&writer);
             thread::spawn(move || writer.queue(Kind::Record, A, Change::Remove))
