@@ -147,8 +147,8 @@ impl Writes {
         (bytes, lies_alike): (Bytes, bool),
     ) -> Owner {
         let torrent = served.torrent.clone();
-        // Of a write past the page cache that FUSE cuts short, as where a disk is full, Linux (6.18) goes on with the wrong bytes, and a
-        // ring has it do so by itself (`fuse_direct_io` does not take the iterator back).
+        // Where FUSE had cut writes past the page cache short, as where a disk is full, files were called complete that had wrong bytes
+        // (Linux 6.18). Presumably the ring goes on with the rest in the wrong place; that was not traced.
         let direct = self.direct && lies_alike && !torrent.root().is_distant();
         let geometry = torrent.geometry();
         let spans = torrent
