@@ -13,7 +13,8 @@ other, or others' work beside them, and whatever one CPU writes and the other re
 
 Servers, each with one core, as many connections and upload slots as a case may want, and no DHT:
   floor         the least work there is (`btd bench floor-server`)
-  memory-floor  a bare loop that sends out of memory (the same with --in-memory)
+  memory-floor  a bare loop that sends out of memory (the same with --in-memory); memory-floor-500us: asleep so long after each
+                turn, so that requests gather (--gather-ms 0.5)
   btd           with its defaults; btd-buffered and btd-direct: with another read-mode; btd-200us: with this gather-wait
   libtorrent    from the Python that runs this script (`pip install libtorrent`), or from --python
   rtorrent      from PATH (`apt install rtorrent`)

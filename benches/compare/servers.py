@@ -22,6 +22,8 @@ PEERS = 20000
 
 # btd with another gather-wait.
 BTD_GATHERS = re.compile(r"btd-\d+[um]s")
+# The floors: a bare loop by sendfile or out of memory, at once or after requests have gathered for so long.
+FLOORS = re.compile(r"(memory-)?floor(-(?P<gather>\d+)us)?")
 
 LIBTORRENT = """
 import sys, time
@@ -159,8 +161,8 @@ def refuse_missing(names, options):
         elif name == "libtorrent":
             if subprocess.run([options.python, "-c", "import libtorrent"], stderr=subprocess.DEVNULL).returncode:
                 sys.exit(f"{options.python} cannot import libtorrent (apt install python3-libtorrent, or pip install libtorrent)")
-        elif name not in ("floor", "memory-floor", "btd", "btd-buffered", "btd-direct") and not BTD_GATHERS.fullmatch(name):
-            sys.exit(f"{name}: no such server (floor, memory-floor, btd, btd-buffered, btd-direct, btd-500us, libtorrent, {', '.join(PROGRAMS)})")
+        elif name not in ("btd", "btd-buffered", "btd-direct") and not FLOORS.fullmatch(name) and not BTD_GATHERS.fullmatch(name):
+            sys.exit(f"{name}: no such server (floor, memory-floor, memory-floor-500us, btd, btd-buffered, btd-direct, btd-500us, libtorrent, {', '.join(PROGRAMS)})")
 
 
 def free_port():
@@ -174,7 +176,8 @@ def start(name, options, home, torrent, data, running):
     """Starts a server and waits until it seeds all of the payload."""
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=home))
     server = Server(name, folder, running, options.nice)
-    START.get(name, start_btd)(server, options, torrent, data)
+    begin = start_floor if FLOORS.fullmatch(name) else START.get(name, start_btd)
+    begin(server, options, torrent, data)
     # Ready to listen is not ready to seed: the payload is checked first.
     server.wait("seeding", lambda: has_everything(server.port, torrent.read_bytes()))
     return server
@@ -182,7 +185,9 @@ def start(name, options, home, torrent, data, running):
 
 def start_floor(server, options, torrent, data):
     port = server.folder / "port"
-    more = ["--in-memory"] if server.name == "memory-floor" else []
+    more = ["--in-memory"] if server.name.startswith("memory-") else []
+    if gather := FLOORS.fullmatch(server.name)["gather"]:
+        more += ["--gather-ms", str(int(gather) / 1000)]
     server.run(options.btd, "bench", "floor-server", "--torrent", torrent, "--data", data, "--port-file", port, *more)
     server.port = server.wait("its port", lambda: int(port.read_text()))
 
@@ -249,8 +254,6 @@ def start_rqbit(server, options, torrent, data):
 
 START = {
     "rqbit": start_rqbit,
-    "floor": start_floor,
-    "memory-floor": start_floor,
     "libtorrent": start_libtorrent,
     "rtorrent": start_rtorrent,
     "transmission": start_transmission,

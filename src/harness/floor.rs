@@ -2,7 +2,8 @@
 //! and the block by `sendfile`, for one torrent whose payload is taken to be whole.
 //!
 //! Or, with the payload read into memory at the start, up to 64 blocks that a peer waits for in one vectored send, which the kernel
-//! copies: a yardstick for who sends what he has in memory.
+//! copies: a yardstick for who sends what he has in memory. Or asleep for a while after each turn, so that requests gather: a yardstick
+//! for who saves wake-ups that way.
 //!
 //! It is the yardstick of the harness and no daemon: no checking of payload, no choking (interest is answered by an
 //! unchoke), no time limits, no fairness, no defence against a peer that means harm beyond not being confused by it.
@@ -15,6 +16,8 @@ use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
@@ -68,6 +71,7 @@ pub struct Floor {
     listener: TcpListener,
     epoll: OwnedFd,
     torrent: Torrent,
+    gather: Duration,
 }
 
 impl Floor {
@@ -88,7 +92,13 @@ impl Floor {
             listener,
             epoll,
             torrent,
+            gather: Duration::ZERO,
         })
+    }
+
+    /// Sleeps so long after each turn.
+    pub fn gathering(self, gather: Duration) -> Floor {
+        Floor { gather, ..self }
     }
 
     /// Where it listens: the port that was chosen, if 0 was asked for.
@@ -135,6 +145,9 @@ impl Floor {
                     // A peer that went or made no sense. Closing its socket takes it out of the epoll set.
                     peers.remove(index);
                 }
+            }
+            if !self.gather.is_zero() && !events.is_empty() {
+                thread::sleep(self.gather);
             }
         }
         Ok(())

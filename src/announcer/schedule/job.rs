@@ -82,6 +82,8 @@ pub(super) struct Job {
     pub(super) leaving: bool,
     /// It waits for one of the same torrent that is leaving the same tracker.
     pub(super) held: bool,
+    /// What is kept over a restart is as it is now, but for when it is due next.
+    pub(super) is_kept: bool,
     pub(super) standing: Standing,
     /// What the tracker said last that a user should know.
     pub(super) text: Option<Arc<str>>,

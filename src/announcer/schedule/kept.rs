@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::super::url::TrackerUrl;
 use super::Schedule;
+use super::job::Standing;
 use crate::proto::InfoHash;
 
 /// What of a list is kept over a restart.
@@ -30,6 +31,17 @@ pub(super) fn fingerprint(url: &TrackerUrl) -> u64 {
 }
 
 impl Schedule {
+    /// A tracker has been asked. Only the first answer of those that change nothing but when it is asked next is kept: else as many torrents
+    /// as btd has would be written down in every interval, for good, and what is lost by it is one announce of each that comes early,
+    /// after a power cut or `kill -9`. Those that are restarted over and over keep to what their trackers ask for: each run has its first.
+    pub(super) fn note(&mut self, key: u32, is_regular: bool) {
+        let job = &mut self.jobs[key as usize];
+        if !(is_regular && job.is_kept) {
+            self.changed.insert(job.info_hash);
+        }
+        job.is_kept = job.standing == Standing::Working;
+    }
+
     /// What is to be kept over a restart of the torrents of which it has changed since the last call.
     pub fn take_changed(&mut self, now: Instant, unix: u64) -> Vec<(InfoHash, Vec<Kept>)> {
         let changed = std::mem::take(&mut self.changed);

@@ -230,6 +230,7 @@ impl Schedule {
             completed,
             leaving: false,
             held: false,
+            is_kept: false,
             standing: Standing::New,
             text: None,
             tracker_id: None,
@@ -437,7 +438,8 @@ impl Schedule {
             self.forget(key, time);
         } else {
             if !job.leaving {
-                self.changed.insert(call.info_hash);
+                self.note(key, call.event == Event::Regular && result.is_ok());
+                let job = &self.jobs[key as usize];
                 if result.is_ok() && job.scrape_at.is_none() {
                     self.count_from(key, time);
                 }

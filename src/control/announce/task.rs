@@ -31,7 +31,7 @@ use crate::shard::Torrent;
 const PEERS_WANTED: u32 = 100;
 /// A swarm may have grown since it was counted: to twice as many peers and some more.
 const SWARM_MORE: u32 = 20;
-/// How often what is kept over a restart is written: after `kill -9` what was announced since is announced again.
+/// How often what has changed of what is kept over a restart is written.
 const KEEP_EVERY: Duration = Duration::from_secs(30);
 /// How often metrics are brought up to date.
 const TICK: Duration = Duration::from_secs(5);

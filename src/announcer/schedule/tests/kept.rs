@@ -55,6 +55,35 @@ fn due_times_and_failures_are_kept_over_a_restart() {
 }
 
 #[test]
+fn announces_that_change_nothing_but_the_time_are_kept_once() {
+    let mut world = World::new();
+    world.add(1, ONE);
+    let changed = |world: &mut World| world.schedule.take_changed(world.now, UNIX).len();
+    let call = world.next().unwrap();
+    world.ok(&call, &answer(1800, None));
+    assert_eq!(changed(&mut world), 1, "the tracker has us now");
+    for _ in 0..3 {
+        let (_, call) = world.wait();
+        world.ok(&call, &answer(1800, None));
+        assert_eq!(changed(&mut world), 0);
+    }
+    let (_, call) = world.wait();
+    world.fail(&call, &unreachable());
+    assert_eq!(changed(&mut world), 1, "it fails");
+    let (_, call) = world.wait();
+    world.ok(&call, &answer(1800, None));
+    assert_eq!(changed(&mut world), 1, "it works again");
+    let (_, call) = world.wait();
+    world.ok(&call, &answer(1800, None));
+    assert_eq!(changed(&mut world), 0);
+    world.schedule.completed(hash(1), world.now);
+    let (_, call) = world.wait();
+    assert_eq!(call.event, Event::Completed);
+    world.ok(&call, &answer(1800, None));
+    assert_eq!(changed(&mut world), 1);
+}
+
+#[test]
 fn a_clock_that_was_set_back_puts_nothing_off_longer_than_a_tracker_could() {
     let mut world = World::new();
     world.add(1, ONE);

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
@@ -22,6 +23,9 @@ pub(super) struct FloorServer {
     /// sendfile.
     #[arg(long)]
     pub(super) in_memory: bool,
+    /// Sleep so many milliseconds after each turn, so that requests gather.
+    #[arg(long, value_name = "MS", default_value_t = 0.0)]
+    pub(super) gather_ms: f64,
     /// Where to listen; port 0 takes any.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
     pub(super) listen: SocketAddr,
@@ -54,7 +58,8 @@ pub(super) enum Protocol {
 
 pub(super) fn serve(args: &FloorServer) -> Result<(), Error> {
     let metainfo = read_torrent(&args.torrent)?;
-    let floor = Floor::bind(&metainfo, &args.data, args.listen, args.in_memory)?;
+    let gather = Duration::try_from_secs_f64(args.gather_ms / 1e3).unwrap_or_default();
+    let floor = Floor::bind(&metainfo, &args.data, args.listen, args.in_memory)?.gathering(gather);
     let address = floor.local_addr().map_err(floor::Error::Serve)?;
     println!(
         "floor server for {} on {address}, process {}",
