@@ -400,6 +400,7 @@ impl<D: Driver> Shard<D> {
         let mut completions = std::mem::take(&mut self.completions);
         self.driver.turn(self.wait(), &mut completions)?;
         self.now = clock();
+        self.gather.on_turn(self.now);
         let tick = (self.now.saturating_duration_since(self.epoch).as_nanos() / TICK.as_nanos()) as u64;
         let ticked = tick > self.tick;
         self.tick = tick;
