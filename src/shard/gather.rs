@@ -35,6 +35,8 @@ const LATE_TO_DOUBLE: u32 = 125;
 const LATE_TO_STAY: u32 = 250;
 /// Requests that a sleep has to bring on average. With fewer a long one may be one in which nobody has asked.
 const EXPECTED_MIN: u64 = 2;
+/// A shorter time says nothing yet.
+const LATELY_MIN: Duration = Duration::from_secs(1);
 /// In each tick so much of what was counted is forgotten: it is a matter of some three seconds.
 const FORGET: u32 = 32;
 
@@ -49,12 +51,11 @@ pub(super) struct Gather {
     enough: u64,
     turns: u64,
     sent: u64,
-    /// Requests that the undoubled sleep brings on average, by the last tick.
-    expected: u64,
     turned_at: Option<Instant>,
-    /// Time lately, and the late part of it.
-    lately: Duration,
-    late: Duration,
+    /// Time since the last tick, and the late part of it.
+    passed: (Duration, Duration),
+    /// The same lately.
+    lately: (Duration, Duration),
 }
 
 impl Gather {
@@ -67,20 +68,18 @@ impl Gather {
             enough: ENOUGH_MIN,
             turns: 0,
             sent: 0,
-            expected: 0,
             turned_at: None,
-            lately: Duration::ZERO,
-            late: Duration::ZERO,
+            passed: (Duration::ZERO, Duration::ZERO),
+            lately: (Duration::ZERO, Duration::ZERO),
         }
     }
 
     /// A turn has begun.
     pub(super) fn on_turn(&mut self, now: Instant) {
-        let since = self.turned_at.replace(now);
-        if let Some(since) = since.filter(|_| self.on && self.expected >= EXPECTED_MIN) {
+        if let Some(since) = self.turned_at.replace(now) {
             let after = now.saturating_duration_since(since);
-            self.lately += after;
-            self.late += after.saturating_sub(self.wait * LATE_WAITS);
+            self.passed.0 += after;
+            self.passed.1 += after.saturating_sub(self.wait * LATE_WAITS);
         }
     }
 
@@ -96,19 +95,25 @@ impl Gather {
         let frequent = u128::from(turned) * 1_000_000_000 >= u128::from(least) * over.as_nanos();
         let filled = moved >= turned * FILLED_LEN;
         self.on = peers >= PEERS_MIN && frequent && !filled;
-        let one_in = match self.doubled {
-            true => LATE_TO_STAY,
-            false => LATE_TO_DOUBLE,
-        };
-        self.doubled = self.on && self.late > self.lately / one_in;
-        self.lately -= self.lately / FORGET;
-        self.late -= self.late / FORGET;
         let blocks = u128::from(moved / u64::from(BLOCK_LEN));
         let expected = |wait: Duration| {
             let expected = blocks * wait.as_nanos() / over.as_nanos().max(1);
             u64::try_from(expected).unwrap_or(u64::MAX)
         };
-        self.expected = expected(self.wait);
+        let is_steady = self.on && expected(self.wait) >= EXPECTED_MIN;
+        let (passed, late) = std::mem::take(&mut self.passed);
+        if is_steady {
+            self.lately.0 += passed;
+            self.lately.1 += late;
+        }
+        let one_in = match self.doubled {
+            true => LATE_TO_STAY,
+            false => LATE_TO_DOUBLE,
+        };
+        let (lately, late) = self.lately;
+        self.doubled = is_steady && lately >= LATELY_MIN && late > lately / one_in;
+        self.lately.0 -= self.lately.0 / FORGET;
+        self.lately.1 -= self.lately.1 / FORGET;
         self.enough = expected(self.least()).max(ENOUGH_MIN);
     }
 
