@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use btd::control::commands::{Fault, bench};
+use btd::control::commands::Fault;
 use btd::control::{self, cli::Cli, ctl, supervisor};
 use clap::Parser;
 
@@ -54,20 +54,8 @@ fn main() -> ExitCode {
 fn exit_code(error: &control::Error) -> u8 {
     match error {
         control::Error::Config(_) => CONFIG,
-        control::Error::Bench(
-            bench::Error::NotClean
-            | bench::Error::NotVerified
-            | bench::Error::NotFed
-            | bench::Error::NotAnswered
-            | bench::Error::NotAnnounced,
-        ) => NOT_WHOLE,
-        control::Error::Command(error) => match error.fault() {
-            Fault::NotWhole => NOT_WHOLE,
-            Fault::Unfit => UNFIT,
-            Fault::Usage => USAGE,
-            Fault::Data => DATA,
-            Fault::Io => IO,
-        },
+        control::Error::Command(error) => of_command(error.fault()),
+        control::Error::Bench(error) => of_command(error.fault()),
         control::Error::Ctl(error) => match error.fault() {
             ctl::Fault::No => NOT_WHOLE,
             ctl::Fault::Usage => USAGE,
@@ -81,6 +69,16 @@ fn exit_code(error: &control::Error) -> u8 {
             supervisor::Fault::Setting => CONFIG,
             supervisor::Fault::Io => IO,
         },
-        control::Error::Bench(_) | control::Error::Output(_) => IO,
+        control::Error::Output(_) => IO,
+    }
+}
+
+fn of_command(fault: Fault) -> u8 {
+    match fault {
+        Fault::NotWhole => NOT_WHOLE,
+        Fault::Unfit => UNFIT,
+        Fault::Usage => USAGE,
+        Fault::Data => DATA,
+        Fault::Io => IO,
     }
 }

@@ -40,3 +40,34 @@ fn bench_seed_says_plainly_that_nothing_was_verified_and_fails_if_it_was_to_be()
     );
     source.btd.stop();
 }
+
+#[test]
+fn bench_tells_a_mistake_on_the_command_line_from_a_torrent_that_is_no_good() {
+    let temp = tempfile::tempdir().expect("make a folder");
+    let torrent = temp.path().join("bad.torrent");
+    std::fs::write(&torrent, "no torrent").expect("write a file");
+    let bench = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_btd"));
+        let output = command.arg("bench").args(args).output().expect("run btd bench");
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let torrent = torrent.to_str().expect("a path in UTF-8");
+    let (code, said) = bench(&["seed", "--connect", "127.0.0.1:1", "--torrent", torrent]);
+    assert!(code == Some(65) && said.contains("bad.torrent"), "{code:?} {said}");
+    let (code, said) = bench(&["floor-server", "--data", "/", "--torrent", torrent]);
+    assert!(code == Some(65) && said.contains("bad.torrent"), "{code:?} {said}");
+    let (code, said) = bench(&["sends", "--batch", "1kB"]);
+    assert!(code == Some(64) && said.contains("multiple of"), "{code:?} {said}");
+    let gone = temp.path().join("gone.torrent");
+    let (code, _) = bench(&[
+        "floor-server",
+        "--data",
+        "/",
+        "--torrent",
+        gone.to_str().expect("UTF-8"),
+    ]);
+    assert_eq!(code, Some(74));
+}

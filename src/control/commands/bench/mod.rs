@@ -17,6 +17,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::super::config::units;
+use super::Fault;
 use crate::harness;
 use crate::proto::metainfo::{self, Metainfo};
 
@@ -127,6 +128,32 @@ pub enum Error {
     /// The run came to its end, but some torrents were not announced as they should have been.
     #[error("not clean: torrents were announced late, or not told of as stopped (see the report)")]
     NotAnnounced,
+}
+
+impl Error {
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Error::NotClean | Error::NotVerified | Error::NotFed | Error::NotAnswered | Error::NotAnnounced => {
+                Fault::NotWhole
+            }
+            Error::Torrent { .. } => Fault::Data,
+            Error::Load(harness::load::Error::Setting(_))
+            | Error::Feed(harness::feed::Error::Setting(_))
+            | Error::Sends(harness::sends::Error::Batch(_))
+            | Error::Tracker(harness::tracker::Error::Setting(_))
+            | Error::Announced(harness::announced::Error::Setting(_)) => Fault::Usage,
+            Error::File { .. }
+            | Error::Load(_)
+            | Error::Feed(_)
+            | Error::Floor(_)
+            | Error::Sends(_)
+            | Error::Tracker(_)
+            | Error::TrackerFloor(_)
+            | Error::Announced(_)
+            | Error::Output(_) => Fault::Io,
+        }
+    }
 }
 
 /// Runs `btd bench`.
