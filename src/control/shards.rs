@@ -597,6 +597,20 @@ mod tests {
     }
 
     #[test]
+    fn a_port_whose_last_connections_wind_down_is_free() {
+        let holder = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = holder.local_addr().expect("bound");
+        let mut far = std::net::TcpStream::connect(address).expect("connected");
+        let (near, _) = holder.accept().expect("accepted");
+        // Who ends a connection first has its port in it for a minute, as btd does at its end.
+        drop(near);
+        let ended = std::io::Read::read(&mut far, &mut [0]).expect("its end");
+        drop((far, holder));
+        assert_eq!(ended, 0);
+        ensure_free(address, (Type::STREAM, Protocol::TCP)).expect("nobody listens there");
+    }
+
+    #[test]
     fn a_port_that_is_still_being_given_back_is_waited_for() {
         let holder = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = holder.local_addr().expect("bound");
