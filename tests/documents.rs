@@ -1,6 +1,6 @@
 //! What SECURITY.md and TESTING.md say of tests is so: each that they name exists, and each fuzz target is among those they tell of.
-//! Each folder of the sources is on ARCHITECTURE.md's map, each breakage on purpose has its place in the sources, and release builds
-//! abort at a panic.
+//! Each folder of the sources is on ARCHITECTURE.md's map, each breakage on purpose has its place in the sources, and
+//! release builds abort at a panic.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -114,7 +114,10 @@ fn release_builds_abort_at_a_panic_and_panic_at_a_number_that_overflows() {
     let manifest: toml::Table = read(&root().join("Cargo.toml")).parse().expect("a manifest");
     let release = &manifest["profile"]["release"];
     assert_eq!(release.get("panic").and_then(toml::Value::as_str), Some("abort"));
-    assert_eq!(release.get("overflow-checks").and_then(toml::Value::as_bool), Some(true));
+    assert_eq!(
+        release.get("overflow-checks").and_then(toml::Value::as_bool),
+        Some(true)
+    );
 }
 
 /// No shell, no hook, no plug-in.
