@@ -108,6 +108,43 @@ fn every_fuzz_target_is_told_of_built_and_has_seeds() {
     }
 }
 
+/// The keys of the shipped configuration, each with its section.
+fn keys() -> BTreeSet<String> {
+    let (mut section, mut keys) = (String::new(), BTreeSet::new());
+    for line in read(&root().join("config/seed.toml")).lines() {
+        let is_comment = line.starts_with("# ");
+        // What is off as it is shipped has no blank behind its #.
+        let line = line.strip_prefix('#').unwrap_or(line);
+        if let Some(head) = line.strip_prefix('[') {
+            section = head.trim_matches(['[', ']']).to_owned() + ".";
+        } else if let Some((name, _)) = line.split_once(" = ").filter(|_| !is_comment) {
+            keys.insert(format!("{section}{name}"));
+        }
+    }
+    keys
+}
+
+#[test]
+fn every_key_of_the_configuration_has_tests_that_testing_md_tells_of() {
+    let text = read(&root().join("TESTING.md"));
+    let section = text
+        .split("\n## ")
+        .find(|section| section.starts_with("Keys of the configuration"));
+    let rows = section.expect("a table").lines().filter(|line| line.starts_with("| `"));
+    let mut told = BTreeSet::new();
+    for row in rows {
+        let mut cells = row.split(" | ");
+        let (keys, tests) = (cells.next().unwrap_or_default(), cells.next().unwrap_or_default());
+        assert!(quoted(tests).any(is_sentence), "no test in {row}");
+        for key in quoted(keys) {
+            assert!(told.insert(key.to_owned()), "{key} is there twice");
+        }
+    }
+    let keys = keys();
+    assert!(keys.len() > 50, "{} keys", keys.len());
+    assert_eq!(told, keys);
+}
+
 /// What is said of panics (row 40) is said of release builds.
 #[test]
 fn release_builds_abort_at_a_panic_and_panic_at_a_number_that_overflows() {
