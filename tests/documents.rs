@@ -1,5 +1,6 @@
 //! What SECURITY.md and TESTING.md say of tests is so: each that they name exists, and each fuzz target is among those they tell of.
-//! Each folder of the sources is on ARCHITECTURE.md's map, and each breakage on purpose has its place in the sources.
+//! Each folder of the sources is on ARCHITECTURE.md's map, each breakage on purpose has its place in the sources, and
+//! release builds abort at a panic.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -105,6 +106,55 @@ fn every_fuzz_target_is_told_of_built_and_has_seeds() {
         let seeds = fs::read_dir(root().join("fuzz/seeds").join(name));
         assert!(seeds.is_ok_and(|seeds| seeds.count() > 0), "{name} has no seeds");
     }
+}
+
+/// The keys of the shipped configuration, each with its section.
+fn keys() -> BTreeSet<String> {
+    let (mut section, mut keys) = (String::new(), BTreeSet::new());
+    for line in read(&root().join("config/seed.toml")).lines() {
+        let is_comment = line.starts_with("# ");
+        // What is off as it is shipped has no blank behind its #.
+        let line = line.strip_prefix('#').unwrap_or(line);
+        if let Some(head) = line.strip_prefix('[') {
+            section = head.trim_matches(['[', ']']).to_owned() + ".";
+        } else if let Some((name, _)) = line.split_once(" = ").filter(|_| !is_comment) {
+            keys.insert(format!("{section}{name}"));
+        }
+    }
+    keys
+}
+
+#[test]
+fn every_key_of_the_configuration_has_tests_that_testing_md_tells_of() {
+    let text = read(&root().join("TESTING.md"));
+    let section = text
+        .split("\n## ")
+        .find(|section| section.starts_with("Keys of the configuration"));
+    let rows = section.expect("a table").lines().filter(|line| line.starts_with("| `"));
+    let mut told = BTreeSet::new();
+    for row in rows {
+        let mut cells = row.split(" | ");
+        let (keys, tests) = (cells.next().unwrap_or_default(), cells.next().unwrap_or_default());
+        assert!(quoted(tests).any(is_sentence), "no test in {row}");
+        for key in quoted(keys) {
+            assert!(told.insert(key.to_owned()), "{key} is there twice");
+        }
+    }
+    let keys = keys();
+    assert!(keys.len() > 50, "{} keys", keys.len());
+    assert_eq!(told, keys);
+}
+
+/// What is said of panics (row 40) is said of release builds.
+#[test]
+fn release_builds_abort_at_a_panic_and_panic_at_a_number_that_overflows() {
+    let manifest: toml::Table = read(&root().join("Cargo.toml")).parse().expect("a manifest");
+    let release = &manifest["profile"]["release"];
+    assert_eq!(release.get("panic").and_then(toml::Value::as_str), Some("abort"));
+    assert_eq!(
+        release.get("overflow-checks").and_then(toml::Value::as_bool),
+        Some(true)
+    );
 }
 
 /// No shell, no hook, no plug-in.

@@ -77,6 +77,15 @@ fn serve(read_mode: &str, cache_size: &str, shards: u32) -> (f64, f64) {
         _ => "direct",
     };
     assert_eq!(btd.metric(&format!("btd_read_devices{{mode=\"{mode}\"}}")), 1.0);
+    // Of 128 KiB each; without a cache 8 MiB for each shard.
+    let mib = cache_size
+        .strip_suffix(" MiB")
+        .map_or(8 * shards, |mib| mib.parse().expect("a number"));
+    let buffers = btd.metric("btd_buffers");
+    assert!(
+        buffers > 0.0 && buffers <= f64::from(8 * mib),
+        "{buffers} with {mib} MiB"
+    );
     let read = btd.metric("btd_disk_read_bytes_total");
     btd.stop();
     (read, uploaded)

@@ -18,7 +18,7 @@ use super::device::Device;
 use super::{locked_memory, memory, open_files};
 use crate::hashing::Pool;
 use crate::io::uring::Features;
-use crate::proto::{InfoHash, PeerId};
+use crate::proto::{InfoHash, PeerId, choker};
 use crate::shard::tracker::{Served, Service};
 use crate::shard::{
     self, Caps, Command, Events, Handle, Limits, Mailbox, Pace, PeersReply, PeersTold, Resting, Settings, ShardConfig,
@@ -176,6 +176,7 @@ impl Shards {
         let plan = config.tracker.as_ref();
         let mut tracker_udp = plan.map_or(Vec::new(), |plan| plan.udp.clone());
         let mut tracker_http = plan.map_or(Vec::new(), |plan| plan.http.clone());
+        let (choker, upload_slots) = choking(&config.limits, count);
         let mut shards: Vec<One> = Vec::with_capacity(count);
         for index in 0..count {
             let pin_cpu = if config.shards.pin && !cores.is_empty() {
@@ -211,8 +212,8 @@ impl Shards {
                     events: events.clone(),
                     peer_id,
                     limits: Arc::clone(&limits),
-                    upload_slots: slots_of_each(&config.limits, count),
-                    choker: config.limits.seed_choker,
+                    upload_slots,
+                    choker,
                     read_mode: match config.storage.read_mode {
                         config::ReadMode::Auto => shard::ReadMode::Auto,
                         config::ReadMode::Direct => shard::ReadMode::Direct,
@@ -261,10 +262,7 @@ impl Shards {
         if let (Some(limits), Some(tracker)) = (&self.tracker_limits, &config.tracker) {
             limits.set(usize::MAX, tracker.max_connections_per_ip);
         }
-        let (kind, slots) = (
-            config.limits.seed_choker,
-            slots_of_each(&config.limits, self.shards.len()),
-        );
+        let (kind, slots) = choking(&config.limits, self.shards.len());
         self.tell(|| Command::Choke { kind, slots });
     }
 
@@ -456,9 +454,10 @@ fn tell_connections(
     }
 }
 
-/// Upload slots of each of so many shards.
-fn slots_of_each(limits: &config::Limits, shards: usize) -> u32 {
-    u32::try_from(limits.upload_slots.div_ceil(shards.max(1))).unwrap_or(u32::MAX)
+/// Who has upload slots in each of so many shards, and how many there are.
+fn choking(limits: &config::Limits, shards: usize) -> (choker::Kind, u32) {
+    let slots = u32::try_from(limits.upload_slots.div_ceil(shards.max(1))).unwrap_or(u32::MAX);
+    (limits.seed_choker, slots)
 }
 
 /// What to use of io_uring: everything, but for what `BTD_URING_MASK` takes away to test the fallbacks.
@@ -574,6 +573,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn slots_are_shared_out_and_given_as_the_configuration_has_it() {
+        for seed_choker in [choker::Kind::RoundRobin, choker::Kind::FastestUpload] {
+            let limits = config::Limits {
+                upload_slots: 5,
+                seed_choker,
+                ..config::Limits::default()
+            };
+            assert_eq!(choking(&limits, 2), (seed_choker, 3));
+        }
+    }
+
+    #[test]
     fn a_port_that_somebody_listens_on_is_refused_with_a_hint() {
         let holder = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = holder.local_addr().expect("bound");
@@ -594,6 +605,20 @@ mod tests {
         let address = holder.local_addr().expect("bound").as_socket().expect("an address");
         let error = ensure_free(address, (Type::DGRAM, Protocol::UDP)).expect_err("it is taken");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_port_whose_last_connections_wind_down_is_free() {
+        let holder = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = holder.local_addr().expect("bound");
+        let mut far = std::net::TcpStream::connect(address).expect("connected");
+        let (near, _) = holder.accept().expect("accepted");
+        // Who ends a connection first has its port in it for a minute, as btd does at its end.
+        drop(near);
+        let ended = std::io::Read::read(&mut far, &mut [0]).expect("its end");
+        drop((far, holder));
+        assert_eq!(ended, 0);
+        ensure_free(address, (Type::STREAM, Protocol::TCP)).expect("nobody listens there");
     }
 
     #[test]

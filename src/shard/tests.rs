@@ -25,7 +25,7 @@ use crate::proto::geometry::BLOCK_LEN;
 use crate::proto::handshake::{HANDSHAKE_LEN, Handshake, Reserved};
 use crate::proto::wire::{self, Message};
 use crate::storage::extents::EXTENT_LEN;
-use fixture::{FAST, Far, Fixture, PIECE_LEN, PLAIN, bytes};
+use fixture::{FAST, Far, Fixture, GATHER_WAIT, PIECE_LEN, PLAIN, bytes};
 
 #[test]
 fn handshake_comes_alone_for_a_peer_that_owes_a_message() {

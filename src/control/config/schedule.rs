@@ -15,10 +15,10 @@ pub(super) const ENTRIES_MAX: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slot {
     /// A bit for each day that it begins on, Monday being the first.
-    days: u8,
+    pub(super) days: u8,
     /// Minutes after midnight. It ends the next day if that is not later.
-    from: u16,
-    to: u16,
+    pub(super) from: u16,
+    pub(super) to: u16,
     /// In the place of the rate of `[limits]`: bytes a second, or no limit. `None` leaves that as it is.
     pub upload_rate: Option<Option<u64>>,
     /// Likewise.

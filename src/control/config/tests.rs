@@ -1,5 +1,7 @@
 //! What a configuration says, and what is told of one that says something else.
 
+mod keys;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -59,33 +61,6 @@ fn the_tracker_is_off_as_it_is_shipped_and_its_defaults_are_those_of_the_code() 
         ..Tracker::default()
     };
     assert_eq!(written, built_in);
-}
-
-#[test]
-fn every_key_of_the_code_is_explained_in_seed_toml() {
-    let context = Context::new(Path::new(""), Vec::new());
-    let root = document::parse(&whole_seed()).unwrap_or_else(|_| panic!("config/seed.toml is valid"));
-    sections::read(&context, root);
-    for key in context.keys.into_inner() {
-        let name = key.rsplit('.').next().expect("a key is not empty");
-        // Names that other sections have as well are looked for behind its head.
-        let head = match key.starts_with("tracker.") {
-            true => SEED.lines().take_while(|line| *line != "#[tracker]").count(),
-            false => 0,
-        };
-        let line = SEED
-            .lines()
-            .enumerate()
-            .skip(head)
-            .find(|(_, line)| line.trim_start_matches('#').starts_with(&format!("{name} = ")))
-            .map(|(line, _)| line)
-            .unwrap_or_else(|| panic!("{key} is not in config/seed.toml"));
-        let above = SEED.lines().nth(line.saturating_sub(1)).unwrap_or_default();
-        assert!(
-            above.starts_with("# "),
-            "{key} has no comment above it in config/seed.toml"
-        );
-    }
 }
 
 #[test]

@@ -15,6 +15,8 @@ use crate::storage::root::Root;
 pub(super) const FAST: Reserved = Reserved([0, 0, 0, 0, 0, 0, 0, 4]);
 pub(super) const PLAIN: Reserved = Reserved([0; 8]);
 pub(super) const PIECE_LEN: u32 = 64 * 1024;
+/// Not the default, so that it is seen where it comes from.
+pub(super) const GATHER_WAIT: Duration = Duration::from_micros(700);
 
 /// A shard with one torrent, the far end of its connections, and its payload.
 pub(super) struct Fixture {
@@ -106,7 +108,7 @@ impl Fixture {
             mailboxes: Arc::from(Vec::new()),
             pool: pool(),
             write_buffer: 1 << 20,
-            gather_wait: std::time::Duration::from_micros(500),
+            gather_wait: GATHER_WAIT,
             events: Events::new(|_| {}),
             peer_id: PeerId(*b"-BD0001-tests-tests-"),
             limits: Arc::new(Limits::new(Caps {
