@@ -177,9 +177,9 @@ impl Docker {
     pub fn wait_listed(&self, container: &str, info_hash: &str, state: &str) {
         wait_for(&format!("{info_hash} is {state}"), within(SECONDS), || {
             let (_, said) = self.attempt(&["exec", container, "/usr/bin/btd", "ctl", "list", "--json"]);
-            let listed: Value = serde_json::from_str(&said).ok()?;
-            let is_so = |torrent: &Value| torrent["info_hash"] == info_hash && torrent["state"] == state;
-            listed.as_array()?.iter().any(is_so).then_some(())
+            let mut listed = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let is_so = |torrent: Value| torrent["info_hash"] == info_hash && torrent["state"] == state;
+            listed.any(is_so).then_some(())
         });
     }
 }
