@@ -19,6 +19,7 @@ pub mod client;
 pub mod crowd;
 pub mod ctl;
 pub mod dns;
+pub mod docker;
 pub mod fault_fs;
 pub mod http;
 pub mod leech;

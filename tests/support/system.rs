@@ -242,7 +242,7 @@ fn root_of(pid: u32) -> PathBuf {
 }
 
 /// A control group, and those within.
-fn remove_group(dir: &Path) -> std::io::Result<()> {
+pub fn remove_group(dir: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {

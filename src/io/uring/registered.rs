@@ -74,7 +74,7 @@ pub(super) fn register_pool(ring: &IoUring, pool: &Pool, notices: &mut Vec<Strin
             notices.push(match error.raw_os_error() {
                 Some(libc::ENOMEM) => format!(
                     "cannot register {mib} MiB of cache: the locked-memory limit is {}; reads cost more without (hint: \
-                     raise `LimitMEMLOCK=` in btd.service)",
+                     raise `LimitMEMLOCK=` in btd.service, or --ulimit memlock=-1 of a container)",
                     setup::memlock_limit()
                 ),
                 _ => format!("cannot register {mib} MiB of cache: {error}; reads cost more without"),
