@@ -8,7 +8,8 @@
 //!
 //! Twice as long saves a seventh more, and is in nobody's way where the machine itself makes peers wait for longer: one whose host takes
 //! its CPUs away for milliseconds at a time. So it is counted for how much of the time nobody could have been answered in time whatever
-//! is done here, and where that is about one part in a hundred, the sleep is doubled.
+//! is done here, and where that is about one part in a hundred, the sleep is doubled. Peers that all pause together look the same, and
+//! wait half a millisecond longer at most for it.
 
 use std::time::{Duration, Instant};
 
@@ -28,8 +29,8 @@ const TURNS_TO_GO_ON: u64 = 500;
 /// Payload of a turn that is well filled without: a whole send of one fast peer.
 const FILLED_LEN: u64 = 256 * 1024;
 
-/// Nobody has been answered in time who has asked more than this many sleeps before a turn.
-const LATE_WAITS: u32 = 3;
+/// Of a sleep that is longer than it had to be by so many undoubled ones the rest is late.
+const LATE_WAITS: u32 = 2;
 /// One part in so many of the time is late where the sleep is doubled, and where it stays so.
 const LATE_TO_DOUBLE: u32 = 125;
 const LATE_TO_STAY: u32 = 250;
@@ -51,7 +52,8 @@ pub(super) struct Gather {
     enough: u64,
     turns: u64,
     sent: u64,
-    turned_at: Option<Instant>,
+    /// Since when the shard sleeps.
+    asleep_since: Option<Instant>,
     /// Time since the last tick, and the late part of it.
     passed: (Duration, Duration),
     /// The same lately.
@@ -68,19 +70,24 @@ impl Gather {
             enough: ENOUGH_MIN,
             turns: 0,
             sent: 0,
-            turned_at: None,
+            asleep_since: None,
             passed: (Duration::ZERO, Duration::ZERO),
             lately: (Duration::ZERO, Duration::ZERO),
         }
     }
 
-    /// A turn has begun.
-    pub(super) fn on_turn(&mut self, now: Instant) {
-        if let Some(since) = self.turned_at.replace(now) {
-            let after = now.saturating_duration_since(since);
-            self.passed.0 += after;
-            self.passed.1 += after.saturating_sub(self.wait * LATE_WAITS);
+    /// A turn has begun, after a sleep that could be as long as it liked if `is_free`.
+    pub(super) fn on_turn(&mut self, now: Instant, is_free: bool) {
+        if let Some(since) = self.asleep_since.take().filter(|_| is_free) {
+            let slept = now.saturating_duration_since(since);
+            self.passed.0 += slept;
+            self.passed.1 += slept.saturating_sub(self.wait * LATE_WAITS + self.least());
         }
+    }
+
+    /// A turn is over.
+    pub(super) fn on_turned(&mut self, now: Instant) {
+        self.asleep_since = Some(now);
     }
 
     /// A tick has passed: `turns` and `sent` (payload bytes) are counted from the start of the shard, `over` is the time
@@ -93,7 +100,7 @@ impl Gather {
             false => TURNS_TO_BEGIN,
         };
         let frequent = u128::from(turned) * 1_000_000_000 >= u128::from(least) * over.as_nanos();
-        let filled = moved >= turned * FILLED_LEN;
+        let filled = moved >= turned * FILLED_LEN * if self.doubled { 2 } else { 1 };
         self.on = peers >= PEERS_MIN && frequent && !filled;
         let blocks = u128::from(moved / u64::from(BLOCK_LEN));
         let expected = |wait: Duration| {
@@ -189,7 +196,8 @@ mod tests {
                 0 => late,
                 _ => WAIT,
             };
-            gather.on_turn(*now);
+            gather.on_turn(*now, true);
+            gather.on_turned(*now);
             if *now >= tick {
                 tick += TICK;
                 let (turns, sent) = (gather.turns + 190, gather.sent + 1_000 * BLOCK_LEN);
@@ -221,7 +229,8 @@ mod tests {
         after(&mut gather, 500, BLOCK_LEN, 500);
         for turn in 1..=600 {
             now += 10 * WAIT;
-            gather.on_turn(now);
+            gather.on_turn(now, true);
+            gather.on_turned(now);
             if turn % 60 == 0 {
                 after(&mut gather, 60, BLOCK_LEN, 500);
                 assert_eq!(gather.at_least(), WAIT, "a block each");

@@ -400,7 +400,9 @@ impl<D: Driver> Shard<D> {
         let mut completions = std::mem::take(&mut self.completions);
         self.driver.turn(self.wait(), &mut completions)?;
         self.now = clock();
-        self.gather.on_turn(self.now);
+        // Where there is a rate, it is also slept until more may be sent.
+        self.gather
+            .on_turn(self.now, self.paced.is_empty() && self.thirsty.is_empty());
         let tick = (self.now.saturating_duration_since(self.epoch).as_nanos() / TICK.as_nanos()) as u64;
         let ticked = tick > self.tick;
         self.tick = tick;
@@ -414,7 +416,9 @@ impl<D: Driver> Shard<D> {
         }
         self.pump_touched();
         self.counters.turns += 1;
-        self.loop_stall.record(clock().saturating_duration_since(self.now), 1);
+        let done = clock();
+        self.gather.on_turned(done);
+        self.loop_stall.record(done.saturating_duration_since(self.now), 1);
         if ticked {
             self.publish();
         }
@@ -518,12 +522,14 @@ impl<D: Driver> Shard<D> {
             let due = self.epoch + TICK * u32::try_from(tick).unwrap_or(u32::MAX);
             due.saturating_duration_since(self.now).min(SLEEP_MAX)
         });
+        let at_most = match self.paced.is_empty() && self.thirsty.is_empty() {
+            true => at_most.max(Duration::from_millis(1)),
+            false => at_most.clamp(Duration::from_millis(1), pace::QUANTUM),
+        };
         Wait {
-            at_most: match self.paced.is_empty() && self.thirsty.is_empty() {
-                true => at_most.max(Duration::from_millis(1)),
-                false => at_most.clamp(Duration::from_millis(1), pace::QUANTUM),
-            },
-            at_least: self.gather.at_least(),
+            at_most,
+            // The ring takes none that is not shorter.
+            at_least: self.gather.at_least().min(at_most / 2),
             enough: self.gather.enough(),
         }
     }

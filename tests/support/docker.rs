@@ -127,7 +127,13 @@ impl Docker {
         let (_, folders) = line
             .and_then(|line| line.split_once("mkdir"))
             .expect("the Dockerfile makes folders");
-        let folders = format!("mkdir{}", folders.replace("/out/", "out/"));
+        let folders = format!("mkdir{folders}");
+        let is_within = |word: &str| !word.starts_with('/') || word.starts_with("/out/");
+        assert!(
+            folders.split_whitespace().all(is_within),
+            "it is run here, and not in a container: {folders}"
+        );
+        let folders = folders.replace("/out/", "out/");
         run(Command::new("sh").args(["-ec", &folders]).current_dir(&tree));
         import(&tree, BUILD);
     }
@@ -193,7 +199,9 @@ impl Drop for Docker {
             }
             docker(&["rm", "--force", "--volumes", container]);
         }
-        self.daemon.signal(Signal::TERM);
+        if !self.daemon.has_ended() {
+            self.daemon.signal(Signal::TERM);
+        }
         let deadline = within(SECONDS);
         while !self.daemon.has_ended() && Instant::now() < deadline {
             std::thread::sleep(std::time::Duration::from_millis(10));

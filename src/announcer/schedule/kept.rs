@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
+use super::super::request::Event;
 use super::super::url::TrackerUrl;
 use super::Schedule;
-use super::job::Standing;
+use super::job::{NONE, Standing};
 use crate::proto::InfoHash;
 
 /// What of a list is kept over a restart.
@@ -31,15 +32,22 @@ pub(super) fn fingerprint(url: &TrackerUrl) -> u64 {
 }
 
 impl Schedule {
-    /// A tracker has been asked. Only the first answer of those that change nothing but when it is asked next is kept: else as many torrents
-    /// as btd has would be written down in every interval, for good, and what is lost by it is one announce of each that comes early,
-    /// after a power cut or `kill -9`. Those that are restarted over and over keep to what their trackers ask for: each run has its first.
-    pub(super) fn note(&mut self, key: u32, is_regular: bool) {
+    /// A tracker has been asked. Of those answers that change nothing but when it is asked next the first of a run is kept, and no other:
+    /// else as many torrents as btd has would be written down in every interval, for good. What is lost by it is one announce of each that
+    /// comes early, after a power cut or `kill -9` that is later than that first time.
+    pub(super) fn note(&mut self, key: u32, event: Event, is_answered: bool) {
         let job = &mut self.jobs[key as usize];
-        if !(is_regular && job.is_kept) {
+        if !(is_answered && event == Event::Regular && job.is_kept) {
             self.changed.insert(job.info_hash);
         }
-        job.is_kept = job.standing == Standing::Working;
+        job.is_kept = is_answered && job.standing == Standing::Working;
+    }
+
+    /// btd stops: what is kept is as it is now, for those trackers that cannot be told of it in time.
+    pub fn note_all(&mut self) {
+        let told = self.job_of.values().map(|key| &self.jobs[*key as usize]);
+        let told = told.filter(|job| job.told != NONE && !job.leaving);
+        self.changed.extend(told.map(|job| job.info_hash));
     }
 
     /// What is to be kept over a restart of the torrents of which it has changed since the last call.

@@ -438,7 +438,7 @@ impl Schedule {
             self.forget(key, time);
         } else {
             if !job.leaving {
-                self.note(key, call.event == Event::Regular && result.is_ok());
+                self.note(key, call.event, result.is_ok());
                 let job = &self.jobs[key as usize];
                 if result.is_ok() && job.scrape_at.is_none() {
                     self.count_from(key, time);

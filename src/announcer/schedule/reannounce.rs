@@ -47,6 +47,7 @@ impl Schedule {
                 false => job.again_at.saturating_sub(INTERVAL_MIN - BACK_AGAIN),
             };
             job.due = job.due.min(again_at.max(job.min_until).max(time));
+            job.is_kept = false;
             self.changed.insert(job.info_hash);
             self.file(key, time);
         }

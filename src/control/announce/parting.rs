@@ -19,6 +19,7 @@ impl Task {
     /// Tells all trackers that it was the last time.
     pub(super) async fn stop(&mut self, deadline: Instant) {
         let now = Instant::now();
+        self.schedule.note_all();
         self.keep();
         self.is_stopping = true;
         if self.schedule.len() > FEW {

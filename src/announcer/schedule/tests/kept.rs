@@ -81,6 +81,22 @@ fn announces_that_change_nothing_but_the_time_are_kept_once() {
     assert_eq!(call.event, Event::Completed);
     world.ok(&call, &answer(1800, None));
     assert_eq!(changed(&mut world), 1);
+    let (_, call) = world.wait();
+    world.fail(&call, &Failure::Busy);
+    assert_eq!(changed(&mut world), 1, "it is due in seconds");
+    let (_, call) = world.wait();
+    world.ok(&call, &answer(1800, None));
+    assert_eq!(changed(&mut world), 1, "and in half an hour again");
+    world.schedule.network_is_back(true, world.now);
+    assert_eq!(changed(&mut world), 1, "it is due at once");
+    let (_, call) = world.wait();
+    world.ok(&call, &answer(1800, None));
+    assert_eq!(changed(&mut world), 1, "and in half an hour again");
+    let (_, call) = world.wait();
+    world.ok(&call, &answer(1800, None));
+    assert_eq!(changed(&mut world), 0);
+    world.schedule.note_all();
+    assert_eq!(changed(&mut world), 1, "btd stops");
 }
 
 #[test]

@@ -24,8 +24,8 @@ pub(super) struct FloorServer {
     #[arg(long)]
     pub(super) in_memory: bool,
     /// Sleep so many milliseconds after each turn, so that requests gather.
-    #[arg(long, value_name = "MS", default_value_t = 0.0)]
-    pub(super) gather_ms: f64,
+    #[arg(long, value_name = "MS", default_value = "0", value_parser = milliseconds)]
+    pub(super) gather_ms: Duration,
     /// Where to listen; port 0 takes any.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
     pub(super) listen: SocketAddr,
@@ -56,10 +56,15 @@ pub(super) enum Protocol {
     Http,
 }
 
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    let number = text.parse::<f64>().ok().filter(|number| *number <= 1_000.0);
+    let time = number.and_then(|number| Duration::try_from_secs_f64(number / 1e3).ok());
+    time.ok_or_else(|| "a number of milliseconds, up to 1000".to_owned())
+}
+
 pub(super) fn serve(args: &FloorServer) -> Result<(), Error> {
     let metainfo = read_torrent(&args.torrent)?;
-    let gather = Duration::try_from_secs_f64(args.gather_ms / 1e3).unwrap_or_default();
-    let floor = Floor::bind(&metainfo, &args.data, args.listen, args.in_memory)?.gathering(gather);
+    let floor = Floor::bind(&metainfo, &args.data, args.listen, args.in_memory)?.gathering(args.gather_ms);
     let address = floor.local_addr().map_err(floor::Error::Serve)?;
     println!(
         "floor server for {} on {address}, process {}",
