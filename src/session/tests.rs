@@ -125,7 +125,10 @@ fn a_change_is_not_made_anew_for_another_torrents_record() {
     let asked = std::cell::Cell::new(0);
     store.put_current(info_hash(1), || {
         asked.set(asked.get() + 1);
-        store.put(info_hash(2), record(2));
+        // Not each time, or it would be asked without end.
+        if asked.get() == 1 {
+            store.put(info_hash(2), record(2));
+        }
         record(1)
     });
     assert_eq!(asked.get(), 1);

@@ -249,13 +249,16 @@ fn piece_that_is_doubted_while_a_check_runs_is_not_put_back_into_the_record() {
     assert_eq!(fixture.look(true).have_count, 1);
     let (info_hash, piece) = (fixture.meta.info_hash, fixture.meta.geometry.piece_index(0).unwrap());
     let before = fixture.session.load(&info_hash, 1, 1).unwrap();
-    fixture.session.doubt(info_hash, (1, 1), piece, true);
-    let put = fixture.session.put_found(info_hash, Some(&before), &before);
-    assert!(put.have.is_empty() && put.wrong.get(piece));
-    assert_eq!(fixture.session.load(&info_hash, 1, 1), Some(put.clone()));
-    // One that has seen it has read the piece.
-    fixture.session.put_found(info_hash, Some(&put), &before);
-    assert_eq!(fixture.session.load(&info_hash, 1, 1), Some(before));
+    // It could not be read, or was wrong.
+    for is_wrong in [false, true] {
+        fixture.session.doubt(info_hash, (1, 1), piece, is_wrong);
+        let put = fixture.session.put_found(info_hash, Some(&before), &before);
+        assert!(put.have.is_empty() && put.wrong.get(piece) == is_wrong);
+        assert_eq!(fixture.session.load(&info_hash, 1, 1), Some(put.clone()));
+        // One that has seen it has read the piece.
+        fixture.session.put_found(info_hash, Some(&put), &before);
+        assert_eq!(fixture.session.load(&info_hash, 1, 1).as_ref(), Some(&before));
+    }
 }
 
 /// A disk that takes all of files, and folders as it says.
