@@ -11,10 +11,10 @@ use support::btd::{Btd, Config};
 use support::claims::{check_claims, claimed};
 use support::ctl::ask;
 use support::leech::{Leech, SECONDS, Source, asks_for_nothing, files, info_hash, metainfo};
-use support::mount::small_disk;
+use support::mount::{Tmpfs, small_disk};
 use support::payload::Payload;
 use support::torrent::Torrent;
-use support::{wait_for, within};
+use support::{cannot, wait_for, within};
 
 /// A btd that downloads from the source into this folder.
 fn leech_of(source: &Source, data: &Path) -> Leech {
@@ -174,4 +174,48 @@ fn two_torrents_on_a_full_disk_both_stop_and_both_go_on_when_there_is_room() {
         "what the disk did not take is kept"
     );
     leech.stop();
+}
+
+/// What is left of files by a kill is btd's own if that is recorded, and nobody knows whose it is otherwise.
+#[test]
+fn download_waits_with_its_first_byte_while_the_session_cannot_be_written_and_goes_on_when_it_can() {
+    if !rustix::process::geteuid().is_root() {
+        return cannot("mounting needs root");
+    }
+    let source = Source::start("full-session", &files(), 64 << 10);
+    let scratch = &source.scratch;
+    let (home, state) = (scratch.dir("leech"), scratch.dir("leech/state"));
+    let (data, watch) = (scratch.dir("leech/data"), scratch.dir("leech/watch"));
+    let _mounted = match Tmpfs::mount(&state, c"size=16m,mode=700") {
+        Ok(mounted) => mounted,
+        Err(why) => return cannot(&why),
+    };
+    let config = Config {
+        peers: vec![source.btd.peers],
+        watch: vec![(watch.clone(), data.clone())],
+        ..Config::default()
+    };
+    let btd = Btd::start(&home, &config);
+    let ballast = state.join("ballast");
+    let mut file = fs::File::create(&ballast).expect("make a file");
+    for len in [1 << 16, 1] {
+        while file.write_all(&vec![1; len]).is_ok() {}
+    }
+    drop(file);
+    fs::copy(&source.torrent.path, watch.join("t.torrent")).expect("copy a torrent");
+    btd.wait_log("waits until it can be recorded that its files are btd's");
+    let show = || ask(&home, &["show", &info_hash(&source.torrent).to_string()]).out;
+    let shown = show();
+    assert!(
+        shown.contains("it waits until it can be recorded") && shown.contains("session.redb"),
+        "{shown}"
+    );
+    asks_for_nothing(&source.btd, &btd, || {
+        assert_eq!(btd.metric("btd_pieces_written_total"), 0.0);
+    });
+    fs::remove_file(&ballast).expect("make room");
+    btd.wait_seeding(1);
+    assert!(!show().contains("recorded"), "{}", show());
+    source.payload.assert_same(&data, true);
+    btd.stop();
 }

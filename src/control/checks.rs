@@ -9,6 +9,8 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
+#[cfg(any(test, feature = "sim"))]
+pub(crate) use look::is_begun;
 pub(crate) use look::{Found, look};
 pub(crate) use progress::Progress;
 

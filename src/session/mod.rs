@@ -14,7 +14,8 @@
 //!
 //! A record is a memory and not a proof. Whoever loads one compares its [`FileStamp`]s with the files that are there and
 //! judges again what differs; that, and looking at files at all, is not done here. Losing every record costs time and
-//! never payload, which is why nothing that happens to the database stops the daemon once it runs.
+//! never payload, which is why nothing that happens to the database stops the daemon once it runs. Only what is to be downloaded waits for
+//! it, before the first byte is written: whose its files are is told by nothing else.
 #![forbid(unsafe_code)]
 
 pub mod announced;
@@ -402,6 +403,26 @@ impl Store {
             return self.writer.write_by_hand();
         }
         self.writer.flush()
+    }
+
+    /// Why what was queued could not be written when that was last tried, if it could not: it is tried again until it can. Never
+    /// blocks on the disk.
+    pub fn trouble(&self) -> Option<String> {
+        self.writer.trouble()
+    }
+
+    /// Like [`Store::flush`], for what must be on the disk before something else is done.
+    ///
+    /// # Errors
+    /// It is not, for this reason.
+    pub fn keep(&self) -> Result<(), String> {
+        match self.flush() {
+            true => Ok(()),
+            // It may have been written since.
+            false => Err(self
+                .trouble()
+                .unwrap_or_else(|| "it could not be written for a moment".to_owned())),
+        }
     }
 }
 

@@ -618,6 +618,8 @@ fn a_full_disk_keeps_changes_in_memory_and_they_are_written_when_there_is_room()
     store.remove(info_hash(2));
     assert!(!store.flush());
     assert!(!store.flush(), "it tries again, and fails again");
+    let why = store.keep().expect_err("it is not on the disk");
+    assert!(why.contains("session.redb") && store.trouble().is_some(), "{why}");
     assert_eq!(load(&store, 1), Some(record(10)));
     assert_eq!(load(&store, 2), None);
     assert_eq!(on_disk(dir.path(), 1), Some(record(1)));
@@ -629,7 +631,7 @@ fn a_full_disk_keeps_changes_in_memory_and_they_are_written_when_there_is_room()
         on_disk(dir.path(), 1) == Some(record(11))
     });
     assert!(store.flush());
-    assert_eq!(on_disk(dir.path(), 2), None);
+    assert_eq!((on_disk(dir.path(), 2), store.trouble()), (None, None));
     assert!(!dir.path().join("session.redb.bad").exists());
 }
 

@@ -74,8 +74,8 @@ struct Queue {
     /// Transactions begun and ended, failed ones among them.
     begun: u64,
     ended: u64,
-    /// The last transaction failed.
-    failing: bool,
+    /// Why the last transaction failed, if it did.
+    failing: Option<String>,
     /// Somebody waits: do not wait to try again.
     hurry: bool,
     stopping: bool,
@@ -89,7 +89,7 @@ impl Default for Queue {
             records_changed: Box::new([0; COUNTS]),
             begun: 0,
             ended: 0,
-            failing: false,
+            failing: None,
             hurry: false,
             stopping: false,
         }
@@ -106,6 +106,13 @@ impl Queue {
     fn torrents(&self) -> usize {
         let torrents: HashSet<&InfoHash> = self.pending.keys().map(|(_, info_hash)| info_hash).collect();
         torrents.len()
+    }
+
+    /// A transaction has come to its end.
+    fn note(&mut self, result: &Result<(), Error>, retry: Duration) {
+        let why = result.as_ref().err().map(ToString::to_string);
+        let failed_before = mem::replace(&mut self.failing, why).is_some();
+        tell(result, failed_before, retry);
     }
 }
 
@@ -168,7 +175,12 @@ impl Writer {
         queue.hurry = true;
         self.queued.notify_one();
         let ended = self.finished.wait_while(queue, |queue| queue.ended < wanted);
-        !ended.unwrap_or_else(PoisonError::into_inner).failing
+        ended.unwrap_or_else(PoisonError::into_inner).failing.is_none()
+    }
+
+    /// Why the last transaction failed, if it did: then it is tried again and again.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.lock().failing.clone()
     }
 
     /// How many changes are held.
@@ -187,7 +199,7 @@ impl Writer {
         }
         let result = self.database.commit(&changes);
         let mut queue = self.lock();
-        tell(&result, mem::replace(&mut queue.failing, result.is_err()), self.retry);
+        queue.note(&result, self.retry);
         if result.is_err() {
             for (key, change) in changes {
                 queue.pending.entry(key).or_insert(change);
@@ -225,14 +237,14 @@ impl Writer {
             queue = self.lock();
             queue.writing = Arc::default();
             queue.ended = queue.begun;
-            tell(&result, mem::replace(&mut queue.failing, result.is_err()), self.retry);
+            queue.note(&result, self.retry);
             if result.is_err() {
                 for (key, change) in Arc::unwrap_or_clone(changes) {
                     queue.pending.entry(key).or_insert(change); // Unless a later one has come.
                 }
             }
             self.finished.notify_all();
-            if queue.failing && last {
+            if queue.failing.is_some() && last {
                 tracing::warn!(
                     "what is known of {} torrents could not be recorded before the end: their payload is checked again \
                      at the next start, and what they have uploaded and downloaded since is not counted",
@@ -240,7 +252,7 @@ impl Writer {
                 );
                 return;
             }
-            if queue.failing {
+            if queue.failing.is_some() {
                 queue = self
                     .queued
                     .wait_timeout_while(queue, self.retry, |queue| !queue.hurry && !queue.stopping)

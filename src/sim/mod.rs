@@ -24,7 +24,7 @@
 //! for a check not to sync them; watch folders, reloads, pauses; zero-copy sends that the kernel gives back before their result.
 //!
 //! What holds at any time is looked at in `tap` (what is said to peers), in `run` (bounds, operations and their owners), in
-//! `node` (what is recorded is durable) and in `announcing` (trackers are not asked early).
+//! `node` (what is recorded is durable, and what is written to was recorded as begun) and in `announcing` (trackers are not asked early).
 #![forbid(unsafe_code)]
 
 mod announcing;

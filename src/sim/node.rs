@@ -23,7 +23,7 @@ use super::{MILLISECOND, SECOND};
 use crate::control::checks::{self, Found, Progress};
 use crate::control::downloads::{Done, Downloads, Outcome};
 use crate::hashing::Pool;
-use crate::io::{Errno, Wait};
+use crate::io::{Errno, OpKind, Wait};
 use crate::proto::bitfield::Bitfield;
 use crate::proto::{InfoHash, PeerId, choker};
 use crate::session::{self, Store};
@@ -100,6 +100,8 @@ pub(super) struct Node {
     /// What survives of the session.
     pub(super) kept: session::simulated::Disk,
     checked_commits: u64,
+    /// After so many commits it was known to have begun.
+    begun_commits: Option<u64>,
     pub(super) process: Option<Process>,
     /// Whether it is to be cut off from power after so many steps of a thread's work.
     cut_after: Option<u32>,
@@ -121,6 +123,7 @@ impl Node {
             disk,
             kept: session::simulated::Disk::default(),
             checked_commits: 0,
+            begun_commits: None,
             process: None,
             cut_after: None,
         }
@@ -451,6 +454,7 @@ impl Node {
             let kind = match &outcome {
                 Outcome::Prepared(_) => "prepared",
                 Outcome::NotPrepared(_) => "not prepared",
+                Outcome::NotRecorded(_) => "not recorded",
                 Outcome::Failed(_) => "failed",
                 Outcome::Doubtful(_) => "doubtful",
                 Outcome::Unjudged(_) => "unjudged",
@@ -466,7 +470,7 @@ impl Node {
         match outcome {
             Outcome::Prepared(_) => self.tell(Command::Prepared { info_hash, made: true }),
             Outcome::NotPrepared(_) => self.tell(Command::Prepared { info_hash, made: false }),
-            Outcome::Failed(_) => {}
+            Outcome::NotRecorded(_) | Outcome::Failed(_) => {}
             // What was on its way may have come after the check.
             Outcome::Doubtful(_) | Outcome::Unjudged(_) => self.doubt(),
             Outcome::Complete(_) => {
@@ -569,6 +573,26 @@ impl Node {
                 let (host, piece) = (self.host, piece.get());
                 let mut world = self.world.borrow_mut();
                 world.violate(|| format!("node {host} has recorded piece {piece}, which a loss of power would undo"));
+            }
+        }
+    }
+
+    /// What it writes to is known to be its own, should the process be killed now.
+    pub(super) fn judge_writes(&mut self) {
+        let commits = Some(self.kept.commits());
+        let mut world = self.world.borrow_mut();
+        let writes = world.hosts[self.host].ops.values();
+        let writes = writes.filter(|op| op.token.kind == OpKind::Write).count();
+        if writes == 0 || self.begun_commits == commits {
+            return;
+        }
+        let (meta, kept) = (&self.subject.meta, Store::simulated(&self.kept));
+        let record = kept.load(&meta.info_hash, meta.geometry.piece_count(), meta.files.len());
+        match checks::is_begun(&kept, meta.info_hash, record.as_ref()) || kept.load_repair(&meta.info_hash) {
+            true => self.begun_commits = commits,
+            false => {
+                let host = self.host;
+                world.violate(|| format!("node {host} writes to files that a start would not know to be its own"));
             }
         }
     }

@@ -385,6 +385,7 @@ impl Simulation {
 
     /// What holds after each turn.
     fn judge_turn(&mut self, host: usize) {
+        self.nodes[host].judge_writes();
         let Some(audit) = self.nodes[host].audit() else { return };
         let mut world = self.world.borrow_mut();
         if audit.connections > CAPS.connections {

@@ -118,3 +118,11 @@ fn simulated_swarms_882_895_and_1145_go_on_with_files_of_which_a_loss_of_power_h
         must_hold(seed..seed + 1);
     }
 }
+
+/// The session could not be written when a download began, and the process was killed within seconds. See `control/downloads`.
+#[test]
+fn simulated_swarms_20145_and_22490_write_nothing_before_it_is_recorded_that_they_have_begun() {
+    for seed in [20_145, 22_490] {
+        must_hold(seed..seed + 1);
+    }
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Error, Job};
 use crate::control::downloads::Judged;
 use crate::control::history;
+use crate::proto::InfoHash;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::metainfo::Metainfo;
 use crate::session::{FileStamp, Record, Store};
@@ -52,6 +53,16 @@ pub(crate) struct Found {
 /// pieces of those in which something is wrong.
 const ROUNDS: u32 = 3;
 
+/// Whether it is known that btd has begun to download a torrent, so that its files are btd's own. `kept` is what is recorded of it.
+/// Blocks on the disk.
+pub(crate) fn is_begun(session: &Store, info_hash: InfoHash, kept: Option<&Record>) -> bool {
+    let is_being_written = |kept: &Record| kept.files.iter().flatten().any(FileStamp::is_being_written);
+    kept.is_some_and(is_being_written)
+        || session
+            .load_history(&info_hash)
+            .is_some_and(|history| history.completed.is_none() && (history.downloaded > 0 || history.uploaded == 0))
+}
+
 /// One check, on the thread that called.
 pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store) -> Result<Found, Error> {
     let info_hash = job.info_hash;
@@ -61,11 +72,7 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
     let is_known_here = kept.is_some();
     let trust = job.trust && !job.progress.is_for_all();
     // What btd downloads itself is not believed by its length: its files have theirs from the start.
-    let is_being_written = |kept: &Record| kept.files.iter().flatten().any(FileStamp::is_being_written);
-    let is_download = kept.as_ref().is_some_and(is_being_written)
-        || session
-            .load_history(&info_hash)
-            .is_some_and(|history| history.completed.is_none() && (history.downloaded > 0 || history.uploaded == 0));
+    let is_download = is_begun(session, info_hash, kept.as_ref());
     let is_repair = session.load_repair(&info_hash);
     let believed = match is_download || is_repair || !trust {
         true => Unread::Now,

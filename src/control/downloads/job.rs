@@ -22,6 +22,9 @@ pub(crate) struct Done {
     /// Whether the files are there, if they were to be made.
     pub(super) prepared: Option<Result<(), part::Error>>,
     pub(super) notices: Vec<part::Notice>,
+    /// What is left to do once it is on the disk that the torrent was begun, which could not be written, and why not: until then
+    /// nothing is written to its files.
+    pub(super) unrecorded: Option<(Work, String)>,
     /// What was not synced or recorded, and why.
     pub(super) unsynced: Option<(Work, String)>,
     /// Files that have not got their names.
@@ -79,6 +82,7 @@ impl Job {
             seen,
             prepared: None,
             notices: Vec::new(),
+            unrecorded: None,
             unsynced: None,
             unfinished: Vec::new(),
             doubt: None,
@@ -88,6 +92,13 @@ impl Job {
             return done;
         };
         if work.prepare {
+            // What cannot be recorded is not even made, if that is known before.
+            if session.trouble().is_some()
+                && let Err(why) = session.keep()
+            {
+                done.unrecorded = Some((work, why));
+                return done;
+            }
             let prepared = prepare(&torrent, names, options, &mut done);
             let is_ready = prepared.is_ok();
             if is_ready {
@@ -104,9 +115,13 @@ impl Job {
                     return done;
                 }
                 put(&have, &done.stamps);
-                // Before the first byte is written: what `kill -9` or a loss of power leaves of it is the torrent's, though nothing of it be right.
+                // On the disk before the first byte is written: what `kill -9` or a loss of power leaves of it is the torrent's, though nothing
+                // of it be right. Not before the files are made: what somebody else puts there until then would be taken for btd's own.
                 history::note_begun(&session, info_hash, || *lock(&is_current));
-                session.flush();
+                if let Err(why) = session.keep() {
+                    done.unrecorded = Some((work, why));
+                    return done;
+                }
             }
             done.prepared = Some(prepared);
             if !is_ready {

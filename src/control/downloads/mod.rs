@@ -2,8 +2,9 @@
 //! known is recorded. Shards tell what is to be done ([`Event`]); threads do it, one for each torrent at a time.
 //!
 //! The order is what survives a power cut: bytes are synced first, then the pieces they make are recorded; a file is synced
-//! before it has its final name. A record of files that are being written to ([`FileStamp::being_written`]) is on the disk
-//! before the first of those writes is asked for.
+//! before it has its final name. A record of files that are being written to ([`FileStamp::being_written`]), and that the
+//! torrent was begun, are on the disk before the first of those writes is asked for. Where the session cannot be written, a
+//! download waits until it can.
 
 mod job;
 
@@ -85,6 +86,8 @@ struct Entry {
     work: Work,
     /// What did not work is tried again then.
     retry_at: Option<Instant>,
+    /// That it was begun could not be recorded: it goes on when the session can be written, which is tried every few seconds.
+    waits_for_session: bool,
     /// Whether what its threads find out may be recorded: it has not left, and is not being checked anew.
     is_current: Arc<Mutex<bool>>,
 }
@@ -93,6 +96,14 @@ impl Entry {
     /// No file was made since it was checked, nor is one being made.
     fn is_untouched(&self) -> bool {
         !self.prepared && !self.busy && self.work.is_empty()
+    }
+
+    /// What a thread was to do is still to be done.
+    fn put_back(&mut self, work: Work) {
+        self.work.prepare |= work.prepare;
+        self.work.have = self.work.have.take().or(work.have);
+        self.work.files.extend(work.files);
+        self.work.complete.extend(work.complete);
     }
 }
 
@@ -109,6 +120,8 @@ pub(crate) enum Outcome {
     Prepared(Vec<part::Notice>),
     /// They cannot be made.
     NotPrepared(part::Error),
+    /// It cannot be recorded that they are the torrent's, for this reason: nothing is written to them until it is.
+    NotRecorded(String),
     /// Something did not work, and is tried again.
     Failed(String),
     /// What was written may not be on the disk: it is to be checked.
@@ -173,6 +186,7 @@ impl Downloads {
             busy: false,
             work: Work::default(),
             retry_at: None,
+            waits_for_session: false,
             is_current: Arc::new(Mutex::new(true)),
             torrent: Arc::clone(&torrent),
         };
@@ -232,7 +246,9 @@ impl Downloads {
 
     /// Tries again what did not work and is due.
     pub(crate) fn on_tick(&mut self, now: Instant) {
-        let due = |entry: &Entry| entry.retry_at.is_some_and(|at| at <= now);
+        let waits = self.entries.values().any(|entry| entry.waits_for_session);
+        let is_back = waits && self.session.trouble().is_none();
+        let due = |entry: &Entry| entry.retry_at.is_some_and(|at| at <= now) || (entry.waits_for_session && is_back);
         let due: Vec<InfoHash> = self
             .entries
             .iter()
@@ -242,6 +258,7 @@ impl Downloads {
         for info_hash in due {
             if let Some(entry) = self.entries.get_mut(&info_hash) {
                 entry.retry_at = None;
+                entry.waits_for_session &= !is_back;
             }
             self.go_on(info_hash);
         }
@@ -252,7 +269,8 @@ impl Downloads {
         let Some(entry) = self.entries.get_mut(&info_hash) else {
             return;
         };
-        if self.resting || entry.busy || entry.retry_at.is_some() || entry.work.is_empty() {
+        let waits = entry.retry_at.is_some() || entry.waits_for_session;
+        if self.resting || entry.busy || waits || entry.work.is_empty() {
             return;
         }
         let lane = self.lanes.entry(folder_of(&entry.torrent).to_owned()).or_default();
@@ -343,12 +361,14 @@ impl Downloads {
             Some(Err(error)) => outcomes.push(Outcome::NotPrepared(error)),
             None => {}
         }
+        if let Some((work, why)) = done.unrecorded {
+            entry.put_back(work);
+            entry.waits_for_session = true;
+            outcomes.push(Outcome::NotRecorded(why));
+        }
         let retry_at = now + RETRY;
         if let Some((work, why)) = done.unsynced {
-            entry.work.prepare |= work.prepare;
-            entry.work.have = entry.work.have.take().or(work.have);
-            entry.work.files.extend(work.files);
-            entry.work.complete.extend(work.complete);
+            entry.put_back(work);
             entry.retry_at = Some(retry_at);
             outcomes.push(Outcome::Failed(why));
         }
@@ -392,7 +412,9 @@ impl Downloads {
                         );
                     }
                     Outcome::NotPrepared(error) => tracing::warn!("cannot download {info_hash}: {error}"),
-                    Outcome::Failed(why) | Outcome::Unjudged(why) => tracing::warn!("{info_hash}: {why}"),
+                    Outcome::NotRecorded(why) | Outcome::Failed(why) | Outcome::Unjudged(why) => {
+                        tracing::warn!("{info_hash}: {why}");
+                    }
                     Outcome::Prepared(_) | Outcome::Complete(_) => {}
                 }
             }

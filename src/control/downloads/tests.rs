@@ -6,7 +6,9 @@ use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
+use crate::control::checks;
 use crate::proto::metainfo::Metainfo;
+use crate::session;
 use crate::storage::{PART_SUFFIX, Root};
 
 /// A torrent of one piece that is being downloaded, and what its threads have done.
@@ -19,13 +21,22 @@ struct Fixture {
 }
 
 fn fixture() -> Fixture {
+    fixture_with(|temp| Store::open(temp).unwrap().0)
+}
+
+/// One whose session is written when it is flushed, and can be made to fail.
+fn fixture_on(disk: &session::simulated::Disk) -> Fixture {
+    fixture_with(|_| Store::simulated(disk))
+}
+
+fn fixture_with(session: impl FnOnce(&Path) -> Store) -> Fixture {
     let temp = tempfile::tempdir().unwrap();
     std::fs::create_dir(temp.path().join("data")).unwrap();
     let meta = Metainfo::parse(&crate::control::watch::testing::torrent("x")).unwrap();
     let root = Arc::new(Root::open(temp.path().join("data")).unwrap());
     let none = Bitfield::new(1);
     let torrent = Torrent::to_download(meta, root, &none, &[true], 0);
-    let session = Arc::new(Store::open(temp.path()).unwrap().0);
+    let session = Arc::new(session(temp.path()));
     let (sender, done) = unbounded_channel();
     let options = Options {
         preallocate: part::Preallocate::Sparse,
@@ -108,6 +119,85 @@ fn files_are_known_to_be_begun_before_anything_is_written_to_them() {
     fixture.session.flush();
     let history = fixture.session.load_history(&fixture.torrent.info_hash());
     assert!(history.is_some_and(|history| history.completed.is_none() && history.uploaded == 0));
+}
+
+/// Found by the simulated swarm: the session could not be written when a download began, and it was killed within seconds. What was
+/// left of its file was taken for somebody else's.
+#[test]
+fn nothing_is_written_to_files_before_it_is_on_the_disk_that_they_are_begun() {
+    let disk = session::simulated::Disk::default();
+    let mut fixture = fixture_on(&disk);
+    let info_hash = fixture.torrent.info_hash();
+    let is_begun = || checks::is_begun(&Store::simulated(&disk), info_hash, None);
+    disk.set_failing(true);
+    let outcomes = fixture.wanted();
+    assert!(
+        matches!(&outcomes[..], [Outcome::NotRecorded(why)] if why.contains("cannot write")),
+        "{outcomes:?}"
+    );
+    fixture.downloads.on_wanted(info_hash);
+    fixture.downloads.on_tick(Instant::now() + RETRY);
+    assert!(
+        fixture.downloads.at_rest(info_hash).is_none(),
+        "nothing can be written yet"
+    );
+    assert!(!is_begun());
+    disk.set_failing(false);
+    assert!(fixture.session.flush(), "as the session does by itself");
+    fixture.downloads.on_tick(Instant::now());
+    assert!(
+        fixture.downloads.at_rest(info_hash).is_some(),
+        "no minute is waited for"
+    );
+    assert!(matches!(fixture.next()[..], [Outcome::Prepared(_)]));
+    assert!(is_begun());
+}
+
+#[test]
+fn files_are_not_made_while_it_is_known_that_the_session_cannot_be_written() {
+    let disk = session::simulated::Disk::default();
+    let mut fixture = fixture_on(&disk);
+    let info_hash = fixture.torrent.info_hash();
+    disk.set_failing(true);
+    fixture.session.put_paused(info_hash, false);
+    assert!(!fixture.session.flush());
+    assert!(matches!(fixture.wanted()[..], [Outcome::NotRecorded(_)]));
+    assert!(!exists(&fixture.part()));
+    disk.set_failing(false);
+    assert!(fixture.session.flush());
+    fixture.downloads.on_tick(Instant::now());
+    assert!(matches!(fixture.next()[..], [Outcome::Prepared(_)]));
+    assert!(exists(&fixture.part()));
+}
+
+/// What is wanted just when the session could be written again does not wait for the session to find that out.
+#[test]
+fn download_that_finds_the_session_in_order_again_begins_at_once() {
+    let disk = session::simulated::Disk::default();
+    let mut fixture = fixture_on(&disk);
+    disk.set_failing(true);
+    fixture.session.put_paused(fixture.torrent.info_hash(), false);
+    assert!(!fixture.session.flush());
+    disk.set_failing(false);
+    assert!(matches!(fixture.wanted()[..], [Outcome::Prepared(_)]));
+}
+
+/// What was to be recorded and named goes on to be, once the torrent is known to be begun.
+#[test]
+fn what_was_told_while_nothing_could_be_recorded_is_done_later() {
+    let disk = session::simulated::Disk::default();
+    let mut fixture = fixture_on(&disk);
+    disk.set_failing(true);
+    assert!(matches!(fixture.written()[..], [Outcome::NotRecorded(_)]));
+    disk.set_failing(false);
+    assert!(fixture.session.flush());
+    fixture.downloads.on_tick(Instant::now());
+    let outcomes = fixture.next();
+    assert!(
+        matches!(outcomes[..], [Outcome::Prepared(_), Outcome::Complete(_)]),
+        "{outcomes:?}"
+    );
+    assert_eq!(fixture.known(), Some(1));
 }
 
 /// Nothing of what a thread was to do is lost when there is none: neither the files that were wanted nor what was written.

@@ -106,6 +106,13 @@ impl Supervisor<'_> {
                     self.shards
                         .tell_home(info_hash, Command::Prepared { info_hash, made: false });
                 }
+                downloads::Outcome::NotRecorded(why) => {
+                    tracing::warn!(
+                        "downloading {name:?} ({info_hash}) waits until it can be recorded that its files are btd's: {why} \
+                         (nothing is written to them before, and it goes on by itself)"
+                    );
+                    self.explain_download(info_hash, Some(format!("it waits until it can be recorded: {why}")));
+                }
                 downloads::Outcome::Failed(why) => {
                     tracing::warn!("{name:?} ({info_hash}): {why} (tried again in a minute)");
                 }
