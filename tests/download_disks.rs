@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::{UnmountFlags, unmount};
 use support::btd::{Btd, Config};
+use support::claims::{check_claims, claimed};
 use support::fault_fs::{EIO, EROFS, FaultFs, Op, Rule};
-use support::leech::{Leech, SECONDS, Source};
+use support::leech::{Leech, SECONDS, Source, info_hash};
 use support::private_net;
 use support::ward::Ward;
 use support::{cannot, skip, wait_for, within};
@@ -169,6 +170,9 @@ fn filesystem_that_makes_itself_read_only_stops_its_torrent_alone() {
             &btd,
             "waits for its disk: sick: cannot be written: Read-only file system",
         );
+        let claims = claimed(&btd, info_hash(&ward.torrent), ward.pieces());
+        check_claims(&ward.torrent, &ward.disk, &claims);
+        assert!(claims.contains(&false), "nothing of it was refused");
         btd.stop();
         drop(mounted);
         // The kernel has noted that it is damaged, and it has to be looked at before it is written to again.

@@ -493,6 +493,7 @@ fn slow_disk(name: &str, rule: Rule) {
     let slowed = mounted.rules.add(rule);
     // Fifty that want everything of it.
     let info_hash = metainfo(&slow).info_hash;
+    let from = Instant::now();
     let mut waiting: Vec<Peer> = (0..50)
         .map(|number| {
             let from = Ipv4Addr::from_bits(Ipv4Addr::new(127, 63, 0, 1).to_bits() + number);
@@ -509,6 +510,9 @@ fn slow_disk(name: &str, rule: Rule) {
         let is_wanted = btd.metric("btd_peers{state=\"connected\"}") >= 50.0;
         (is_wanted && mounted.rules.applied(slowed) > 0).then_some(())
     });
+    // A second or two, most of it until figures are told: less than the open takes.
+    let joined = from.elapsed();
+    assert!(joined < Duration::from_secs(8), "those who join waited {joined:?}");
     let beside = paced("beside a slow disk");
     assert!(beside >= 0.9 * alone, "{beside} of {alone} bytes");
     let tracker = btd.tracker_http.expect("a tracker");

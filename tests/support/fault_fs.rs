@@ -26,6 +26,9 @@ pub const NAME: &str = "sick";
 const ROOT: u64 = 1;
 /// Nothing is kept in the kernel for longer: what fails is to be seen at once.
 const TTL: Duration = Duration::ZERO;
+/// But for names of what never changes, as sshfs and NFS have it: a file whose name it knows the kernel opens on the thread
+/// that asks for it, and waits for the filesystem.
+const SEED_TTL: Duration = Duration::from_secs(3600);
 /// `FOPEN_DIRECT_IO`: each read and write reaches the filesystem, and its error whoever has asked.
 const DIRECT_IO: u32 = 1;
 const O_DIRECT: i32 = 0o40000;
@@ -291,6 +294,7 @@ impl FaultFs {
     /// Mounts one that can only be read and has one file, [`NAME`], which was not changed within the last hour.
     pub fn mount_seed(dir: &Path, contents: Vec<u8>) -> Result<Self, String> {
         let mut files = Files::new(true);
+        files.names_for = SEED_TTL;
         let number = files.make(ROOT, OsStr::new(NAME), Kind::file());
         let node = files.nodes.get_mut(&number).expect("made above");
         node.modified = SystemTime::now() - Duration::from_secs(3600);
@@ -346,6 +350,8 @@ struct Files {
     rules: Arc<Rules>,
     /// Reads of a ring go on beside each other.
     is_async: bool,
+    /// How long the kernel may remember names.
+    names_for: Duration,
 }
 
 impl Files {
@@ -361,6 +367,7 @@ impl Files {
             last: ROOT,
             rules: Arc::default(),
             is_async,
+            names_for: TTL,
         }
     }
 
@@ -440,7 +447,7 @@ impl Files {
 
     fn reply_entry(&self, number: u64, reply: ReplyEntry) {
         match self.attr(number) {
-            Some(attr) => reply.entry(&TTL, &attr, 0),
+            Some(attr) => reply.entry(&self.names_for, &attr, 0),
             None => reply.error(ENOENT),
         }
     }
