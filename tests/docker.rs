@@ -77,7 +77,9 @@ fn compose(folders: &Folders, override_file: &Path, arguments: &[&str]) -> Strin
     let mut command = Command::new("docker-compose");
     command.current_dir(root().join("packaging/docker"));
     // Not what whoever uses the file here has written for himself.
-    command.args(["--env-file", "/dev/null"]);
+    let no_env = override_file.with_extension("env");
+    fs::write(&no_env, "").expect("write a file");
+    command.arg("--env-file").arg(&no_env);
     command.args(["--project-name", "btd", "--file", "compose.yml", "--file"]);
     command.arg(override_file).args(arguments);
     for variable in ["PUID", "PGID", "BTD_CONFIG"] {

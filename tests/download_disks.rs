@@ -166,13 +166,13 @@ fn filesystem_that_makes_itself_read_only_stops_its_torrent_alone() {
         if let Err(error) = fs::write(&trigger, "a test") {
             return cannot(&format!("{} cannot be written: {error}", trigger.display()));
         }
-        ward.stops_alone(
-            &btd,
-            "waits for its disk: sick: cannot be written: Read-only file system",
-        );
+        let why = "waits for its disk: sick: cannot be written: Read-only file system";
+        btd.wait_log(why);
+        // At once: when what was written before is to be synced, seconds later, nobody knows what is there.
         let claims = claimed(&btd, info_hash(&ward.torrent), ward.pieces());
         check_claims(&ward.torrent, &ward.disk, &claims);
         assert!(claims.contains(&false), "nothing of it was refused");
+        ward.stops_alone(&btd, why);
         btd.stop();
         drop(mounted);
         // The kernel has noted that it is damaged, and it has to be looked at before it is written to again.
