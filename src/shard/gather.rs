@@ -10,6 +10,9 @@
 //! its CPUs away for milliseconds at a time. So it is counted for how much of the time nobody could have been answered in time whatever
 //! is done here, and where that is about one part in a hundred, the sleep is doubled. Peers that all pause together look the same, and
 //! wait half a millisecond longer at most for it.
+//!
+//! That is counted in probes: ticks in which nothing is gathered, one in 32 of them. A sleep that gathers is late by itself on many
+//! virtual machines: their hosts give a CPU that sleeps for more than some 0.2 ms to others, and do not give it back at once.
 
 use std::time::{Duration, Instant};
 
@@ -29,17 +32,20 @@ const TURNS_TO_GO_ON: u64 = 500;
 /// Payload of a turn that is well filled without: a whole send of one fast peer.
 const FILLED_LEN: u64 = 256 * 1024;
 
-/// Of a sleep that is longer than it had to be by so many undoubled ones the rest is late.
-const LATE_WAITS: u32 = 2;
+/// Of a sleep that nothing ends for so many undoubled ones the rest is late.
+const LATE_WAITS: u32 = 3;
 /// One part in so many of the time is late where the sleep is doubled, and where it stays so.
 const LATE_TO_DOUBLE: u32 = 125;
 const LATE_TO_STAY: u32 = 250;
-/// Requests that a sleep has to bring on average. With fewer a long one may be one in which nobody has asked.
+/// Requests that an undoubled sleep has to bring on average. With fewer a long one may be one in which nobody has asked.
 const EXPECTED_MIN: u64 = 2;
 /// A shorter time says nothing yet.
 const LATELY_MIN: Duration = Duration::from_secs(1);
-/// In each tick so much of what was counted is forgotten: it is a matter of some three seconds.
+/// With each probe so much of what was counted before is forgotten: it is a matter of some two minutes.
 const FORGET: u32 = 32;
+/// Ticks from one probe to the next, while too little is known yet and later.
+const PROBE_SOON: u32 = 4;
+const PROBE_SELDOM: u32 = 32;
 
 /// Looks back once a tick on how the turns were filled.
 #[derive(Debug)]
@@ -47,16 +53,22 @@ pub(super) struct Gather {
     /// The least sleep while it is on, if not doubled.
     wait: Duration,
     on: bool,
-    doubled: bool,
+    /// Whether requests are so frequent that a long sleep says something of the machine.
+    steady: bool,
+    /// Whether the machine keeps peers waiting by itself, as far as it is known.
+    late: bool,
+    /// Whether this tick is a probe, and in how many the next one is.
+    probing: bool,
+    probe_in: u32,
     /// Blocks that the least sleep brings, by the last tick.
     enough: u64,
     turns: u64,
     sent: u64,
     /// Since when the shard sleeps.
     asleep_since: Option<Instant>,
-    /// Time since the last tick, and the late part of it.
+    /// Time slept since the last tick, and the late part of it.
     passed: (Duration, Duration),
-    /// The same lately.
+    /// The same of probes lately.
     lately: (Duration, Duration),
 }
 
@@ -66,7 +78,10 @@ impl Gather {
         Gather {
             wait,
             on: false,
-            doubled: false,
+            steady: false,
+            late: false,
+            probing: false,
+            probe_in: PROBE_SOON,
             enough: ENOUGH_MIN,
             turns: 0,
             sent: 0,
@@ -81,7 +96,7 @@ impl Gather {
         if let Some(since) = self.asleep_since.take().filter(|_| is_free) {
             let slept = now.saturating_duration_since(since);
             self.passed.0 += slept;
-            self.passed.1 += slept.saturating_sub(self.wait * LATE_WAITS + self.least());
+            self.passed.1 += slept.saturating_sub(self.wait * LATE_WAITS);
         }
     }
 
@@ -100,28 +115,41 @@ impl Gather {
             false => TURNS_TO_BEGIN,
         };
         let frequent = u128::from(turned) * 1_000_000_000 >= u128::from(least) * over.as_nanos();
-        let filled = moved >= turned * FILLED_LEN * if self.doubled { 2 } else { 1 };
+        let filled = moved >= turned * FILLED_LEN * if self.is_doubled() { 2 } else { 1 };
         self.on = peers >= PEERS_MIN && frequent && !filled;
         let blocks = u128::from(moved / u64::from(BLOCK_LEN));
         let expected = |wait: Duration| {
             let expected = blocks * wait.as_nanos() / over.as_nanos().max(1);
             u64::try_from(expected).unwrap_or(u64::MAX)
         };
-        let is_steady = self.on && expected(self.wait) >= EXPECTED_MIN;
+        self.steady = self.on && expected(self.wait) >= EXPECTED_MIN;
         let (passed, late) = std::mem::take(&mut self.passed);
-        if is_steady {
-            self.lately.0 += passed;
-            self.lately.1 += late;
+        if std::mem::take(&mut self.probing) && self.steady {
+            self.judge(passed, late);
         }
-        let one_in = match self.doubled {
+        if self.steady {
+            self.probe_in -= 1;
+            self.probing = self.probe_in == 0;
+        }
+        if self.probing {
+            self.probe_in = match self.lately.0 < LATELY_MIN {
+                true => PROBE_SOON,
+                false => PROBE_SELDOM,
+            };
+        }
+        self.enough = expected(self.least()).max(ENOUGH_MIN);
+    }
+
+    /// In a probe the shard has slept for so long, of which so much was late.
+    fn judge(&mut self, passed: Duration, late: Duration) {
+        self.lately.0 = self.lately.0 - self.lately.0 / FORGET + passed;
+        self.lately.1 = self.lately.1 - self.lately.1 / FORGET + late;
+        let one_in = match self.late {
             true => LATE_TO_STAY,
             false => LATE_TO_DOUBLE,
         };
         let (lately, late) = self.lately;
-        self.doubled = is_steady && lately >= LATELY_MIN && late > lately / one_in;
-        self.lately.0 -= self.lately.0 / FORGET;
-        self.lately.1 -= self.lately.1 / FORGET;
-        self.enough = expected(self.least()).max(ENOUGH_MIN);
+        self.late = lately >= LATELY_MIN && late > lately / one_in;
     }
 
     /// How many requests end the sleep early.
@@ -129,16 +157,25 @@ impl Gather {
         usize::try_from(self.enough).unwrap_or(usize::MAX)
     }
 
+    /// Whether it is on, and doubled, as counters have it.
+    pub(super) fn is_on(&self) -> (u64, u64) {
+        (self.on.into(), self.is_doubled().into())
+    }
+
     /// The least time to sleep.
     pub(super) fn at_least(&self) -> Duration {
-        match self.on {
+        match self.on && !self.probing {
             true => self.least(),
             false => Duration::ZERO,
         }
     }
 
+    fn is_doubled(&self) -> bool {
+        self.steady && self.late
+    }
+
     fn least(&self) -> Duration {
-        match self.doubled {
+        match self.is_doubled() {
             true => self.wait * 2,
             false => self.wait,
         }
@@ -187,14 +224,22 @@ mod tests {
         assert_eq!(gather.enough(), 4, "fewer are not worth a wake-up");
     }
 
-    /// A second of turns a sleep apart, each with five blocks, but for one in `every`, which is so `late`.
-    fn second(gather: &mut Gather, now: &mut Instant, (every, late): (u32, Duration)) {
-        let (end, mut tick, mut turns) = (*now + 10 * TICK, *now + TICK, 0);
+    /// So many seconds of turns, each with five blocks and a sleep apart, but for one in `every` that is so `late`: of all
+    /// ticks, or but for probes, in which sleeps are short. Gives how many probes there were.
+    fn seconds(
+        gather: &mut Gather,
+        now: &mut Instant,
+        count: u32,
+        (every, late): (u32, Duration),
+        in_probes: bool,
+    ) -> u32 {
+        let (end, mut tick, mut turns, mut probes) = (*now + count * 10 * TICK, *now + TICK, 0, 0);
         while *now < end {
             turns += 1;
-            *now += match turns % every {
-                0 => late,
-                _ => WAIT,
+            *now += match gather.at_least().is_zero() {
+                _ if turns % every == 0 && (in_probes || !gather.probing) => late,
+                true => WAIT / 5,
+                false => gather.at_least(),
             };
             gather.on_turn(*now, true);
             gather.on_turned(*now);
@@ -202,32 +247,59 @@ mod tests {
                 tick += TICK;
                 let (turns, sent) = (gather.turns + 190, gather.sent + 1_000 * BLOCK_LEN);
                 gather.on_tick(turns, sent, 500, TICK);
+                probes += u32::from(gather.probing);
             }
         }
+        probes
     }
 
     #[test]
     fn sleep_is_doubled_where_the_machine_makes_peers_wait_for_longer() {
         let (mut gather, mut now) = (Gather::new(WAIT), Instant::now());
         after(&mut gather, 500, BLOCK_LEN, 500);
-        second(&mut gather, &mut now, (20, 3 * WAIT));
-        assert_eq!(gather.at_least(), WAIT, "three times as long is not late");
-        second(&mut gather, &mut now, (1_900, 10 * WAIT));
-        assert_eq!(gather.at_least(), WAIT, "once a second");
-        second(&mut gather, &mut now, (150, 10 * WAIT));
-        assert_eq!(gather.at_least(), 2 * WAIT);
+        seconds(&mut gather, &mut now, 10, (20, 3 * WAIT), true);
+        assert_eq!(gather.is_on(), (1, 0), "three times as long is not late");
+        seconds(&mut gather, &mut now, 100, (9_500, 10 * WAIT), true);
+        assert_eq!(gather.is_on(), (1, 0), "once a second");
+        seconds(&mut gather, &mut now, 100, (1_000, 10 * WAIT), true);
+        assert_eq!(gather.is_on(), (1, 1));
+        assert_eq!(gather.least(), 2 * WAIT);
         assert_eq!(gather.enough(), 10, "and what ends it early is twice as much");
-        for _ in 0..12 {
-            second(&mut gather, &mut now, (1_900, 10 * WAIT));
-        }
-        assert_eq!(gather.at_least(), WAIT, "the machine is calm again");
+        seconds(&mut gather, &mut now, 300, (50_000, 10 * WAIT), true);
+        assert_eq!(gather.is_on(), (1, 0), "the machine is calm again");
+        assert_eq!(gather.least(), WAIT);
+    }
+
+    #[test]
+    fn a_machine_that_is_late_is_known_within_seconds() {
+        let (mut gather, mut now) = (Gather::new(WAIT), Instant::now());
+        after(&mut gather, 500, BLOCK_LEN, 500);
+        seconds(&mut gather, &mut now, 6, (1_000, 10 * WAIT), true);
+        assert_eq!(gather.is_on(), (1, 1));
+    }
+
+    #[test]
+    fn sleeps_that_are_late_since_they_gather_are_not_made_longer() {
+        let (mut gather, mut now) = (Gather::new(WAIT), Instant::now());
+        after(&mut gather, 500, BLOCK_LEN, 500);
+        seconds(&mut gather, &mut now, 100, (50, 10 * WAIT), false);
+        assert_eq!(gather.is_on(), (1, 0));
+    }
+
+    #[test]
+    fn one_tick_in_32_gathers_nothing() {
+        let (mut gather, mut now) = (Gather::new(WAIT), Instant::now());
+        after(&mut gather, 500, BLOCK_LEN, 500);
+        seconds(&mut gather, &mut now, 10, (u32::MAX, WAIT), true);
+        let probes = seconds(&mut gather, &mut now, 64, (u32::MAX, WAIT), true);
+        assert_eq!(probes, 20, "of 640 ticks");
     }
 
     #[test]
     fn quiet_is_not_taken_for_a_machine_that_is_late() {
         let (mut gather, mut now) = (Gather::new(WAIT), Instant::now());
         after(&mut gather, 500, BLOCK_LEN, 500);
-        for turn in 1..=600 {
+        for turn in 1..=60_000 {
             now += 10 * WAIT;
             gather.on_turn(now, true);
             gather.on_turned(now);

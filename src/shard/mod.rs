@@ -708,6 +708,7 @@ impl<D: Driver> Shard<D> {
         let driver = self.driver.counters();
         let pool = self.driver.pool();
         self.counters.connections_now = self.conns.len() as u64;
+        (self.counters.gathering_now, self.counters.gathering_doubled_now) = self.gather.is_on();
         self.counters.peers_now = self.peers;
         self.counters.peers_interested_now = self.interested;
         self.counters.peers_unchoked_now = self.unchoked;

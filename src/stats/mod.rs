@@ -102,6 +102,10 @@ counters! {
     reclaimed_sends,
     /// Turns of the loop.
     turns,
+    /// Whether sleeps are as long as it takes to gather requests: 1 for a shard whose are.
+    gathering_now,
+    /// Whether they are twice as long, since the machine itself is late.
+    gathering_doubled_now,
     /// Connections.
     connections_now,
     /// Connections that are past the handshake.

@@ -220,6 +220,16 @@ pub(super) const SHARD_GAUGES: &[(&str, &str, Read<Counters, u64>)] = &[
     ("btd_uring_in_flight", "Operations in flight.", |c| {
         c.uring_in_flight_now
     }),
+    (
+        "btd_shards_gathering",
+        "Shards that sleep for shards.gather-wait at least, since many peers ask for little each.",
+        |c| c.gathering_now,
+    ),
+    (
+        "btd_shards_gathering_doubled",
+        "Those of them that sleep twice as long, since the machine itself keeps peers waiting.",
+        |c| c.gathering_doubled_now,
+    ),
     ("btd_downloads", "Torrents being downloaded.", |c| c.downloads_now),
     (
         "btd_requests_under_way",
