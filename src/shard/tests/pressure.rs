@@ -261,7 +261,11 @@ fn many_peers_that_ask_for_little_are_gathered_and_few_are_not() {
         }
         fixture.settle();
         assert_eq!(fixture.shard.wait().at_least, at_least, "{peers} peers");
-        assert_eq!(fixture.shard.counters.gathering_now == 1, !at_least.is_zero(), "it says so");
+        assert_eq!(
+            fixture.shard.counters.gathering_now == 1,
+            !at_least.is_zero(),
+            "it says so"
+        );
         fixture.pass(0.1);
         fixture.pass(1.0);
         assert!(fixture.shard.wait().at_least.is_zero(), "nobody asks any more");
