@@ -373,10 +373,10 @@ impl Store {
             .map
             .get(info_hash, hash)
             .map_or_else(SwarmCounts::default, |entry| {
-                let tally = entry.swarm.tally();
+                let counts = entry.swarm.counts();
                 SwarmCounts {
-                    complete: tally.seeders(),
-                    incomplete: tally.leechers(),
+                    complete: counts.seeders as usize,
+                    incomplete: counts.leechers as usize,
                     downloaded: entry.downloads.count(),
                 }
             })

@@ -165,7 +165,7 @@ impl Store {
                 }
                 None
             }
-            Swarm::Many(many) => page_of_many(many, place, slots, &mut tell),
+            Swarm::Many(_, many) => page_of_many(many, place, slots, &mut tell),
         };
         (entry.downloads.count(), more)
     }
@@ -224,8 +224,8 @@ impl Swarm {
         match (self, address) {
             (Self::Few(few), Address::V4(address)) => few.stamp(few.find(address)?).map(Stamp),
             (Self::Few(_), Address::V6(_)) => None,
-            (Self::Many(many), Address::V4(address)) => many.v4.stamp_of(address, key),
-            (Self::Many(many), Address::V6(address)) => many.v6.as_ref()?.stamp_of(address, key),
+            (Self::Many(_, many), Address::V4(address)) => many.v4.stamp_of(address, key),
+            (Self::Many(_, many), Address::V6(address)) => many.v6.as_ref()?.stamp_of(address, key),
         }
     }
 
@@ -238,8 +238,8 @@ impl Swarm {
                 }
             }
             (Self::Few(_), Address::V6(_)) => {}
-            (Self::Many(many), Address::V4(address)) => many.v4.backdate(address, then, key),
-            (Self::Many(many), Address::V6(address)) => {
+            (Self::Many(_, many), Address::V4(address)) => many.v4.backdate(address, then, key),
+            (Self::Many(_, many), Address::V6(address)) => {
                 if let Some(v6) = &mut many.v6 {
                     v6.backdate(address, then, key);
                 }
@@ -252,7 +252,7 @@ impl Swarm {
     fn is_ahead_of(&self, peer: &Joining<'_>, age: u8, now: Stamp, key: AddressKey) -> bool {
         let known = |address| self.stamp_of(address, key).map(|stamp| now.age(stamp.0));
         let holder = match (self, peer.name) {
-            (Self::Many(many), Some(name)) => many
+            (Self::Many(_, many), Some(name)) => many
                 .extras
                 .as_ref()
                 .and_then(|extras| extras.holder(name, &peer.address)),
@@ -266,7 +266,7 @@ impl Swarm {
     fn extra_of(&self, address: &Address) -> Option<&Extra> {
         match self {
             Self::Few(_) => None,
-            Self::Many(many) => many.extras.as_ref()?.get(address),
+            Self::Many(_, many) => many.extras.as_ref()?.get(address),
         }
     }
 

@@ -17,7 +17,26 @@ const BACK_TO_FEW: usize = FEW - 1;
 #[derive(Debug)]
 pub(super) enum Swarm {
     Few(Few),
-    Many(Box<Many>),
+    /// With how many there are: a scrape has the entry of the map in its cache, and would have to fetch this.
+    Many(Counts, Box<Many>),
+}
+
+/// What a scrape is told of a swarm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) seeders: u32,
+    pub(super) leechers: u32,
+}
+
+impl Counts {
+    fn of(many: &Many) -> Self {
+        let count = |len: usize, len6: Option<usize>| u32::try_from(len + len6.unwrap_or(0)).unwrap_or(u32::MAX);
+        let v6 = many.v6.as_ref();
+        Self {
+            seeders: count(many.v4.seeders.len(), v6.map(|v6| v6.seeders.len())),
+            leechers: count(many.v4.leechers.len(), v6.map(|v6| v6.leechers.len())),
+        }
+    }
 }
 
 /// How many peers of each kind.
@@ -109,7 +128,11 @@ impl Swarm {
             }
         }
         match self {
-            Self::Many(many) => many.note(&peer.address, peer.seeder, peer.name, peer.peer_id, context),
+            Self::Many(counts, many) => {
+                let noted = many.note(&peer.address, peer.seeder, peer.name, peer.peer_id, context);
+                *counts = Counts::of(many);
+                noted
+            }
             Self::Few(few) => {
                 let joined = Many::from_few(few, context).and_then(|mut many| {
                     match many.note(&peer.address, peer.seeder, peer.name, peer.peer_id, context) {
@@ -122,7 +145,7 @@ impl Swarm {
                 });
                 match (joined, &peer.address) {
                     (Ok((many, noted)), _) => {
-                        *self = Self::Many(many);
+                        *self = Self::Many(Counts::of(&many), many);
                         Ok(noted)
                     }
                     // There may be room for its address alone.
@@ -144,8 +167,9 @@ impl Swarm {
                 }
             }
             (Self::Few(_), Address::V6(_)) => {}
-            (Self::Many(many), address) => {
+            (Self::Many(counts, many), address) => {
                 many.remove(address, context);
+                *counts = Counts::of(many);
                 self.settle(context);
             }
         }
@@ -153,7 +177,7 @@ impl Swarm {
 
     /// Goes back to the smaller shape if that is enough.
     fn settle(&mut self, context: Context<'_>) {
-        if let Self::Many(many) = self
+        if let Self::Many(_, many) = self
             && many.len() <= BACK_TO_FEW
             && let Some(few) = many.to_few(BACK_TO_FEW, context.now)
         {
@@ -164,7 +188,7 @@ impl Swarm {
 
     /// Forgets everybody, and gives all memory back.
     pub(super) fn release(&mut self, context: Context<'_>) {
-        if let Self::Many(many) = self {
+        if let Self::Many(_, many) = self {
             many.release(context.budget);
         }
         *self = Self::Few(Few::empty(context.now));
@@ -178,7 +202,7 @@ impl Swarm {
                 seeders4: few.seeders(),
                 ..Tally::default()
             },
-            Self::Many(many) => Tally {
+            Self::Many(_, many) => Tally {
                 leechers4: many.v4.leechers.len(),
                 seeders4: many.v4.seeders.len(),
                 leechers6: many.v6.as_ref().map_or(0, |v6| v6.leechers.len()),
@@ -188,11 +212,23 @@ impl Swarm {
         }
     }
 
+    /// How many seeders and leechers there are, without a look beyond the entry of the map.
+    #[inline]
+    pub(super) fn counts(&self) -> Counts {
+        match self {
+            Self::Few(few) => Counts {
+                seeders: few.seeders() as u32, // No more than fit an entry.
+                leechers: (few.len() - few.seeders()) as u32,
+            },
+            Self::Many(counts, _) => *counts,
+        }
+    }
+
     /// Since when it has had no peers, if it has none.
     pub(super) fn empty_since(&self) -> Option<u8> {
         match self {
             Self::Few(few) if few.len() == 0 => Some(few.empty_since()),
-            Self::Few(_) | Self::Many(_) => None,
+            Self::Few(_) | Self::Many(..) => None,
         }
     }
 
@@ -205,7 +241,7 @@ impl Swarm {
                 let peers = peers.map(|(address, _, stamp)| (Host::of(&Address::V4(*address)), stamp));
                 Claim::of(few.len(), peers, asker, now)
             }
-            Self::Many(many) => {
+            Self::Many(_, many) => {
                 let peers = many.peers().map(|(address, stamp)| (Host::of(&address), stamp));
                 Claim::of(many.len(), peers, asker, now)
             }
@@ -214,7 +250,7 @@ impl Swarm {
 
     /// Whether it has memory beside its entry in the map.
     pub(super) const fn has_tables(&self) -> bool {
-        matches!(self, Self::Many(_))
+        matches!(self, Self::Many(..))
     }
 
     /// Forgets who has outlived its time; see [`Many::sweep`].
@@ -231,8 +267,9 @@ impl Swarm {
                 }
                 None
             }
-            Self::Many(many) => {
+            Self::Many(counts, many) => {
                 let more = many.sweep(place, slots_left, context);
+                *counts = Counts::of(many);
                 if more.is_none() {
                     self.settle(context);
                 }
@@ -249,7 +286,7 @@ impl Swarm {
                     pick_of_few(few, asker, now, random, sink);
                 }
             }
-            Self::Many(many) => pick_of_many(many, asker, now, random, sink),
+            Self::Many(_, many) => pick_of_many(many, asker, now, random, sink),
         }
     }
 }
