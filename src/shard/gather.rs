@@ -39,10 +39,14 @@ const LATE_TO_DOUBLE: u32 = 125;
 const LATE_TO_STAY: u32 = 250;
 /// Requests that an undoubled sleep has to bring on average. With fewer a long one may be one in which nobody has asked.
 const EXPECTED_MIN: u64 = 2;
-/// A shorter time says nothing yet.
-const LATELY_MIN: Duration = Duration::from_secs(1);
+/// So many probes say something: with less than a tenth of a second of sleep in each there was little to be late.
+const PROBES_MIN: u32 = 12;
+/// A shorter sleep in all of them says nothing.
+const LATELY_MIN: Duration = Duration::from_millis(500);
 /// With each probe so much of what was counted before is forgotten: it is a matter of some two minutes.
 const FORGET: u32 = 32;
+/// Ticks after which nothing that is known holds any more, if little was asked for all the while: ten minutes.
+const STALE: u32 = 6_000;
 /// Ticks from one probe to the next, while too little is known yet and later.
 const PROBE_SOON: u32 = 4;
 const PROBE_SELDOM: u32 = 32;
@@ -60,6 +64,8 @@ pub(super) struct Gather {
     /// Whether this tick is a probe, and in how many the next one is.
     probing: bool,
     probe_in: u32,
+    /// Ticks since requests were so frequent.
+    idle: u32,
     /// Blocks that the least sleep brings, by the last tick.
     enough: u64,
     turns: u64,
@@ -68,8 +74,9 @@ pub(super) struct Gather {
     asleep_since: Option<Instant>,
     /// Time slept since the last tick, and the late part of it.
     passed: (Duration, Duration),
-    /// The same of probes lately.
+    /// The same of probes lately, and how many there were.
     lately: (Duration, Duration),
+    probes: u32,
 }
 
 impl Gather {
@@ -82,12 +89,14 @@ impl Gather {
             late: false,
             probing: false,
             probe_in: PROBE_SOON,
+            idle: 0,
             enough: ENOUGH_MIN,
             turns: 0,
             sent: 0,
             asleep_since: None,
             passed: (Duration::ZERO, Duration::ZERO),
             lately: (Duration::ZERO, Duration::ZERO),
+            probes: 0,
         }
     }
 
@@ -128,11 +137,18 @@ impl Gather {
             self.judge(passed, late);
         }
         if self.steady {
+            self.idle = 0;
             self.probe_in -= 1;
             self.probing = self.probe_in == 0;
+        } else {
+            self.idle = self.idle.saturating_add(1);
+        }
+        if self.idle == STALE {
+            self.lately = (Duration::ZERO, Duration::ZERO);
+            (self.probes, self.late, self.probe_in) = (0, false, PROBE_SOON);
         }
         if self.probing {
-            self.probe_in = match self.lately.0 < LATELY_MIN {
+            self.probe_in = match self.probes < PROBES_MIN {
                 true => PROBE_SOON,
                 false => PROBE_SELDOM,
             };
@@ -149,7 +165,8 @@ impl Gather {
             false => LATE_TO_DOUBLE,
         };
         let (lately, late) = self.lately;
-        self.late = lately >= LATELY_MIN && late > lately / one_in;
+        self.probes = self.probes.saturating_add(1);
+        self.late = self.probes >= PROBES_MIN && lately >= LATELY_MIN && late > lately / one_in;
     }
 
     /// How many requests end the sleep early.
@@ -159,7 +176,8 @@ impl Gather {
 
     /// Whether it is on, and doubled, as counters have it.
     pub(super) fn is_on(&self) -> (u64, u64) {
-        (self.on.into(), self.is_doubled().into())
+        let is_on = self.on && !self.wait.is_zero();
+        (is_on.into(), (is_on && self.is_doubled()).into())
     }
 
     /// The least time to sleep.
@@ -284,6 +302,49 @@ mod tests {
         after(&mut gather, 500, BLOCK_LEN, 500);
         seconds(&mut gather, &mut now, 100, (50, 10 * WAIT), false);
         assert_eq!(gather.is_on(), (1, 0));
+    }
+
+    #[test]
+    fn what_was_known_of_the_machine_is_forgotten_after_a_long_rest() {
+        let (mut gather, mut now) = (Gather::new(WAIT), Instant::now());
+        after(&mut gather, 500, BLOCK_LEN, 500);
+        seconds(&mut gather, &mut now, 10, (1_000, 10 * WAIT), true);
+        for rest in [1, STALE - 1] {
+            for _ in 0..rest {
+                after(&mut gather, 0, 0, 500);
+            }
+            assert_eq!(gather.is_on(), (0, 0));
+            after(&mut gather, 500, 5 * BLOCK_LEN, 500);
+            assert_eq!(gather.is_on(), (1, 1), "after {rest} ticks");
+        }
+        for _ in 0..STALE {
+            after(&mut gather, 0, 0, 500);
+        }
+        after(&mut gather, 500, 5 * BLOCK_LEN, 500);
+        assert_eq!(gather.is_on(), (1, 0));
+    }
+
+    #[test]
+    fn shard_that_hardly_sleeps_is_probed_as_seldom() {
+        for slept in [TICK / 5, Duration::ZERO] {
+            let (mut gather, mut now) = (Gather::new(WAIT), Instant::now());
+            let mut probes = 0;
+            for _ in 0..400 {
+                gather.on_turned(now);
+                now += slept;
+                gather.on_turn(now, true);
+                after(&mut gather, 500, 5 * BLOCK_LEN, 500);
+                probes += u32::from(gather.probing);
+            }
+            assert!((20..=25).contains(&probes), "{probes}");
+        }
+    }
+
+    #[test]
+    fn shard_that_is_not_to_gather_does_not_say_that_it_does() {
+        let mut gather = Gather::new(Duration::ZERO);
+        after(&mut gather, 500, BLOCK_LEN, 500);
+        assert_eq!((gather.is_on(), gather.at_least()), ((0, 0), Duration::ZERO));
     }
 
     #[test]

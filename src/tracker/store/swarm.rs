@@ -21,6 +21,8 @@ pub(super) enum Swarm {
     Many(Counts, Box<Many>),
 }
 
+const _: () = assert!(size_of::<Swarm>() == 24, "counts lie where an entry has nothing else");
+
 /// What a scrape is told of a swarm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Counts {
