@@ -46,17 +46,12 @@ fn begun(history: Option<History>) -> History {
 /// A torrent is being downloaded, and its files are made. Not if nobody wants it any more, which `is_wanted` says: it might have been
 /// forgotten.
 ///
-/// One that was served in part before and has had nothing from peers yet is given a byte: that is what tells that its files are btd's,
-/// over the time when they have their lengths and are zeros.
+/// One that was served in part before and has had nothing from peers yet is given a byte ([`History::as_begun`]): that is what tells that
+/// its files are btd's, over the time when they have their lengths and are zeros.
 pub(super) fn note_begun(session: &Store, info_hash: InfoHash, is_wanted: impl FnOnce() -> bool) {
     session.change_history(info_hash, |history| {
         // Asked in here: what is forgotten after this is forgotten.
-        is_wanted().then(|| {
-            let history = begun(history);
-            let is_unsaid = history.completed.is_none() && history.uploaded > 0;
-            let downloaded = history.downloaded.max(u64::from(is_unsaid));
-            History { downloaded, ..history }
-        })
+        is_wanted().then(|| begun(history).as_begun())
     });
 }
 
@@ -72,7 +67,8 @@ pub(super) fn note_whole(session: &Store, info_hash: InfoHash, is_wanted: impl F
 }
 
 fn note_completed(session: &Store, info_hash: InfoHash, announced: bool, is_wanted: impl FnOnce() -> bool) {
-    if session.load_repair(&info_hash) {
+    // What cannot be read may be there.
+    if session.load_repair(&info_hash).unwrap_or(true) {
         session.put_repair(info_hash, false);
     }
     session.change_history(info_hash, |history| {
@@ -356,12 +352,16 @@ fn record(session: &Store, moved: &[Moved], forgotten: &Forgotten) {
             // Asked in here: what is forgotten after this is forgotten.
             let is_forgotten = lock(forgotten).contains(&moved.info_hash);
             (!is_forgotten).then(|| {
-                let history = begun(history);
-                History {
-                    uploaded: history.uploaded.saturating_add(moved.uploaded),
-                    downloaded: history.downloaded.saturating_add(moved.downloaded),
-                    ..history
-                }
+                let new = History {
+                    uploaded: moved.uploaded,
+                    downloaded: moved.downloaded,
+                    ..begun(None)
+                };
+                // What was begun stays so, though it uploads before it has anything.
+                history.map_or(new, |history| {
+                    let added = history.added;
+                    history.and(History { added, ..new })
+                })
             })
         });
     }
@@ -462,6 +462,22 @@ mod tests {
         assert_eq!(fixture.recorded(), Some((5, 1)));
         note_begun(&fixture.session, info_hash, || true);
         assert_eq!(fixture.recorded(), Some((5, 1)));
+    }
+
+    /// Its files were somebody else's once it had uploaded, until something had come.
+    #[test]
+    fn download_that_uploads_before_it_has_anything_from_peers_stays_begun() {
+        let mut fixture = fixture();
+        note_begun(&fixture.session, fixture.torrent.info_hash(), || true);
+        assert_eq!(fixture.recorded(), Some((0, 0)));
+        fixture.torrent.count_uploaded(5);
+        fixture.minute();
+        let history = fixture.session.load_history(&fixture.torrent.info_hash());
+        assert!(history.is_some_and(|history| history.is_begun()), "{history:?}");
+        fixture.torrent.count_downloaded(7);
+        fixture.torrent.count_uploaded(2);
+        fixture.minute();
+        assert_eq!(fixture.recorded(), Some((7, 8)));
     }
 
     #[test]

@@ -150,7 +150,7 @@ impl Places {
     /// The filesystem of a folder, if it may be this one.
     fn judge(&self, path: &Path, root: &Root) -> Result<Filesystem, Absence> {
         let now = filesystem_of(root).map_err(|error| Absence::of(path, error))?;
-        match self.bound(path) {
+        match self.bound(path)? {
             Some(then) if !then.is_same(&now) => {
                 let path = path.to_owned();
                 let (then, now) = (Box::new(then), Box::new(now));
@@ -160,18 +160,16 @@ impl Places {
         }
     }
 
-    fn bound(&self, path: &Path) -> Option<Filesystem> {
+    /// What a folder is bound to. While that cannot be read, nothing of it is used: its disk may not be mounted.
+    fn bound(&self, path: &Path) -> Result<Option<Filesystem>, Absence> {
         if let Some(bound) = self.lock().get(path).and_then(|known| known.bound.clone()) {
-            return bound;
+            return Ok(bound);
         }
         let loaded = self.session.load_place(path);
+        let loaded = loaded.map_err(|error| Absence::of(path, io::Error::other(error)))?;
         let mut known = self.lock();
-        known
-            .entry(path.to_owned())
-            .or_default()
-            .bound
-            .get_or_insert(loaded)
-            .clone()
+        let known = known.entry(path.to_owned()).or_default();
+        Ok(known.bound.get_or_insert(loaded).clone())
     }
 
     /// Something of a torrent is in this folder, which [`Places::open`] gave for this path: from now on what is there has to
@@ -288,6 +286,23 @@ fn is_at(path: &Path, root: &Root) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::simulated;
+
+    /// What lies at its path may not be its disk.
+    #[test]
+    fn folder_is_not_used_while_it_cannot_be_read_what_it_is_bound_to() {
+        let temp = tempfile::tempdir().unwrap();
+        let disk = simulated::Disk::default();
+        let places = Places::new(Arc::new(Store::simulated(&disk)));
+        disk.set_unreadable(true);
+        let absence = places.open(temp.path()).unwrap_err();
+        assert!(matches!(absence, Absence::Closed { .. }), "{absence}");
+        disk.set_unreadable(false);
+        places.open(temp.path()).unwrap();
+        // It is known from then on.
+        disk.set_unreadable(true);
+        places.look(temp.path()).unwrap();
+    }
 
     struct Fixture {
         temp: tempfile::TempDir,
@@ -324,9 +339,9 @@ mod tests {
         let fixture = fixture();
         let data = fixture.data();
         let root = fixture.places.open(&data).unwrap();
-        assert_eq!(fixture.session.load_place(&data), None);
+        assert_eq!(fixture.session.load_place(&data).unwrap(), None);
         fixture.places.bind(&data, &root);
-        let bound = fixture.session.load_place(&data).expect("it is recorded");
+        let bound = fixture.session.load_place(&data).unwrap().expect("it is recorded");
         assert!(bound.is_same(&filesystem_of(std::fs::File::open(&data).unwrap()).unwrap()));
         assert!(fixture.places.open(&data).is_ok() && fixture.places.look(&data).is_ok());
     }
@@ -342,12 +357,12 @@ mod tests {
         assert!(places.look(&data).is_err());
         places.bind(&data, &Root::open(&data).unwrap());
         assert_eq!(
-            fixture.session.load_place(&data),
+            fixture.session.load_place(&data).unwrap(),
             Some(elsewhere()),
             "it is not the one that it was"
         );
         places.unbind(&data);
-        assert_eq!(fixture.session.load_place(&data), None);
+        assert_eq!(fixture.session.load_place(&data).unwrap(), None);
         assert!(places.look(&data).is_ok() && places.open(&data).is_ok());
     }
 
@@ -359,7 +374,7 @@ mod tests {
         let found_in = Arc::new(Root::open(Path::new("/proc")).unwrap());
         places.open(&data).unwrap();
         places.bind(&data, &found_in);
-        let bound = fixture.session.load_place(&data).expect("it is recorded");
+        let bound = fixture.session.load_place(&data).unwrap().expect("it is recorded");
         assert!(bound.is_same(&elsewhere()), "{bound}");
         assert!(places.look(&data).is_err(), "the other one is not taken for it");
     }
@@ -372,10 +387,10 @@ mod tests {
         let before = Arc::new(Root::open(Path::new("/proc")).unwrap());
         places.unbind(&data);
         places.bind(&data, &before);
-        assert_eq!(fixture.session.load_place(&data), None);
+        assert_eq!(fixture.session.load_place(&data).unwrap(), None);
         let now = places.open(&data).unwrap();
         places.bind(&data, &now);
-        assert!(fixture.session.load_place(&data).is_some());
+        assert!(fixture.session.load_place(&data).unwrap().is_some());
     }
 
     #[test]
@@ -386,10 +401,14 @@ mod tests {
         places.bind(&data, &root);
         places.unbind(&data);
         assert_eq!(places.bind_again(&data), BoundAgain::NotYet);
-        assert_eq!(fixture.session.load_place(&data), None, "nobody has looked since");
+        assert_eq!(
+            fixture.session.load_place(&data).unwrap(),
+            None,
+            "nobody has looked since"
+        );
         places.look(&data).unwrap();
         assert_eq!(places.bind_again(&data), BoundAgain::Now);
-        assert!(fixture.session.load_place(&data).is_some());
+        assert!(fixture.session.load_place(&data).unwrap().is_some());
         assert_eq!(places.bind_again(&data), BoundAgain::Already);
     }
 

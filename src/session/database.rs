@@ -1,5 +1,9 @@
 //! The database file: opened, or set aside for a fresh one when it is none of ours; one transaction; one look-up.
 //!
+//! redb refuses everything once a read or write has failed, and so the file is closed then. The next transaction opens it again,
+//! and so does the next look-up: a full disk can be read as a rule. What cannot be read is an error, and never nothing: whoever
+//! takes it for nothing writes over what is there.
+//!
 //! Damage is met as the file is opened, and nowhere else. redb trusts a file that was closed in order, and may panic on
 //! one that was changed since; a release build of btd would be aborted by that, at every start. So every page is checked
 //! against its checksum at the start. That costs 14 to 22 ms and 2.7 MiB of memory for 10,000 torrents of four files (a file
@@ -10,7 +14,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
 use redb::backends::FileBackend;
 use redb::{Builder, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableError};
@@ -54,6 +59,10 @@ const SCRUBS: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("scru
 /// Cards of .torrent files, by the SHA-1 of their paths. Likewise.
 const CARDS: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("cards");
 
+/// How long nobody tries to open the file to read it after one could not, or could not read it: each try may read all of it, and
+/// 100,000 torrents may ask.
+const REOPEN_EVERY: Duration = Duration::from_secs(1);
+
 /// What redb may keep of the file in memory, in bytes; its default is 1 GiB. Records are read once each, when their
 /// torrent is added, and a transaction writes few of them, so that nothing is won by more.
 const CACHE_LEN: usize = 4 << 20;
@@ -73,21 +82,39 @@ pub(super) fn plain() -> Opener {
 pub(super) struct Database {
     state_dir: PathBuf,
     opener: Opener,
-    /// `None` after an error. redb refuses everything once a read or write has failed, and has to be opened again.
-    inner: RwLock<Option<redb::Database>>,
+    inner: RwLock<Inner>,
     /// In the place of the file.
     #[cfg(any(test, feature = "sim"))]
     simulated: Option<super::simulated::Disk>,
 }
 
+#[derive(Default)]
+struct Inner {
+    /// `None` after an error.
+    database: Option<redb::Database>,
+    /// How often it was opened, which tells one that failed from the next.
+    opened: u64,
+    /// When it could not be opened, or read, by whoever wanted to read it.
+    refused_at: Option<Instant>,
+}
+
+impl Inner {
+    fn put(&mut self, database: redb::Database) {
+        self.database = Some(database);
+        self.opened += 1;
+    }
+}
+
 impl Database {
     /// Opens or makes the database. The text says why an earlier one was set aside, if one was.
     pub(super) fn open(state_dir: &Path, opener: Opener) -> Result<(Self, Option<String>), Error> {
-        let (inner, notice) = open_or_replace(state_dir, &opener)?;
+        let (opened, notice) = open_or_replace(state_dir, &opener)?;
+        let mut inner = Inner::default();
+        inner.put(opened);
         let database = Self {
             state_dir: state_dir.to_owned(),
             opener,
-            inner: RwLock::new(Some(inner)),
+            inner: RwLock::new(inner),
             #[cfg(any(test, feature = "sim"))]
             simulated: None,
         };
@@ -100,35 +127,79 @@ impl Database {
         Self {
             state_dir: PathBuf::new(),
             opener: plain(),
-            inner: RwLock::new(None),
+            inner: RwLock::default(),
             simulated: Some(disk),
         }
     }
 
-    /// What is stored for a torrent.
+    /// What is stored for a torrent. An error if that cannot be told.
     pub(super) fn get(&self, kind: Kind, info_hash: &InfoHash) -> Result<Option<Vec<u8>>, Error> {
         #[cfg(any(test, feature = "sim"))]
         if let Some(disk) = &self.simulated {
-            return Ok(disk.get(kind, info_hash));
+            return disk.get(kind, info_hash);
         }
-        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(inner) = &*inner else {
-            return Ok(None); // The writer has said so already.
-        };
-        get(inner, kind, info_hash).map_err(|error| self.io("read", error))
+        self.read(|database| get(database, kind, info_hash))
     }
 
-    /// The info-hashes of which something of this kind is stored.
+    /// The info-hashes of which something of this kind is stored. Likewise.
     pub(super) fn info_hashes(&self, kind: Kind) -> Result<Vec<InfoHash>, Error> {
         #[cfg(any(test, feature = "sim"))]
         if let Some(disk) = &self.simulated {
-            return Ok(disk.info_hashes(kind));
+            return disk.info_hashes(kind);
         }
-        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(inner) = &*inner else {
-            return Ok(Vec::new()); // The writer has said so already.
+        self.read(|database| info_hashes(database, kind))
+    }
+
+    /// Looks something up in what is open, or can be opened.
+    fn read<T>(&self, look: impl FnOnce(&redb::Database) -> Result<T, redb::Error>) -> Result<T, Error> {
+        let mut inner = self.shared();
+        if inner.database.is_none() {
+            drop(inner);
+            self.open_to_read()?;
+            inner = self.shared();
+        }
+        let Some(database) = &inner.database else {
+            return Err(self.unreadable("it was closed a moment ago")); // A transaction has failed meanwhile.
         };
-        info_hashes(inner, kind).map_err(|error| self.io("read", error))
+        let (found, opened) = (look(database), inner.opened);
+        drop(inner);
+        found.map_err(|error| {
+            self.close(opened, Some(Instant::now()));
+            self.io("read", error)
+        })
+    }
+
+    /// Opens the file for whoever wants to read it. It is not made, nor is anything set aside for it: a transaction does that.
+    fn open_to_read(&self) -> Result<(), Error> {
+        let mut inner = self.alone();
+        if inner.database.is_some() {
+            return Ok(());
+        }
+        if inner.refused_at.is_some_and(|at| at.elapsed() < REOPEN_EVERY) {
+            return Err(self.unreadable("it could not be opened or read a moment ago"));
+        }
+        match open(&self.state_dir.join(FILE_NAME), &self.opener, false) {
+            Ok(opened) => {
+                inner.put(opened);
+                Ok(())
+            }
+            Err(refusal) => {
+                inner.refused_at = Some(Instant::now());
+                Err(match refusal {
+                    Refusal::Fatal(error) => error,
+                    Refusal::Foreign(reason) => self.unreadable(&reason),
+                })
+            }
+        }
+    }
+
+    /// Closes what was opened so many times ago, unless that was done and another is open by now.
+    fn close(&self, opened: u64, refused_at: Option<Instant>) {
+        let mut inner = self.alone();
+        if inner.opened == opened {
+            inner.database = None;
+            inner.refused_at = refused_at.or(inner.refused_at);
+        }
     }
 
     /// Puts all changes on the disk, or none. After an error the file is closed, and the next call opens it again.
@@ -138,27 +209,48 @@ impl Database {
             return disk.commit(changes);
         }
         self.reopen()?;
-        let committed = {
-            let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-            let inner = inner.as_ref().expect("opened above, and closed by this thread only");
-            commit(inner, changes)
+        let inner = self.shared();
+        let Some(database) = &inner.database else {
+            return Err(self.unreadable("it was closed a moment ago")); // Somebody could not read it meanwhile.
         };
+        let (committed, opened) = (commit(database, changes), inner.opened);
+        drop(inner);
         committed.map_err(|error| {
-            *self.inner.write().unwrap_or_else(PoisonError::into_inner) = None;
+            self.close(opened, None);
             self.io("write", error)
         })
     }
 
-    fn reopen(&self) -> Result<(), Error> {
-        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
-        if inner.is_none() {
+    /// Opens the file if it is closed, for a transaction. One that is damaged is set aside, and one that is gone made anew.
+    pub(super) fn reopen(&self) -> Result<(), Error> {
+        #[cfg(any(test, feature = "sim"))]
+        if self.simulated.is_some() {
+            return Ok(());
+        }
+        let mut inner = self.alone();
+        if inner.database.is_none() {
             let (opened, notice) = open_or_replace(&self.state_dir, &self.opener)?;
             if let Some(notice) = notice {
                 tracing::warn!("{notice}");
             }
-            *inner = Some(opened);
+            inner.put(opened);
         }
         Ok(())
+    }
+
+    fn shared(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn alone(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unreadable(&self, reason: &str) -> Error {
+        Error::Unreadable {
+            path: self.state_dir.join(FILE_NAME),
+            reason: reason.to_owned(),
+        }
     }
 
     fn io(&self, step: &'static str, error: redb::Error) -> Error {
@@ -239,6 +331,7 @@ fn commit(database: &redb::Database, changes: &Changes) -> Result<(), redb::Erro
             match change {
                 Change::Put(bytes) => drop(table.insert(&info_hash.0, &bytes[..])?),
                 Change::Remove => drop(table.remove(&info_hash.0)?),
+                Change::Add(_) => unreachable!("the writer puts the sum"),
             }
         }
     }
@@ -256,7 +349,7 @@ enum Refusal {
 
 fn open_or_replace(state_dir: &Path, opener: &Opener) -> Result<(redb::Database, Option<String>), Error> {
     let path = state_dir.join(FILE_NAME);
-    let reason = match open(&path, opener) {
+    let reason = match open(&path, opener, true) {
         Ok(database) => return Ok((database, None)),
         Err(Refusal::Fatal(error)) => return Err(error),
         Err(Refusal::Foreign(reason)) => reason,
@@ -267,7 +360,7 @@ fn open_or_replace(state_dir: &Path, opener: &Opener) -> Result<(redb::Database,
         path: path.clone(),
         source,
     })?;
-    let database = open(&path, opener).map_err(|refusal| match refusal {
+    let database = open(&path, opener, true).map_err(|refusal| match refusal {
         Refusal::Fatal(error) => error,
         Refusal::Foreign(reason) => Error::Unusable {
             path: path.clone(),
@@ -282,8 +375,8 @@ fn open_or_replace(state_dir: &Path, opener: &Opener) -> Result<(redb::Database,
     Ok((database, Some(notice)))
 }
 
-/// Opens the file, or makes it where there is none.
-fn open(path: &Path, opener: &Opener) -> Result<redb::Database, Refusal> {
+/// Opens the file. Where there is none it is made, if it may be.
+fn open(path: &Path, opener: &Opener, makes: bool) -> Result<redb::Database, Refusal> {
     let io = |step| {
         move |source| {
             Refusal::Fatal(Error::Io {
@@ -297,13 +390,13 @@ fn open(path: &Path, opener: &Opener) -> Result<redb::Database, Refusal> {
         Ok(found) if !found.is_file() => return Err(Refusal::Foreign("it is not a file".to_owned())),
         Ok(found) if found.len() == 0 => return Err(Refusal::Foreign("it is empty".to_owned())),
         Ok(_) => true,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) if makes && error.kind() == io::ErrorKind::NotFound => false,
         Err(error) => return Err(io("look at")(error)),
     };
     let file = OpenOptions::new()
         .read(true)
         .write(true)
-        .create(true)
+        .create(makes)
         .truncate(false)
         .mode(0o600)
         .open(path)

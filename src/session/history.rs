@@ -68,6 +68,64 @@ pub enum Malformed {
 }
 
 impl History {
+    /// Whether it says that btd has begun to download the torrent, and that this is not complete: its files are btd's own. One that
+    /// was only served has had nothing from peers.
+    #[must_use]
+    pub const fn is_begun(&self) -> bool {
+        self.completed.is_none() && (self.downloaded > 0 || self.uploaded == 0)
+    }
+
+    /// So that it says that btd has begun to download the torrent, unless this is complete: one that has uploaded and had nothing
+    /// yet is given a byte.
+    #[must_use]
+    pub fn as_begun(self) -> Self {
+        let is_unsaid = self.completed.is_none() && !self.is_begun();
+        Self {
+            downloaded: self.downloaded.max(u64::from(is_unsaid)),
+            ..self
+        }
+    }
+
+    /// What it has been through in both: bytes are added up, it was added and completed when it first was, and what its trackers
+    /// were told they were told. It has begun if either says so.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let completed = match (self.completed, other.completed) {
+            (Some(one), Some(another)) => Some(Completed {
+                at: one.at.min(another.at),
+                announced: one.announced || another.announced,
+            }),
+            (one, another) => one.or(another),
+        };
+        let sum = Self {
+            uploaded: self.uploaded.saturating_add(other.uploaded),
+            downloaded: self.downloaded.saturating_add(other.downloaded),
+            added: self.added.min(other.added),
+            completed,
+        };
+        match self.is_begun() || other.is_begun() {
+            true => sum.as_begun(),
+            false => sum,
+        }
+    }
+
+    /// What is new in it, if it was like this before: `before.and` that is what it is now.
+    #[must_use]
+    pub fn since(self, before: &Self) -> Self {
+        Self {
+            uploaded: self.uploaded.saturating_sub(before.uploaded),
+            downloaded: self.downloaded.saturating_sub(before.downloaded),
+            ..self
+        }
+    }
+
+    /// The one that these bytes stand for, if they stand for any, and this.
+    #[must_use]
+    pub fn on_top_of(self, bytes: Option<&[u8]>) -> Self {
+        let before = bytes.and_then(|bytes| Self::decode(bytes).ok());
+        before.map_or(self, |before| before.and(self))
+    }
+
     /// The history as bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(LEN_MIN + 8);
@@ -165,6 +223,27 @@ mod tests {
     }
 
     #[test]
+    fn what_was_first_stays_so_and_what_trackers_were_told_they_were_told() {
+        let at = |at, announced| Some(Completed { at, announced });
+        let history = |(uploaded, downloaded, added), completed| History {
+            uploaded,
+            downloaded,
+            added,
+            completed,
+        };
+        let one = history((1, 2, 30), at(40, false));
+        let another = history((10, 20, 50), at(60, true));
+        assert_eq!(one.and(another), history((11, 22, 30), at(40, true)));
+        assert_eq!(one.and(history((0, 0, 5), None)), history((1, 2, 5), at(40, false)));
+        // One that was served in part, and was begun or not.
+        let served = history((7, 0, 1), None);
+        assert!(!served.is_begun() && !served.and(served).is_begun());
+        let begun = history((0, 0, 1), None);
+        assert_eq!(begun.and(served), history((7, 1, 1), None));
+        assert!(served.and(begun).is_begun() && !served.and(one).is_begun());
+    }
+
+    #[test]
     fn each_broken_part_is_refused_by_its_name() {
         let bytes = [&[VERSION][..], &[0; 25]].concat();
         assert!(History::decode(&bytes).is_ok());
@@ -189,6 +268,17 @@ mod tests {
             let bytes = history.encode();
             prop_assert_eq!(History::decode(&bytes), Ok(history));
             prop_assert!(History::decode(&bytes[..at.index(bytes.len())]).is_err());
+        }
+
+        /// What a history has grown by can be added to what it was later.
+        #[test]
+        fn what_is_new_in_a_history_makes_it_what_it_is(before in any_history(), more in any_history()) {
+            let now = before.and(more);
+            prop_assert_eq!(before.and(now.since(&before)), now);
+            prop_assert_eq!(more.and(before), now);
+            prop_assert_eq!(now.on_top_of(None), now);
+            prop_assert_eq!(more.on_top_of(Some(&before.encode())), now);
+            prop_assert_eq!(more.on_top_of(Some(b"?")), more);
         }
 
         #[test]

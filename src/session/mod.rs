@@ -16,6 +16,9 @@
 //! judges again what differs; that, and looking at files at all, is not done here. Losing every record costs time and
 //! never payload, which is why nothing that happens to the database stops the daemon once it runs. Only what is to be downloaded waits for
 //! it, before the first byte is written: whose its files are is told by nothing else.
+//!
+//! What cannot be read is not nothing: a history is added to later, a record is dropped when one of its pieces is doubted, and where it
+//! makes a difference ([`Store::find_record`], [`Store::find_history`], [`Store::load_repair`]) whoever asks is told.
 #![forbid(unsafe_code)]
 
 pub mod announced;
@@ -52,6 +55,7 @@ use sha1::{Digest, Sha1};
 use writer::{Change, Kind, Writer};
 
 use crate::proto::InfoHash;
+use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::PieceIndex;
 
 /// Why there is no database.
@@ -72,6 +76,14 @@ pub enum Error {
         path: PathBuf,
         /// The filesystem's answer.
         source: io::Error,
+    },
+    /// It cannot be told what is in it.
+    #[error("cannot read {}: {reason}", path.display())]
+    Unreadable {
+        /// The database.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
     },
     /// A database that was made a moment ago is not right.
     #[error("{} was made anew and cannot be used: {reason} (hint: look after the disk it is on)", path.display())]
@@ -138,18 +150,70 @@ impl Store {
     /// The record of a torrent that has so many pieces and files. `None` when there is none, or none that is of this
     /// shape, or it cannot be read. What was put is seen at once, on the disk or not. Blocks on the disk.
     pub fn load(&self, info_hash: &InfoHash, piece_count: u32, file_count: usize) -> Option<Record> {
-        let bytes = self.get(Kind::Record, info_hash)?;
-        Record::decode(&bytes, piece_count, file_count)
-            .inspect_err(|error| tracing::debug!("{info_hash}: {error}: its payload is checked"))
-            .ok()
+        self.find_record(info_hash, piece_count, file_count).ok().flatten()
     }
 
-    /// What a torrent has been through; `None` when nothing is known of it, or nothing that can be read. What was put is
-    /// seen at once. Blocks on the disk.
+    /// The same, for whom it makes a difference that it cannot be read.
+    ///
+    /// # Errors
+    /// It cannot be told whether there is one.
+    pub fn find_record(
+        &self,
+        info_hash: &InfoHash,
+        piece_count: u32,
+        file_count: usize,
+    ) -> Result<Option<Record>, Error> {
+        let decode = |bytes: Vec<u8>| {
+            Record::decode(&bytes, piece_count, file_count)
+                .inspect_err(|error| tracing::debug!("{info_hash}: {error}: its payload is checked"))
+                .ok()
+        };
+        Ok(self.find(Kind::Record, info_hash)?.and_then(decode))
+    }
+
+    /// What a torrent has been through, as far as that can be read: without that, only what has come since; `None` when nothing is
+    /// known of it. What was put is seen at once. Blocks on the disk.
     pub fn load_history(&self, info_hash: &InfoHash) -> Option<History> {
-        History::decode(&self.get(Kind::History, info_hash)?)
-            .inspect_err(|error| tracing::debug!("{info_hash}: {error}: it begins anew"))
-            .ok()
+        self.look_up_history(info_hash).0
+    }
+
+    /// The same, for whom it makes a difference that it cannot be read.
+    ///
+    /// # Errors
+    /// It cannot be told what is in the database.
+    pub fn find_history(&self, info_hash: &InfoHash) -> Result<Option<History>, Error> {
+        match self.look_up_history(info_hash) {
+            (history, None) => Ok(history),
+            (_, Some(error)) => Err(error),
+        }
+    }
+
+    /// What is known of what a torrent has been through, and why that is not all, if it is not.
+    fn look_up_history(&self, info_hash: &InfoHash) -> (Option<History>, Option<Error>) {
+        let decode = |bytes: Vec<u8>| {
+            History::decode(&bytes)
+                .inspect_err(|error| tracing::debug!("{info_hash}: {error}: it begins anew"))
+                .ok()
+        };
+        let queued = || self.writer.queued(Kind::History, info_hash);
+        loop {
+            let more = match queued() {
+                Some(Change::Put(bytes)) => return (decode(bytes), None),
+                Some(Change::Remove) => return (None, None),
+                Some(Change::Add(more)) => Some(more),
+                None => None,
+            };
+            let stored = self.writer.database.get(Kind::History, info_hash);
+            // It may have been added to what is stored just now.
+            if more.is_some() && !matches!(queued(), Some(Change::Add(now)) if more == Some(now)) {
+                continue;
+            }
+            return match (stored, more) {
+                (Ok(bytes), None) => (bytes.and_then(decode), None),
+                (Ok(bytes), Some(more)) => (Some(more.on_top_of(bytes.as_deref())), None),
+                (Err(error), more) => (more, Some(error)),
+            };
+        }
     }
 
     /// When a torrent's trackers are to be asked next, as far as that is known. What was put is seen at once. Blocks on the
@@ -188,14 +252,20 @@ impl Store {
         others.map(|key| self.put_card(&key.0, None)).count()
     }
 
+    /// What is stored or queued; `None` if that cannot be read, too. For what it does no harm not to know.
     fn get(&self, kind: Kind, info_hash: &InfoHash) -> Option<Vec<u8>> {
+        self.find(kind, info_hash).unwrap_or_else(|error| {
+            tracing::debug!("{info_hash}: {error}: it is as if nothing were known");
+            None
+        })
+    }
+
+    fn find(&self, kind: Kind, info_hash: &InfoHash) -> Result<Option<Vec<u8>>, Error> {
         match self.writer.queued(kind, info_hash) {
-            Some(Change::Put(bytes)) => Some(bytes),
-            Some(Change::Remove) => None,
-            None => self.writer.database.get(kind, info_hash).unwrap_or_else(|error| {
-                tracing::debug!("{info_hash}: {error}: it is as if nothing were known");
-                None
-            }),
+            Some(Change::Put(bytes)) => Ok(Some(bytes)),
+            Some(Change::Remove) => Ok(None),
+            Some(Change::Add(_)) => unreachable!("of histories alone, which are looked up otherwise"),
+            None => self.writer.database.get(kind, info_hash),
         }
     }
 
@@ -215,24 +285,25 @@ impl Store {
     }
 
     /// Queues what a check has found to be written, in the place of `before`, which it has seen in the record last. A piece that
-    /// somebody has taken out of the record since ([`Store::doubt`]) is not put back. Gives what is recorded. Blocks on the disk.
+    /// somebody has taken out of the record since ([`Store::doubt`]) is not put back, and so none of `before` is if the record is
+    /// gone or cannot be read: only what the check has found since. Gives what is recorded. Blocks on the disk.
     pub fn put_found(&self, info_hash: InfoHash, before: Option<&Record>, found: &Record) -> Record {
         let (piece_count, file_count) = (found.have.piece_count(), found.files.len());
         let current = || {
             let mut found = found.clone();
-            if let Some(before) = before
-                && let Some(now) = self.load(&info_hash, piece_count, file_count)
-            {
-                for piece in before.have.beside(&now.have) {
-                    found.have.clear(piece);
-                    if now.wrong.get(piece) {
-                        found.wrong.set(piece);
-                    }
-                }
-                for piece in now.wrong.beside(&before.wrong) {
-                    found.have.clear(piece);
+            let Some(before) = before else { return Some(found) };
+            let now = self.load(&info_hash, piece_count, file_count);
+            let nothing = Bitfield::new(piece_count);
+            let (have, wrong) = now.as_ref().map_or((&nothing, &nothing), |now| (&now.have, &now.wrong));
+            for piece in before.have.beside(have) {
+                found.have.clear(piece);
+                if wrong.get(piece) {
                     found.wrong.set(piece);
                 }
+            }
+            for piece in wrong.beside(&before.wrong) {
+                found.have.clear(piece);
+                found.wrong.set(piece);
             }
             Some(found)
         };
@@ -241,7 +312,8 @@ impl Store {
     }
 
     /// Of a torrent of this shape, what is recorded of a piece holds no more: it was read and is `wrong`, or could not be
-    /// read. What was put is on the disk when this ends, if the disk takes it. Blocks on the disk.
+    /// read. What was put is on the disk when this ends, if the disk takes it. Of a record that cannot be read nothing holds any
+    /// more. Blocks on the disk.
     pub fn doubt(&self, info_hash: InfoHash, shape: (u32, usize), piece: PieceIndex, wrong: bool) {
         self.change_record(info_hash, shape, |mut record| {
             record.have.clear(piece);
@@ -263,9 +335,17 @@ impl Store {
         (piece_count, file_count): (u32, usize),
         change: impl Fn(Record) -> Record,
     ) {
-        // What is not known is read by the next check.
         self.change_records(info_hash, || {
-            self.load(&info_hash, piece_count, file_count).map(&change)
+            match self.find_record(&info_hash, piece_count, file_count) {
+                // What is not known is read by the next check.
+                Ok(record) => record.map(&change),
+                // Nor is what is not changed: it would be believed once it can be read again.
+                Err(error) => {
+                    tracing::debug!("{info_hash}: {error}: its payload is checked");
+                    self.remove(info_hash);
+                    None
+                }
+            }
         });
     }
 
@@ -299,21 +379,27 @@ impl Store {
     }
 
     /// The torrents that were paused when the database was opened, or have been since as far as it was written, each with the
-    /// reason. None if that cannot be read. Blocks on the disk.
-    pub fn load_pauses(&self) -> Vec<(InfoHash, Pause)> {
-        let found = self.writer.database.info_hashes(Kind::Paused).unwrap_or_else(|error| {
-            tracing::warn!("{error}: torrents that were paused are not");
-            Vec::new()
-        });
-        let read = |info_hash| Some((info_hash, Pause::decode(&self.get(Kind::Paused, &info_hash)?)));
-        found.into_iter().filter_map(read).collect()
+    /// reason. Blocks on the disk.
+    ///
+    /// # Errors
+    /// It cannot be read which.
+    pub fn load_pauses(&self) -> Result<Vec<(InfoHash, Pause)>, Error> {
+        let mut pauses = Vec::new();
+        for info_hash in self.writer.database.info_hashes(Kind::Paused)? {
+            let pause = self.find(Kind::Paused, &info_hash)?;
+            pauses.extend(pause.map(|bytes| (info_hash, Pause::decode(&bytes))));
+        }
+        Ok(pauses)
     }
 
     /// Those of them that are paused, for whichever reason. Likewise.
-    pub fn load_paused(&self) -> Vec<InfoHash> {
-        let pauses = self.load_pauses().into_iter();
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn load_paused(&self) -> Result<Vec<InfoHash>, Error> {
+        let pauses = self.load_pauses()?.into_iter();
         let paused = pauses.filter(|(_, pause)| *pause != Pause::Never);
-        paused.map(|(info_hash, _)| info_hash).collect()
+        Ok(paused.map(|(info_hash, _)| info_hash).collect())
     }
 
     /// Queues that a torrent is paused as somebody wants, or not any more, to be written. Never blocks on the disk.
@@ -329,8 +415,11 @@ impl Store {
 
     /// Whether a torrent that was complete once is being downloaded again, as somebody wants. What was put is seen at once. Blocks
     /// on the disk.
-    pub fn load_repair(&self, info_hash: &InfoHash) -> bool {
-        self.get(Kind::Repair, info_hash).is_some()
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn load_repair(&self, info_hash: &InfoHash) -> Result<bool, Error> {
+        Ok(self.find(Kind::Repair, info_hash)?.is_some())
     }
 
     /// Queues that it is, or not any more, to be written. Never blocks on the disk.
@@ -344,8 +433,12 @@ impl Store {
 
     /// The filesystem that a data folder is known to lie on, if it was ever recorded. What was put is seen at once. Blocks on
     /// the disk.
-    pub fn load_place(&self, folder: &Path) -> Option<Filesystem> {
-        Filesystem::decode(&self.get(Kind::Place, &place_key(folder))?, folder)
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn load_place(&self, folder: &Path) -> Result<Option<Filesystem>, Error> {
+        let bytes = self.find(Kind::Place, &place_key(folder))?;
+        Ok(bytes.and_then(|bytes| Filesystem::decode(&bytes, folder)))
     }
 
     /// How far the scrub of a data folder is, if there is one. What was put is seen at once. Blocks on the disk.
@@ -371,11 +464,23 @@ impl Store {
     /// Changes what a torrent has been through: `change` is given what is known of it, and gives what is so now, or nothing
     /// if that is not to be changed. Nobody else changes or forgets it meanwhile, and what stays as it was is not written.
     /// Blocks on the disk.
+    ///
+    /// Where it cannot be read, `change` is given what has come since, and what is new in what it gives is added to what is there
+    /// ([`History::and`]) once that can be read.
     pub fn change_history(&self, info_hash: InfoHash, change: impl FnOnce(Option<History>) -> Option<History>) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = self.load_history(&info_hash);
-        if let Some(after) = change(before).filter(|after| before.as_ref() != Some(after)) {
-            self.put_history(info_hash, after);
+        let (before, unread) = self.look_up_history(&info_hash);
+        let Some(after) = change(before).filter(|after| before.as_ref() != Some(after)) else {
+            return;
+        };
+        // What is to be added may be on its way to the disk.
+        let is_part = unread.is_some() || matches!(self.writer.queued(Kind::History, &info_hash), Some(Change::Add(_)));
+        match is_part {
+            true => {
+                let new = before.map_or(after, |before| after.since(&before));
+                self.writer.queue(Kind::History, info_hash, Change::Add(new));
+            }
+            false => self.put_history(info_hash, after),
         }
     }
 

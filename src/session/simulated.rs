@@ -18,6 +18,7 @@ struct Tables {
     rows: BTreeMap<(Kind, InfoHash), Vec<u8>>,
     commits: u64,
     fails: bool,
+    is_unreadable: bool,
 }
 
 /// The disk. Clones are the same one.
@@ -40,14 +41,30 @@ impl Disk {
         self.lock().fails = fails;
     }
 
-    pub(super) fn get(&self, kind: Kind, info_hash: &InfoHash) -> Option<Vec<u8>> {
-        self.lock().rows.get(&(kind, *info_hash)).cloned()
+    /// Whether nothing can be read from now on. Most that takes no transaction can be.
+    pub fn set_unreadable(&self, is_unreadable: bool) {
+        self.lock().is_unreadable = is_unreadable;
     }
 
-    pub(super) fn info_hashes(&self, kind: Kind) -> Vec<InfoHash> {
-        let tables = self.lock();
+    pub(super) fn get(&self, kind: Kind, info_hash: &InfoHash) -> Result<Option<Vec<u8>>, Error> {
+        Ok(self.readable()?.rows.get(&(kind, *info_hash)).cloned())
+    }
+
+    pub(super) fn info_hashes(&self, kind: Kind) -> Result<Vec<InfoHash>, Error> {
+        let tables = self.readable()?;
         let of_kind = tables.rows.keys().filter(|(is, _)| *is == kind);
-        of_kind.map(|(_, info_hash)| *info_hash).collect()
+        Ok(of_kind.map(|(_, info_hash)| *info_hash).collect())
+    }
+
+    fn readable(&self) -> Result<MutexGuard<'_, Tables>, Error> {
+        let tables = self.lock();
+        match tables.is_unreadable {
+            true => Err(Error::Unreadable {
+                path: PathBuf::from("the simulated session"),
+                reason: "it is told to be".to_owned(),
+            }),
+            false => Ok(tables),
+        }
     }
 
     pub(super) fn commit(&self, changes: &Changes) -> Result<(), Error> {
@@ -63,6 +80,7 @@ impl Disk {
             match change {
                 Change::Put(bytes) => drop(tables.rows.insert(*key, bytes.clone())),
                 Change::Remove => drop(tables.rows.remove(key)),
+                Change::Add(_) => unreachable!("the writer puts the sum"),
             }
         }
         tables.commits += 1;

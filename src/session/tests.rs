@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Error as IoError;
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use super::database::Opener;
 use super::record::tests::any_record;
-use super::{Completed, Error, FileStamp, History, Record, Store};
+use super::{Completed, Error, FileStamp, History, Record, Store, simulated};
 use crate::proto::InfoHash;
 use crate::proto::bitfield::Bitfield;
 
@@ -272,18 +272,18 @@ fn a_history_is_seen_at_once_replaced_kept_and_outlives_its_record() {
 fn what_is_paused_is_known_after_a_restart_until_it_is_resumed_or_forgotten() {
     let dir = folder();
     let store = open(dir.path());
-    assert_eq!(store.load_paused(), [], "there is no such table yet");
+    assert_eq!(store.load_paused().unwrap(), [], "there is no such table yet");
     for number in 1..4 {
         store.put_paused(info_hash(number), true);
     }
     store.put_paused(info_hash(2), false);
     drop(store);
     let store = open(dir.path());
-    assert_eq!(store.load_paused(), [info_hash(1), info_hash(3)]);
+    assert_eq!(store.load_paused().unwrap(), [info_hash(1), info_hash(3)]);
     store.put_paused(info_hash(1), false);
     store.forget(info_hash(3));
     drop(store);
-    assert_eq!(open(dir.path()).load_paused(), []);
+    assert_eq!(open(dir.path()).load_paused().unwrap(), []);
 }
 
 #[test]
@@ -506,10 +506,17 @@ fn a_database_that_is_open_is_left_alone() {
     assert!(!dir.path().join("session.redb.bad").exists());
 }
 
-/// A disk that is full or stuck when told so.
+/// A disk that is full, stuck or not to be opened when told so.
 #[derive(Debug, Clone, Default)]
 struct Disk {
+    /// Nothing is written behind this, as on a disk that has no room for more; 0 for no end.
+    end: Arc<AtomicU64>,
+    /// Nothing is written at all.
     full: Arc<AtomicBool>,
+    /// No database on it can be opened.
+    refuses: Arc<AtomicBool>,
+    /// How often that was tried.
+    opens: Arc<AtomicU64>,
     /// Whoever holds it stops all syncs.
     stuck: Arc<Mutex<()>>,
 }
@@ -518,6 +525,10 @@ impl Disk {
     fn opener(&self) -> Opener {
         let disk = self.clone();
         Box::new(move |builder, file: File| {
+            disk.opens.fetch_add(1, Ordering::Relaxed);
+            if disk.refuses.load(Ordering::Relaxed) {
+                return Err(redb::StorageError::Io(Errno::ROFS.into()).into());
+            }
             let file = FileBackend::new(file)?;
             builder.create_with_backend(Faulty {
                 file,
@@ -534,6 +545,11 @@ impl Disk {
 
     fn set_full(&self, full: bool) {
         self.full.store(full, Ordering::Relaxed);
+    }
+
+    fn set_refusing(&self, refuses: bool) {
+        self.set_full(refuses);
+        self.refuses.store(refuses, Ordering::Relaxed);
     }
 
     fn room(&self) -> Result<(), IoError> {
@@ -571,6 +587,10 @@ impl StorageBackend for Faulty {
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), IoError> {
         self.disk.room()?;
+        let end = self.disk.end.load(Ordering::Relaxed);
+        if end > 0 && offset + data.len() as u64 > end {
+            return Err(Errno::NOSPC.into());
+        }
         self.file.write(offset, data)
     }
 
@@ -680,6 +700,263 @@ fn putting_does_not_wait_for_a_stuck_disk_and_only_the_last_record_is_kept() {
     drop(stuck);
     assert!(store.flush());
     assert_eq!(on_disk(dir.path(), 9), Some(record(999)));
+}
+
+/// What a torrent has moved is on top of what is known of it.
+fn moved(history: Option<History>, uploaded: u64, downloaded: u64) -> Option<History> {
+    let history = history.unwrap_or(History {
+        uploaded: 0,
+        downloaded: 0,
+        added: 1_800_000_000,
+        completed: None,
+    });
+    Some(History {
+        uploaded: history.uploaded + uploaded,
+        downloaded: history.downloaded + downloaded,
+        ..history
+    })
+}
+
+/// The database is closed after a transaction that failed. A torrent was taken for an unknown one then, and what it moved next was
+/// written over all that it had been through.
+#[test]
+fn what_a_torrent_moves_while_the_disk_is_full_is_on_top_of_what_it_had() {
+    for refuses in [false, true] {
+        let dir = folder();
+        let disk = Disk::default();
+        let store = disk.open(dir.path(), Duration::from_secs(3600)).expect("opened");
+        store.put_history(info_hash(1), history(1));
+        assert!(store.flush());
+        disk.set_refusing(refuses);
+        disk.set_full(true);
+        store.put(info_hash(2), record(2));
+        assert!(!store.flush());
+        store.change_history(info_hash(1), |history| moved(history, 5, 6));
+        store.change_history(info_hash(1), |history| moved(history, 10, 20));
+        assert!(!store.flush());
+        store.change_history(info_hash(1), |history| moved(history, 100, 200));
+        store.change_history(info_hash(3), |history| moved(history, 1, 2));
+        disk.set_refusing(false);
+        assert!(store.flush());
+        let wanted = moved(Some(history(1)), 115, 226);
+        assert_eq!(store.load_history(&info_hash(1)), wanted, "refuses: {refuses}");
+        drop(store);
+        let store = open(dir.path());
+        assert_eq!(store.load_history(&info_hash(1)), wanted);
+        assert_eq!(store.load_history(&info_hash(3)), moved(None, 1, 2));
+    }
+}
+
+/// More than there is room for.
+fn fill(store: &Store) {
+    let piece_count = 2_000_000;
+    let mut have = Bitfield::full(piece_count);
+    have.clear(Bitfield::full(piece_count).pieces().next().expect("there are more"));
+    let record = Record {
+        have,
+        wrong: Bitfield::new(piece_count),
+        judged: piece_count,
+        files: vec![None],
+    };
+    for number in 1000..1100 {
+        store.put(info_hash(number), record.clone());
+    }
+}
+
+#[test]
+fn a_full_disk_is_read() {
+    let dir = folder();
+    let disk = Disk::default();
+    let store = disk.open(dir.path(), Duration::from_secs(3600)).expect("opened");
+    store.put_history(info_hash(1), history(1));
+    store.put(info_hash(1), record(1));
+    store.put_paused(info_hash(1), true);
+    assert!(store.flush());
+    let len = fs::metadata(dir.path().join("session.redb")).expect("a file").len();
+    disk.end.store(len, Ordering::Relaxed);
+    fill(&store);
+    assert!(!store.flush());
+    let opens = disk.opens.load(Ordering::Relaxed);
+    for _ in 0..100 {
+        assert_eq!(load(&store, 1), Some(record(1)));
+        assert_eq!(store.find_history(&info_hash(1)).expect("it is read"), Some(history(1)));
+        assert_eq!(store.find_history(&info_hash(2)).expect("it is read"), None);
+        assert_eq!(store.load_paused().expect("it is read"), [info_hash(1)]);
+    }
+    assert_eq!(disk.opens.load(Ordering::Relaxed), opens + 1);
+    store.change_history(info_hash(1), |history| moved(history, 1, 1));
+    assert_eq!(store.load_history(&info_hash(1)), moved(Some(history(1)), 1, 1));
+    disk.end.store(0, Ordering::Relaxed);
+    assert!(store.flush());
+    drop(store);
+    assert_eq!(
+        open(dir.path()).load_history(&info_hash(1)),
+        moved(Some(history(1)), 1, 1)
+    );
+}
+
+/// Thousands ask, and each try may read all of the file.
+#[test]
+fn what_cannot_be_opened_is_an_error_and_is_not_tried_each_time() {
+    let dir = folder();
+    let disk = Disk::default();
+    let store = disk.open(dir.path(), Duration::from_secs(3600)).expect("opened");
+    store.put_history(info_hash(1), history(1));
+    assert!(store.flush());
+    disk.set_refusing(true);
+    store.put(info_hash(2), record(2));
+    assert!(!store.flush());
+    let (opens, start) = (disk.opens.load(Ordering::Relaxed), Instant::now());
+    for _ in 0..1000 {
+        assert!(store.find_history(&info_hash(1)).is_err());
+        assert!(store.find_record(&info_hash(1), PIECES, 1).is_err());
+        assert!(store.load_repair(&info_hash(1)).is_err());
+        assert!(store.load_pauses().is_err());
+        assert!(store.load_place(dir.path()).is_err());
+    }
+    let opens = disk.opens.load(Ordering::Relaxed) - opens;
+    assert!(
+        opens <= 1 + start.elapsed().as_secs(),
+        "{opens} in {:?}",
+        start.elapsed()
+    );
+    assert_eq!(load(&store, 2), Some(record(2)), "it is queued");
+    disk.set_refusing(false);
+    wait_for("another try to open it", || store.find_history(&info_hash(1)).is_ok());
+    assert_eq!(store.load_history(&info_hash(1)), Some(history(1)));
+}
+
+#[test]
+fn reading_neither_makes_a_database_nor_sets_one_aside() {
+    let dir = folder();
+    let disk = Disk::default();
+    let store = disk.open(dir.path(), Duration::from_secs(3600)).expect("opened");
+    let (path, aside) = (dir.path().join("session.redb"), dir.path().join("session.redb.bad"));
+    disk.set_full(true);
+    store.put(info_hash(1), record(1));
+    assert!(!store.flush());
+    fs::write(&path, "garbage").expect("written");
+    assert!(store.find_history(&info_hash(1)).is_err());
+    assert!(!aside.exists());
+    fs::remove_file(&path).expect("removed");
+    // When it was tried a moment ago, it is not tried again.
+    wait_for("a try to open it", || {
+        let found = store.find_history(&info_hash(1));
+        found.is_err_and(|error| error.to_string().contains("cannot look at"))
+    });
+    assert!(!path.exists());
+    fs::write(&path, "garbage").expect("written");
+    disk.set_full(false);
+    assert!(store.flush());
+    assert!(aside.exists() && on_disk(dir.path(), 1) == Some(record(1)));
+}
+
+/// A history is read before it is added to, and written as the sum from then on.
+#[test]
+fn what_is_added_is_added_once_though_a_transaction_fails_in_between() {
+    let disk = simulated::Disk::default();
+    let store = Store::simulated(&disk);
+    store.put_history(info_hash(1), history(2));
+    assert!(store.flush());
+    disk.set_unreadable(true);
+    disk.set_failing(true);
+    store.change_history(info_hash(1), |history| moved(history, 1, 2));
+    let known = store.load_history(&info_hash(1));
+    assert_eq!(known, moved(None, 1, 2), "what has come since");
+    assert!(!store.flush());
+    disk.set_unreadable(false);
+    assert_eq!(store.load_history(&info_hash(1)), moved(Some(history(2)), 1, 2));
+    assert!(!store.flush(), "it is read, and cannot be written");
+    store.change_history(info_hash(1), |history| moved(history, 10, 20));
+    assert!(!store.flush());
+    disk.set_failing(false);
+    assert!(store.flush());
+    let wanted = moved(Some(history(2)), 11, 22);
+    assert_eq!(Store::simulated(&disk).load_history(&info_hash(1)), wanted);
+    // What is forgotten, or put, takes its place.
+    disk.set_unreadable(true);
+    store.change_history(info_hash(1), |history| moved(history, 1, 2));
+    store.forget(info_hash(1));
+    store.change_history(info_hash(1), |history| moved(history, 5, 6));
+    store.change_history(info_hash(2), |history| moved(history, 1, 2));
+    store.put_history(info_hash(2), history(3));
+    store.change_history(info_hash(2), |history| moved(history, 5, 6));
+    disk.set_unreadable(false);
+    assert!(store.flush());
+    let store = Store::simulated(&disk);
+    assert_eq!(store.load_history(&info_hash(1)), moved(None, 5, 6));
+    assert_eq!(store.load_history(&info_hash(2)), moved(Some(history(3)), 5, 6));
+}
+
+#[test]
+fn completion_while_nothing_can_be_read_does_not_take_the_place_of_an_earlier_one() {
+    let disk = simulated::Disk::default();
+    let store = Store::simulated(&disk);
+    store.put_history(info_hash(1), history(1));
+    assert!(store.flush());
+    disk.set_unreadable(true);
+    let complete = |history: Option<History>, announced| {
+        let completed = Some(Completed {
+            at: 1_900_000_000,
+            announced,
+        });
+        moved(history, 0, 0).map(|history| History { completed, ..history })
+    };
+    store.change_history(info_hash(1), |history| complete(history, false));
+    store.change_history(info_hash(1), |history| complete(history, true));
+    disk.set_unreadable(false);
+    assert!(store.flush());
+    let completed = Some(Completed {
+        at: 1_700_000_001,
+        announced: true,
+    });
+    assert_eq!(
+        Store::simulated(&disk).load_history(&info_hash(1)),
+        Some(History {
+            completed,
+            ..history(1)
+        })
+    );
+}
+
+/// It would be believed once it can be read again.
+#[test]
+fn record_that_cannot_be_read_when_a_piece_is_doubted_is_dropped() {
+    let disk = simulated::Disk::default();
+    let store = Store::simulated(&disk);
+    store.put(info_hash(1), record(1));
+    assert!(store.flush());
+    disk.set_unreadable(true);
+    let piece = Bitfield::full(PIECES).pieces().nth(7).expect("there are more");
+    store.doubt(info_hash(1), (PIECES, 1), piece, true);
+    disk.set_unreadable(false);
+    assert_eq!(load(&store, 1), None);
+    assert_eq!(load(&Store::simulated(&disk), 1), None);
+}
+
+#[test]
+fn check_does_not_put_back_what_may_have_been_doubted_while_nothing_could_be_read() {
+    let disk = simulated::Disk::default();
+    let store = Store::simulated(&disk);
+    let mut before = record(1);
+    let (seventh, eighth) = {
+        let mut pieces = Bitfield::full(PIECES).pieces().skip(7).collect::<Vec<_>>().into_iter();
+        (pieces.next().expect("there are more"), pieces.next().expect("likewise"))
+    };
+    before.have.clear(eighth);
+    store.put(info_hash(1), before.clone());
+    store.doubt(info_hash(1), (PIECES, 1), seventh, false);
+    assert!(store.flush());
+    disk.set_unreadable(true);
+    // The check has read the eighth since it looked at the record.
+    let put = store.put_found(info_hash(1), Some(&before), &record(1));
+    assert!(!put.have.get(seventh) && put.have.get(eighth));
+    disk.set_unreadable(false);
+    assert!(store.flush());
+    assert_eq!(load(&Store::simulated(&disk), 1), Some(put));
+    // It is what was found if nobody has looked before.
+    disk.set_unreadable(true);
+    assert_eq!(store.put_found(info_hash(2), None, &record(2)), record(2));
 }
 
 /// What `database.rs` says of the check at the start: `cargo nextest run --release --run-ignored only open_time`.

@@ -3,6 +3,10 @@
 //! Group commit: whatever is queued when the thread is free goes into one transaction. The queue holds one change of a
 //! kind for each torrent at most, and the one that is being written another, so that it is bounded by the number of torrents
 //! however slow the disk is. With nothing queued the thread sleeps without a deadline.
+//!
+//! What a torrent has been through grows, and where it cannot be read what it grows by is queued, to be added to what is there. That
+//! is read before the transaction, and from then on the sum is what is written: nobody knows of a transaction that failed whether
+//! the disk has it, and what is added would be there twice.
 
 use std::collections::{HashMap, HashSet};
 use std::mem;
@@ -11,6 +15,7 @@ use std::time::Duration;
 
 use super::Error;
 use super::database::Database;
+use super::history::History;
 use crate::proto::InfoHash;
 
 /// How long after a failed transaction the next is tried, if nobody flushes before.
@@ -44,6 +49,20 @@ pub(super) enum Change {
     Put(Vec<u8>),
     /// None.
     Remove,
+    /// This, and what is there, which could not be read. Of histories alone.
+    Add(History),
+}
+
+impl Change {
+    /// What becomes of it when another comes after it.
+    fn then(self, later: Self) -> Self {
+        match (self, later) {
+            (Self::Put(bytes), Self::Add(more)) => Self::Put(more.on_top_of(Some(&bytes)).encode()),
+            (Self::Remove, Self::Add(more)) => Self::Put(more.encode()),
+            (Self::Add(before), Self::Add(more)) => Self::Add(before.and(more)),
+            (_, later @ (Self::Put(_) | Self::Remove)) => later,
+        }
+    }
 }
 
 /// At most one of a kind for each torrent.
@@ -108,6 +127,17 @@ impl Queue {
         torrents.len()
     }
 
+    /// What could not be written is queued again, before what was queued since.
+    fn put_back(&mut self, changes: Arc<Changes>) {
+        for (key, change) in Arc::unwrap_or_clone(changes) {
+            let change = match self.pending.remove(&key) {
+                Some(later) => change.then(later),
+                None => change,
+            };
+            self.pending.insert(key, change);
+        }
+    }
+
     /// A transaction has come to its end.
     fn note(&mut self, result: &Result<(), Error>, retry: Duration) {
         let why = result.as_ref().err().map(ToString::to_string);
@@ -127,10 +157,14 @@ impl Writer {
         }
     }
 
-    /// Queues a change, in the place of one of its kind that is still queued for the torrent.
+    /// Queues a change, in the place of one of its kind that is still queued for the torrent, or on top of it.
     pub(super) fn queue(&self, kind: Kind, info_hash: InfoHash, change: Change) {
         let mut queue = self.lock();
         *queue.records_changed(&info_hash) += u64::from(kind == Kind::Record);
+        let change = match queue.pending.remove(&(kind, info_hash)) {
+            Some(before) => before.then(change),
+            None => change,
+        };
         queue.pending.insert((kind, info_hash), change);
         self.queued.notify_one();
     }
@@ -158,8 +192,11 @@ impl Writer {
     /// What is queued for a torrent or being written.
     pub(super) fn queued(&self, kind: Kind, info_hash: &InfoHash) -> Option<Change> {
         let (queue, key) = (self.lock(), (kind, *info_hash));
-        let change = queue.pending.get(&key).or_else(|| queue.writing.get(&key));
-        change.cloned()
+        let pending = queue.pending.get(&key).cloned();
+        match (queue.writing.get(&key).cloned(), pending) {
+            (Some(writing), Some(pending)) => Some(writing.then(pending)),
+            (writing, pending) => pending.or(writing),
+        }
     }
 
     /// Waits for a try to write what is queued now, and tells whether it is on the disk.
@@ -193,17 +230,16 @@ impl Writer {
     /// Writes what is queued, on the thread that calls: there is no other.
     #[cfg(any(test, feature = "sim"))]
     pub(super) fn write_by_hand(&self) -> bool {
-        let changes = mem::take(&mut self.lock().pending);
+        let mut changes = Arc::new(mem::take(&mut self.lock().pending));
         if changes.is_empty() {
             return true;
         }
-        let result = self.database.commit(&changes);
+        let result = self.write(&mut changes);
         let mut queue = self.lock();
         queue.note(&result, self.retry);
+        queue.writing = Arc::default();
         if result.is_err() {
-            for (key, change) in changes {
-                queue.pending.entry(key).or_insert(change);
-            }
+            queue.put_back(changes);
         }
         result.is_ok()
     }
@@ -226,22 +262,20 @@ impl Writer {
                 return;
             }
             let last = queue.stopping;
-            let changes = Arc::new(mem::take(&mut queue.pending));
+            let mut changes = Arc::new(mem::take(&mut queue.pending));
             queue.writing = Arc::clone(&changes);
             queue.begun += 1;
             queue.hurry = false;
             drop(queue);
 
-            let result = self.database.commit(&changes);
+            let result = self.write(&mut changes);
 
             queue = self.lock();
             queue.writing = Arc::default();
             queue.ended = queue.begun;
             queue.note(&result, self.retry);
             if result.is_err() {
-                for (key, change) in Arc::unwrap_or_clone(changes) {
-                    queue.pending.entry(key).or_insert(change); // Unless a later one has come.
-                }
+                queue.put_back(changes);
             }
             self.finished.notify_all();
             if queue.failing.is_some() && last {
@@ -260,6 +294,24 @@ impl Writer {
                     .0;
             }
         }
+    }
+
+    /// One transaction. What is to be added to what is there is a sum after it, whatever came of it.
+    fn write(&self, changes: &mut Arc<Changes>) -> Result<(), Error> {
+        if changes.values().any(|change| matches!(change, Change::Add(_))) {
+            self.database.reopen()?;
+            let mut sums = Changes::clone(changes);
+            for ((kind, info_hash), change) in &mut sums {
+                if let Change::Add(more) = change {
+                    let before = self.database.get(*kind, info_hash)?;
+                    *change = Change::Put(more.on_top_of(before.as_deref()).encode());
+                }
+            }
+            *changes = Arc::new(sums);
+            // Whoever looks while it is written neither misses it nor finds it twice.
+            self.lock().writing = Arc::clone(changes);
+        }
+        self.database.commit(changes)
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {

@@ -454,7 +454,7 @@ impl Node {
             let kind = match &outcome {
                 Outcome::Prepared(_) => "prepared",
                 Outcome::NotPrepared(_) => "not prepared",
-                Outcome::NotRecorded(_) => "not recorded",
+                Outcome::NotRecorded { .. } => "not recorded",
                 Outcome::Failed(_) => "failed",
                 Outcome::Doubtful(_) => "doubtful",
                 Outcome::Unjudged(_) => "unjudged",
@@ -470,7 +470,7 @@ impl Node {
         match outcome {
             Outcome::Prepared(_) => self.tell(Command::Prepared { info_hash, made: true }),
             Outcome::NotPrepared(_) => self.tell(Command::Prepared { info_hash, made: false }),
-            Outcome::NotRecorded(_) | Outcome::Failed(_) => {}
+            Outcome::NotRecorded { .. } | Outcome::Failed(_) => {}
             // What was on its way may have come after the check.
             Outcome::Doubtful(_) | Outcome::Unjudged(_) => self.doubt(),
             Outcome::Complete(_) => {
@@ -588,7 +588,8 @@ impl Node {
         }
         let (meta, kept) = (&self.subject.meta, Store::simulated(&self.kept));
         let record = kept.load(&meta.info_hash, meta.geometry.piece_count(), meta.files.len());
-        match checks::is_begun(&kept, meta.info_hash, record.as_ref()) || kept.load_repair(&meta.info_hash) {
+        let is_begun = checks::is_begun(&kept, meta.info_hash, record.as_ref());
+        match is_begun.is_ok_and(|is| is) || kept.load_repair(&meta.info_hash).is_ok_and(|is| is) {
             true => self.begun_commits = commits,
             false => {
                 let host = self.host;

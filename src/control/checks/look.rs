@@ -8,7 +8,7 @@ use crate::control::history;
 use crate::proto::InfoHash;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::metainfo::Metainfo;
-use crate::session::{FileStamp, Record, Store};
+use crate::session::{self, FileStamp, Record, Store};
 use crate::shard::Torrent;
 use crate::storage::part::Seen;
 use crate::storage::strangers::{self, Stranger};
@@ -45,7 +45,8 @@ pub(crate) struct Found {
     pub(crate) unread: Option<(u32, Record)>,
     /// The disk took all files and their names that it may not have had.
     pub(crate) is_durable: bool,
-    /// The disk did not take files that may be right: nothing is downloaded over them, and they are to be looked at again in a while.
+    /// The disk did not take files that may be right, or it cannot be read whose the files are: nothing is downloaded over them, and they
+    /// are to be looked at again in a while.
     pub(crate) is_unsynced: bool,
 }
 
@@ -55,12 +56,24 @@ const ROUNDS: u32 = 3;
 
 /// Whether it is known that btd has begun to download a torrent, so that its files are btd's own. `kept` is what is recorded of it.
 /// Blocks on the disk.
-pub(crate) fn is_begun(session: &Store, info_hash: InfoHash, kept: Option<&Record>) -> bool {
+///
+/// # Errors
+/// It cannot be read what the torrent has been through.
+pub(crate) fn is_begun(session: &Store, info_hash: InfoHash, kept: Option<&Record>) -> Result<bool, session::Error> {
     let is_being_written = |kept: &Record| kept.files.iter().flatten().any(FileStamp::is_being_written);
-    kept.is_some_and(is_being_written)
-        || session
-            .load_history(&info_hash)
-            .is_some_and(|history| history.completed.is_none() && (history.downloaded > 0 || history.uploaded == 0))
+    if kept.is_some_and(is_being_written) {
+        return Ok(true);
+    }
+    let history = session.find_history(&info_hash)?;
+    Ok(history.is_some_and(|history| history.is_begun()))
+}
+
+/// What was found, or as much as nothing; then `unknown` says why.
+fn if_known<T: Default>(found: Result<T, session::Error>, unknown: &mut Option<session::Error>) -> T {
+    found.unwrap_or_else(|error| {
+        unknown.get_or_insert(error);
+        T::default()
+    })
 }
 
 /// One check, on the thread that called.
@@ -68,13 +81,17 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
     let info_hash = job.info_hash;
     let shared = job.contents.get(info_hash)?;
     let meta = &*shared;
-    let kept = session.load(&info_hash, meta.geometry.piece_count(), meta.files.len());
+    // Whose its files are, and whether it was complete once, is told by nothing else: while that cannot be read nothing is believed,
+    // and nothing is downloaded. What is right is served.
+    let mut unknown = None;
+    let kept = session.find_record(&info_hash, meta.geometry.piece_count(), meta.files.len());
+    let kept = if_known(kept, &mut unknown);
     let is_known_here = kept.is_some();
     let trust = job.trust && !job.progress.is_for_all();
     // What btd downloads itself is not believed by its length: its files have theirs from the start.
-    let is_download = is_begun(session, info_hash, kept.as_ref());
-    let is_repair = session.load_repair(&info_hash);
-    let believed = match is_download || is_repair || !trust {
+    let is_download = if_known(is_begun(session, info_hash, kept.as_ref()), &mut unknown);
+    let is_repair = if_known(session.load_repair(&info_hash), &mut unknown);
+    let believed = match is_download || is_repair || !trust || unknown.is_some() {
         true => Unread::Now,
         false => job.unread,
     };
@@ -96,13 +113,15 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
         .unwrap_or_else(|| Bitfield::new(meta.geometry.piece_count()));
     let mut report = checking.check(&doubted, means)?;
     let is_lacking = |report: &CheckReport| !report.have.is_full() || report.parts.contains(&true);
-    let history = session.load_history(&info_hash).filter(|_| is_lacking(&report));
+    let history = if_known(session.find_history(&info_hash), &mut unknown).filter(|_| is_lacking(&report));
+    // Of what is whole nothing more is asked.
+    let unknown = unknown.filter(|_| is_lacking(&report));
     let was_complete = history.is_some_and(|history| history.completed.is_some());
     let was_whole = trust && was_complete && !is_repair;
     // A disk that does not even take what is there is not written to.
     let home_of = |report: &CheckReport| {
         job.home
-            .filter(|_| is_lacking(report) && !was_whole && !report.unsynced)
+            .filter(|_| is_lacking(report) && !was_whole && !report.unsynced && unknown.is_none())
     };
     // What was complete here once is the torrent's, and whoever wants it downloaded again has asked for that. A torrent that
     // was complete in another folder has nothing here.
@@ -137,7 +156,10 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
     }
     let home = home_of(&report);
     let last = checking.last;
-    let lacks = why_not_whole(meta, &root, &report);
+    let lacks = match unknown {
+        Some(ref error) => Some(format!("it waits until it is known whose its files are: {error}")),
+        None => why_not_whole(meta, &root, &report),
+    };
     // What the disk does not take, bytes or names, may be gone after a loss of power: it would be had again then.
     let is_lost = |state: &FileState| matches!(state, FileState::Unreadable(_));
     let is_durable = !report.files.iter().any(is_lost);
@@ -210,7 +232,7 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
         torrent,
         unread: unread(&not_read, last),
         is_durable,
-        is_unsynced: report.unsynced,
+        is_unsynced: report.unsynced || unknown.is_some(),
     })
 }
 

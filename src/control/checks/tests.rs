@@ -9,7 +9,7 @@ use crate::hashing::Pool;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::metainfo::{Metainfo, NewContent, NewFile, NewTorrent, encode};
 use crate::proto::path::RelPath;
-use crate::session::{FileStamp, Record, Store};
+use crate::session::{FileStamp, Record, Store, simulated};
 use crate::storage::part::Seen;
 use crate::storage::strangers::Blanks;
 use crate::storage::{Means, Root, Throttle, Unread};
@@ -330,6 +330,57 @@ fn a_download_whose_last_name_may_be_lost_is_not_noted_as_whole() {
         let is_whole = history.is_some_and(|history| history.completed.is_some());
         assert_eq!(is_whole, takes_folders);
     }
+}
+
+/// One whose session can be made unreadable.
+fn fixture_on(disk: &simulated::Disk) -> Fixture {
+    Fixture {
+        session: Store::simulated(disk),
+        ..fixture()
+    }
+}
+
+/// It was taken for one that nobody has ever had, and was downloaded again.
+#[test]
+fn torrent_that_was_complete_once_is_not_downloaded_while_the_session_cannot_be_read() {
+    let disk = simulated::Disk::default();
+    let fixture = fixture_on(&disk);
+    fixture.write(0);
+    assert_eq!(fixture.look(true).have_count, 1);
+    assert!(fixture.session.flush());
+    std::fs::remove_file(fixture.data.join("x")).unwrap();
+    disk.set_unreadable(true);
+    let found = fixture.look(true);
+    let why = found.why.unwrap();
+    assert!(
+        found.stamps.is_none() && found.is_unsynced && why.contains("cannot read"),
+        "{why}"
+    );
+    // What is there is served.
+    fixture.write(0);
+    let found = fixture.look(true);
+    assert!(found.torrent.is_some() && found.have_count == 1 && !found.is_unsynced);
+    std::fs::remove_file(fixture.data.join("x")).unwrap();
+    disk.set_unreadable(false);
+    let found = fixture.look(true);
+    assert!(found.was_whole && found.stamps.is_none() && !found.is_unsynced);
+}
+
+/// A download's files have their lengths from the start.
+#[test]
+fn payload_is_not_believed_while_it_cannot_be_read_whether_it_is_being_downloaded() {
+    let disk = simulated::Disk::default();
+    let fixture = fixture_on(&disk);
+    fixture.write(7);
+    disk.set_unreadable(true);
+    let job = Job {
+        unread: Unread::Never,
+        ..fixture.job(true)
+    };
+    let found = fixture.look_as(&job);
+    assert!(found.have_count == 0 && found.stamps.is_none() && found.held.is_none() && found.is_unsynced);
+    disk.set_unreadable(false);
+    assert!(fixture.look(true).held.is_some(), "it is somebody else's");
 }
 
 /// A disk that takes folders, and no files.

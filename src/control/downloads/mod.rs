@@ -120,8 +120,13 @@ pub(crate) enum Outcome {
     Prepared(Vec<part::Notice>),
     /// They cannot be made.
     NotPrepared(part::Error),
-    /// It cannot be recorded that they are the torrent's, for this reason: nothing is written to them until it is.
-    NotRecorded(String),
+    /// It cannot be recorded that they are the torrent's: nothing is written to them until it is.
+    NotRecorded {
+        /// Why not.
+        why: String,
+        /// Whether it is the first that waits for the session: thousands may wait for one disk.
+        is_first: bool,
+    },
     /// Something did not work, and is tried again.
     Failed(String),
     /// What was written may not be on the disk: it is to be checked.
@@ -149,6 +154,8 @@ pub(crate) struct Downloads {
     waiting_for_rest: Vec<(InfoHash, oneshot::Sender<()>)>,
     /// No thread is begun any more.
     resting: bool,
+    /// Whether it was told that one waits for the session, and some still do.
+    waits_are_told: bool,
 }
 
 /// The threads of one data folder.
@@ -173,6 +180,7 @@ impl Downloads {
             working: HashMap::new(),
             waiting_for_rest: Vec::new(),
             resting: false,
+            waits_are_told: false,
         }
     }
 
@@ -246,8 +254,12 @@ impl Downloads {
 
     /// Tries again what did not work and is due.
     pub(crate) fn on_tick(&mut self, now: Instant) {
-        let waits = self.entries.values().any(|entry| entry.waits_for_session);
-        let is_back = waits && self.session.trouble().is_none();
+        let waiting = self.entries.values().filter(|entry| entry.waits_for_session).count();
+        let is_back = waiting > 0 && self.session.trouble().is_none();
+        self.waits_are_told &= waiting > 0 && !is_back;
+        if is_back {
+            tracing::info!("the session can be written again: downloads that waited for it go on ({waiting})");
+        }
         let due = |entry: &Entry| entry.retry_at.is_some_and(|at| at <= now) || (entry.waits_for_session && is_back);
         let due: Vec<InfoHash> = self
             .entries
@@ -364,7 +376,8 @@ impl Downloads {
         if let Some((work, why)) = done.unrecorded {
             entry.put_back(work);
             entry.waits_for_session = true;
-            outcomes.push(Outcome::NotRecorded(why));
+            let is_first = !std::mem::replace(&mut self.waits_are_told, true);
+            outcomes.push(Outcome::NotRecorded { why, is_first });
         }
         let retry_at = now + RETRY;
         if let Some((work, why)) = done.unsynced {
@@ -412,10 +425,10 @@ impl Downloads {
                         );
                     }
                     Outcome::NotPrepared(error) => tracing::warn!("cannot download {info_hash}: {error}"),
-                    Outcome::NotRecorded(why) | Outcome::Failed(why) | Outcome::Unjudged(why) => {
+                    Outcome::NotRecorded { why, is_first: true } | Outcome::Failed(why) | Outcome::Unjudged(why) => {
                         tracing::warn!("{info_hash}: {why}");
                     }
-                    Outcome::Prepared(_) | Outcome::Complete(_) => {}
+                    Outcome::Prepared(_) | Outcome::NotRecorded { .. } | Outcome::Complete(_) => {}
                 }
             }
         }

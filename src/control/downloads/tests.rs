@@ -128,11 +128,11 @@ fn nothing_is_written_to_files_before_it_is_on_the_disk_that_they_are_begun() {
     let disk = session::simulated::Disk::default();
     let mut fixture = fixture_on(&disk);
     let info_hash = fixture.torrent.info_hash();
-    let is_begun = || checks::is_begun(&Store::simulated(&disk), info_hash, None);
+    let is_begun = || checks::is_begun(&Store::simulated(&disk), info_hash, None).unwrap();
     disk.set_failing(true);
     let outcomes = fixture.wanted();
     assert!(
-        matches!(&outcomes[..], [Outcome::NotRecorded(why)] if why.contains("cannot write")),
+        matches!(&outcomes[..], [Outcome::NotRecorded { why, .. }] if why.contains("cannot write")),
         "{outcomes:?}"
     );
     fixture.downloads.on_wanted(info_hash);
@@ -161,13 +161,60 @@ fn files_are_not_made_while_it_is_known_that_the_session_cannot_be_written() {
     disk.set_failing(true);
     fixture.session.put_paused(info_hash, false);
     assert!(!fixture.session.flush());
-    assert!(matches!(fixture.wanted()[..], [Outcome::NotRecorded(_)]));
+    assert!(matches!(fixture.wanted()[..], [Outcome::NotRecorded { .. }]));
     assert!(!exists(&fixture.part()));
     disk.set_failing(false);
     assert!(fixture.session.flush());
     fixture.downloads.on_tick(Instant::now());
     assert!(matches!(fixture.next()[..], [Outcome::Prepared(_)]));
     assert!(exists(&fixture.part()));
+}
+
+/// A thousand downloads and a full disk made a thousand lines.
+#[test]
+fn one_download_is_told_of_that_waits_for_the_session_and_the_next_only_after_it_was_back() {
+    let disk = session::simulated::Disk::default();
+    let mut fixture = fixture_on(&disk);
+    let meta = Metainfo::parse(&crate::control::watch::testing::torrent("y")).unwrap();
+    let root = fixture.torrent.root().clone();
+    let second = Torrent::to_download(meta, root, &Bitfield::new(1), &[true], 0);
+    let judged = Judged {
+        stamps: vec![None],
+        seen: vec![Seen::Nothing],
+    };
+    fixture.downloads.add(Arc::clone(&second), judged);
+    // One at a time: nobody else writes the session.
+    let folder = folder_of(&second).to_owned();
+    fixture.downloads.lanes.entry(folder).or_default().threads = THREADS_MAX - 1;
+    let is_told = |outcomes: Vec<Outcome>| match &outcomes[..] {
+        [Outcome::NotRecorded { is_first, .. }] => *is_first,
+        _ => panic!("{outcomes:?}"),
+    };
+    for _ in 0..2 {
+        disk.set_failing(true);
+        fixture.session.put_paused(second.info_hash(), false);
+        assert!(!fixture.session.flush());
+        assert!(is_told(fixture.wanted()));
+        fixture.downloads.on_tick(Instant::now());
+        fixture.downloads.on_wanted(second.info_hash());
+        assert!(!is_told(fixture.next()));
+        disk.set_failing(false);
+        assert!(fixture.session.flush());
+        disk.set_failing(true);
+        fixture.downloads.on_tick(Instant::now());
+        // Both try again, and fail.
+        let told = [fixture.next(), fixture.next()].map(is_told);
+        assert_eq!(told, [true, false]);
+        disk.set_failing(false);
+        assert!(fixture.session.flush());
+        // Those that waited have left.
+        fixture
+            .downloads
+            .entries
+            .values_mut()
+            .for_each(|entry| entry.waits_for_session = false);
+        fixture.downloads.on_tick(Instant::now());
+    }
 }
 
 /// What is wanted just when the session could be written again does not wait for the session to find that out.
@@ -188,7 +235,7 @@ fn what_was_told_while_nothing_could_be_recorded_is_done_later() {
     let disk = session::simulated::Disk::default();
     let mut fixture = fixture_on(&disk);
     disk.set_failing(true);
-    assert!(matches!(fixture.written()[..], [Outcome::NotRecorded(_)]));
+    assert!(matches!(fixture.written()[..], [Outcome::NotRecorded { .. }]));
     disk.set_failing(false);
     assert!(fixture.session.flush());
     fixture.downloads.on_tick(Instant::now());

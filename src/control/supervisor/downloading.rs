@@ -106,11 +106,15 @@ impl Supervisor<'_> {
                     self.shards
                         .tell_home(info_hash, Command::Prepared { info_hash, made: false });
                 }
-                downloads::Outcome::NotRecorded(why) => {
-                    tracing::warn!(
-                        "downloading {name:?} ({info_hash}) waits until it can be recorded that its files are btd's: {why} \
-                         (nothing is written to them before, and it goes on by itself)"
-                    );
+                downloads::Outcome::NotRecorded { why, is_first } => {
+                    // Where one has to wait, all do that begin.
+                    if is_first {
+                        tracing::warn!(
+                            "downloading {name:?} ({info_hash}) waits until it can be recorded that its files are btd's: {why} \
+                             (nothing is written to them before, and it goes on by itself; others that wait for the same are not \
+                             told one by one: `btd ctl show` says so of each)"
+                        );
+                    }
                     self.explain_download(info_hash, Some(format!("it waits until it can be recorded: {why}")));
                 }
                 downloads::Outcome::Failed(why) => {

@@ -516,10 +516,10 @@ mod tests {
         folders.watched.insert(data.clone(), watched);
         folders.places.unbind(&data);
         assert!(!folders.bind_moved(&data), "what was seen before says nothing");
-        assert_eq!(session.load_place(&data), None);
+        assert_eq!(session.load_place(&data).unwrap(), None);
         folders.places.look(&data).unwrap();
         assert!(folders.bind_moved(&data));
-        assert!(session.load_place(&data).is_some());
+        assert!(session.load_place(&data).unwrap().is_some());
         assert!(!folders.bind_moved(&data), "it is bound");
     }
 }

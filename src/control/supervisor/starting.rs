@@ -199,7 +199,7 @@ impl<'a> Supervisor<'a> {
                 config.state_dir.join(socket::FILE_NAME).display()
             ),
         }
-        let (goals, paused) = Goals::load(&session.load_pauses());
+        let (goals, paused) = Goals::load(&session.load_pauses()?);
         let (teller, standings) = mpsc::unbounded_channel(); // One for each torrent at a time, and those that are asked for.
         let (done, disk_done) = mpsc::unbounded_channel();
         let options = part::Options {

@@ -40,6 +40,7 @@ pub mod stats {
 
 pub mod session {
     pub mod database;
+    pub mod history;
     #[cfg(test)]
     mod models;
     pub mod writer;

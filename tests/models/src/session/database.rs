@@ -23,7 +23,7 @@ struct Inner {
 }
 
 impl Database {
-    /// Refuses so many transactions before it takes one.
+    /// So many transactions fail before one does not.
     pub(super) fn failing(failures: u32) -> Self {
         let values = HashMap::new();
         Self {
@@ -34,15 +34,17 @@ impl Database {
 
     pub(super) fn commit(&self, changes: &Changes) -> Result<(), Error> {
         let mut inner = self.inner.lock().unwrap();
-        if inner.failures > 0 {
-            inner.failures -= 1;
-            return Err(Error);
-        }
         for (key, change) in changes {
             match change {
                 Change::Put(value) => _ = inner.values.insert(*key, value.clone()),
                 Change::Remove => _ = inner.values.remove(key),
+                Change::Add(_) => unreachable!("the writer puts the sum"),
             }
+        }
+        // Of a transaction that failed nobody knows what is on the disk.
+        if inner.failures > 0 {
+            inner.failures -= 1;
+            return Err(Error);
         }
         drop(inner);
         self.written.notify_all();
@@ -56,7 +58,12 @@ impl Database {
         drop(self.written.wait_while(inner, is_missing).unwrap());
     }
 
-    pub(super) fn get(&self, kind: Kind, info_hash: InfoHash) -> Option<Vec<u8>> {
-        self.inner.lock().unwrap().values.get(&(kind, info_hash)).cloned()
+    pub(super) fn get(&self, kind: Kind, info_hash: &InfoHash) -> Result<Option<Vec<u8>>, Error> {
+        Ok(self.inner.lock().unwrap().values.get(&(kind, *info_hash)).cloned())
+    }
+
+    /// It is never closed.
+    pub(super) fn reopen(&self) -> Result<(), Error> {
+        Ok(())
     }
 }

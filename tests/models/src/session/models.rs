@@ -1,6 +1,7 @@
 //! The session's writer: changes are queued, one thread writes them in transactions, and whoever flushes waits for one.
 
 use super::database::Database;
+use super::history::History;
 use super::writer::{Change, Kind, Writer};
 use crate::proto::InfoHash;
 use crate::sync::{Arc, explore};
@@ -28,7 +29,8 @@ fn known(writer: &Writer, info_hash: InfoHash) -> Option<Vec<u8>> {
     match writer.queued(Kind::Record, &info_hash) {
         Some(Change::Put(value)) => Some(value),
         Some(Change::Remove) => None,
-        None => writer.database.get(Kind::Record, info_hash),
+        Some(Change::Add(_)) => unreachable!("of histories alone"),
+        None => writer.database.get(Kind::Record, &info_hash).unwrap(),
     }
 }
 
@@ -41,12 +43,12 @@ fn what_was_queued_before_a_flush_is_written_when_it_comes_back() {
             thread::spawn(move || {
                 writer.queue(Kind::Record, B, put(2));
                 assert!(writer.flush());
-                assert!(writer.database.get(Kind::Record, B).is_some());
+                assert!(writer.database.get(Kind::Record, &B).unwrap().is_some());
             })
         };
         writer.queue(Kind::Record, A, put(1));
         assert!(writer.flush());
-        assert!(writer.database.get(Kind::Record, A).is_some());
+        assert!(writer.database.get(Kind::Record, &A).unwrap().is_some());
         other.join().unwrap();
         writer.stop();
         thread.join().unwrap();
@@ -119,5 +121,35 @@ fn a_record_of_what_was_so_before_does_not_come_after_what_has_changed_it() {
         writer.stop();
         thread.join().unwrap();
         assert_eq!(known(&writer, A), None);
+    });
+}
+
+/// What a torrent has moved, where it cannot be read what it had.
+fn more(uploaded: u64) -> Change {
+    Change::Add(History {
+        uploaded,
+        downloaded: 0,
+        added: 0,
+        completed: None,
+    })
+}
+
+/// The first transaction fails, and nobody knows what it has written. Somebody adds to it at any moment.
+#[test]
+fn what_is_added_is_there_once_whatever_comes_of_a_transaction() {
+    explore(|| {
+        let (writer, thread) = start(1);
+        writer.queue(Kind::History, A, more(1));
+        let other = {
+            let writer = Arc::clone(&writer);
+            thread::spawn(move || writer.queue(Kind::History, A, more(2)))
+        };
+        writer.flush();
+        other.join().unwrap();
+        writer.flush();
+        writer.stop();
+        thread.join().unwrap();
+        let stored = writer.database.get(Kind::History, &A).unwrap();
+        assert_eq!(History::decode(&stored.unwrap()).unwrap().uploaded, 3);
     });
 }
