@@ -407,7 +407,11 @@ fn payload_that_is_missing_or_wrong_is_told_and_checked_again_on_request() {
     wait_for_torrents(&mut btd, "partial", 1);
     let line = wait_for_log(&mut btd, "seeding a part of \"torn\"");
     assert!(line.contains("2 of 3 pieces are right, 1 wrong"), "{line}");
-    wait_for_log(&mut btd, "nothing to seed of \"absent\"");
+    let line = wait_for_log(&mut btd, "nothing to seed of \"absent\"");
+    // Neither is downloaded, and nobody has to guess why.
+    for line in [line, wait_for_log(&mut btd, "seeding a part of \"torn\"")] {
+        assert!(line.contains("nobody to download it from"), "{line}");
+    }
 
     home.payload("absent");
     home.payload("torn");

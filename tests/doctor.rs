@@ -3,11 +3,14 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 use support::btd::{Btd, Config};
+use support::cannot;
 use support::scratch::Scratch;
 
 /// Runs it; gives the exit code and what it printed.
@@ -73,6 +76,40 @@ fn machine_that_runs_btd_is_fit_and_its_folders_are_told() {
     );
     let (_, table) = doctor(scratch.path(), "", &["--config", "btd.toml"]);
     assert!(table.lines().any(|line| line.contains("io_uring")), "{table}");
+}
+
+#[test]
+fn folder_that_its_user_may_not_enter_is_warned_of() {
+    if !rustix::process::geteuid().is_root() {
+        return cannot("another user's part of it needs root");
+    }
+    // Where others may enter.
+    let public = tempfile::tempdir().expect("a temporary folder");
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
+    mode(public.path(), 0o755);
+    let binary = public.path().join("btd");
+    fs::copy(env!("CARGO_BIN_EXE_btd"), &binary).expect("copied");
+    let (closed, below) = (public.path().join("closed"), public.path().join("closed/below"));
+    fs::create_dir_all(&below).expect("made");
+    mode(&closed, 0o700);
+    for data in [&closed, &below] {
+        let config = public.path().join("btd.toml");
+        fs::write(&config, format!("[[watch]]\ndir = {closed:?}\ndata-dir = {data:?}\n")).expect("write");
+        let mut command = Command::new(&binary);
+        command
+            .args(["doctor", "--json", "--config"])
+            .arg(&config)
+            .uid(65_534)
+            .gid(65_534);
+        let output = command.output().expect("run btd doctor");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let report = json(&text);
+        let said = about(&report, "data");
+        assert!(
+            said.len() == 1 && said[0].0 == "warn" && said[0].1.contains("may not enter"),
+            "{text}"
+        );
+    }
 }
 
 #[test]

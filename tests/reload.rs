@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use support::btd::{Btd, Config};
 use support::leech::{Leech, Source};
 use support::payload::Payload;
+use support::process::Process;
 use support::scratch::Scratch;
 use support::stub_tracker::StubTracker;
 use support::torrent::Torrent;
@@ -188,6 +189,35 @@ fn config(watch: &[&(PathBuf, PathBuf)], more: &str) -> Config {
         more: more.to_owned(),
         ..Config::default()
     }
+}
+
+#[test]
+fn signal_that_comes_while_btd_starts_has_the_configuration_read_once_it_has() {
+    let home = Home::new("early");
+    let state = home.path().join("state");
+    fs::create_dir(&state).expect("make the state folder");
+    // Another process has the lock, and btd waits for it to end.
+    let lock = fs::File::create(state.join("lock")).expect("make the lock");
+    lock.lock().expect("taken");
+    let config = Config::default();
+    fs::write(home.path().join("btd.toml"), config.to_toml()).expect("write the configuration");
+    let log = home.path().join("btd.log");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_btd"));
+    command.args(["--config", "btd.toml"]).current_dir(home.path());
+    let mut process = Process::spawn("btd", &mut command, &log);
+    wait_for("btd starts", within(SECONDS), || {
+        process.log().contains("starts as process").then_some(())
+    });
+    for signal in [Signal::USR1, Signal::USR2, Signal::HUP] {
+        process.signal(signal);
+    }
+    drop(lock);
+    wait_for("the configuration is read again", within(SECONDS), || {
+        process.assert_running();
+        process.log().contains("the configuration was read again").then_some(())
+    });
+    process.signal(Signal::TERM);
+    process.wait_success(within(SECONDS));
 }
 
 #[test]

@@ -20,23 +20,41 @@ pub(super) enum Request {
     ResumeChecks,
 }
 
-/// The signals btd listens to.
-pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
+/// Those that would end btd if nobody listened, and are not sent for that. They are listened to from the first moment on, and
+/// what comes before they can be acted upon waits: a start may take long, and a configuration may be changed meanwhile.
+pub(super) struct Early {
     hangup: Signal,
     user1: Signal,
     user2: Signal,
 }
 
-impl Signals {
+impl Early {
     pub(super) fn new() -> io::Result<Self> {
+        // What is registered is of the whole process: it only takes some runtime to do so. The one that hears of them comes later.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let _entered = runtime.enter();
         Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
             user1: signal(SignalKind::user_defined1())?,
             user2: signal(SignalKind::user_defined2())?,
+        })
+    }
+}
+
+/// The signals btd listens to.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    early: Early,
+}
+
+impl Signals {
+    /// Until now the signals to stop have ended btd at once, which is what they are for.
+    pub(super) fn new(early: Early) -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            early,
         })
     }
 
@@ -45,9 +63,9 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => Request::Stop,
             _ = self.interrupt.recv() => Request::Stop,
-            _ = self.hangup.recv() => Request::Reload,
-            _ = self.user1.recv() => Request::PauseChecks,
-            _ = self.user2.recv() => Request::ResumeChecks,
+            _ = self.early.hangup.recv() => Request::Reload,
+            _ = self.early.user1.recv() => Request::PauseChecks,
+            _ = self.early.user2.recv() => Request::ResumeChecks,
         }
     }
 }

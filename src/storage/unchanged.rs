@@ -37,6 +37,8 @@ pub fn unchanged(metainfo: &Metainfo, root: &Root, record: &Record) -> Result<Ve
         let is_still = then.is_some_and(|then| !then.is_being_written() && payload.is_still(index, &then));
         if !is_still {
             return Err(match payload.states()[index] {
+                // All of it was there, so it was too new for its time to tell it from what it may have become.
+                FileState::Ok if then.is_none() => format!("{path:?} had just been written when it was checked"),
                 FileState::Ok => format!("{path:?} was changed"),
                 state => format!("{path:?}: {state}"),
             });
@@ -112,6 +114,7 @@ mod tests {
         assert!(unchanged(&meta, &root, &written).is_err());
         let mut unknown = record(mtime_ns);
         unknown.files = vec![None];
-        assert!(unchanged(&meta, &root, &unknown).is_err());
+        let why = unchanged(&meta, &root, &unknown).expect_err("it was written a moment before");
+        assert!(why.contains("had just been written"), "{why}");
     }
 }

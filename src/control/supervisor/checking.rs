@@ -19,6 +19,9 @@ use crate::shard::Torrent;
 use crate::storage::Unread;
 use crate::storage::strangers::Blanks;
 
+/// Behind what is said of a torrent that is not whole, where nothing is done about that.
+const NOBODY: &str = "; nobody to download it from: it is announced to no tracker, and its [[watch]] names no `peers`";
+
 impl Supervisor<'_> {
     pub(super) fn check(
         &mut self,
@@ -132,7 +135,16 @@ impl Supervisor<'_> {
                 self.look_later(torrent);
             }
         }
+        // Else somebody waits for a download that does not come.
+        let has_nobody = job.home.is_none()
+            && matches!(state, State::Missing | State::Partial)
+            && result.as_ref().is_ok_and(|found| !found.was_whole);
+        let nobody = if has_nobody { NOBODY } else { "" };
         let why = match &result {
+            Ok(found) if has_nobody => Some(format!(
+                "{}{nobody}",
+                found.why.as_deref().unwrap_or("not all of it is there")
+            )),
             Ok(found) => found.why.clone(),
             Err(error) => Some(error.to_string()),
         };
@@ -246,7 +258,7 @@ impl Supervisor<'_> {
                         }
                         _ => format!("`btd ctl verify {info_hash}` checks it again"),
                     };
-                    tracing::warn!("nothing to seed of {name:?} ({info_hash}): {why} ({next})");
+                    tracing::warn!("nothing to seed of {name:?} ({info_hash}): {why} ({next}{nobody})");
                 }
                 // What is there and wrong would be hashed to its end each time.
                 if let Some(entry) = self.torrents.entry(*info_hash) {
@@ -274,7 +286,7 @@ impl Supervisor<'_> {
                     false => format!("`btd ctl verify {info_hash}` checks it again"),
                 };
                 tracing::warn!(
-                    "seeding a part of {name:?} ({info_hash}): {} of {piece_count} pieces are right, {} wrong{why} ({next})",
+                    "seeding a part of {name:?} ({info_hash}): {} of {piece_count} pieces are right, {} wrong{why} ({next}{nobody})",
                     found.have_count,
                     found.wrong_count,
                 );

@@ -285,7 +285,7 @@ impl Supervisor<'_> {
         self.resting.lines += 1;
         if self.resting.lines <= LINES_MAX {
             tracing::warn!(
-                "{:?} ({info_hash}) is not as it was when it was checked: {changed} (it is checked again)",
+                "{:?} ({info_hash}) may not be what it was when it was checked, and is checked again: {changed}",
                 entry.name
             );
         }

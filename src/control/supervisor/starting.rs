@@ -36,7 +36,7 @@ use crate::control::pulse::Pulse;
 use crate::control::resolver::Resolver;
 use crate::control::scrub::Scrubs;
 use crate::control::shards::{self, Shards};
-use crate::control::signals::Signals;
+use crate::control::signals::{Early, Signals};
 use crate::control::state_dir::{Ports, StateDir, patience, until_free};
 use crate::control::torrents::Torrents;
 use crate::control::tracker::Tracked;
@@ -63,6 +63,8 @@ const GATHER_MAX: Duration = Duration::from_millis(25);
 /// It could not start, or not stop cleanly.
 pub fn run(config: &Config, file: &Path) -> Result<(), Error> {
     let started = Instant::now();
+    let system = |step| move |source| Error::System { step, source };
+    let early = Early::new().map_err(system("listen to signals"))?;
     tracing::info!(
         "btd {} starts as process {}",
         env!("CARGO_PKG_VERSION"),
@@ -88,8 +90,6 @@ pub fn run(config: &Config, file: &Path) -> Result<(), Error> {
             "there is neither a [[watch]] nor a [tracker] section: without a folder of torrents there is nothing to serve"
         );
     }
-    // Before the runtime, which also needs io_uring but does not say why it cannot have it.
-    let system = |step| move |source| Error::System { step, source };
     // Peers wait for what is hashed here, and it is not idle's to give way.
     let pool = PoolConfig {
         workers: std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)),
@@ -111,6 +111,7 @@ pub fn run(config: &Config, file: &Path) -> Result<(), Error> {
     // Before anything listens by it.
     let device = config.peers.bind_device.as_deref().map(Device::new);
     let device = device.map(BoundDevice::new);
+    // Before the runtime, which also needs io_uring but does not say why it cannot have it.
     let shards = Shards::start(config, &pool, &events, tracked.as_ref().map(|tracked| &tracked.tracker))?;
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(no_ring)?;
     runtime.block_on(async {
@@ -119,7 +120,7 @@ pub fn run(config: &Config, file: &Path) -> Result<(), Error> {
             &state_dir,
             &session,
             (shards, tracked, pool, told),
-            (device, started),
+            (device, early, started),
         )
         .await?;
         let served = supervisor.serve().await;
@@ -144,10 +145,10 @@ impl<'a> Supervisor<'a> {
         state_dir: &'a StateDir,
         session: &Arc<Store>,
         (shards, mut tracked, hashing, events): (Shards, Option<Tracked>, Arc<Pool>, mpsc::UnboundedReceiver<Event>),
-        (bound, started): (Option<BoundDevice>, Instant),
+        (bound, early, started): (Option<BoundDevice>, Early, Instant),
     ) -> Result<Self, Error> {
         let system = |step| move |source| Error::System { step, source };
-        let signals = Signals::new().map_err(system("listen to signals"))?;
+        let signals = Signals::new(early).map_err(system("listen to signals"))?;
         let mut tasks = Vec::new();
         let (sender, checked) = mpsc::unbounded_channel(); // Holds no more than there are torrents.
         let idle = PoolConfig {

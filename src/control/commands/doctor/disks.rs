@@ -51,7 +51,20 @@ pub(super) fn look(machine: &Machine, config: &Config) -> Vec<Finding> {
 }
 
 fn folder(machine: &Machine, folder: &Path, mode: ReadMode) -> Vec<Finding> {
-    let Ok(real) = folder.canonicalize() else {
+    let real = folder.canonicalize();
+    let is_closed = match &real {
+        Ok(real) => rustix::fs::access(real, rustix::fs::Access::EXEC_OK).is_err(),
+        Err(error) => error.kind() == std::io::ErrorKind::PermissionDenied,
+    };
+    if is_closed {
+        let says = format!(
+            "{}: this user may not enter it: nothing there is served",
+            folder.display()
+        );
+        let remedy = "SupplementaryGroups= in btd.service (systemctl edit btd), or the rights of the folder";
+        return vec![Finding::warn("data", says, remedy)];
+    }
+    let Ok(real) = real else {
         let says = format!(
             "{}: there is no such folder: a disk that is not mounted?",
             folder.display()
