@@ -5,7 +5,9 @@ mod support;
 
 use std::fs;
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use support::btd::{Btd, Config};
 use support::claims::{check_claims, claimed};
@@ -13,6 +15,7 @@ use support::ctl::ask;
 use support::leech::{Leech, SECONDS, Source, asks_for_nothing, files, info_hash, metainfo};
 use support::mount::{Tmpfs, small_disk};
 use support::payload::Payload;
+use support::rogue::{Manner, Rogue, contents};
 use support::torrent::Torrent;
 use support::{cannot, wait_for, within};
 
@@ -31,11 +34,21 @@ fn a_disk_that_is_full_stops_requests_until_there_is_room() {
     let Some((_mounted, data)) = small_disk(&source.scratch, c"size=24m") else {
         return;
     };
-    // Of 15.7 MB the last some do not fit.
+    // Of 15.7 MB some 10 fit. At the rate below half of the rest has not been asked for a second later.
     let ballast = data.with_file_name("ballast");
     fs::write(&ballast, vec![1; 14 << 20]).expect("fill the disk");
-    let Leech { home, btd: leech, .. } = leech_of(&source, &data);
+    let all = contents(&source.torrent, &source.scratch.path().join("seed-data"));
+    let blocks = all.len().div_ceil(16 << 10);
+    let seed = Rogue::start(Manner::Honest, Ipv4Addr::LOCALHOST, &source.torrent, all, 1);
+    let config = Config {
+        peers: vec![seed.addr],
+        more: "[limits]\ndownload-rate = \"2 MB/s\"\n".to_owned(),
+        ..Config::default()
+    };
+    let Leech { home, btd: leech, .. } =
+        Leech::start_in(data.clone(), &source.scratch, "leech", &source.torrent, config);
     leech.wait_log("the disk is full");
+    let full_at = Instant::now();
     assert!(
         leech.process.log().contains("MiB of the torrent are missing"),
         "how much is needed"
@@ -45,13 +58,22 @@ fn a_disk_that_is_full_stops_requests_until_there_is_room() {
         shown.contains("it waits for its disk") && shown.contains("the disk is full"),
         "{shown}"
     );
-    asks_for_nothing(&source.btd, &leech, || {
-        // What is there is served meanwhile.
-        let hash = info_hash(&source.torrent);
-        let claims = claimed(&leech, hash, metainfo(&source.torrent).geometry.piece_count());
-        check_claims(&source.torrent, &data, &claims);
-        assert!(claims.contains(&true) && claims.contains(&false));
-    });
+    let until = |seconds| {
+        wait_for(&format!("{seconds} s have passed"), within(SECONDS), || {
+            (full_at.elapsed() >= Duration::from_secs(seconds)).then_some(())
+        });
+    };
+    until(1);
+    let asked = seed.asked();
+    // What is there is served meanwhile.
+    let hash = info_hash(&source.torrent);
+    let claims = claimed(&leech, hash, metainfo(&source.torrent).geometry.piece_count());
+    check_claims(&source.torrent, &data, &claims);
+    assert!(claims.contains(&true) && claims.contains(&false));
+    until(3);
+    assert_eq!(seed.asked(), asked, "nothing is asked for from a second on");
+    assert!(asked < blocks * 9 / 10, "{asked} of {blocks} blocks were asked for");
+    assert_eq!(leech.metric("btd_requests_under_way"), 0.0);
     fs::remove_file(&ballast).expect("make room");
     leech.wait_seeding(1);
     assert!(leech.process.log().contains("goes on"));
