@@ -129,7 +129,7 @@ impl Supervisor<'_> {
             self.unread.on_checked(*info_hash, found.is_durable);
             // Where nothing is served it is looked for again anyway.
             if let Some(torrent) = served.as_ref().filter(|_| found.is_unsynced) {
-                self.look_later(torrent);
+                self.look_later(torrent, found.trusts_next(&job), found.is_unknown);
             }
         }
         let why = match &result {
@@ -232,6 +232,7 @@ impl Supervisor<'_> {
                 }
             }
             (State::Missing, Ok(found)) => {
+                let trust = found.trusts_next(&job);
                 if settled.is_news {
                     let why = found.why.unwrap_or_else(|| match found.wrong_count {
                         0 => "no piece of it could be read".to_owned(),
@@ -255,7 +256,7 @@ impl Supervisor<'_> {
                     if found.held.is_some() || found.is_unsynced {
                         // What is known to be wrong is not read again, as long as it stays as it is.
                         self.missing.push(Job {
-                            trust: true,
+                            trust,
                             doubted: None,
                             ..job
                         });
@@ -267,6 +268,8 @@ impl Supervisor<'_> {
                     }
                 }
             }
+            // It is looked at again and again.
+            (_, Ok(found)) if found.is_unknown && !settled.is_news => {}
             (_, Ok(found)) => {
                 let why = found.why.map(|why| format!("; {why}")).unwrap_or_default();
                 let next = match found.was_whole {
