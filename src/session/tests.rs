@@ -1072,6 +1072,7 @@ fn check_does_not_put_back_what_may_have_been_doubted_while_nothing_could_be_rea
     assert_eq!(store.put_found(info_hash(2), Ok(None), &record(2)), record(2));
     assert_eq!(store.put_found(info_hash(3), Err(Unread), &record(3)), record(3));
     // Unless a piece was doubted meanwhile, nobody knows which.
+    disk.set_failing(true);
     store.doubt(info_hash(4), (PIECES, 1), seventh, false);
     assert!(store.put_found(info_hash(4), Err(Unread), &record(4)).have.is_empty());
 }
