@@ -61,7 +61,8 @@ pub(super) fn note_complete(session: &Store, info_hash: InfoHash) {
 }
 
 /// A torrent was found complete by a check: it is never downloaded again of itself, should its payload be missing one day.
-/// Not if it was removed meanwhile, which `is_wanted` says: it might have been forgotten with its payload.
+/// Not if it was removed meanwhile, which `is_wanted` says: it might have been forgotten with its payload. Nor while it cannot be read what
+/// it has been through: it may have been downloaded, and its trackers are still to be told. The next check notes it.
 pub(super) fn note_whole(session: &Store, info_hash: InfoHash, is_wanted: impl FnOnce() -> bool) {
     note_completed(session, info_hash, true, is_wanted);
 }
@@ -71,9 +72,9 @@ fn note_completed(session: &Store, info_hash: InfoHash, announced: bool, is_want
     if session.load_repair(&info_hash).unwrap_or(true) {
         session.put_repair(info_hash, false);
     }
-    session.change_history(info_hash, |history| {
+    session.change_known_history(info_hash, |history, is_all| {
         // Asked in here: what is forgotten after this is forgotten.
-        is_wanted().then(|| {
+        (is_wanted() && (is_all || !announced)).then(|| {
             let history = begun(history);
             let completed = history.completed.unwrap_or_else(|| Completed { at: now(), announced });
             History {
@@ -86,9 +87,17 @@ fn note_completed(session: &Store, info_hash: InfoHash, announced: bool, is_want
 
 /// A tracker has heard that a torrent is complete: none is told again.
 pub(super) fn note_announced(session: &Store, info_hash: InfoHash) {
-    session.change_history(info_hash, |history| {
-        let history = history?; // It was forgotten meanwhile.
-        let completed = history.completed.map(|completed| Completed {
+    session.change_known_history(info_hash, |history, is_all| {
+        if is_all && history.is_none() {
+            return None; // It was forgotten meanwhile.
+        }
+        let history = begun(history);
+        // Nobody is told of what is not complete. When it was so is what is there, and cannot be read.
+        let completed = history.completed.or_else(|| {
+            let announced = true;
+            (!is_all).then(|| Completed { at: now(), announced })
+        });
+        let completed = completed.map(|completed| Completed {
             announced: true,
             ..completed
         });
@@ -381,7 +390,7 @@ fn lock(forgotten: &Forgotten) -> MutexGuard<'_, HashSet<InfoHash>> {
 /// Tells how torrents stand, of which anything is recorded.
 fn tell(session: &Store, told: &[InfoHash], standings: &UnboundedSender<Standing>) {
     for info_hash in told {
-        let Some(history) = session.load_history(info_hash) else {
+        let Ok(Some(history)) = session.find_history(info_hash) else {
             continue;
         };
         // Nobody listens any more when btd is stopping.
@@ -400,6 +409,7 @@ mod tests {
     use super::*;
     use crate::proto::bitfield::Bitfield;
     use crate::proto::metainfo::Metainfo;
+    use crate::session::simulated;
     use crate::storage::Root;
 
     struct Fixture {
@@ -639,6 +649,86 @@ mod tests {
         fixture.totals.follow(&fixture.torrent);
         fixture.minute();
         assert_eq!(fixture.recorded(), Some((18, 0)), "of the torrent that shards have");
+    }
+
+    /// One whose session can be made unreadable, with a torrent that was downloaded and of which no tracker has heard that.
+    fn complete_on(disk: &simulated::Disk) -> (Store, InfoHash, History) {
+        let (session, info_hash) = (Store::simulated(disk), InfoHash([7; 20]));
+        let history = History {
+            uploaded: 1,
+            downloaded: 2,
+            added: 3,
+            completed: Some(Completed {
+                at: 4,
+                announced: false,
+            }),
+        };
+        session.put_history(info_hash, history);
+        assert!(session.flush());
+        (session, info_hash, history)
+    }
+
+    /// Nothing was noted of it then, and the next start told the trackers once more.
+    #[test]
+    fn trackers_that_were_told_while_the_session_cannot_be_read_are_not_told_again() {
+        let disk = simulated::Disk::default();
+        let (session, info_hash, history) = complete_on(&disk);
+        for moves in [false, true] {
+            session.put_history(info_hash, history);
+            assert!(session.flush());
+            disk.set_unreadable(true);
+            let uploaded = u64::from(moves);
+            if moves {
+                let moved = Moved {
+                    info_hash,
+                    uploaded,
+                    downloaded: 0,
+                };
+                record(&session, &[moved], &Forgotten::default());
+            }
+            note_announced(&session, info_hash);
+            disk.set_unreadable(false);
+            assert!(session.flush());
+            let completed = Some(Completed { at: 4, announced: true });
+            let uploaded = history.uploaded + uploaded;
+            let wanted = History {
+                uploaded,
+                completed,
+                ..history
+            };
+            assert_eq!(session.load_history(&info_hash), Some(wanted), "{moves}");
+        }
+        // Of one of which nothing is known, and that can be read, nothing is noted.
+        note_announced(&session, InfoHash([8; 20]));
+        assert_eq!(session.load_history(&InfoHash([8; 20])), None);
+    }
+
+    /// It was noted as one of which trackers need not be told, and they never were.
+    #[test]
+    fn torrent_that_is_found_whole_while_the_session_cannot_be_read_is_announced_as_complete_later() {
+        let disk = simulated::Disk::default();
+        let (session, info_hash, history) = complete_on(&disk);
+        disk.set_unreadable(true);
+        note_whole(&session, info_hash, || true);
+        note_whole(&session, InfoHash([8; 20]), || true);
+        disk.set_unreadable(false);
+        assert!(session.flush());
+        assert_eq!(session.load_history(&info_hash), Some(history));
+        // The next check notes it.
+        assert_eq!(session.load_history(&InfoHash([8; 20])), None);
+        note_whole(&session, InfoHash([8; 20]), || true);
+        let noted = session
+            .load_history(&InfoHash([8; 20]))
+            .and_then(|noted| noted.completed);
+        assert!(noted.is_some_and(|completed| completed.announced));
+        // That it was downloaded, somebody has to tell.
+        disk.set_unreadable(true);
+        note_complete(&session, InfoHash([9; 20]));
+        disk.set_unreadable(false);
+        let noted = session
+            .load_history(&InfoHash([9; 20]))
+            .and_then(|noted| noted.completed);
+        assert!(noted.is_some_and(|completed| !completed.announced));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::session::{Filesystem, Store};
+use crate::session::{self, Filesystem, Store};
 use crate::storage::{Root, filesystem_of};
 
 /// How often folders are looked at. What is back is seen, and what is gone, within it.
@@ -59,9 +59,26 @@ pub(crate) enum Absence {
         /// The system's answer.
         source: io::Error,
     },
+    /// It is there, and whether it is the one that it was cannot be read.
+    #[error(
+        "it is not known which disk the data folder {} was on: {source} (tried again every {} s; hint: look after the disk of the state \
+         folder)",
+        path.display(), LOOK_EVERY.as_secs()
+    )]
+    Unknown {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        source: session::Error,
+    },
 }
 
 impl Absence {
+    fn unknown(path: &Path, source: session::Error) -> Self {
+        let path = path.to_owned();
+        Self::Unknown { path, source }
+    }
+
     fn of(path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         match source.kind() {
@@ -166,7 +183,7 @@ impl Places {
             return Ok(bound);
         }
         let loaded = self.session.load_place(path);
-        let loaded = loaded.map_err(|error| Absence::of(path, io::Error::other(error)))?;
+        let loaded = loaded.map_err(|error| Absence::unknown(path, error))?;
         let mut known = self.lock();
         let known = known.entry(path.to_owned()).or_default();
         Ok(known.bound.get_or_insert(loaded).clone())
@@ -296,7 +313,7 @@ mod tests {
         let places = Places::new(Arc::new(Store::simulated(&disk)));
         disk.set_unreadable(true);
         let absence = places.open(temp.path()).unwrap_err();
-        assert!(matches!(absence, Absence::Closed { .. }), "{absence}");
+        assert!(matches!(absence, Absence::Unknown { .. }), "{absence}");
         disk.set_unreadable(false);
         places.open(temp.path()).unwrap();
         // It is known from then on.

@@ -30,6 +30,8 @@ use crate::storage::{Device, Throttle};
 
 /// How often it is recorded how far a pass is.
 const RECORD_EVERY: Duration = Duration::from_secs(60);
+/// How long to wait where it cannot be read how far a pass is, before that is tried again.
+const LOAD_RETRY: Duration = Duration::from_secs(10);
 /// How long to wait where there is nothing to read, before it is asked for again.
 const EMPTY_PAUSE: Duration = Duration::from_secs(10);
 /// The longest rest without a look at what there is: torrents are added and removed meanwhile. Each look has the torrent woken
@@ -151,10 +153,17 @@ struct Ended;
 
 impl Scrub {
     fn run(self) {
-        let mut state = self
-            .session
-            .load_scrub(&self.folder)
-            .unwrap_or_else(|| ScrubState::begun(now()));
+        // One that began anew would be written over what is there.
+        let state = loop {
+            match self.session.load_scrub(&self.folder) {
+                Ok(state) => break state,
+                Err(error) => tracing::debug!("cannot scrub {}: {error} (tried again)", self.folder.display()),
+            }
+            if let Err(Ended) = self.wait(LOAD_RETRY) {
+                return;
+            }
+        };
+        let mut state = state.unwrap_or_else(|| ScrubState::begun(now()));
         if let Some(at) = state.completed {
             self.publish_completed(at);
         }

@@ -61,7 +61,7 @@ use crate::hashing::Pool;
 use crate::proto::InfoHash;
 use crate::proto::metainfo::Metainfo;
 use crate::session::Store;
-use crate::shard::{Event, Torrent};
+use crate::shard::Event;
 use crate::storage::Throttle;
 use appearing::{Appeared, Appearing};
 use device::BoundDevice;
@@ -139,9 +139,7 @@ pub(super) struct Supervisor<'a> {
     spoilt: Vec<Job>,
     appearing: Appearing,
     appeared: mpsc::UnboundedReceiver<Appeared>,
-    /// Downloads of which nobody knows what is on the disk, when they are to be checked, and whether what is known of them may be
-    /// relied on then.
-    doubtful: Vec<(Instant, Arc<Torrent>, bool)>,
+    doubtful: Vec<downloading::Doubtful>,
     missing_tried: Instant,
     /// Torrents there were when more time was asked for to start.
     start_told: usize,

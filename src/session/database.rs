@@ -4,6 +4,9 @@
 //! and so does the next look-up: a full disk can be read as a rule. What cannot be read is an error, and never nothing: whoever
 //! takes it for nothing writes over what is there.
 //!
+//! Nobody who reads waits for a disk that takes nothing. A transaction shares the file with those that read, over its sync too, and so
+//! does whoever opens or closes it, so that one who reads and would have to wait for either gets an error.
+//!
 //! Damage is met as the file is opened, and nowhere else. redb trusts a file that was closed in order, and may panic on
 //! one that was changed since; a release build of btd would be aborted by that, at every start. So every page is checked
 //! against its checksum at the start. That costs 14 to 22 ms and 2.7 MiB of memory for 10,000 torrents of four files (a file
@@ -14,7 +17,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use redb::backends::FileBackend;
@@ -61,7 +64,10 @@ const CARDS: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("cards
 
 /// How long nobody tries to open the file to read it after one could not, or could not read it: each try may read all of it, and
 /// 100,000 torrents may ask.
-const REOPEN_EVERY: Duration = Duration::from_secs(1);
+pub(super) const REOPEN_EVERY: Duration = Duration::from_secs(5);
+
+/// How long the file is opened or closed, as a rule, by somebody else.
+const TURN_MAX: Duration = Duration::from_millis(100);
 
 /// What redb may keep of the file in memory, in bytes; its default is 1 GiB. Records are read once each, when their
 /// torrent is added, and a transaction writes few of them, so that nothing is won by more.
@@ -82,7 +88,10 @@ pub(super) fn plain() -> Opener {
 pub(super) struct Database {
     state_dir: PathBuf,
     opener: Opener,
+    /// Held for moments by whoever changes it, and shared through a whole transaction.
     inner: RwLock<Inner>,
+    /// Held by whoever opens or closes the file, before `inner`.
+    turning: Mutex<()>,
     /// In the place of the file.
     #[cfg(any(test, feature = "sim"))]
     simulated: Option<super::simulated::Disk>,
@@ -96,12 +105,21 @@ struct Inner {
     opened: u64,
     /// When it could not be opened, or read, by whoever wanted to read it.
     refused_at: Option<Instant>,
+    /// Since when it could not, if it was not opened since.
+    refused_since: Option<Instant>,
 }
 
 impl Inner {
     fn put(&mut self, database: redb::Database) {
         self.database = Some(database);
         self.opened += 1;
+        self.refused_since = None;
+    }
+
+    fn refuse(&mut self) {
+        let now = Instant::now();
+        self.refused_at = Some(now);
+        self.refused_since.get_or_insert(now);
     }
 }
 
@@ -115,6 +133,7 @@ impl Database {
             state_dir: state_dir.to_owned(),
             opener,
             inner: RwLock::new(inner),
+            turning: Mutex::new(()),
             #[cfg(any(test, feature = "sim"))]
             simulated: None,
         };
@@ -128,6 +147,7 @@ impl Database {
             state_dir: PathBuf::new(),
             opener: plain(),
             inner: RwLock::default(),
+            turning: Mutex::new(()),
             simulated: Some(disk),
         }
     }
@@ -164,27 +184,39 @@ impl Database {
         let (found, opened) = (look(database), inner.opened);
         drop(inner);
         found.map_err(|error| {
-            self.close(opened, Some(Instant::now()));
+            // Of a table that is not as it should be the next look-up learns no more.
+            if !is_about_tables(&error) {
+                self.close_if_idle(opened);
+            }
             self.io("read", error)
         })
     }
 
     /// Opens the file for whoever wants to read it. It is not made, nor is anything set aside for it: a transaction does that.
     fn open_to_read(&self) -> Result<(), Error> {
-        let mut inner = self.alone();
-        if inner.database.is_some() {
-            return Ok(());
-        }
-        if inner.refused_at.is_some_and(|at| at.elapsed() < REOPEN_EVERY) {
-            return Err(self.unreadable("it could not be opened or read a moment ago"));
+        let Ok(_turning) = self.turning.try_lock() else {
+            // Whoever is at it may have to wait for the disk. It was done a moment ago if it is open.
+            return match self.is_open() {
+                true => Ok(()),
+                false => Err(self.unreadable("it is being opened or closed")),
+            };
+        };
+        {
+            let inner = self.shared();
+            if inner.database.is_some() {
+                return Ok(());
+            }
+            if inner.refused_at.is_some_and(|at| at.elapsed() < REOPEN_EVERY) {
+                return Err(self.unreadable("it could not be opened or read a moment ago"));
+            }
         }
         match open(&self.state_dir.join(FILE_NAME), &self.opener, false) {
             Ok(opened) => {
-                inner.put(opened);
+                self.alone().put(opened);
                 Ok(())
             }
             Err(refusal) => {
-                inner.refused_at = Some(Instant::now());
+                self.alone().refuse();
                 Err(match refusal {
                     Refusal::Fatal(error) => error,
                     Refusal::Foreign(reason) => self.unreadable(&reason),
@@ -193,13 +225,39 @@ impl Database {
         }
     }
 
-    /// Closes what was opened so many times ago, unless that was done and another is open by now.
-    fn close(&self, opened: u64, refused_at: Option<Instant>) {
+    /// Closes what was opened so many times ago and could not be read, unless that was done and another is open by now. Not while
+    /// others have it, a transaction perhaps whose sync has no end: redb refuses those that come, and the next of them closes it.
+    fn close_if_idle(&self, opened: u64) {
+        let Ok(_turning) = self.turning.try_lock() else { return };
+        let closed = match self.inner.try_write() {
+            Ok(mut inner) if inner.opened == opened => {
+                inner.refuse();
+                inner.database.take()
+            }
+            _ => None,
+        };
+        drop(closed); // It writes, perhaps, and so while nobody waits for it.
+    }
+
+    /// The same after a transaction, which waits for those that read.
+    fn close(&self, opened: u64) {
+        let _turning = self.turn();
         let mut inner = self.alone();
-        if inner.opened == opened {
-            inner.database = None;
-            inner.refused_at = refused_at.or(inner.refused_at);
+        let closed = match inner.opened == opened {
+            true => inner.database.take(),
+            false => None,
+        };
+        drop(inner);
+        drop(closed);
+    }
+
+    /// Whether it is open, as far as anybody knows: it can be read then. Never waits for a disk.
+    pub(super) fn is_open(&self) -> bool {
+        #[cfg(any(test, feature = "sim"))]
+        if let Some(disk) = &self.simulated {
+            return disk.is_readable();
         }
+        self.shared().database.is_some()
     }
 
     /// Puts all changes on the disk, or none. After an error the file is closed, and the next call opens it again.
@@ -216,7 +274,7 @@ impl Database {
         let (committed, opened) = (commit(database, changes), inner.opened);
         drop(inner);
         committed.map_err(|error| {
-            self.close(opened, None);
+            self.close(opened);
             self.io("write", error)
         })
     }
@@ -227,15 +285,47 @@ impl Database {
         if self.simulated.is_some() {
             return Ok(());
         }
-        let mut inner = self.alone();
-        if inner.database.is_none() {
+        if self.is_open() {
+            return Ok(());
+        }
+        let _turning = self.turn();
+        if !self.is_open() {
             let (opened, notice) = open_or_replace(&self.state_dir, &self.opener)?;
             if let Some(notice) = notice {
                 tracing::warn!("{notice}");
             }
-            inner.put(opened);
+            self.alone().put(opened);
         }
         Ok(())
+    }
+
+    /// How long whoever could not read it waits at best before another try; `None` if it could not be read for so long that nobody
+    /// is to wait. Never waits itself.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        #[cfg(any(test, feature = "sim"))]
+        if self.simulated.is_some() {
+            return None;
+        }
+        let inner = self.shared();
+        if inner
+            .refused_since
+            .is_some_and(|since| since.elapsed() > 2 * REOPEN_EVERY)
+        {
+            return None;
+        }
+        let left = inner.refused_at.map(|at| REOPEN_EVERY.saturating_sub(at.elapsed()));
+        Some(left.unwrap_or_default().max(TURN_MAX))
+    }
+
+    /// As after a transaction that has failed.
+    #[cfg(test)]
+    pub(super) fn close_for_tests(&self) {
+        let opened = self.shared().opened;
+        self.close(opened);
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turning.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn shared(&self) -> RwLockReadGuard<'_, Inner> {
@@ -309,19 +399,22 @@ fn table(kind: Kind) -> TableDefinition<'static, &'static [u8; 20], &'static [u8
     }
 }
 
+/// Each has a table of its own.
+const KINDS: [Kind; 8] = [
+    Kind::Record,
+    Kind::History,
+    Kind::Announced,
+    Kind::Paused,
+    Kind::Place,
+    Kind::Scrub,
+    Kind::Card,
+    Kind::Repair,
+];
+
 fn commit(database: &redb::Database, changes: &Changes) -> Result<(), redb::Error> {
     let mut write = database.begin_write()?;
     write.set_durability(Durability::Immediate)?; // Synced when `commit` returns. The default, but a promise here.
-    for kind in [
-        Kind::Record,
-        Kind::History,
-        Kind::Announced,
-        Kind::Paused,
-        Kind::Place,
-        Kind::Scrub,
-        Kind::Card,
-        Kind::Repair,
-    ] {
+    for kind in KINDS {
         let mut of_kind = changes.iter().filter(|((is, _), _)| *is == kind).peekable();
         if of_kind.peek().is_none() {
             continue;
@@ -441,6 +534,12 @@ fn format(database: &redb::Database) -> Result<Option<u32>, redb::Error> {
     let format = meta.get(FORMAT_KEY)?.map(|format| format.value());
     if format == Some(FORMAT) {
         read.open_table(RECORDS)?;
+        for kind in KINDS {
+            match read.open_table(table(kind)) {
+                Ok(_) | Err(TableError::TableDoesNotExist(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
     Ok(format)
 }
@@ -478,6 +577,19 @@ fn refusal(path: &Path, error: redb::Error) -> Refusal {
             source: io_error(other),
         }),
     }
+}
+
+/// Whether an error is about a table that is not there or not of its type, and neither about the file nor about its disk.
+const fn is_about_tables(error: &redb::Error) -> bool {
+    use redb::Error as E;
+    matches!(
+        error,
+        E::TableDoesNotExist(_)
+            | E::TableIsMultimap(_)
+            | E::TableIsNotMultimap(_)
+            | E::TableTypeMismatch { .. }
+            | E::TypeDefinitionChanged { .. }
+    )
 }
 
 /// Whether an error is about what is in the file, which another file in its place would not have. A full disk or a lack

@@ -86,8 +86,9 @@ impl History {
         }
     }
 
-    /// What it has been through in both: bytes are added up, it was added and completed when it first was, and what its trackers
-    /// were told they were told. It has begun if either says so.
+    /// What it has been through in both: bytes are added up, it was added and completed when it first was. It has begun if either says
+    /// so, and needs no `completed` to its trackers any more if either does: who adds to what cannot be read says that only once a tracker
+    /// was told.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let completed = match (self.completed, other.completed) {

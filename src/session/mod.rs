@@ -18,7 +18,8 @@
 //! it, before the first byte is written: whose its files are is told by nothing else.
 //!
 //! What cannot be read is not nothing: a history is added to later, a record is dropped when one of its pieces is doubted, and where it
-//! makes a difference ([`Store::find_record`], [`Store::find_history`], [`Store::load_repair`]) whoever asks is told.
+//! makes a difference ([`Store::find_record`], [`Store::find_history`], [`Store::load_repair`], [`Store::load_place`]) whoever asks is
+//! told. A data folder whose filesystem cannot be read is not used: its torrents wait.
 #![forbid(unsafe_code)]
 
 pub mod announced;
@@ -41,7 +42,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use announced::Announced;
 pub use catalog::{Card, FileIdentity};
@@ -94,6 +95,13 @@ pub enum Error {
         reason: String,
     },
 }
+
+/// It could not be read what is recorded.
+#[derive(Debug, Clone, Copy)]
+pub struct Unread;
+
+/// How often whoever waits for another try to read asks whether to go on.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The SHA-1 of a .torrent file's path: as long as the info-hashes that everything else is found by.
 pub type CardKey = [u8; 20];
@@ -171,6 +179,37 @@ impl Store {
         Ok(self.find(Kind::Record, info_hash)?.and_then(decode))
     }
 
+    /// The same, with another try before it is an error, a few seconds later, unless nothing could be read for longer than that: for whom
+    /// it makes a great difference, and who may wait for as long as `goes_on` says so.
+    ///
+    /// # Errors
+    /// It cannot be told whether there is one.
+    pub fn find_record_patiently(
+        &self,
+        info_hash: &InfoHash,
+        (piece_count, file_count): (u32, usize),
+        goes_on: impl Fn() -> bool,
+    ) -> Result<Option<Record>, Error> {
+        let find = || self.find_record(info_hash, piece_count, file_count);
+        find().or_else(|error| match self.wait_to_read(goes_on) {
+            true => find(),
+            false => Err(error),
+        })
+    }
+
+    /// For whoever could not read and may wait: waits for a few seconds until another try may lead to more, for as long as `goes_on` says
+    /// so. False, and at once, if nothing could be read for longer than that.
+    pub fn wait_to_read(&self, goes_on: impl Fn() -> bool) -> bool {
+        let Some(patience) = self.writer.database.patience() else {
+            return false;
+        };
+        let until = Instant::now() + patience;
+        while goes_on() && Instant::now() < until {
+            std::thread::sleep(PAUSE);
+        }
+        true
+    }
+
     /// What a torrent has been through, as far as that can be read: without that, only what has come since; `None` when nothing is
     /// known of it. What was put is seen at once. Blocks on the disk.
     pub fn load_history(&self, info_hash: &InfoHash) -> Option<History> {
@@ -218,9 +257,12 @@ impl Store {
 
     /// When a torrent's trackers are to be asked next, as far as that is known. What was put is seen at once. Blocks on the
     /// disk.
-    pub fn load_announced(&self, info_hash: &InfoHash) -> Vec<Announced> {
-        let bytes = self.get(Kind::Announced, info_hash);
-        bytes.and_then(|bytes| announced::decode(&bytes)).unwrap_or_default()
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn load_announced(&self, info_hash: &InfoHash) -> Result<Vec<Announced>, Error> {
+        let bytes = self.find(Kind::Announced, info_hash)?;
+        Ok(bytes.and_then(|bytes| announced::decode(&bytes)).unwrap_or_default())
     }
 
     /// Whether it is recorded that every piece of a torrent that has so many pieces and files is right. Its files are to be
@@ -252,7 +294,7 @@ impl Store {
         others.map(|key| self.put_card(&key.0, None)).count()
     }
 
-    /// What is stored or queued; `None` if that cannot be read, too. For what it does no harm not to know.
+    /// What is stored or queued; `None` if that cannot be read, too. For what only costs another look at a file if it is not known.
     fn get(&self, kind: Kind, info_hash: &InfoHash) -> Option<Vec<u8>> {
         self.find(kind, info_hash).unwrap_or_else(|error| {
             tracing::debug!("{info_hash}: {error}: it is as if nothing were known");
@@ -281,17 +323,27 @@ impl Store {
     /// Queues what a torrent stands at to be written, likewise. Whatever else is recorded between the look at it and the queueing
     /// has it looked at once more: what somebody has taken out of the record meanwhile is not put back.
     pub fn put_current(&self, info_hash: InfoHash, current: impl Fn() -> Record) {
-        self.change_records(info_hash, || Some(current()));
+        self.change_records(info_hash, || Some(Some(current())));
     }
 
     /// Queues what a check has found to be written, in the place of `before`, which it has seen in the record last. A piece that
     /// somebody has taken out of the record since ([`Store::doubt`]) is not put back, and so none of `before` is if the record is
-    /// gone or cannot be read: only what the check has found since. Gives what is recorded. Blocks on the disk.
-    pub fn put_found(&self, info_hash: InfoHash, before: Option<&Record>, found: &Record) -> Record {
+    /// gone or cannot be read: only what the check has found since. Where it could not be read what was before (`Err`) and a record has
+    /// been dropped since, nothing of it is put: nobody knows for which piece. Gives what is recorded. Blocks on the disk.
+    pub fn put_found(&self, info_hash: InfoHash, before: Result<Option<&Record>, Unread>, found: &Record) -> Record {
         let (piece_count, file_count) = (found.have.piece_count(), found.files.len());
         let current = || {
             let mut found = found.clone();
-            let Some(before) = before else { return Some(found) };
+            let before = match before {
+                Ok(Some(before)) => before,
+                Ok(None) => return Some(Some(found)),
+                Err(Unread) => {
+                    if matches!(self.writer.queued(Kind::Record, &info_hash), Some(Change::Remove)) {
+                        found.have = Bitfield::new(piece_count);
+                    }
+                    return Some(Some(found));
+                }
+            };
             let now = self.load(&info_hash, piece_count, file_count);
             let nothing = Bitfield::new(piece_count);
             let (have, wrong) = now.as_ref().map_or((&nothing, &nothing), |now| (&now.have, &now.wrong));
@@ -305,7 +357,7 @@ impl Store {
                 found.have.clear(piece);
                 found.wrong.set(piece);
             }
-            Some(found)
+            Some(Some(found))
         };
         self.change_records(info_hash, current)
             .unwrap_or_else(|| unreachable!("there always is a record to be put"))
@@ -338,27 +390,29 @@ impl Store {
         self.change_records(info_hash, || {
             match self.find_record(&info_hash, piece_count, file_count) {
                 // What is not known is read by the next check.
-                Ok(record) => record.map(&change),
+                Ok(record) => record.map(|record| Some(change(record))),
                 // Nor is what is not changed: it would be believed once it can be read again.
                 Err(error) => {
                     tracing::debug!("{info_hash}: {error}: its payload is checked");
-                    self.remove(info_hash);
-                    None
+                    Some(None)
                 }
             }
         });
     }
 
-    /// Queues the record that `record` gives, if it gives one, and gives it; it is asked until no record of this torrent is queued
-    /// meanwhile. A few torrents share a count, which has it asked more often than need be, and is not for long: whoever is in the
+    /// Queues what `record` gives, if it gives anything: a record, which is given, or that there is none. It is asked until no record of
+    /// this torrent is queued meanwhile. A few torrents share a count, which has it asked more often than need be, and is not for long: whoever is in the
     /// way has got something done. No lock is held meanwhile, since `put` is not to wait for a disk.
-    fn change_records(&self, info_hash: InfoHash, record: impl Fn() -> Option<Record>) -> Option<Record> {
+    fn change_records(&self, info_hash: InfoHash, record: impl Fn() -> Option<Option<Record>>) -> Option<Record> {
         loop {
             let records_changed = self.writer.records_changed(&info_hash);
             let record = record()?;
-            let change = Change::Put(record.encode());
+            let change = match &record {
+                Some(record) => Change::Put(record.encode()),
+                None => Change::Remove,
+            };
             if self.writer.queue_record_if(records_changed, info_hash, change) {
-                return Some(record);
+                return record;
             }
         }
     }
@@ -442,8 +496,12 @@ impl Store {
     }
 
     /// How far the scrub of a data folder is, if there is one. What was put is seen at once. Blocks on the disk.
-    pub fn load_scrub(&self, folder: &Path) -> Option<ScrubState> {
-        ScrubState::decode(&self.get(Kind::Scrub, &place_key(folder))?)
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn load_scrub(&self, folder: &Path) -> Result<Option<ScrubState>, Error> {
+        let bytes = self.find(Kind::Scrub, &place_key(folder))?;
+        Ok(bytes.and_then(|bytes| ScrubState::decode(&bytes)))
     }
 
     /// Queues how far the scrub of a data folder is to be written. Never blocks on the disk.
@@ -468,9 +526,18 @@ impl Store {
     /// Where it cannot be read, `change` is given what has come since, and what is new in what it gives is added to what is there
     /// ([`History::and`]) once that can be read.
     pub fn change_history(&self, info_hash: InfoHash, change: impl FnOnce(Option<History>) -> Option<History>) {
+        self.change_known_history(info_hash, |history, _| change(history));
+    }
+
+    /// The same, where `change` is also told whether what it is given is all: not if it could not be read.
+    pub fn change_known_history(
+        &self,
+        info_hash: InfoHash,
+        change: impl FnOnce(Option<History>, bool) -> Option<History>,
+    ) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let (before, unread) = self.look_up_history(&info_hash);
-        let Some(after) = change(before).filter(|after| before.as_ref() != Some(after)) else {
+        let Some(after) = change(before, unread.is_none()).filter(|after| before.as_ref() != Some(after)) else {
             return;
         };
         // What is to be added may be on its way to the disk.
@@ -514,6 +581,16 @@ impl Store {
     /// blocks on the disk.
     pub fn trouble(&self) -> Option<String> {
         self.writer.trouble()
+    }
+
+    /// Whether what is stored can be read, as far as that is known. If not, it has somebody try to open it, as for a transaction. Never
+    /// blocks on the disk.
+    pub fn is_readable(&self) -> bool {
+        let is_open = self.writer.database.is_open();
+        if !is_open {
+            self.writer.probe();
+        }
+        is_open
     }
 
     /// Like [`Store::flush`], for what must be on the disk before something else is done.

@@ -46,6 +46,10 @@ impl Disk {
         self.lock().is_unreadable = is_unreadable;
     }
 
+    pub(super) fn is_readable(&self) -> bool {
+        !self.lock().is_unreadable
+    }
+
     pub(super) fn get(&self, kind: Kind, info_hash: &InfoHash) -> Result<Option<Vec<u8>>, Error> {
         Ok(self.readable()?.rows.get(&(kind, *info_hash)).cloned())
     }

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use super::database::Opener;
 use super::record::tests::any_record;
-use super::{Completed, Error, FileStamp, History, Record, Store, simulated};
+use super::{Completed, Error, FileStamp, History, Record, Store, Unread, simulated};
 use crate::proto::InfoHash;
 use crate::proto::bitfield::Bitfield;
 
@@ -469,6 +469,21 @@ fn a_database_of_another_format_or_program_is_set_aside() {
     write("meta", "format", 1);
     assert_set_aside(dir.path(), "records");
 
+    // Any of the others, which a start would be refused for when it is read.
+    for (name, is_multimap) in [("paused", false), ("paused", true), ("cards", false)] {
+        let _ = fs::remove_file(&path);
+        closed(dir.path(), 0..1);
+        let database = redb::Database::open(&path).expect("opened");
+        let write = database.begin_write().expect("begun");
+        match is_multimap {
+            true => drop(write.open_multimap_table(redb::MultimapTableDefinition::<&[u8; 20], &[u8]>::new(name))),
+            false => drop(write.open_table(redb::TableDefinition::<u64, &str>::new(name))),
+        }
+        write.commit().expect("committed");
+        drop(database);
+        assert_set_aside(dir.path(), name);
+    }
+
     let _ = fs::remove_file(&path);
     let table = redb::TableDefinition::<u64, &str>::new("meta");
     let database = redb::Database::create(&path).expect("made");
@@ -506,7 +521,7 @@ fn a_database_that_is_open_is_left_alone() {
     assert!(!dir.path().join("session.redb.bad").exists());
 }
 
-/// A disk that is full, stuck or not to be opened when told so.
+/// A disk that is full, stuck or not to be opened or read when told so.
 #[derive(Debug, Clone, Default)]
 struct Disk {
     /// Nothing is written behind this, as on a disk that has no room for more; 0 for no end.
@@ -517,6 +532,10 @@ struct Disk {
     refuses: Arc<AtomicBool>,
     /// How often that was tried.
     opens: Arc<AtomicU64>,
+    /// Nothing on it can be read.
+    unreadable: Arc<AtomicBool>,
+    /// How many syncs were begun.
+    syncs: Arc<AtomicU64>,
     /// Whoever holds it stops all syncs.
     stuck: Arc<Mutex<()>>,
 }
@@ -572,6 +591,9 @@ impl StorageBackend for Faulty {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), IoError> {
+        if self.disk.unreadable.load(Ordering::Relaxed) {
+            return Err(Errno::IO.into());
+        }
         self.file.read(offset, out)
     }
 
@@ -581,6 +603,7 @@ impl StorageBackend for Faulty {
     }
 
     fn sync_data(&self) -> Result<(), IoError> {
+        self.disk.syncs.fetch_add(1, Ordering::Relaxed);
         let _stuck = self.disk.stuck.lock().expect("no test panics with it");
         self.file.sync_data()
     }
@@ -747,9 +770,12 @@ fn what_a_torrent_moves_while_the_disk_is_full_is_on_top_of_what_it_had() {
     }
 }
 
-/// More than there is room for.
-fn fill(store: &Store) {
-    let piece_count = 2_000_000;
+/// Pieces of torrents of which more than eight are not in memory at a time.
+const MANY: u32 = 2_000_000;
+
+/// More than there is room for, and than is kept in memory.
+fn fill(store: &Store, count: u32) {
+    let piece_count = MANY;
     let mut have = Bitfield::full(piece_count);
     have.clear(Bitfield::full(piece_count).pieces().next().expect("there are more"));
     let record = Record {
@@ -758,7 +784,7 @@ fn fill(store: &Store) {
         judged: piece_count,
         files: vec![None],
     };
-    for number in 1000..1100 {
+    for number in 1000..1000 + count {
         store.put(info_hash(number), record.clone());
     }
 }
@@ -774,7 +800,7 @@ fn a_full_disk_is_read() {
     assert!(store.flush());
     let len = fs::metadata(dir.path().join("session.redb")).expect("a file").len();
     disk.end.store(len, Ordering::Relaxed);
-    fill(&store);
+    fill(&store, 100);
     assert!(!store.flush());
     let opens = disk.opens.load(Ordering::Relaxed);
     for _ in 0..100 {
@@ -824,6 +850,93 @@ fn what_cannot_be_opened_is_an_error_and_is_not_tried_each_time() {
     disk.set_refusing(false);
     wait_for("another try to open it", || store.find_history(&info_hash(1)).is_ok());
     assert_eq!(store.load_history(&info_hash(1)), Some(history(1)));
+}
+
+/// Whoever reads would wait for the sync behind who wants to close the file, and so would all that comes behind them.
+#[test]
+fn nobody_who_reads_waits_for_a_sync_that_has_no_end() {
+    let dir = folder();
+    let disk = Disk::default();
+    let store = disk.open(dir.path(), Duration::from_secs(3600)).expect("opened");
+    store.put_history(info_hash(1), history(1));
+    fill(&store, 30);
+    assert!(store.flush());
+    let syncs = disk.syncs.load(Ordering::Relaxed);
+    let stuck = disk.stuck.lock().expect("free");
+    store.put(info_hash(2), record(2));
+    wait_for("a sync", || disk.syncs.load(Ordering::Relaxed) > syncs);
+    let (done, dones) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let done = done; // Dropped if this panics.
+            let read = || {
+                let many = |number| store.find_record(&info_hash(number), MANY, 1).map(|_| ());
+                (1000..1030).map(many).collect::<Result<(), Error>>()
+            };
+            // One that can be read, and one that cannot, and those that come then.
+            done.send(read().is_ok() && store.is_readable())
+                .expect("it is waited for");
+            disk.unreadable.store(true, Ordering::Relaxed);
+            done.send(read().is_err()).expect("likewise");
+            done.send(read().is_err()).expect("likewise");
+            disk.unreadable.store(false, Ordering::Relaxed);
+            store.change_history(info_hash(1), |history| moved(history, 1, 1));
+            store.forget(info_hash(3));
+            done.send(true).expect("likewise");
+        });
+        let told: Vec<bool> = (0..4)
+            .map_while(|_| dones.recv_timeout(Duration::from_secs(20)).ok())
+            .collect();
+        drop(stuck); // Before anything fails, or the thread would be waited for.
+        assert_eq!(told, [true; 4]);
+    });
+    // Of what has failed redb wants no more, and it is opened anew.
+    wait_for("a transaction", || store.flush());
+    wait_for("a read", || store.find_history(&info_hash(1)).is_ok());
+    assert_eq!(store.load_history(&info_hash(1)), moved(Some(history(1)), 1, 1));
+    assert_eq!(load(&store, 2), Some(record(2)));
+}
+
+/// Nobody else may read or write: a torrent that waits for that would wait for ever.
+#[test]
+fn who_asks_whether_it_can_be_read_has_it_opened() {
+    let dir = folder();
+    let disk = Disk::default();
+    let store = disk.open(dir.path(), Duration::from_millis(1)).expect("opened");
+    assert!(store.is_readable());
+    disk.set_refusing(true);
+    store.put(info_hash(2), record(2));
+    assert!(!store.flush() && !store.is_readable());
+    disk.set_refusing(false);
+    wait_for("a try to open it", || store.is_readable());
+    assert!(store.flush());
+    // With nothing to write, too.
+    let inner = &store.writer.database;
+    inner.close_for_tests();
+    assert!(!store.is_readable());
+    wait_for("a try to open it", || store.is_readable());
+}
+
+/// All payload was read that was looked at in the next second.
+#[test]
+fn who_is_patient_reads_what_could_not_be_read_a_moment_ago() {
+    let dir = folder();
+    let disk = Disk::default();
+    let store = disk.open(dir.path(), Duration::from_secs(3600)).expect("opened");
+    store.put(info_hash(1), record(1));
+    assert!(store.flush());
+    disk.set_refusing(true);
+    store.put(info_hash(2), record(2));
+    assert!(!store.flush());
+    assert!(store.find_record(&info_hash(1), PIECES, 1).is_err());
+    let patiently = |goes_on| store.find_record_patiently(&info_hash(1), (PIECES, 1), || goes_on);
+    assert!(patiently(false).is_err(), "nobody waits for it any more");
+    disk.set_refusing(false);
+    assert!(
+        store.find_record(&info_hash(1), PIECES, 1).is_err(),
+        "it is not tried yet"
+    );
+    assert_eq!(patiently(true).expect("it is tried again"), Some(record(1)));
 }
 
 #[test]
@@ -949,14 +1062,19 @@ fn check_does_not_put_back_what_may_have_been_doubted_while_nothing_could_be_rea
     assert!(store.flush());
     disk.set_unreadable(true);
     // The check has read the eighth since it looked at the record.
-    let put = store.put_found(info_hash(1), Some(&before), &record(1));
+    let put = store.put_found(info_hash(1), Ok(Some(&before)), &record(1));
     assert!(!put.have.get(seventh) && put.have.get(eighth));
     disk.set_unreadable(false);
     assert!(store.flush());
     assert_eq!(load(&Store::simulated(&disk), 1), Some(put));
     // It is what was found if nobody has looked before.
     disk.set_unreadable(true);
-    assert_eq!(store.put_found(info_hash(2), None, &record(2)), record(2));
+    assert_eq!(store.put_found(info_hash(2), Ok(None), &record(2)), record(2));
+    assert_eq!(store.put_found(info_hash(3), Err(Unread), &record(3)), record(3));
+    // Unless a piece was doubted meanwhile, nobody knows which.
+    disk.set_failing(true);
+    store.doubt(info_hash(4), (PIECES, 1), seventh, false);
+    assert!(store.put_found(info_hash(4), Err(Unread), &record(4)).have.is_empty());
 }
 
 /// What `database.rs` says of the check at the start: `cargo nextest run --release --run-ignored only open_time`.

@@ -97,6 +97,8 @@ struct Queue {
     failing: Option<String>,
     /// Somebody waits: do not wait to try again.
     hurry: bool,
+    /// Somebody wants to read, and it is closed.
+    probe: bool,
     stopping: bool,
 }
 
@@ -110,6 +112,7 @@ impl Default for Queue {
             ended: 0,
             failing: None,
             hurry: false,
+            probe: false,
             stopping: false,
         }
     }
@@ -244,6 +247,12 @@ impl Writer {
         result.is_ok()
     }
 
+    /// Has the thread open the database, if it has nothing to write: it is opened for that anyway.
+    pub(super) fn probe(&self) {
+        self.lock().probe = true;
+        self.queued.notify_one();
+    }
+
     /// Lets the thread end after one more try to write what is queued.
     pub(super) fn stop(&self) {
         self.lock().stopping = true;
@@ -256,10 +265,21 @@ impl Writer {
         loop {
             queue = self
                 .queued
-                .wait_while(queue, |queue| queue.pending.is_empty() && !queue.stopping)
+                .wait_while(queue, |queue| {
+                    queue.pending.is_empty() && !queue.probe && !queue.stopping
+                })
                 .unwrap_or_else(PoisonError::into_inner);
-            if queue.pending.is_empty() {
+            let probes = mem::take(&mut queue.probe);
+            if queue.pending.is_empty() && queue.stopping {
                 return;
+            }
+            if queue.pending.is_empty() {
+                drop(queue);
+                if probes && let Err(error) = self.database.reopen() {
+                    tracing::debug!("{error}");
+                }
+                queue = self.lock();
+                continue;
             }
             let last = queue.stopping;
             let mut changes = Arc::new(mem::take(&mut queue.pending));
@@ -298,18 +318,24 @@ impl Writer {
 
     /// One transaction. What is to be added to what is there is a sum after it, whatever came of it.
     fn write(&self, changes: &mut Arc<Changes>) -> Result<(), Error> {
-        if changes.values().any(|change| matches!(change, Change::Add(_))) {
+        let added = changes.iter().filter_map(|(key, change)| match change {
+            Change::Add(more) => Some((*key, *more)),
+            Change::Put(_) | Change::Remove => None,
+        });
+        let added: Vec<((Kind, InfoHash), History)> = added.collect();
+        if !added.is_empty() {
             self.database.reopen()?;
-            let mut sums = Changes::clone(changes);
-            for ((kind, info_hash), change) in &mut sums {
-                if let Change::Add(more) = change {
-                    let before = self.database.get(*kind, info_hash)?;
-                    *change = Change::Put(more.on_top_of(before.as_deref()).encode());
-                }
+            let mut sums = Vec::with_capacity(added.len());
+            for ((kind, info_hash), more) in added {
+                let before = self.database.get(kind, &info_hash)?;
+                let sum = Change::Put(more.on_top_of(before.as_deref()).encode());
+                sums.push(((kind, info_hash), sum));
             }
-            *changes = Arc::new(sums);
             // Whoever looks while it is written neither misses it nor finds it twice.
-            self.lock().writing = Arc::clone(changes);
+            let mut queue = self.lock();
+            queue.writing = Arc::default(); // Else all of it would be copied.
+            Arc::make_mut(changes).extend(sums);
+            queue.writing = Arc::clone(changes);
         }
         self.database.commit(changes)
     }

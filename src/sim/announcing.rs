@@ -104,6 +104,7 @@ impl Announcing {
         let url = Arc::new(TrackerUrl::parse(URL).expect("an address"));
         let kept: Vec<Kept> = session
             .load_announced(&info_hash)
+            .unwrap_or_default()
             .into_iter()
             .map(
                 |Announced {

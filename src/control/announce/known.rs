@@ -10,7 +10,7 @@ use crate::announcer::schedule::TRACKERS_MAX;
 use crate::announcer::{Kept, TrackerUrl};
 use crate::control::blocking;
 use crate::proto::InfoHash;
-use crate::session::Announced;
+use crate::session::{self, Announced, Store};
 
 /// The lists of trackers that a torrent may have.
 const OWN: u8 = 0;
@@ -46,14 +46,8 @@ impl Task {
             let nothing = fresh.iter().map(|fresh| (fresh.clone(), Vec::new(), false)).collect();
             let loaded = blocking::run("btd-announce", move || {
                 let load = |(info_hash, lists): Fresh| {
-                    let history = session.load_history(&info_hash);
-                    let completed = history.and_then(|history| history.completed);
-                    let kept = session.load_announced(&info_hash).into_iter().map(to_kept);
-                    (
-                        (info_hash, lists),
-                        kept.collect(),
-                        completed.is_some_and(|completed| !completed.announced),
-                    )
+                    let (kept, completed) = known_of(&session, info_hash);
+                    ((info_hash, lists), kept, completed)
                 };
                 fresh.into_iter().map(load).collect()
             });
@@ -109,6 +103,23 @@ impl Task {
     }
 }
 
+/// What was kept of a torrent's trackers, and whether `completed` is to be told. Where that cannot be read, it is tried again once,
+/// in the first seconds of that, and the torrent announced then as one of which nothing is known; of its completion the next start tells.
+fn known_of(session: &Store, info_hash: InfoHash) -> (Vec<Kept>, bool) {
+    let load = || Ok::<_, session::Error>((session.find_history(&info_hash)?, session.load_announced(&info_hash)?));
+    let loaded = load().or_else(|error| match session.wait_to_read(|| true) {
+        true => load(),
+        false => Err(error),
+    });
+    let (history, kept) = loaded.unwrap_or_else(|error| {
+        tracing::debug!("{info_hash}: {error}: it is announced as one of which nothing is known");
+        Default::default()
+    });
+    let completed = history.and_then(|history| history.completed);
+    let kept = kept.into_iter().map(to_kept);
+    (kept.collect(), completed.is_some_and(|completed| !completed.announced))
+}
+
 /// The trackers of a torrent file that btd can speak to. A file may have thousands, which the schedule would not keep.
 fn read_tiers(tiers: &[Vec<String>]) -> Vec<Vec<Arc<TrackerUrl>>> {
     let read = |tier: &Vec<String>| {
@@ -159,6 +170,28 @@ fn unix() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::{Completed, History, simulated};
+
+    /// A part of a history was taken for all of it.
+    #[test]
+    fn completion_is_not_told_while_it_cannot_be_read_whether_it_was() {
+        let disk = simulated::Disk::default();
+        let (session, info_hash) = (Store::simulated(&disk), InfoHash([1; 20]));
+        let completed = |announced| History {
+            uploaded: 0,
+            downloaded: 0,
+            added: 1,
+            completed: Some(Completed { at: 2, announced }),
+        };
+        session.put_history(info_hash, completed(true));
+        assert!(session.flush());
+        disk.set_unreadable(true);
+        session.change_history(info_hash, |_| Some(completed(false)));
+        assert_eq!(known_of(&session, info_hash), (Vec::new(), false));
+        disk.set_unreadable(false);
+        session.put_history(info_hash, completed(false));
+        assert_eq!(known_of(&session, info_hash), (Vec::new(), true));
+    }
 
     #[test]
     fn a_file_with_thousands_of_trackers_is_cut() {

@@ -48,6 +48,16 @@ pub(crate) struct Found {
     /// The disk did not take files that may be right, or it cannot be read whose the files are: nothing is downloaded over them, and they
     /// are to be looked at again in a while.
     pub(crate) is_unsynced: bool,
+    /// It cannot be read whose the files are, and what was asked for is still to be done.
+    pub(crate) is_unknown: bool,
+}
+
+impl Found {
+    /// Whether what is known is relied on when it is looked at again in a while, after a look that was asked for like this. What was
+    /// found is recorded; but that all of it is to be read, and had anew, is not done with before it is known whose it is.
+    pub(crate) fn trusts_next(&self, job: &Job) -> bool {
+        !self.is_unknown || job.trust && !job.progress.is_for_all()
+    }
 }
 
 /// How often a check is made anew, at most, to see whose the files are: with a piece of each that was believed, and with all
@@ -84,7 +94,10 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
     // Whose its files are, and whether it was complete once, is told by nothing else: while that cannot be read nothing is believed,
     // and nothing is downloaded. What is right is served.
     let mut unknown = None;
-    let kept = session.find_record(&info_hash, meta.geometry.piece_count(), meta.files.len());
+    let shape = (meta.geometry.piece_count(), meta.files.len());
+    // One read that fails is not to have all payload read that is looked at in the next seconds.
+    let kept = session.find_record_patiently(&info_hash, shape, || !job.progress.inner.is_cancelled());
+    let is_kept_read = kept.is_ok();
     let kept = if_known(kept, &mut unknown);
     let is_known_here = kept.is_some();
     let trust = job.trust && !job.progress.is_for_all();
@@ -105,6 +118,7 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
         believed,
         withdrawn: Bitfield::new(meta.geometry.piece_count()),
         kept,
+        is_kept_read,
         last: None,
     };
     let mut doubted = job
@@ -117,7 +131,7 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
     // Of what is whole nothing more is asked.
     let unknown = unknown.filter(|_| is_lacking(&report));
     let was_complete = history.is_some_and(|history| history.completed.is_some());
-    let was_whole = trust && was_complete && !is_repair;
+    let was_whole = trust && was_complete && !is_repair && unknown.is_none();
     // A disk that does not even take what is there is not written to.
     let home_of = |report: &CheckReport| {
         job.home
@@ -209,6 +223,7 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
             unread: unread(&report.unread, last),
             is_durable,
             is_unsynced: report.unsynced,
+            is_unknown: false,
         });
     }
     // Shards open files by the names that the torrent gives them.
@@ -233,6 +248,7 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
         unread: unread(&not_read, last),
         is_durable,
         is_unsynced: report.unsynced || unknown.is_some(),
+        is_unknown: unknown.is_some(),
     })
 }
 
@@ -248,6 +264,8 @@ struct Checking<'a> {
     withdrawn: Bitfield,
     /// What is recorded, as far as it is known here.
     kept: Option<Record>,
+    /// Whether it could be read when this began, or was recorded since.
+    is_kept_read: bool,
     /// What was recorded last of what is verified later.
     last: Option<Record>,
 }
@@ -276,7 +294,11 @@ impl Checking<'_> {
         // Payload that is not there is looked for every half minute, and what is known already is on the disk.
         let blank = record.have.is_empty() && record.wrong.is_empty() && self.kept.is_none();
         if !blank && self.kept.as_ref() != Some(&record) {
-            let put = self.session.put_found(self.job.info_hash, self.kept.as_ref(), &record);
+            let before = match self.is_kept_read {
+                true => Ok(self.kept.as_ref()),
+                false => Err(session::Unread),
+            };
+            let put = self.session.put_found(self.job.info_hash, before, &record);
             for piece in record.have.beside(&put.have) {
                 self.withdrawn.set(piece);
                 if let Some(last) = &mut self.last {
@@ -284,6 +306,7 @@ impl Checking<'_> {
                 }
             }
             self.kept = Some(put);
+            self.is_kept_read = true;
         }
     }
 }

@@ -252,11 +252,11 @@ fn piece_that_is_doubted_while_a_check_runs_is_not_put_back_into_the_record() {
     // It could not be read, or was wrong.
     for is_wrong in [false, true] {
         fixture.session.doubt(info_hash, (1, 1), piece, is_wrong);
-        let put = fixture.session.put_found(info_hash, Some(&before), &before);
+        let put = fixture.session.put_found(info_hash, Ok(Some(&before)), &before);
         assert!(put.have.is_empty() && put.wrong.get(piece) == is_wrong);
         assert_eq!(fixture.session.load(&info_hash, 1, 1), Some(put.clone()));
         // One that has seen it has read the piece.
-        fixture.session.put_found(info_hash, Some(&put), &before);
+        fixture.session.put_found(info_hash, Ok(Some(&put)), &before);
         assert_eq!(fixture.session.load(&info_hash, 1, 1).as_ref(), Some(&before));
     }
 }
@@ -364,6 +364,32 @@ fn torrent_that_was_complete_once_is_not_downloaded_while_the_session_cannot_be_
     disk.set_unreadable(false);
     let found = fixture.look(true);
     assert!(found.was_whole && found.stamps.is_none() && !found.is_unsynced);
+}
+
+/// It was looked at once more as one of which nothing was asked, and never had again.
+#[test]
+fn verify_while_the_session_cannot_be_read_is_done_once_it_can_be() {
+    let disk = simulated::Disk::default();
+    let fixture = fixture_on(&disk);
+    fixture.write(0);
+    assert_eq!(fixture.look(true).have_count, 1);
+    assert!(fixture.session.flush());
+    std::fs::remove_file(fixture.data.join("x")).unwrap();
+    disk.set_unreadable(true);
+    for (trust, wants_all) in [(true, false), (false, false), (true, true)] {
+        let job = fixture.job(trust);
+        if wants_all {
+            job.progress.want_all();
+        }
+        let found = fixture.look_as(&job);
+        assert!(found.is_unknown && found.stamps.is_none() && !found.was_whole);
+        assert_eq!(found.trusts_next(&job), trust && !wants_all);
+    }
+    let job = fixture.job(false);
+    let found = fixture.look_as(&job);
+    disk.set_unreadable(false);
+    let found = fixture.look(found.trusts_next(&job));
+    assert!(found.stamps.is_some() && found.trusts_next(&job), "it is had again");
 }
 
 /// A download's files have their lengths from the start.

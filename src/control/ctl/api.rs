@@ -198,10 +198,10 @@ pub struct TorrentRow {
     pub uploaded: u64,
     /// See `uploaded`.
     pub downloaded: u64,
-    /// What it has uploaded and downloaded in all of its life.
-    pub uploaded_ever: u64,
+    /// What it has uploaded and downloaded in all of its life; `None` while that cannot be read.
+    pub uploaded_ever: Option<u64>,
     /// See `uploaded_ever`.
-    pub downloaded_ever: u64,
+    pub downloaded_ever: Option<u64>,
 }
 
 /// A torrent, at length.

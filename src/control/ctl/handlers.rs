@@ -22,7 +22,7 @@ use crate::control::supervisor::Source;
 use crate::control::{blocking, torrent_file};
 use crate::proto::InfoHash;
 use crate::proto::metainfo::Metainfo;
-use crate::session::{History, Store};
+use crate::session::{self, History, Store};
 use crate::shard::{PeerStatus, Torrent};
 
 /// Torrents that are looked at for a list at a time: well below a millisecond.
@@ -163,9 +163,7 @@ async fn page(after: Option<InfoHash>, door: &Door) -> Result<Vec<(InfoHash, Tor
 
 fn with_recorded(mut page: Vec<(InfoHash, TorrentRow)>, store: &Store) -> Vec<(InfoHash, TorrentRow)> {
     for (info_hash, row) in &mut page {
-        if let Some(history) = store.load_history(info_hash) {
-            row.add_recorded(&history);
-        }
+        row.add_recorded(store.find_history(info_hash).as_ref());
     }
     page
 }
@@ -176,10 +174,14 @@ async fn find(door: &Door, hash: String) -> Result<InfoHash, Refusal> {
 }
 
 impl TorrentRow {
-    /// Adds what is recorded to what is not, which it has from the supervisor.
-    fn add_recorded(&mut self, history: &History) {
-        self.uploaded_ever = self.uploaded_ever.saturating_add(history.uploaded);
-        self.downloaded_ever = self.downloaded_ever.saturating_add(history.downloaded);
+    /// Adds what is recorded to what is not, which it has from the supervisor. If that cannot be read, the sum is not known.
+    fn add_recorded(&mut self, history: Result<&Option<History>, &session::Error>) {
+        let sum = |unrecorded: Option<u64>, of: fn(&History) -> u64| {
+            let recorded = history.ok()?.as_ref().map_or(0, of);
+            Some(unrecorded?.saturating_add(recorded))
+        };
+        self.uploaded_ever = sum(self.uploaded_ever, |history| history.uploaded);
+        self.downloaded_ever = sum(self.downloaded_ever, |history| history.downloaded);
     }
 }
 

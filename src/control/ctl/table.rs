@@ -154,10 +154,18 @@ impl Shown for TorrentRow {
             rate(self.upload_rate),
             rate(self.download_rate),
             self.peers.to_string(),
-            display_size(self.uploaded_ever),
+            self.uploaded_ever.map_or_else(|| "?".to_owned(), display_size),
             escaped(&self.name).to_string(),
         ];
         row(out, TORRENTS, cells.into_iter())
+    }
+}
+
+/// What a torrent has moved in all of its life.
+fn in_all(moved: Option<u64>) -> String {
+    match moved {
+        Some(moved) => format!("{} in all", display_size(moved)),
+        None => "in all it is not known, as the session cannot be read".to_owned(),
     }
 }
 
@@ -203,22 +211,19 @@ impl Shown for Detail {
         field(
             out,
             "up",
-            format_args!("{}, {} in all", rate(row.upload_rate), display_size(row.uploaded_ever)),
+            format_args!("{}, {}", rate(row.upload_rate), in_all(row.uploaded_ever)),
         )?;
         field(
             out,
             "down",
-            format_args!(
-                "{}, {} in all",
-                rate(row.download_rate),
-                display_size(row.downloaded_ever)
-            ),
+            format_args!("{}, {}", rate(row.download_rate), in_all(row.downloaded_ever)),
         )?;
         if let Some(ratio) = self
             .row
             .size
             .checked_sub(1)
-            .map(|_| row.uploaded_ever as f64 / row.size as f64)
+            .and(row.uploaded_ever)
+            .map(|uploaded| uploaded as f64 / row.size as f64)
         {
             field(
                 out,
@@ -468,14 +473,15 @@ mod tests {
             download_rate: 1_500_000,
             uploaded: 0,
             downloaded: 0,
-            uploaded_ever: 0,
-            downloaded_ever: 0,
+            uploaded_ever: Some(0),
+            downloaded_ever: None,
         };
         let mut out = Vec::new();
         head::<TorrentRow>(&mut out).expect("to memory");
         row.show(&mut out).expect("to memory");
         row.state = "error".to_owned();
         row.done = None;
+        row.uploaded_ever = None;
         row.show(&mut out).expect("to memory");
         let text = String::from_utf8(out).expect("text");
         let lines: Vec<&str> = text.lines().collect();

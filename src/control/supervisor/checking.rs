@@ -132,7 +132,7 @@ impl Supervisor<'_> {
             self.unread.on_checked(*info_hash, found.is_durable);
             // Where nothing is served it is looked for again anyway.
             if let Some(torrent) = served.as_ref().filter(|_| found.is_unsynced) {
-                self.look_later(torrent);
+                self.look_later(torrent, found.trusts_next(&job), found.is_unknown);
             }
         }
         // Else somebody waits for a download that does not come.
@@ -244,6 +244,7 @@ impl Supervisor<'_> {
                 }
             }
             (State::Missing, Ok(found)) => {
+                let trust = found.trusts_next(&job);
                 if settled.is_news {
                     let why = found.why.unwrap_or_else(|| match found.wrong_count {
                         0 => "no piece of it could be read".to_owned(),
@@ -267,7 +268,7 @@ impl Supervisor<'_> {
                     if found.held.is_some() || found.is_unsynced {
                         // What is known to be wrong is not read again, as long as it stays as it is.
                         self.missing.push(Job {
-                            trust: true,
+                            trust,
                             doubted: None,
                             ..job
                         });
@@ -279,6 +280,8 @@ impl Supervisor<'_> {
                     }
                 }
             }
+            // It is looked at again and again.
+            (_, Ok(found)) if found.is_unknown && !settled.is_news => {}
             (_, Ok(found)) => {
                 let why = found.why.map(|why| format!("; {why}")).unwrap_or_default();
                 let next = match found.was_whole {

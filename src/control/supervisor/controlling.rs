@@ -405,8 +405,8 @@ fn row(info_hash: InfoHash, entry: &Entry, unrecorded: (u64, u64)) -> TorrentRow
         download_rate,
         uploaded,
         downloaded,
-        uploaded_ever: unrecorded.0,
-        downloaded_ever: unrecorded.1,
+        uploaded_ever: Some(unrecorded.0),
+        downloaded_ever: Some(unrecorded.1),
     }
 }
 

@@ -30,6 +30,21 @@ const DOUBT_FOR: Duration = Duration::from_secs(60);
 /// The same where something else is in their place, which may be on its way still.
 const STRANGE_FOR: Duration = Duration::from_secs(10);
 
+/// How often it is asked whether the session can be read again.
+const UNREAD_FOR: Duration = Duration::from_secs(5);
+
+/// A download of which nobody knows what is on the disk, or whose it is.
+#[derive(Debug)]
+pub(super) struct Doubtful {
+    torrent: Arc<Torrent>,
+    /// When it is to be checked.
+    at: Instant,
+    /// Whether what is known of it may be relied on then.
+    trust: bool,
+    /// Whether that leads to nothing while the session cannot be read.
+    is_unknown: bool,
+}
+
 impl Supervisor<'_> {
     /// Nothing is written to a torrent's files while they are looked at.
     pub(super) fn stop_downloading(&mut self, info_hash: InfoHash) {
@@ -155,11 +170,10 @@ impl Supervisor<'_> {
         };
         let torrent = Arc::clone(torrent);
         let mut doubtful = self.doubtful.iter_mut();
-        if let Some((_, _, trust)) = doubtful.find(|(_, doubtful, _)| Arc::ptr_eq(doubtful, &torrent)) {
+        if let Some(doubtful) = doubtful.find(|doubtful| Arc::ptr_eq(&doubtful.torrent, &torrent)) {
             // A thread and a shard may find out the same, or it was to be looked at for less.
-            if std::mem::take(trust) {
-                self.session.remove(info_hash);
-            }
+            doubtful.trust = false;
+            self.session.remove(info_hash);
             return;
         }
         let name = &torrent.meta().name;
@@ -167,14 +181,23 @@ impl Supervisor<'_> {
         self.stop_downloading(info_hash);
         // What is recorded is what was on the disk before this. What was lost then, nobody can tell.
         self.session.remove(info_hash);
-        self.doubtful.push((Instant::now() + DOUBT_FOR, torrent, false));
+        self.doubtful.push(Doubtful {
+            torrent,
+            at: Instant::now() + DOUBT_FOR,
+            trust: false,
+            is_unknown: false,
+        });
     }
 
-    /// The disk has not taken what there is of a torrent: it is checked in a while, if nobody has looked at it by then. What is
-    /// known was taken; that somebody wants all of it read, or had anew, nobody has said.
-    pub(super) fn look_later(&mut self, torrent: &Arc<Torrent>) {
-        self.doubtful
-            .push((Instant::now() + DOUBT_FOR, Arc::clone(torrent), true));
+    /// The disk has not taken what there is of a torrent, or with `is_unknown` the session cannot be read: it is checked in a while, if
+    /// nobody has looked at it by then. What is known was taken; that somebody wants all of it read, or had anew, `trust` says.
+    pub(super) fn look_later(&mut self, torrent: &Arc<Torrent>, trust: bool, is_unknown: bool) {
+        self.doubtful.push(Doubtful {
+            torrent: Arc::clone(torrent),
+            at: Instant::now() + DOUBT_FOR,
+            trust,
+            is_unknown,
+        });
     }
 
     /// Something is in the place of a download's files that nobody has looked at: it stops, and is checked soon. What is known of
@@ -190,17 +213,18 @@ impl Supervisor<'_> {
             STRANGE_FOR.as_secs()
         );
         self.stop_downloading(info_hash);
-        self.doubtful.push((Instant::now() + STRANGE_FOR, torrent, true));
+        self.doubtful.push(Doubtful {
+            torrent,
+            at: Instant::now() + STRANGE_FOR,
+            trust: true,
+            is_unknown: false,
+        });
     }
 
     /// Checks what became doubtful a while ago.
     pub(super) fn check_doubtful(&mut self, now: Instant) {
-        let (due, later) = std::mem::take(&mut self.doubtful)
-            .into_iter()
-            .partition(|(at, ..)| *at <= now);
-        self.doubtful = later;
-        let due: Vec<(Instant, Arc<Torrent>, bool)> = due;
-        for (_, torrent, trust) in due {
+        let session = &self.session;
+        for Doubtful { torrent, trust, .. } in due(&mut self.doubtful, now, || session.is_readable()) {
             let info_hash = torrent.info_hash();
             let progress = Arc::new(Progress::new(torrent.geometry().total_len()));
             // Unless it has left, or been looked at, meanwhile.
@@ -333,6 +357,22 @@ pub(super) async fn resolve(
     }
 }
 
+/// Takes those that are to be checked now. Of those that wait for the session, peers are not dropped for a look that leads to nothing:
+/// they wait on if it cannot be read.
+fn due(doubtful: &mut Vec<Doubtful>, now: Instant, is_readable: impl Fn() -> bool) -> Vec<Doubtful> {
+    let (mut due, mut later): (Vec<_>, Vec<_>) = std::mem::take(doubtful)
+        .into_iter()
+        .partition(|doubtful| doubtful.at <= now);
+    if due.iter().any(|doubtful| doubtful.is_unknown) && !is_readable() {
+        let (mut waiting, ready): (Vec<_>, Vec<_>) = due.into_iter().partition(|doubtful| doubtful.is_unknown);
+        waiting.iter_mut().for_each(|doubtful| doubtful.at = now + UNREAD_FOR);
+        later.append(&mut waiting);
+        due = ready;
+    }
+    *doubtful = later;
+    due
+}
+
 /// Looks up one name after the other, from where `next` says, and tells what each has led to, by its place.
 async fn look_up_each(
     peers: Arc<[String]>,
@@ -363,5 +403,37 @@ async fn look_up_each(
         };
         // Nobody listens when the folder was closed.
         let _ = tell.send((index, addrs));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::bitfield::Bitfield;
+    use crate::proto::metainfo::Metainfo;
+    use crate::storage::Root;
+
+    /// They were looked at once a minute, and lost their peers each time.
+    #[test]
+    fn torrents_that_wait_for_the_session_are_not_looked_at_while_it_cannot_be_read() {
+        let temp = tempfile::tempdir().expect("a temporary folder");
+        let meta = Metainfo::parse(&crate::control::watch::testing::torrent("x")).expect("a torrent");
+        let root = Arc::new(Root::open(temp.path()).expect("opened"));
+        let torrent = Torrent::new(meta, root, &Bitfield::full(1), &[None]);
+        let start = Instant::now();
+        let doubtful = |is_unknown: bool, seconds| Doubtful {
+            torrent: Arc::clone(&torrent),
+            at: start + Duration::from_secs(seconds),
+            trust: !is_unknown,
+            is_unknown,
+        };
+        let mut all = vec![doubtful(true, 0), doubtful(false, 0), doubtful(false, 60)];
+        let taken = due(&mut all, start, || false);
+        assert!(taken.len() == 1 && taken[0].trust && all.len() == 2);
+        let never = || panic!("not asked each time");
+        assert!(due(&mut all, start, never).is_empty());
+        let taken = due(&mut all, start + UNREAD_FOR, || true);
+        assert!(taken.len() == 1 && taken[0].is_unknown && !taken[0].trust);
+        assert_eq!(all.len(), 1);
     }
 }

@@ -45,7 +45,8 @@ use crate::control::wakes::Wakes;
 use crate::control::watchdog::Watchdog;
 use crate::hashing::{Gather, Pool, PoolConfig};
 use crate::io::uring::SetupError;
-use crate::session::{self, Store};
+use crate::proto::InfoHash;
+use crate::session::{self, Pause, Store};
 use crate::shard::{Event, Events, StartError};
 use crate::storage::Throttle;
 use crate::storage::part;
@@ -56,6 +57,24 @@ const EVENTS_MAX: usize = 64;
 const DOWNLOADED_MAX: usize = 1 << 16;
 /// How long a piece that is here may wait for others to be hashed beside it: at 10 Gbit/s there are 30 MiB of them by then.
 const GATHER_MAX: Duration = Duration::from_millis(25);
+
+/// How long a start waits that cannot read which torrents are paused, before it tries again: until the database may be opened again.
+const PAUSES_RETRY: Duration = Duration::from_secs(6);
+
+/// The torrents that are paused. No start is refused for a disk that fails: it goes on without, and says so.
+async fn pauses(session: &Store, retry: Duration) -> Vec<(InfoHash, Pause)> {
+    if let Ok(pauses) = session.load_pauses() {
+        return pauses;
+    }
+    tokio::time::sleep(retry).await;
+    session.load_pauses().unwrap_or_else(|error| {
+        tracing::warn!(
+            "it is not known which torrents are paused, and none is until btd is started again: {error} (hint: look after the disk of \
+             the state folder; `btd ctl pause` pauses them)"
+        );
+        Vec::new()
+    })
+}
 
 /// Runs the daemon until a signal stops it. The configuration was read from `file`, and is again when a signal says so.
 ///
@@ -200,7 +219,7 @@ impl<'a> Supervisor<'a> {
                 config.state_dir.join(socket::FILE_NAME).display()
             ),
         }
-        let (goals, paused) = Goals::load(&session.load_pauses()?);
+        let (goals, paused) = Goals::load(&pauses(session, PAUSES_RETRY).await);
         let (teller, standings) = mpsc::unbounded_channel(); // One for each torrent at a time, and those that are asked for.
         let (done, disk_done) = mpsc::unbounded_channel();
         let options = part::Options {
@@ -318,5 +337,31 @@ impl<'a> Supervisor<'a> {
         supervisor.follow_places();
         supervisor.follow_scrubs();
         Ok(supervisor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::simulated;
+
+    /// It was refused, each time.
+    #[test]
+    fn start_goes_on_though_it_cannot_be_read_what_is_paused() {
+        let disk = simulated::Disk::default();
+        let session = Store::simulated(&disk);
+        session.put_paused(InfoHash([1; 20]), true);
+        assert!(session.flush());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.expect("a runtime");
+        disk.set_unreadable(true);
+        assert_eq!(runtime.block_on(pauses(&session, Duration::ZERO)), []);
+        // What can be read a moment later is.
+        let made_readable = async {
+            tokio::task::yield_now().await;
+            disk.set_unreadable(false);
+        };
+        let first = async { tokio::join!(pauses(&session, Duration::from_millis(1)), made_readable).0 };
+        assert_eq!(runtime.block_on(first), [(InfoHash([1; 20]), Pause::Asked)]);
     }
 }

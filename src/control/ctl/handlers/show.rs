@@ -12,7 +12,7 @@ use crate::control::ctl::door::Door;
 use crate::control::supervisor::Known;
 use crate::proto::InfoHash;
 use crate::proto::metainfo::Metainfo;
-use crate::session::History;
+use crate::session::{self, History};
 
 /// So many trackers are told of: more are hardly ever asked.
 const TRACKERS_MAX: usize = 128;
@@ -34,9 +34,9 @@ pub(super) async fn show(door: &Door, hash: String, secrets: bool) -> Result<Det
         trackers(meta, configured, &status.unwrap_or_default(), secrets)
     });
     let mut row = known.row;
-    if let Some(history) = history {
-        row.add_recorded(&history);
-    }
+    row.add_recorded(history.as_ref());
+    // Not a part of it in the place of the whole.
+    let history = history.ok().flatten();
     Ok(Detail {
         why: known.why,
         torrent_files: known.files.iter().map(|file| super::shown(file)).collect(),
@@ -61,14 +61,17 @@ pub(super) async fn show(door: &Door, hash: String, secrets: bool) -> Result<Det
     })
 }
 
+/// What a torrent has been through, if it can be read.
+type Recorded = Result<Option<History>, session::Error>;
+
 /// What is known of a torrent, and what it has been through: looked at anew if some of that was recorded in the middle of it.
-async fn known(info_hash: InfoHash, door: &Door) -> Result<(Known, Option<History>), Refusal> {
+async fn known(info_hash: InfoHash, door: &Door) -> Result<(Known, Recorded), Refusal> {
     let mut looks = 1;
     loop {
         let known = door.ask(move |supervisor| supervisor.known(info_hash)).await?;
         let known = known.ok_or_else(|| gone(info_hash))?;
         let store = door.ask(|supervisor| supervisor.store()).await?;
-        let history = wait_for(move || store.load_history(&info_hash)).await?;
+        let history = wait_for(move || store.find_history(&info_hash)).await?;
         if looks == LOOKS_MAX || known.moment.lasts() {
             return Ok((known, history));
         }
