@@ -43,6 +43,7 @@ fn start(features: Features, read_mode: ReadMode, listen: SocketAddr) -> Handle 
             index: 0,
             mailboxes: Arc::from([mailbox.clone()]),
             pool: Arc::new(Pool::start(pool).expect("a thread")),
+            loan: Arc::default(),
             write_buffer: 1 << 20,
             gather_wait: std::time::Duration::from_micros(500),
             events: Events::new(|_| {}),

@@ -25,6 +25,7 @@ use crate::shard::{
     Torrent,
 };
 use crate::stats;
+use crate::storage::Loan;
 use crate::tracker::Tracker;
 
 /// Buffers of a shard without a cache: sixty-four reads or sends at once. They are each shard's own, so that more than two
@@ -96,6 +97,7 @@ pub(super) struct Shards {
     download_pace: Arc<Pace>,
     limits: Arc<Limits>,
     resting: Arc<Resting>,
+    loan: Arc<Loan>,
     tracker_limits: Option<Arc<Limits>>,
 }
 
@@ -147,6 +149,8 @@ impl Shards {
         };
         let limits = Arc::new(Limits::new(caps));
         let resting = Arc::<Resting>::default();
+        // Downloads are left the other half.
+        let loan = Arc::new(Loan::new(config.storage.write_buffer / 2));
         let peer_id = peer_id()?;
         let pace = |rate: Option<u64>| Arc::new(Pace::new(rate.and_then(NonZeroU64::new), Instant::now()));
         let upload_pace = pace(config.limits.upload_rate);
@@ -208,6 +212,7 @@ impl Shards {
                     mailboxes: Arc::clone(&mailboxes),
                     pool: Arc::clone(pool),
                     write_buffer: config.storage.write_buffer / count as u64,
+                    loan: Arc::clone(&loan),
                     gather_wait: config.shards.gather_wait,
                     events: events.clone(),
                     peer_id,
@@ -249,6 +254,7 @@ impl Shards {
             download_pace,
             limits,
             resting,
+            loan,
             tracker_limits,
         })
     }
@@ -276,6 +282,11 @@ impl Shards {
     /// Checks of payload that may run at once beside them.
     pub(super) fn checks_max(&self) -> usize {
         self.checks_max
+    }
+
+    /// What checks may borrow of their write buffers.
+    pub(super) fn loan(&self) -> &Arc<Loan> {
+        &self.loan
     }
 
     /// Whether one has ended without being told to: its ring broke.

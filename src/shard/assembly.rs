@@ -1,18 +1,21 @@
 //! Pieces in memory: being put together, hashed or written.
 //!
 //! All downloads of a shard share one budget. A piece takes its whole length of it from the first request to the last byte
-//! written, so that what has been asked for has room when it comes. Buffers are used again ([`super::spares`]).
+//! written, so that what has been asked for has room when it comes. Buffers are used again ([`super::spares`]). What checks
+//! have borrowed is left out of the budget until it is given back.
 //!
 //! A buffer lies in memory as its piece lies in its file, modulo a page, so that it can be written past the page cache
 //! without being copied.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
 use super::early::{Early, RUN_LEN};
 use super::spares::Spares;
 use crate::proto::geometry::{BLOCK_LEN, BlockRequest, PieceIndex};
+use crate::storage::Loan;
 
 /// Pieces of a torrent that go into the buffer at least: with fewer, one slow peer would stop all downloads of the shard.
 /// Longer ones are written before they are whole.
@@ -32,25 +35,36 @@ pub(super) struct Assembly {
     /// Of them, those of pieces that are written early.
     reserved_early: u64,
     max: u64,
+    /// What checks have of all shards' budgets, and how many these are.
+    lent: (Arc<Loan>, u64),
     pub(super) early: Early,
 }
 
 impl Assembly {
-    /// With so many bytes for all pieces.
-    pub(super) fn new(max: u64) -> Assembly {
+    /// With so many bytes for all pieces, less the part of one in `shards` of what is lent.
+    pub(super) fn new(max: u64, loan: Arc<Loan>, shards: usize) -> Assembly {
         Assembly {
             pieces: HashMap::new(),
             spares: Spares::new(max),
             reserved: 0,
             reserved_early: 0,
             max,
+            lent: (loan, shards.max(1) as u64),
             early: Early::default(),
         }
     }
 
+    /// What of the budget is not lent.
+    fn left(&self) -> u64 {
+        let (loan, shards) = &self.lent;
+        self.max
+            .saturating_sub(loan.bytes() / shards)
+            .max(self.max.min(BUFFER_MIN))
+    }
+
     /// How many more pieces of this length may be begun.
     pub(super) fn room(&self, piece_len: u64) -> usize {
-        usize::try_from(self.max.saturating_sub(self.reserved) / piece_len).unwrap_or(usize::MAX)
+        usize::try_from(self.left().saturating_sub(self.reserved) / piece_len).unwrap_or(usize::MAX)
     }
 
     /// Whether pieces are so long that they are written before they are whole.
@@ -61,8 +75,9 @@ impl Assembly {
     /// How many more pieces may be begun that are written early, and how many blocks of these and others asked for. A
     /// quarter is left to the pieces that need room for all of theirs at once.
     pub(super) fn room_early(&self) -> (usize, usize) {
-        let left = (self.max / 4 * 3).saturating_sub(self.reserved_early);
-        let left = left.min(self.max.saturating_sub(self.reserved));
+        let max = self.left();
+        let left = (max / 4 * 3).saturating_sub(self.reserved_early);
+        let left = left.min(max.saturating_sub(self.reserved));
         let run = u64::from(RUN_LEN);
         let pieces = match left / 2 / run {
             0 if self.reserved_early == 0 => left / run,
@@ -77,7 +92,7 @@ impl Assembly {
     /// Whether there is little room left: what nobody goes on with is to make way. Pieces that are written early never come
     /// to seven eighths by themselves: of them there is little when no other can be begun.
     pub(super) fn is_tight(&self) -> bool {
-        self.reserved >= self.max / 8 * 7 || (self.reserved_early > 0 && self.room_early().0 == 0)
+        self.reserved >= self.left() / 8 * 7 || (self.reserved_early > 0 && self.room_early().0 == 0)
     }
 
     /// A piece is not put together any more.
@@ -142,13 +157,18 @@ impl Assembly {
     /// Takes the memory of a run back that was written. A short one fits no other.
     pub(super) fn recycle_run(&mut self, bytes: Bytes) {
         if bytes.len() == RUN_LEN as usize {
-            self.spares.keep(bytes);
+            self.keep(bytes);
         }
+    }
+
+    fn keep(&mut self, bytes: Bytes) {
+        self.spares.limit(self.left());
+        self.spares.keep(bytes);
     }
 
     /// Takes the buffer of a piece back that nobody needs any more.
     pub(super) fn recycle(&mut self, bytes: Bytes) {
-        self.spares.keep(bytes);
+        self.keep(bytes);
     }
 
     /// A torrent has left.
@@ -175,7 +195,7 @@ mod tests {
 
     #[test]
     fn piece_has_its_blocks_in_their_places_whatever_was_in_its_buffer_before() {
-        let mut assembly = Assembly::new(1 << 20);
+        let mut assembly = Assembly::new(1 << 20, Arc::default(), 1);
         for round in 0..3u8 {
             let piece = block(0, 0).piece();
             assembly.reserve(PIECE.into());
@@ -195,7 +215,7 @@ mod tests {
 
     #[test]
     fn what_is_reserved_and_spare_stays_within_the_budget() {
-        let mut assembly = Assembly::new(6 * u64::from(PIECE));
+        let mut assembly = Assembly::new(6 * u64::from(PIECE), Arc::default(), 1);
         assert_eq!(assembly.room(PIECE.into()), 6);
         assert!(!assembly.is_too_short_for(PIECE.into()) && assembly.is_too_short_for(1 << 20));
         let bytes: Vec<Bytes> = (0..7).map(|_| BytesMut::zeroed(PIECE as usize - 1).freeze()).collect();
@@ -213,5 +233,28 @@ mod tests {
         let _held = bytes.clone();
         assembly.recycle(bytes);
         assert_eq!(assembly.spares.count(), 3, "somebody reads it still");
+    }
+
+    #[test]
+    fn what_checks_have_borrowed_is_not_for_pieces_until_it_is_given_back() {
+        let loan = Arc::new(Loan::new(16 << 20));
+        let (piece, len) = (u64::from(PIECE), PIECE as usize);
+        let mut assembly = Assembly::new(64 * piece, Arc::clone(&loan), 4);
+        for _ in 0..64 {
+            assembly.recycle(BytesMut::zeroed(len).freeze());
+        }
+        assert_eq!((assembly.room(piece), assembly.spares.count()), (64, 64));
+        loan.take(4 * 32 * piece);
+        assert_eq!(assembly.room(piece), 32, "a quarter of what is lent is this shard's");
+        assert!(!assembly.is_too_short_for(16 * piece), "which lasts for a while only");
+        assembly.recycle(BytesMut::zeroed(len).freeze());
+        assert_eq!(assembly.spares.count(), 32);
+        assembly.reserve(28 * i64::from(PIECE));
+        assert!(assembly.is_tight());
+        loan.take(4 * 1000 * piece);
+        assert_eq!(assembly.left(), BUFFER_MIN, "some pieces always go on");
+        loan.give_back(4 * 1032 * piece);
+        assert_eq!(assembly.room(piece), 36);
+        assert!(!assembly.is_tight());
     }
 }

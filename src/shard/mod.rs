@@ -80,6 +80,7 @@ use crate::proto::choker::{Candidate, SeedChoker};
 use crate::proto::geometry::BlockRequest;
 use crate::proto::{InfoHash, PeerId, choker};
 use crate::stats::{Counters, Histogram, Shared};
+use crate::storage::Loan;
 use crate::storage::read_modes::How;
 use assembly::Assembly;
 use conn::{Conn, Phase, Served, SpareBatches};
@@ -139,6 +140,8 @@ pub struct Settings {
     pub pool: Arc<Pool>,
     /// Memory for pieces that are being put together, hashed or written, in bytes.
     pub write_buffer: u64,
+    /// What checks have borrowed of all shards' write buffers.
+    pub loan: Arc<Loan>,
     /// The least sleep while many peers ask for little, so that several are answered at once.
     pub gather_wait: Duration,
     /// Who is told what a disk has to be waited for.
@@ -323,7 +326,11 @@ impl<D: Driver> Shard<D> {
             disk: Disk::new(settings.files_max, settings.read_mode.first()),
             choker: SeedChoker::new(settings.choker, settings.upload_slots),
             downloads: BTreeMap::new(),
-            assembly: Assembly::new(settings.write_buffer.max(assembly::BUFFER_MIN)),
+            assembly: Assembly::new(
+                settings.write_buffer.max(assembly::BUFFER_MIN),
+                Arc::clone(&settings.loan),
+                settings.mailboxes.len(),
+            ),
             gather: Gather::new(settings.gather_wait),
             verifier: Verifier::new(&settings),
             verifying: Verifying::default(),

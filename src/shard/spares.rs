@@ -57,6 +57,14 @@ impl Spares {
         }
     }
 
+    /// Changes the bound, and gives the oldest back that are beyond it.
+    pub(super) fn limit(&mut self, max: u64) {
+        self.max = max;
+        while self.len > max && !self.buffers.is_empty() {
+            self.len -= self.buffers.remove(0).len() as u64;
+        }
+    }
+
     /// Gives all of it back.
     pub(super) fn clear(&mut self) {
         self.buffers = Vec::new();

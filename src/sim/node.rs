@@ -196,6 +196,7 @@ impl Node {
             mailboxes: Arc::from(Vec::new()),
             pool: Arc::clone(&pool),
             write_buffer: plan.write_buffer,
+            loan: Arc::default(),
             gather_wait: Duration::from_micros(500),
             events: Events::new({
                 let events = Arc::clone(&events);

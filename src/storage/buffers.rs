@@ -1,8 +1,12 @@
 //! The buffers of one run over payload: made as they are needed, lent out in slices, filled again.
 
+use std::sync::Arc;
+
+use super::loan::Loan;
 use bytes::{Bytes, BytesMut};
 
-/// A bounded number of buffers of one length. One that was cut into slices is free again when the last of them is home.
+/// A bounded number of buffers of one length. One that was cut into slices is free again when the last of them is home. The
+/// bound may change meanwhile; what is beyond it is given up as it comes home.
 pub(super) struct Buffers {
     free: Vec<BytesMut>,
     /// Those of which slices are out.
@@ -10,17 +14,42 @@ pub(super) struct Buffers {
     made: usize,
     count_max: usize,
     len: usize,
+    loan: Arc<Loan>,
 }
 
+/// Fewer would have a run wait for each read by itself.
+const COUNT_MIN: usize = 2;
+
 impl Buffers {
-    pub(super) fn new(len: usize, count_max: usize) -> Self {
+    /// Of `len` bytes each, out of a loan; none before [`Buffers::limit`].
+    pub(super) fn new(len: usize, loan: Arc<Loan>) -> Self {
         Self {
             free: Vec::new(),
             lent: Vec::new(),
             made: 0,
-            count_max,
+            count_max: 0,
             len,
+            loan,
         }
+    }
+
+    /// Sets how many there may be by the bytes that they may take together: two in any case.
+    pub(super) fn limit(&mut self, count: usize, bytes: u64) {
+        let by_bytes = usize::try_from(bytes / self.len as u64).unwrap_or(usize::MAX);
+        self.count_max = count.min(by_bytes).max(COUNT_MIN);
+        while self.made > self.count_max && self.free.pop().is_some() {
+            self.unmake();
+        }
+    }
+
+    /// How many there may be.
+    pub(super) fn count_max(&self) -> usize {
+        self.count_max
+    }
+
+    fn unmake(&mut self) {
+        self.made -= 1;
+        self.loan.give_back(self.len as u64);
     }
 
     pub(super) fn any_left(&self) -> bool {
@@ -32,6 +61,7 @@ impl Buffers {
         self.free.pop().unwrap_or_else(|| {
             assert!(self.made < self.count_max, "any_left() was not asked");
             self.made += 1;
+            self.loan.take(self.len as u64);
             BytesMut::zeroed(self.len)
         })
     }
@@ -53,8 +83,18 @@ impl Buffers {
         if let Some(index) = self.lent.iter().position(home)
             && let Ok(buffer) = self.lent.swap_remove(index).try_into_mut()
         {
-            self.free.push(buffer);
+            if self.made > self.count_max {
+                self.unmake();
+            } else {
+                self.free.push(buffer);
+            }
         }
+    }
+}
+
+impl Drop for Buffers {
+    fn drop(&mut self) {
+        self.loan.give_back((self.made * self.len) as u64);
     }
 }
 
@@ -64,7 +104,9 @@ mod tests {
 
     #[test]
     fn a_buffer_cut_into_slices_is_whole_again_when_the_last_comes_home() {
-        let mut buffers = Buffers::new(3000, 2);
+        let loan = Arc::new(Loan::default());
+        let mut buffers = Buffers::new(3000, Arc::clone(&loan));
+        buffers.limit(2, u64::MAX);
         let (mut buffer, other) = (buffers.take(), buffers.take());
         buffer.fill(1);
         let memory = buffer.as_ptr();
@@ -84,5 +126,37 @@ mod tests {
         assert!(!buffers.any_left());
         buffers.give_back(other);
         assert!(buffers.any_left());
+        assert_eq!(loan.bytes(), 6000);
+        drop(buffers);
+        assert_eq!(loan.bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_beyond_a_bound_that_has_become_lower_is_given_up_as_it_comes_home() {
+        let loan = Arc::new(Loan::default());
+        let mut buffers = Buffers::new(1000, Arc::clone(&loan));
+        buffers.limit(9, 4999);
+        let out: Vec<_> = (0..4)
+            .map(|_| {
+                let buffer = buffers.take();
+                buffers.lend(buffer)
+            })
+            .collect();
+        assert!(!buffers.any_left(), "four fit");
+        buffers.limit(9, 3000);
+        let mut left = out.into_iter();
+        buffers.give_back(left.next().unwrap());
+        assert_eq!((loan.bytes(), buffers.any_left()), (3000, false));
+        buffers.give_back(left.next().unwrap());
+        assert!(buffers.any_left(), "three fit, and it is one of them");
+        buffers.limit(9, 0);
+        assert_eq!(
+            (loan.bytes(), buffers.any_left()),
+            (2000, false),
+            "two there are in any case"
+        );
+        left.for_each(|slice| buffers.give_back(slice));
+        assert!(buffers.any_left());
+        assert_eq!(loan.bytes(), 2000);
     }
 }

@@ -1,12 +1,13 @@
 //! Reads the pieces of a torrent and has them hashed on the pool, many reads in flight and many pieces at once.
 //!
 //! One loop on the calling thread: begin reads while there are buffers, take what was read to the pool, collect the
-//! pool's answers. The memory in use depends on neither the length of a piece nor that of the torrent: a run holds at
-//! most [`MEMORY_MAX`] in buffers of one stretch each. In which order stretches are read is the business of
+//! pool's answers. The memory in use depends on neither the length of a piece nor that of the torrent: runs hold what
+//! their [`Loan`](super::loan::Loan) allows all of them together, in buffers of one stretch each. In which order stretches are read is the business of
 //! [`order`](super::order), what they mean on disk that of [`payload`](super::payload), and what is to be done with each
 //! piece and its digest that of the [`Visitor`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -44,9 +45,6 @@ const WHOLE_MIN: usize = 32;
 /// The same while none are: more than the pool's queue takes. The loop then waits for room there and is woken once for half a
 /// queue, where an answer would wake it for each piece.
 const WHOLE_ALONE: usize = 1024;
-
-/// What the buffers of a run may take.
-const MEMORY_MAX: usize = 64 << 20;
 
 /// Torrents up to this length are read without a ring: making one costs as much.
 const RING_FROM: u64 = 1 << 20;
@@ -140,7 +138,6 @@ pub(super) fn run(
     let stretch_len = stretch_len(geometry);
     let buffer_len = stretch_len + slack(stretch_len);
     let lanes = means.pool.workers() * means.pool.lanes();
-    let buffers_max = (2 * lanes + READS_MAX).min(MEMORY_MAX / buffer_len);
     let wanted = geometry.total_len() > RING_FROM;
     let mut run = Run {
         geometry,
@@ -158,11 +155,10 @@ pub(super) fn run(
         lanes,
         reading: Slab::new(),
         long: HashMap::new(),
-        buffers: Buffers::new(buffer_len, buffers_max),
+        buffers: Buffers::new(buffer_len, Arc::clone(means.throttle.loan())),
         jobs_out: 0,
         held: Vec::new(),
-        // The other half is for what is read meanwhile.
-        held_max: lanes.min(buffers_max.saturating_sub(READS_MAX) / 2),
+        held_max: 0,
         whole_out: 0,
         whole_max: (2 * lanes).max(WHOLE_MIN),
         whole_files: 0,
@@ -171,6 +167,7 @@ pub(super) fn run(
         saved_at: Instant::now(),
         rest_until: Instant::now(),
     };
+    run.share_memory();
     let result = run.all();
     if result == Err(Error::Cancelled) {
         run.save();
@@ -268,6 +265,16 @@ impl Settled {
 }
 
 impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
+    /// Takes no more memory than is left to it by those who run now.
+    fn share_memory(&mut self) {
+        let count = 2 * self.lanes + READS_MAX;
+        self.buffers.limit(count, self.means.throttle.memory());
+        // While these are hashed, others are read, and those that come meanwhile are held.
+        self.held_max = self
+            .lanes
+            .min(self.buffers.count_max().saturating_sub(READS_MAX) * 2 / 3);
+    }
+
     fn all(&mut self) -> Result<(), Error> {
         let (mut ended, mut read) = (false, Vec::new());
         loop {
@@ -281,6 +288,7 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
             if now - self.saved_at >= SAVE_EVERY {
                 self.save();
             }
+            self.share_memory();
             let beside_peers = self.means.throttle.is_beside_peers(now);
             let reads_max = if beside_peers { 1 } else { READS_MAX };
             let mut held_up = None;

@@ -1,12 +1,14 @@
 //! How those who read whole torrents share the machine: with the operator, who may pause them or set a rate, and with the
 //! peers, whose blocks come from the same disks.
 //!
-//! One [`Throttle`] is shared by all checks, so that a rate is the rate of all of them together.
+//! One [`Throttle`] is shared by all checks, so that a rate is the rate of all of them together, and so is their memory.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use super::loan::Loan;
 
 /// What may be read at once although a rate is set: a few stretches, so that they can be in flight.
 const BURST: Duration = Duration::from_millis(100);
@@ -37,6 +39,7 @@ pub struct Throttle {
     begun: AtomicU64,
     /// Those who read now.
     running: AtomicUsize,
+    loan: Arc<Loan>,
     #[cfg(test)]
     asked: AtomicBool,
     #[cfg(test)]
@@ -84,6 +87,22 @@ impl Throttle {
             peers,
             ..Self::default()
         }
+    }
+
+    /// The same with another's memory.
+    #[must_use]
+    pub fn with_memory_of(self, loan: Arc<Loan>) -> Self {
+        Self { loan, ..self }
+    }
+
+    /// Whose memory checks read into.
+    pub(super) fn loan(&self) -> &Arc<Loan> {
+        &self.loan
+    }
+
+    /// What each of those who read now may have of it, in bytes.
+    pub(super) fn memory(&self) -> u64 {
+        self.loan.share(self.running.load(Relaxed))
     }
 
     /// Changes the rate. What was begun has been paid for at the old one, as far as it has: what is left of that is let off.

@@ -178,7 +178,8 @@ impl<'a> Supervisor<'a> {
         let pool = Arc::new(pool);
         let counters = shards.counters();
         let peers_reads = move || counters.iter().map(|shard| shard.counters().disk_reads).sum();
-        let throttle = Arc::new(Throttle::new(config.storage.check_rate, Some(Box::new(peers_reads))));
+        let throttle = Throttle::new(config.storage.check_rate, Some(Box::new(peers_reads)));
+        let throttle = Arc::new(throttle.with_memory_of(Arc::clone(shards.loan())));
         let (data_folders, looks) = DataFolders::new(session);
         let kept = (session, &data_folders.places);
         let checks = Checks::start(&pool, &throttle, kept, shards.checks_max(), sender)

@@ -108,6 +108,7 @@ impl Fixture {
             mailboxes: Arc::from(Vec::new()),
             pool: pool(),
             write_buffer: 1 << 20,
+            loan: Arc::default(),
             gather_wait: GATHER_WAIT,
             events: Events::new(|_| {}),
             peer_id: PeerId(*b"-BD0001-tests-tests-"),

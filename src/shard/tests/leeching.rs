@@ -66,7 +66,7 @@ impl Leeching {
         let events = Arc::new(Mutex::new(Vec::new()));
         let told = events.clone();
         fixture.shard.settings.events = Events::new(move |event| told.lock().unwrap().push(event));
-        fixture.shard.assembly = Assembly::new(write_buffer);
+        fixture.shard.assembly = Assembly::new(write_buffer, Arc::default(), 1);
         let none = Bitfield::new(meta.geometry.piece_count());
         let root = fixture.torrent.root().clone();
         for file in meta.files.iter().filter(|file| !file.pad) {

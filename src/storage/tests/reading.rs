@@ -1,6 +1,9 @@
 //! How payload is read and hashed: past the page cache, and side by side.
 
+use std::sync::Arc;
+
 use super::*;
+use crate::storage::Loan;
 
 #[test]
 fn several_checks_share_one_pool() {
@@ -77,4 +80,32 @@ fn pieces_that_come_from_the_disk_one_by_one_are_hashed_side_by_side() {
         lanes == 1 || work.lane_blocks > 3 * work.single_blocks,
         "{lanes} lanes: {work:?}"
     );
+}
+
+#[test]
+fn checks_read_into_what_all_of_them_together_may_borrow() {
+    for piece_len in [100_000, 1 << 20, 3 << 20] {
+        let fixture = fixture(piece_len, &[("f", 40 << 20, false), ("g", 5_000_001, false)]);
+        fixture.flip("f", 39 << 20);
+        for max in [0, 9 << 20] {
+            let loan = Arc::new(Loan::new(max));
+            let throttle = Throttle::default().with_memory_of(Arc::clone(&loan));
+            // Two buffers are everybody's. Who comes when another has taken all gets half of it, and the other gives it up by and by.
+            for (threads, most) in [(1, max.max(5 << 19)), (2, (max + max / 2).max(5 << 20))] {
+                ["f", "g"].iter().for_each(|name| chill(&fixture.path(name)));
+                std::thread::scope(|scope| {
+                    for _ in 0..threads {
+                        scope.spawn(|| {
+                            let root = Root::open(fixture.temp.path()).unwrap();
+                            let means = fixture.means(&throttle);
+                            let report = check(&fixture.metainfo, &root, means, &Progress::default(), None).unwrap();
+                            assert_eq!(indexes(&report.wrong), [(39 << 20) / piece_len]);
+                        });
+                    }
+                });
+                assert_eq!(loan.bytes(), 0, "all of it was given back");
+                assert!((1..=most).contains(&loan.most()), "{} of {most}", loan.most());
+            }
+        }
+    }
 }
