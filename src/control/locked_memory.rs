@@ -4,8 +4,8 @@
 //! Those can be done without (`io::uring`), a ring cannot.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::thread::{CapabilitySet, capabilities};
 
+use crate::io::uring::setup::locked_max;
 use crate::shard::RING_ENTRIES_MAX;
 
 /// Shorter rings would be entered several times for what a busy shard has to submit.
@@ -24,10 +24,7 @@ pub(super) fn raise(shards: usize) -> u32 {
     };
     // Refused: then it stays as it is.
     let _ = setrlimit(Resource::Memlock, raised);
-    let limit = getrlimit(Resource::Memlock).current;
-    // Nothing is counted for who has it.
-    let is_free = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
-    ring_entries(limit.filter(|_| !is_free), shards)
+    ring_entries(locked_max(), shards)
 }
 
 /// The most that leaves something to others: a power of two.

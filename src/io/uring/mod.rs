@@ -53,7 +53,7 @@ use files::Files;
 use op_table::{InFlight, OpTable, OpenArgs};
 use pool::{BUF_LEN, Pool};
 use recv_ring::{RECV_BUF_LEN, RecvRing};
-use registered::register_pool;
+use registered::Registered;
 pub use setup::{Features, SetupError};
 pub use thread::{block_signals, run_when_idle};
 
@@ -106,6 +106,8 @@ pub struct Uring {
     ring: ManuallyDrop<IoUring>,
     ops: ManuallyDrop<OpTable>,
     pool: ManuallyDrop<Pool>,
+    /// What of the pool is registered, if that may be.
+    registered: Option<Registered>,
     recv_ring: ManuallyDrop<Rc<RecvRing>>,
     /// Made when it is first wanted; `None` for good where it cannot be had.
     bulk_ring: ManuallyDrop<Option<Rc<RecvRing>>>,
@@ -147,7 +149,9 @@ impl Uring {
             errno,
         })?;
         features.huge_pages = pool.huge();
-        features.buffers = features.buffers && register_pool(&ring, &pool, &mut notices);
+        let registered = features.buffers.then(|| Registered::new(&ring, &pool, &mut notices));
+        let registered = registered.flatten();
+        features.buffers = registered.is_some();
         let recv_ring = RecvRing::new(config.recv_bufs, RECV_BUF_LEN).map_err(|errno| SetupError::Other {
             step: "map the receive buffers",
             errno,
@@ -170,6 +174,7 @@ impl Uring {
             ring: ManuallyDrop::new(ring),
             ops: ManuallyDrop::new(OpTable::default()),
             pool: ManuallyDrop::new(pool),
+            registered,
             recv_ring: ManuallyDrop::new(recv_ring),
             bulk_ring: ManuallyDrop::new(None),
             bulk_tried: false,
@@ -463,14 +468,15 @@ impl Driver for Uring {
                     "read of {len} bytes to {at} of a buffer of {BUF_LEN}"
                 );
                 let to = buf.as_mut_ptr().wrapping_add(at as usize);
-                let index = buf.registered_index();
+                let registered = self.registered.as_mut();
+                let index = registered.and_then(|known| known.index(&self.ring, &self.pool, &buf));
                 let flags = if uncached { libc::RWF_DONTCACHE } else { 0 };
-                let entry = match self.features.buffers {
-                    true => on!(file, |fd| opcode::ReadFixed::new(fd, to, len, index)
+                let entry = match index {
+                    Some(index) => on!(file, |fd| opcode::ReadFixed::new(fd, to, len, index)
                         .offset(offset)
                         .rw_flags(flags)
                         .build()),
-                    false => on!(file, |fd| opcode::Read::new(fd, to, len)
+                    None => on!(file, |fd| opcode::Read::new(fd, to, len)
                         .offset(offset)
                         .rw_flags(flags)
                         .build()),

@@ -1,7 +1,7 @@
 //! Memory that files are read into and sockets are sent from: one region, cut into buffers of one size.
 //!
-//! The region is on huge pages where they are to be had and is registered with the ring, so that the kernel neither
-//! looks pages up nor pins them for each read. A [`Buf`] is the only way to a buffer: it is unique while something is read
+//! The region is on huge pages where they are to be had and is registered with the ring as it is used, so that the kernel
+//! neither looks pages up nor pins them for each read. A [`Buf`] is the only way to a buffer: it is unique while something is read
 //! into it (it moves into the operation and comes back with the completion) and shared, read-only, behind an `Rc` while
 //! it is sent from. When the last owner lets go it returns to the pool. Free buffers are handed out last in, first out:
 //! the one used last is the one still in the CPU's cache.
@@ -19,7 +19,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 pub const BUF_LEN: usize = 128 * 1024;
 
 /// Huge pages of x86-64 and arm64, and what the region is aligned to.
-const HUGE_PAGE_LEN: usize = 2 * 1024 * 1024;
+pub(super) const HUGE_PAGE_LEN: usize = 2 * 1024 * 1024;
 
 /// What one registered buffer may hold: 1 GiB is the kernel's limit.
 pub(super) const REGISTERED_LEN_MAX: usize = 1024 * 1024 * 1024;
@@ -99,12 +99,15 @@ impl Pool {
         self.0.huge
     }
 
-    /// The region in stretches that can each be one registered buffer: address and length.
-    pub(super) fn stretches(&self) -> impl Iterator<Item = (*mut u8, usize)> + '_ {
-        (0..self.0.len).step_by(REGISTERED_LEN_MAX).map(|start| {
-            let len = REGISTERED_LEN_MAX.min(self.0.len - start);
-            (self.0.base.as_ptr().wrapping_add(start), len)
-        })
+    /// Bytes of the region: whole huge pages.
+    pub(super) fn len(&self) -> usize {
+        self.0.len
+    }
+
+    /// Where a byte of the region is.
+    pub(super) fn at(&self, byte: usize) -> *mut u8 {
+        assert!(byte < self.0.len, "byte {byte} of {}", self.0.len);
+        self.0.base.as_ptr().wrapping_add(byte)
     }
 }
 
@@ -158,7 +161,8 @@ impl fmt::Debug for Buf {
 }
 
 impl Buf {
-    fn start(&self) -> usize {
+    /// Where it lies in the region, in bytes.
+    pub(super) fn start(&self) -> usize {
         self.slot as usize * BUF_LEN
     }
 
@@ -181,11 +185,6 @@ impl Buf {
     /// Where the kernel reads to.
     pub(super) fn as_mut_ptr(&mut self) -> *mut u8 {
         self.region.base.as_ptr().wrapping_add(self.start())
-    }
-
-    /// Which registered buffer the slot lies in.
-    pub(super) fn registered_index(&self) -> u16 {
-        (self.start() / REGISTERED_LEN_MAX) as u16
     }
 }
 

@@ -1,8 +1,11 @@
 //! Memory that the ring has registered beside its files: the pool, and the buffers that what comes in is put into.
 
-use io_uring::IoUring;
+use std::io;
 
-use super::pool::{BUF_LEN, Pool};
+use io_uring::IoUring;
+use rustix::io::Errno;
+
+use super::pool::{BUF_LEN, Buf, HUGE_PAGE_LEN, Pool, REGISTERED_LEN_MAX};
 use super::recv_ring::{BULK_BUF_LEN, RecvRing};
 use super::{BULK_GROUP, DATAGRAM_GROUP, Uring, datagrams, setup};
 
@@ -57,29 +60,133 @@ impl Uring {
     }
 }
 
-/// Registers the pool, and says whether it is; if not, `notices` has why.
-pub(super) fn register_pool(ring: &IoUring, pool: &Pool, notices: &mut Vec<String>) -> bool {
-    let iovecs: Vec<libc::iovec> = pool
-        .stretches()
-        .map(|(base, len)| libc::iovec {
-            iov_base: base.cast(),
-            iov_len: len,
-        })
-        .collect();
-    // SAFETY: the stretches are the pool's region, which the driver holds until the ring is closed.
-    match unsafe { ring.submitter().register_buffers(&iovecs) } {
-        Ok(()) => true,
-        Err(error) => {
-            let mib = pool.count() as usize * BUF_LEN / (1024 * 1024);
-            notices.push(match error.raw_os_error() {
-                Some(libc::ENOMEM) => format!(
-                    "cannot register {mib} MiB of cache: the locked-memory limit is {}; reads cost more without (hint: \
-                     raise `LimitMEMLOCK=` in btd.service, or --ulimit memlock=-1 of a container)",
-                    setup::memlock_limit()
-                ),
-                _ => format!("cannot register {mib} MiB of cache: {error}; reads cost more without"),
-            });
-            false
+/// What is registered of a pool at a time, at least: a huge page. The kernel finds and clears memory as it is registered, which on a
+/// virtual machine may take a second and more for each GiB; so nobody waits for it at the start, and a cache that nobody fills is
+/// no memory.
+const STRETCH_LEN_MIN: usize = HUGE_PAGE_LEN;
+
+/// How many stretches there are at most: a quarter of what a ring may have.
+const STRETCHES_MAX: usize = 4096;
+
+/// What the ring knows of the pool: stretches of it, each from when it is first read into.
+#[derive(Debug)]
+pub(super) struct Registered {
+    stretch_len: usize,
+    known: Vec<bool>,
+    /// The kernel has refused one, and is not asked again.
+    refused: bool,
+    #[cfg(test)]
+    refuses: Option<Errno>,
+}
+
+impl Registered {
+    /// Prepares the ring for the pool. `None` where none of it may be registered; `notices` has why.
+    pub(super) fn new(ring: &IoUring, pool: &Pool, notices: &mut Vec<String>) -> Option<Self> {
+        // Some of it is worse than none: the rings of checks would be left nothing of the limit.
+        if setup::locked_max().is_some_and(|max| max < pool.len() as u64) {
+            notices.push(refusal(pool, &Errno::NOMEM.into()));
+            return None;
+        }
+        let stretch_len = stretch_len(pool.len());
+        let mut this = Self {
+            stretch_len,
+            known: vec![false; pool.len().div_ceil(stretch_len)],
+            refused: false,
+            #[cfg(test)]
+            refuses: None,
+        };
+        let count = u32::try_from(this.known.len()).expect("a few thousand");
+        let prepared = ring.submitter().register_buffers_sparse(count);
+        // One, to know whether it works.
+        match prepared.and_then(|()| this.register(ring, pool, 0)) {
+            Ok(()) => Some(this),
+            Err(error) => {
+                notices.push(refusal(pool, &error));
+                None
+            }
+        }
+    }
+
+    /// Which registered buffer this one lies in, if it may be read into as such.
+    pub(super) fn index(&mut self, ring: &IoUring, pool: &Pool, buf: &Buf) -> Option<u16> {
+        let stretch = buf.start() / self.stretch_len;
+        if !self.known[stretch] {
+            if self.refused {
+                return None;
+            }
+            if let Err(error) = self.register(ring, pool, stretch) {
+                self.refused = true;
+                tracing::warn!("{}", refusal(pool, &error));
+                return None;
+            }
+        }
+        u16::try_from(stretch).ok()
+    }
+
+    fn register(&mut self, ring: &IoUring, pool: &Pool, stretch: usize) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(errno) = self.refuses {
+            return Err(errno.into());
+        }
+        let start = stretch * self.stretch_len;
+        let iovec = libc::iovec {
+            iov_base: pool.at(start).cast(),
+            iov_len: self.stretch_len.min(pool.len() - start),
+        };
+        let at = u32::try_from(stretch).expect("a few thousand");
+        // SAFETY: the stretch lies in the pool's region, which the driver holds until the ring is closed.
+        unsafe { ring.submitter().register_buffers_update(at, &[iovec], None) }?;
+        self.known[stretch] = true;
+        Ok(())
+    }
+
+    /// As if the kernel refused whatever comes.
+    #[cfg(test)]
+    pub(super) fn refuse(&mut self, errno: Errno) {
+        self.refuses = Some(errno);
+    }
+
+    /// Stretches that were read into.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> usize {
+        self.known.iter().filter(|known| **known).count()
+    }
+}
+
+/// For a pool of so many bytes: whole huge pages, and no more than one registered buffer may hold.
+fn stretch_len(pool_len: usize) -> usize {
+    let wanted = pool_len.div_ceil(STRETCHES_MAX).next_power_of_two();
+    wanted.clamp(STRETCH_LEN_MIN, REGISTERED_LEN_MAX)
+}
+
+/// Why no more of the pool is registered.
+fn refusal(pool: &Pool, error: &io::Error) -> String {
+    let mib = pool.count() as usize * BUF_LEN / (1024 * 1024);
+    match error.raw_os_error() {
+        Some(libc::ENOMEM) => format!(
+            "cannot register {mib} MiB of cache: the locked-memory limit is {}; reads cost more without (hint: raise \
+             `LimitMEMLOCK=` in btd.service, or --ulimit memlock=-1 of a container)",
+            setup::memlock_limit()
+        ),
+        _ => format!("cannot register {mib} MiB of cache: {error}; reads cost more without"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_are_huge_pages_and_few() {
+        let (mib, gib) = (1 << 20, 1 << 30);
+        for (pool, stretch) in [
+            (2 * mib, 2 * mib),
+            (256 * mib, 2 * mib),
+            (8 * gib, 2 * mib),
+            (9 * gib, 4 * mib),
+            (4096 * gib, gib),
+        ] {
+            assert_eq!(stretch_len(pool), stretch, "{pool}");
         }
     }
 }

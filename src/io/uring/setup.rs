@@ -6,6 +6,8 @@ use std::io;
 
 use io_uring::{IoUring, Probe, opcode};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
+use rustix::thread::{CapabilitySet, capabilities};
 
 /// Capabilities that btd can do without. `BTD_URING_MASK` (comma-separated names) makes the probe say no, so that each
 /// fallback is tested on any kernel.
@@ -249,9 +251,17 @@ pub(super) fn other(step: &'static str, error: &io::Error) -> SetupError {
     }
 }
 
+/// Bytes that this process may lock, if that is bounded.
+#[must_use]
+pub fn locked_max() -> Option<u64> {
+    // Nothing is counted for who has it.
+    let is_free = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
+    getrlimit(Resource::Memlock).current.filter(|_| !is_free)
+}
+
 /// The locked-memory limit, for people.
 pub(super) fn memlock_limit() -> String {
-    match rustix::process::getrlimit(rustix::process::Resource::Memlock).current {
+    match getrlimit(Resource::Memlock).current {
         Some(bytes) => match bytes / 1024 {
             kib if kib.is_multiple_of(1024) => format!("{} MiB", kib / 1024),
             kib => format!("{kib} KiB"),

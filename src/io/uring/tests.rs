@@ -17,6 +17,7 @@ mod connects;
 mod datagrams;
 mod lending;
 mod opens;
+mod registered;
 mod writes;
 
 fn config(features: Features) -> UringConfig {
