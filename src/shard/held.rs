@@ -8,6 +8,7 @@
 //! The same is done to a peer that says so much in one turn of the loop that the others would wait for it: what is
 //! beyond its share is held until the next turn. So it is to one whose requests and cancels have its queue searched so often
 //! that they would: twenty that took back the end of a full queue as fast as they could made turns of more than half a second.
+//! Where many have to be stopped so, each has a smaller share of the next turn ([`Crowd`]): a hundred of them made turns of two.
 
 use super::Shard;
 use super::conn::{Conn, PeerConn, Phase};
@@ -19,15 +20,60 @@ use crate::proto::wire::Message;
 /// The peer is listened to again when its queue is down to this.
 const LISTEN_AGAIN: usize = REQUEST_QUEUE_MAX / 2;
 
-/// Receives of one connection that are looked at in one turn, of 4 KiB each: 15,000 requests.
-pub(super) const HEARD_MAX: u32 = 64;
+/// Receives of one connection that are looked at in one turn: 15,000 requests. Of what was held, as many bytes.
+const HEARD_MAX: u32 = 64;
 
-/// Bytes of what was held that are looked at in one turn: as much as that.
-const HEARD_LEN_MAX: usize = HEARD_MAX as usize * 4096;
+/// Bytes of a receive.
+const RECEIVE_LEN: usize = 4096;
 
 /// Queued requests that the requests and cancels of one connection may be compared with in one turn: twice as many as if it
 /// asked for a whole queue at once. With a full queue that is two thousand messages.
-pub(super) const SEARCHED_MAX: usize = REQUEST_QUEUE_MAX * REQUEST_QUEUE_MAX;
+const SEARCHED_MAX: usize = REQUEST_QUEUE_MAX * REQUEST_QUEUE_MAX;
+
+/// How many have all of such a share in one turn. More of them have together as much as these.
+const FULL_SHARES: u32 = 4;
+
+/// In [`Conn::heard_count`]: it has had its share of the turn.
+pub(super) const STOPPED: u32 = u32::MAX;
+
+/// How many connections had to be stopped in this turn, and in the one before, by which the shares of this one are measured. So
+/// turns do not get longer with the number of those who say as much as they can.
+#[derive(Debug, Default)]
+pub(super) struct Crowd {
+    turn: u64,
+    stopped: u32,
+    stopped_before: u32,
+}
+
+impl Crowd {
+    fn on_stopped(&mut self, turn: u64) {
+        self.go_to(turn);
+        self.stopped += 1;
+    }
+
+    /// Receives of one connection that are looked at in this turn.
+    pub(super) fn heard_max(&mut self, turn: u64) -> u32 {
+        (HEARD_MAX / self.part(turn)).max(1)
+    }
+
+    /// See [`SEARCHED_MAX`]. One message at least.
+    pub(super) fn searched_max(&mut self, turn: u64) -> usize {
+        SEARCHED_MAX / self.part(turn) as usize
+    }
+
+    /// By how much shares are smaller.
+    fn part(&mut self, turn: u64) -> u32 {
+        self.go_to(turn);
+        self.stopped_before.div_ceil(FULL_SHARES).max(1)
+    }
+
+    fn go_to(&mut self, turn: u64) {
+        if turn != self.turn {
+            self.turn = turn;
+            self.stopped_before = std::mem::take(&mut self.stopped);
+        }
+    }
+}
 
 /// How many queued requests a message has searched, of a queue of this length.
 pub(super) fn searched_for(message: &Message<'_>, queue_len: usize) -> usize {
@@ -63,35 +109,64 @@ impl<D: Driver> Shard<D> {
     /// Sees to it that what is held is looked at, at the end of this turn or in a later one.
     pub(super) fn look_at_held(&mut self, owner: Owner) {
         let turn = self.counters.turns;
+        let heard_max = self.crowd.heard_max(turn);
         let Some(conn) = self.conns.get_mut(owner) else {
             return;
         };
         if !conn.peer().is_some_and(PeerConn::may_be_heard) {
             return;
         }
-        match conn.heard_turn == turn && conn.heard_count >= HEARD_MAX {
+        match conn.heard_turn == turn && conn.heard_count >= heard_max {
             true => self.touch(owner),
             false => self.listenable.push(owner),
         }
     }
 
+    /// A receive has come. Whether the connection has had its share of the turn by then, and is not listened to.
+    pub(super) fn has_been_heard_enough(&mut self, owner: Owner) -> bool {
+        let turn = self.counters.turns;
+        let heard_max = self.crowd.heard_max(turn);
+        let Some(conn) = self.conns.get_mut(owner) else {
+            return false;
+        };
+        let before = conn.heard_count;
+        let enough = conn.has_been_heard_enough(turn, heard_max);
+        if enough && before != STOPPED {
+            self.crowd.on_stopped(turn);
+        }
+        enough
+    }
+
+    /// The rest of what it says waits for another turn: it has had its queue searched too often.
+    pub(super) fn stop_hearing(&mut self, owner: Owner, rest: &[u8]) {
+        if let Some(conn) = self.conns.get_mut(owner) {
+            conn.heard_count = STOPPED;
+            self.crowd.on_stopped(self.counters.turns);
+        }
+        self.hold(owner, rest);
+    }
+
     /// Goes on where [`Shard::hold`] stopped.
     pub(super) fn listen_again(&mut self, owner: Owner) {
         let turn = self.counters.turns;
+        let heard_max = self.crowd.heard_max(turn);
         let Some(conn) = self.conns.get_mut(owner) else {
             return;
         };
-        if conn.heard_turn == turn && conn.heard_count >= HEARD_MAX {
+        if conn.heard_turn == turn && conn.heard_count >= heard_max {
             return self.touch(owner); // Listed twice.
         }
         conn.heard_turn = turn;
-        conn.heard_count = HEARD_MAX;
+        conn.heard_count = STOPPED;
         conn.searched = 0;
         let Some(peer) = conn.peer_mut() else { return };
         let held = std::mem::take(&mut peer.held);
-        let (now, later) = held.split_at(held.len().min(HEARD_LEN_MAX));
+        let (now, later) = held.split_at(held.len().min(heard_max as usize * RECEIVE_LEN));
         self.on_messages(owner, now);
         if !later.is_empty() {
+            if !self.conns.get(owner).is_some_and(Conn::is_held) {
+                self.crowd.on_stopped(turn);
+            }
             self.hold(owner, later);
         }
         // Armed at the turn's end, if nothing is held again and the cancelled receive has ended; else by what ends last.
@@ -108,15 +183,19 @@ impl PeerConn {
 
 impl Conn {
     /// Whether the connection has had its share of the turn; counts one receive that is looked at, if not.
-    pub(super) fn has_been_heard_enough(&mut self, turn: u64) -> bool {
+    fn has_been_heard_enough(&mut self, turn: u64, heard_max: u32) -> bool {
         if self.heard_turn != turn {
             self.heard_turn = turn;
             self.heard_count = 0;
             self.searched = 0;
         }
         // What was asked for is no flood, and is not copied once more.
-        let enough = self.heard_count >= HEARD_MAX && matches!(self.phase, Phase::Peer(_)) && !self.sends_blocks();
-        self.heard_count += u32::from(!enough);
+        let enough = self.heard_count >= heard_max && matches!(self.phase, Phase::Peer(_)) && !self.sends_blocks();
+        self.heard_count = if enough {
+            STOPPED
+        } else {
+            self.heard_count.saturating_add(1)
+        };
         enough
     }
 

@@ -224,6 +224,7 @@ pub struct Shard<D: Driver> {
     unarmed: Vec<Owner>,
     /// Connections whose request queue has room again.
     listenable: Vec<Owner>,
+    crowd: held::Crowd,
     /// Connections whose disk operations wait for the machine to have descriptors, memory or threads again: the next tick.
     later: Vec<Owner>,
     /// Connections that wait for a free buffer, longest first.
@@ -365,6 +366,7 @@ impl<D: Driver> Shard<D> {
             touched: Vec::new(),
             unarmed: Vec::new(),
             listenable: Vec::new(),
+            crowd: held::Crowd::default(),
             later: Vec::new(),
             starved: VecDeque::new(),
             paced: VecDeque::new(),

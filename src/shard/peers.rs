@@ -8,7 +8,7 @@ use super::deadlines::ticks;
 use super::download::Who;
 use super::ended::Reason;
 use super::gone::Gone;
-use super::held::{HEARD_MAX, SEARCHED_MAX, searched_for};
+use super::held::searched_for;
 use super::leech::Took;
 use super::upload::Upload;
 use crate::io::{Driver, Errno, Owner, Received};
@@ -78,7 +78,7 @@ impl<D: Driver> Shard<D> {
             Ok(Received::Data(bytes)) => {
                 conn.received_at = self.tick;
                 self.counters.received_bytes += bytes.len() as u64;
-                if conn.has_been_heard_enough(self.counters.turns) {
+                if self.has_been_heard_enough(owner) {
                     self.hold(owner, &bytes);
                 } else {
                     self.on_bytes(owner, &bytes);
@@ -260,13 +260,13 @@ impl<D: Driver> Shard<D> {
             return self.hold(owner, bytes);
         }
         let now = self.now;
+        let searched_max = self.crowd.searched_max(self.counters.turns);
         loop {
             let Some(conn) = self.conns.get_mut(owner) else {
                 return;
             };
-            if conn.searched >= SEARCHED_MAX && !bytes.is_empty() {
-                conn.heard_count = HEARD_MAX;
-                return self.hold(owner, bytes);
+            if conn.searched >= searched_max && !bytes.is_empty() {
+                return self.stop_hearing(owner, bytes);
             }
             let Conn {
                 phase, out, searched, ..
