@@ -85,6 +85,8 @@ pub(super) struct Download {
     pub(super) downloaded: u64,
     /// Since when every missing block has been asked for.
     pub(super) endgame_since: Option<Instant>,
+    /// When a block came last that was missing.
+    pub(super) new_block_at: Option<Instant>,
     /// When was last told what is written.
     pub(super) told_at: u64,
     /// Pieces that are verified and not written.
@@ -131,6 +133,7 @@ impl Download {
             dirty: BTreeSet::new(),
             downloaded: 0,
             endgame_since: None,
+            new_block_at: None,
             told_at: tick,
             writing: 0,
             held: 0,

@@ -36,13 +36,25 @@ const FULL_SHARES: u32 = 4;
 /// In [`Conn::heard_count`]: it has had its share of the turn.
 pub(super) const STOPPED: u32 = u32::MAX;
 
-/// How many connections had to be stopped in this turn, and in the one before, by which the shares of this one are measured. So
+/// How many connections had to be stopped in this turn, and what each may have of it by how many were in the one before. So
 /// turns do not get longer with the number of those who say as much as they can.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Crowd {
     turn: u64,
     stopped: u32,
-    stopped_before: u32,
+    heard_max: u32,
+    searched_max: usize,
+}
+
+impl Default for Crowd {
+    fn default() -> Crowd {
+        Crowd {
+            turn: 0,
+            stopped: 0,
+            heard_max: HEARD_MAX,
+            searched_max: SEARCHED_MAX,
+        }
+    }
 }
 
 impl Crowd {
@@ -53,25 +65,24 @@ impl Crowd {
 
     /// Receives of one connection that are looked at in this turn.
     pub(super) fn heard_max(&mut self, turn: u64) -> u32 {
-        (HEARD_MAX / self.part(turn)).max(1)
+        self.go_to(turn);
+        self.heard_max
     }
 
     /// See [`SEARCHED_MAX`]. One message at least.
     pub(super) fn searched_max(&mut self, turn: u64) -> usize {
-        SEARCHED_MAX / self.part(turn) as usize
-    }
-
-    /// By how much shares are smaller.
-    fn part(&mut self, turn: u64) -> u32 {
         self.go_to(turn);
-        self.stopped_before.div_ceil(FULL_SHARES).max(1)
+        self.searched_max
     }
 
     fn go_to(&mut self, turn: u64) {
-        if turn != self.turn {
-            self.turn = turn;
-            self.stopped_before = std::mem::take(&mut self.stopped);
+        if turn == self.turn {
+            return;
         }
+        self.turn = turn;
+        let parts = std::mem::take(&mut self.stopped).div_ceil(FULL_SHARES).max(1);
+        self.heard_max = (HEARD_MAX / parts).max(1);
+        self.searched_max = SEARCHED_MAX / parts as usize;
     }
 }
 

@@ -133,6 +133,7 @@ impl Leech {
         }
         match download.picker.on_block(self.key, &block) {
             Arrived::New { cancel, whole } => {
+                download.new_block_at = Some(now);
                 self.useful = true;
                 let served = &download.served;
                 let piece_len = served.torrent.geometry().piece_len(block.piece());

@@ -17,9 +17,13 @@ use crate::shard::events::{Event, Events};
 const LOST_AFTER: Duration = Duration::from_secs(60);
 
 /// A peer that has had nothing to do for so long is asked for what others were asked for; sooner when nothing else is
-/// missing. Near peers are done before that, and send nothing twice.
+/// missing and nothing comes. Near peers are done before that, and send nothing twice.
 const IDLE_AFTER: Duration = Duration::from_secs(2);
 const IDLE_AFTER_AT_THE_END: Duration = Duration::from_millis(500);
+
+/// As long as a block that was missing has come within this time, the end comes by itself, or by what is late
+/// ([`super::super::late`]).
+const NOTHING_COMES: Duration = Duration::from_millis(200);
 
 /// Blocks that it is asked for then at a time.
 const TAKEN_OVER_MAX: usize = 32;
@@ -156,10 +160,14 @@ impl<D: Driver> Shard<D> {
             true => download.endgame_since.or(Some(now)),
             false => None,
         };
-        let (since, idle_after) = match download.endgame_since {
-            Some(endgame) => (leech.idle_since.map(|since| since.max(endgame)), IDLE_AFTER_AT_THE_END),
-            None => (leech.idle_since, IDLE_AFTER),
+        let nothing_comes = download
+            .new_block_at
+            .is_none_or(|at| now.saturating_duration_since(at) >= NOTHING_COMES);
+        let idle_after = match download.endgame_since {
+            Some(_) if nothing_comes => IDLE_AFTER_AT_THE_END,
+            _ => IDLE_AFTER,
         };
+        let since = leech.idle_since.max(leech.idle_since.and(download.endgame_since));
         let is_idle = since.is_some_and(|since| now.saturating_duration_since(since) >= idle_after);
         if picked.is_empty() && !leech.is_outrun(now) && is_idle {
             let asking = Asking { idle: true, ..asking };
