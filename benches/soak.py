@@ -7,7 +7,7 @@ It seeds a torrent of 128 MiB and fifty small ones, and is a tracker. Meanwhile,
   - swarms of 1 to 200 leechers at chance paces, of whose pieces a fifth are hashed;
   - another btd downloads the torrent from it, is compared, stopped, emptied and started again; so does aria2c if there is one;
   - strangers send garbage, parts of handshakes, handshakes of torrents that are not there, or nothing;
-  - peers announce torrents of chance, and ask for what they do not get;
+  - peers announce torrents of chance, ask for what they do not get, and are forgotten after two intervals of two minutes;
   - small torrents are taken out and put back, and the configuration is read again.
 Every five seconds its memory, descriptors and threads are looked at, and kept in the file of --out, a JSON object a line. At the
 end all of that stops, and it must have as many descriptors and threads as at the beginning. Of memory, the first half minute is
@@ -125,7 +125,7 @@ class Soak:
             subprocess.run([*create, torrent, "--piece-length", "65536", file], check=True, capture_output=True)
         text = (
             f'[shards]\ncount = 2\npin = false\n[storage]\ncache-size = "64 MiB"\n[metrics]\nlisten = "127.0.0.1:0"\n'
-            f'[tracker]\nhttp = "127.0.0.1:0"\n[[watch]]\ndir = "{self.watch}"\ndata-dir = "{data}"\n'
+            f'[tracker]\nhttp = "127.0.0.1:0"\ninterval = "2m"\nmin-interval = "1m"\n[[watch]]\ndir = "{self.watch}"\ndata-dir = "{data}"\n'
         )
         self.process, ports = self.start("seed", self.config("seed", text))
         self.peers = ("127.0.0.1", ports["peers"][0])
@@ -339,6 +339,8 @@ class Soak:
             else:
                 print("memory: too short a run to tell")
             print(f"descriptors: {first['descriptors']} at first, {last['descriptors']} at the end; threads {first['threads']}, {last['threads']}")
+            print(f"tracker: {self.metric('btd_tracker_bytes') / 1024:.0f} KiB of {self.metric('btd_tracker_swarms'):.0f} torrents at the end, "
+                  f"{self.metric('btd_tracker_swept_total'):.0f} peers forgotten")
             self.process.send_signal(signal.SIGTERM)
             if self.process.wait(30):
                 self.fail(f"btd ended with {self.process.returncode}")
