@@ -330,6 +330,7 @@ fn ready(
     let mut driver = Uring::new(UringConfig {
         entries: config.ring_entries,
         pool_bufs: u32::try_from(bufs).unwrap_or(u32::MAX),
+        pools: u32::try_from(config.settings.mailboxes.len()).unwrap_or(u32::MAX),
         recv_bufs: RECV_BUFS,
         files: config.descriptors_max,
         features: config.features,

@@ -92,6 +92,8 @@ pub struct UringConfig {
     pub entries: u32,
     /// Pool buffers of [`BUF_LEN`] bytes.
     pub pool_bufs: u32,
+    /// Rings of this process that have as many: what may be locked is shared by all of them.
+    pub pools: u32,
     /// Receive buffers of some 4 KiB; a power of two.
     pub recv_bufs: u16,
     /// Slots of the registered file table.
@@ -149,7 +151,9 @@ impl Uring {
             errno,
         })?;
         features.huge_pages = pool.huge();
-        let registered = features.buffers.then(|| Registered::new(&ring, &pool, &mut notices));
+        let registered = features
+            .buffers
+            .then(|| Registered::new(&ring, &pool, config.pools, &mut notices));
         let registered = registered.flatten();
         features.buffers = registered.is_some();
         let recv_ring = RecvRing::new(config.recv_bufs, RECV_BUF_LEN).map_err(|errno| SetupError::Other {

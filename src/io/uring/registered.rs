@@ -81,9 +81,10 @@ pub(super) struct Registered {
 
 impl Registered {
     /// Prepares the ring for the pool. `None` where none of it may be registered; `notices` has why.
-    pub(super) fn new(ring: &IoUring, pool: &Pool, notices: &mut Vec<String>) -> Option<Self> {
+    pub(super) fn new(ring: &IoUring, pool: &Pool, pools: u32, notices: &mut Vec<String>) -> Option<Self> {
         // Some of it is worse than none: the rings of checks would be left nothing of the limit.
-        if setup::locked_max().is_some_and(|max| max < pool.len() as u64) {
+        let wanted = pool.len() as u64 * u64::from(pools.max(1));
+        if setup::locked_max().is_some_and(|max| max < wanted) {
             notices.push(refusal(pool, &Errno::NOMEM.into()));
             return None;
         }

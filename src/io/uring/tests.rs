@@ -24,6 +24,7 @@ fn config(features: Features) -> UringConfig {
     UringConfig {
         entries: 64,
         pool_bufs: 4,
+        pools: 1,
         recv_bufs: 8,
         files: 32,
         features,

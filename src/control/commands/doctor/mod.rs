@@ -82,6 +82,7 @@ fn config(file: Option<&Path>) -> Result<Config, String> {
 /// A ring as a shard would have it, but for its size.
 fn try_ring(features: Features) -> kernel::Tried {
     let driver = Uring::new(UringConfig {
+        pools: 1,
         entries: 64,
         pool_bufs: 16,
         recv_bufs: 16,
