@@ -35,9 +35,15 @@ pub(super) struct Assembly {
     /// Of them, those of pieces that are written early.
     reserved_early: u64,
     max: u64,
-    /// What checks have of all shards' budgets, and how many these are.
-    lent: (Arc<Loan>, u64),
+    lent: Lent,
     pub(super) early: Early,
+}
+
+/// What checks have of all shards' budgets, and how many these are.
+#[derive(Debug)]
+struct Lent {
+    loan: Arc<Loan>,
+    shards: u64,
 }
 
 impl Assembly {
@@ -49,17 +55,19 @@ impl Assembly {
             reserved: 0,
             reserved_early: 0,
             max,
-            lent: (loan, shards.max(1) as u64),
+            lent: Lent {
+                loan,
+                shards: shards.max(1) as u64,
+            },
             early: Early::default(),
         }
     }
 
-    /// What of the budget is not lent.
+    /// What of the budget is not lent: half of it in any case. Beyond it no pieces are begun, and spares are given up; those that
+    /// were begun go on, since nothing else would make room.
     fn left(&self) -> u64 {
-        let (loan, shards) = &self.lent;
-        self.max
-            .saturating_sub(loan.bytes() / shards)
-            .max(self.max.min(BUFFER_MIN))
+        let lent = self.lent.loan.bytes() / self.lent.shards;
+        self.max - lent.min(self.max / 2)
     }
 
     /// How many more pieces of this length may be begun.
@@ -75,9 +83,15 @@ impl Assembly {
     /// How many more pieces may be begun that are written early, and how many blocks of these and others asked for. A
     /// quarter is left to the pieces that need room for all of theirs at once.
     pub(super) fn room_early(&self) -> (usize, usize) {
-        let max = self.left();
-        let left = (max / 4 * 3).saturating_sub(self.reserved_early);
-        let left = left.min(max.saturating_sub(self.reserved));
+        let (pieces, blocks) = self.room_early_of_all();
+        let fit = self.left().saturating_sub(self.reserved) / u64::from(RUN_LEN);
+        (pieces.min(fit as usize), blocks)
+    }
+
+    /// The same as if nothing was lent.
+    fn room_early_of_all(&self) -> (usize, usize) {
+        let left = (self.max / 4 * 3).saturating_sub(self.reserved_early);
+        let left = left.min(self.max.saturating_sub(self.reserved));
         let run = u64::from(RUN_LEN);
         let pieces = match left / 2 / run {
             0 if self.reserved_early == 0 => left / run,
@@ -92,7 +106,7 @@ impl Assembly {
     /// Whether there is little room left: what nobody goes on with is to make way. Pieces that are written early never come
     /// to seven eighths by themselves: of them there is little when no other can be begun.
     pub(super) fn is_tight(&self) -> bool {
-        self.reserved >= self.left() / 8 * 7 || (self.reserved_early > 0 && self.room_early().0 == 0)
+        self.reserved >= self.max / 8 * 7 || (self.reserved_early > 0 && self.room_early_of_all().0 == 0)
     }
 
     /// A piece is not put together any more.
@@ -249,12 +263,25 @@ mod tests {
         assert!(!assembly.is_too_short_for(16 * piece), "which lasts for a while only");
         assembly.recycle(BytesMut::zeroed(len).freeze());
         assert_eq!(assembly.spares.count(), 32);
-        assembly.reserve(28 * i64::from(PIECE));
-        assert!(assembly.is_tight());
         loan.take(4 * 1000 * piece);
-        assert_eq!(assembly.left(), BUFFER_MIN, "some pieces always go on");
+        assert_eq!(assembly.room(piece), 32, "half of it is never lent");
+        assembly.reserve(28 * i64::from(PIECE));
+        assert_eq!((assembly.room(piece), assembly.is_tight()), (4, false));
         loan.give_back(4 * 1032 * piece);
         assert_eq!(assembly.room(piece), 36);
-        assert!(!assembly.is_tight());
+    }
+
+    #[test]
+    fn pieces_that_are_written_early_go_on_while_checks_have_borrowed_and_none_is_begun_beside_them() {
+        let loan = Arc::new(Loan::new(64 << 20));
+        let mut assembly = Assembly::new(64 << 20, Arc::clone(&loan), 1);
+        assembly.reserve_early(40 << 20);
+        let (pieces, blocks) = assembly.room_early();
+        assert!(pieces > 0 && blocks > 0);
+        loan.take(32 << 20);
+        let (pieces, blocks) = assembly.room_early();
+        assert!(pieces == 0 && blocks > 0, "{pieces} pieces, {blocks} blocks");
+        loan.give_back(32 << 20);
+        assert!(assembly.room_early().0 > 0);
     }
 }

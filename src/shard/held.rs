@@ -8,7 +8,7 @@
 //! The same is done to a peer that says so much in one turn of the loop that the others would wait for it: what is
 //! beyond its share is held until the next turn. So it is to one whose requests and cancels have its queue searched so often
 //! that they would: twenty that took back the end of a full queue as fast as they could made turns of more than half a second.
-//! Where many have to be stopped so, each has a smaller share of the next turn ([`Crowd`]): a hundred of them made turns of two.
+//! What all of them have is bounded too ([`Crowd`]): a hundred of them made turns of two.
 
 use super::Shard;
 use super::conn::{Conn, PeerConn, Phase};
@@ -30,59 +30,60 @@ const RECEIVE_LEN: usize = 4096;
 /// asked for a whole queue at once. With a full queue that is two thousand messages.
 const SEARCHED_MAX: usize = REQUEST_QUEUE_MAX * REQUEST_QUEUE_MAX;
 
-/// How many have all of such a share in one turn. More of them have together as much as these.
+/// How many have all of such a share in one turn, by what all of them together have had of it. Those that come after have as much as
+/// any honest peer says in a turn: four receives, or a message for each 64 that a full queue has room for.
 const FULL_SHARES: u32 = 4;
+const HEARD_SMALL: u32 = 4;
+const SEARCHED_SMALL: usize = REQUEST_QUEUE_MAX * (REQUEST_QUEUE_MAX / 64);
 
 /// In [`Conn::heard_count`]: it has had its share of the turn.
 pub(super) const STOPPED: u32 = u32::MAX;
 
-/// How many connections had to be stopped in this turn, and what each may have of it by how many were in the one before. So
-/// turns do not get longer with the number of those who say as much as they can.
-#[derive(Debug)]
+/// What all connections together have had of this turn. So turns do not get longer with the number of those who say as much as
+/// they can.
+#[derive(Debug, Default)]
 pub(super) struct Crowd {
     turn: u64,
-    stopped: u32,
-    heard_max: u32,
-    searched_max: usize,
-}
-
-impl Default for Crowd {
-    fn default() -> Crowd {
-        Crowd {
-            turn: 0,
-            stopped: 0,
-            heard_max: HEARD_MAX,
-            searched_max: SEARCHED_MAX,
-        }
-    }
+    heard: u32,
+    searched: usize,
 }
 
 impl Crowd {
-    fn on_stopped(&mut self, turn: u64) {
-        self.go_to(turn);
-        self.stopped += 1;
-    }
-
     /// Receives of one connection that are looked at in this turn.
     pub(super) fn heard_max(&mut self, turn: u64) -> u32 {
         self.go_to(turn);
-        self.heard_max
+        match self.heard < FULL_SHARES * HEARD_MAX {
+            true => HEARD_MAX,
+            false => HEARD_SMALL,
+        }
     }
 
-    /// See [`SEARCHED_MAX`]. One message at least.
+    /// See [`SEARCHED_MAX`].
     pub(super) fn searched_max(&mut self, turn: u64) -> usize {
         self.go_to(turn);
-        self.searched_max
+        match self.searched < FULL_SHARES as usize * SEARCHED_MAX {
+            true => SEARCHED_MAX,
+            false => SEARCHED_SMALL,
+        }
+    }
+
+    fn on_heard(&mut self, turn: u64, receives: u32) {
+        self.go_to(turn);
+        self.heard = self.heard.saturating_add(receives);
+    }
+
+    /// A message has had so many queued requests searched.
+    pub(super) fn on_searched(&mut self, count: usize) {
+        self.searched += count;
     }
 
     fn go_to(&mut self, turn: u64) {
-        if turn == self.turn {
-            return;
+        if turn != self.turn {
+            *self = Crowd {
+                turn,
+                ..Crowd::default()
+            };
         }
-        self.turn = turn;
-        let parts = std::mem::take(&mut self.stopped).div_ceil(FULL_SHARES).max(1);
-        self.heard_max = (HEARD_MAX / parts).max(1);
-        self.searched_max = SEARCHED_MAX / parts as usize;
     }
 }
 
@@ -140,11 +141,8 @@ impl<D: Driver> Shard<D> {
         let Some(conn) = self.conns.get_mut(owner) else {
             return false;
         };
-        let before = conn.heard_count;
         let enough = conn.has_been_heard_enough(turn, heard_max);
-        if enough && before != STOPPED {
-            self.crowd.on_stopped(turn);
-        }
+        self.crowd.on_heard(turn, u32::from(!enough));
         enough
     }
 
@@ -152,7 +150,6 @@ impl<D: Driver> Shard<D> {
     pub(super) fn stop_hearing(&mut self, owner: Owner, rest: &[u8]) {
         if let Some(conn) = self.conns.get_mut(owner) {
             conn.heard_count = STOPPED;
-            self.crowd.on_stopped(self.counters.turns);
         }
         self.hold(owner, rest);
     }
@@ -173,11 +170,9 @@ impl<D: Driver> Shard<D> {
         let Some(peer) = conn.peer_mut() else { return };
         let held = std::mem::take(&mut peer.held);
         let (now, later) = held.split_at(held.len().min(heard_max as usize * RECEIVE_LEN));
+        self.crowd.on_heard(turn, now.len().div_ceil(RECEIVE_LEN) as u32);
         self.on_messages(owner, now);
         if !later.is_empty() {
-            if !self.conns.get(owner).is_some_and(Conn::is_held) {
-                self.crowd.on_stopped(turn);
-            }
             self.hold(owner, later);
         }
         // Armed at the turn's end, if nothing is held again and the cancelled receive has ended; else by what ends last.

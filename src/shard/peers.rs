@@ -292,7 +292,9 @@ impl<D: Driver> Shard<D> {
                 Err(_) => return self.end(owner, Reason::MessageTooLong, None),
             };
             self.counters.received_messages += 1;
-            *searched += searched_for(&message, peer.request_count());
+            let count = searched_for(&message, peer.request_count());
+            *searched += count;
+            self.crowd.on_searched(count);
             let torrent = &served.torrent;
             let mut download = match leech {
                 Some(_) => self.downloads.get_mut(&served.number),

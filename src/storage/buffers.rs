@@ -17,7 +17,7 @@ pub(super) struct Buffers {
     loan: Arc<Loan>,
 }
 
-/// Fewer would have a run wait for each read by itself.
+/// Fewer would have a run wait for each read by itself. Beyond what may be borrowed, if need be.
 const COUNT_MIN: usize = 2;
 
 impl Buffers {
@@ -38,6 +38,13 @@ impl Buffers {
         let by_bytes = usize::try_from(bytes / self.len as u64).unwrap_or(usize::MAX);
         self.count_max = count.min(by_bytes).max(COUNT_MIN);
         while self.made > self.count_max && self.free.pop().is_some() {
+            self.unmake();
+        }
+    }
+
+    /// Gives up those that are free.
+    pub(super) fn give_up_free(&mut self) {
+        while self.free.pop().is_some() {
             self.unmake();
         }
     }
@@ -158,5 +165,9 @@ mod tests {
         left.for_each(|slice| buffers.give_back(slice));
         assert!(buffers.any_left());
         assert_eq!(loan.bytes(), 2000);
+        let held = buffers.take();
+        buffers.give_up_free();
+        assert_eq!((loan.bytes(), buffers.any_left()), (1000, true));
+        drop(held);
     }
 }

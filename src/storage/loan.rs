@@ -1,5 +1,5 @@
 //! The memory of checks. It is lent to them by downloads, so that what an operator has allowed for payload on its way is
-//! allowed once, whoever reads or receives it.
+//! allowed once; what downloads had when checks began is theirs until they have written it.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -23,7 +23,7 @@ impl Default for Loan {
 }
 
 impl Loan {
-    /// Of so many bytes at most; each check that runs has a few more if it needs them to go on at all.
+    /// Of so many bytes at most; a check that would have less than two buffers of them has two.
     #[must_use]
     pub fn new(max: u64) -> Self {
         Self {
@@ -51,9 +51,9 @@ impl Loan {
     }
 
     pub(crate) fn take(&self, bytes: u64) {
-        let _before = self.bytes.fetch_add(bytes, Relaxed);
+        self.bytes.fetch_add(bytes, Relaxed);
         #[cfg(test)]
-        self.most.fetch_max(_before + bytes, Relaxed);
+        self.most.fetch_max(self.bytes(), Relaxed);
     }
 
     pub(crate) fn give_back(&self, bytes: u64) {

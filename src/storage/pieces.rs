@@ -347,6 +347,9 @@ impl<V: Visitor, I: Iterator<Item = PieceIndex>> Run<'_, '_, V, I> {
                     Err(RecvTimeoutError::Disconnected) => unreachable!("`self.reply` is a sender"),
                 }
             } else if let Some(wait) = held_up {
+                if self.means.throttle.is_paused() {
+                    self.buffers.give_up_free(); // Nobody knows for how long.
+                }
                 std::thread::sleep(wait);
             } else if ended && self.reading.is_empty() {
                 return Ok(());

@@ -53,6 +53,7 @@ use files::Files;
 use op_table::{InFlight, OpTable, OpenArgs};
 use pool::{BUF_LEN, Pool};
 use recv_ring::{RECV_BUF_LEN, RecvRing};
+pub use registered::LOCKED_BESIDE;
 use registered::Registered;
 pub use setup::{Features, SetupError};
 pub use thread::{block_signals, run_when_idle};

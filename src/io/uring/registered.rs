@@ -65,6 +65,9 @@ impl Uring {
 /// no memory.
 const STRETCH_LEN_MIN: usize = HUGE_PAGE_LEN;
 
+/// Locked memory of a shard beside its cache: its ring and its receive buffers.
+pub const LOCKED_BESIDE: u64 = 6 << 20;
+
 /// How many stretches there are at most: a quarter of what a ring may have.
 const STRETCHES_MAX: usize = 4096;
 
@@ -75,6 +78,8 @@ pub(super) struct Registered {
     known: Vec<bool>,
     /// The kernel has refused one, and is not asked again.
     refused: bool,
+    /// Of this process.
+    pools: u32,
     #[cfg(test)]
     refuses: Option<Errno>,
 }
@@ -82,10 +87,10 @@ pub(super) struct Registered {
 impl Registered {
     /// Prepares the ring for the pool. `None` where none of it may be registered; `notices` has why.
     pub(super) fn new(ring: &IoUring, pool: &Pool, pools: u32, notices: &mut Vec<String>) -> Option<Self> {
-        // Some of it is worse than none: the rings of checks would be left nothing of the limit.
-        let wanted = pool.len() as u64 * u64::from(pools.max(1));
-        if setup::locked_max().is_some_and(|max| max < wanted) {
-            notices.push(refusal(pool, &Errno::NOMEM.into()));
+        // Some of it is worse than none: rings would be left nothing of the limit.
+        let pools = pools.max(1);
+        if setup::locked_max().is_some_and(|max| max < wanted(pool.len(), pools)) {
+            notices.push(refusal(pool, pools, &Errno::NOMEM.into()));
             return None;
         }
         let stretch_len = stretch_len(pool.len());
@@ -93,6 +98,7 @@ impl Registered {
             stretch_len,
             known: vec![false; pool.len().div_ceil(stretch_len)],
             refused: false,
+            pools,
             #[cfg(test)]
             refuses: None,
         };
@@ -102,7 +108,7 @@ impl Registered {
         match prepared.and_then(|()| this.register(ring, pool, 0)) {
             Ok(()) => Some(this),
             Err(error) => {
-                notices.push(refusal(pool, &error));
+                notices.push(refusal(pool, pools, &error));
                 None
             }
         }
@@ -117,11 +123,11 @@ impl Registered {
             }
             if let Err(error) = self.register(ring, pool, stretch) {
                 self.refused = true;
-                tracing::warn!("{}", refusal(pool, &error));
+                tracing::warn!("{}", refusal(pool, self.pools, &error));
                 return None;
             }
         }
-        u16::try_from(stretch).ok()
+        Some(u16::try_from(stretch).expect("a few thousand"))
     }
 
     fn register(&mut self, ring: &IoUring, pool: &Pool, stretch: usize) -> io::Result<()> {
@@ -154,6 +160,11 @@ impl Registered {
     }
 }
 
+/// Locked memory of so many pools of so many bytes each, and of what is beside them.
+fn wanted(pool_len: usize, pools: u32) -> u64 {
+    u64::from(pools) * (pool_len as u64 + LOCKED_BESIDE)
+}
+
 /// For a pool of so many bytes: whole huge pages, and no more than one registered buffer may hold.
 fn stretch_len(pool_len: usize) -> usize {
     let wanted = pool_len.div_ceil(STRETCHES_MAX).next_power_of_two();
@@ -161,10 +172,11 @@ fn stretch_len(pool_len: usize) -> usize {
 }
 
 /// Why no more of the pool is registered.
-fn refusal(pool: &Pool, error: &io::Error) -> String {
-    let mib = pool.count() as usize * BUF_LEN / (1024 * 1024);
+fn refusal(pool: &Pool, pools: u32, error: &io::Error) -> String {
+    let mib = (u64::from(pool.count()) * u64::from(pools) * BUF_LEN as u64) >> 20;
     match error.raw_os_error() {
-        Some(libc::ENOMEM) => format!(
+        // Others of the same user may have what is left of it.
+        Some(libc::ENOMEM) if setup::locked_max().is_some() => format!(
             "cannot register {mib} MiB of cache: the locked-memory limit is {}; reads cost more without (hint: raise \
              `LimitMEMLOCK=` in btd.service, or --ulimit memlock=-1 of a container)",
             setup::memlock_limit()
@@ -176,6 +188,12 @@ fn refusal(pool: &Pool, error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_be_locked_is_shared_by_all_pools_and_rings_have_some_of_it() {
+        assert_eq!(wanted(8 << 20, 1), 14 << 20);
+        assert_eq!(wanted(128 << 20, 4), (4 * 128 + 24) << 20);
+    }
 
     #[test]
     fn stretches_are_huge_pages_and_few() {

@@ -5,10 +5,9 @@ use super::machine::{Limit, Machine};
 use crate::control::config::{Config, display_size};
 use crate::control::open_files;
 use crate::control::shards::{UNCACHED_LEN, count_of};
+use crate::io::uring::LOCKED_BESIDE;
 use crate::shard::{BACKLOG, DATAGRAM_QUEUE_LEN};
 
-/// Locked memory of a shard beside its cache: its ring and its receive buffers.
-const LOCKED_PER_SHARD: u64 = 6 << 20;
 /// What the shortest rings of a shard take, and those of the control plane.
 const RINGS_LEN_PER_SHARD: u64 = 64 << 10;
 /// `CAP_IPC_LOCK`: who has it may lock as much as there is.
@@ -72,7 +71,7 @@ fn locked(Limit { hard, .. }: Limit, is_free: bool, config: &Config) -> Finding 
     let topic = "memlock";
     let shards = count_of(config.shards.count) as u64;
     let cache = config.storage.cache_size.unwrap_or(UNCACHED_LEN * shards);
-    let wanted = cache + LOCKED_PER_SHARD * shards;
+    let wanted = cache + LOCKED_BESIDE * shards;
     match hard {
         _ if is_free => Finding::ok(topic, "this process may lock as much as there is (CAP_IPC_LOCK)"),
         None => Finding::ok(topic, "unlimited"),
