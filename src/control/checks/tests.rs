@@ -392,6 +392,25 @@ fn verify_while_the_session_cannot_be_read_is_done_once_it_can_be() {
     assert!(found.stamps.is_some() && found.trusts_next(&job), "it is had again");
 }
 
+/// It was called one that is not downloaded again by itself when there was somebody to have it from.
+#[test]
+fn verify_while_there_is_nobody_to_have_it_from_is_done_once_there_is() {
+    let fixture = fixture();
+    fixture.write(0);
+    assert_eq!(fixture.look(true).have_count, 1);
+    fixture.write(7);
+    let job = |trust, home| Job {
+        home,
+        ..fixture.job(trust)
+    };
+    // Nobody has asked for it yet.
+    assert!(fixture.look_as(&job(true, None)).was_whole && fixture.look(true).was_whole);
+    let found = fixture.look_as(&job(false, None));
+    assert!(!found.was_whole && found.stamps.is_none());
+    let found = fixture.look(true);
+    assert!(!found.was_whole && found.stamps.is_some(), "it is had again");
+}
+
 /// A download's files have their lengths from the start.
 #[test]
 fn payload_is_not_believed_while_it_cannot_be_read_whether_it_is_being_downloaded() {
