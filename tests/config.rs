@@ -65,7 +65,7 @@ fn an_unknown_key_is_refused_with_line_section_and_the_nearest_key() {
         &[],
         &[
             "btd.toml:1: unknown key \"state_dir\" (did you mean \"state-dir\"?)",
-            "btd.toml:5: unknown key \"datadir\" in [watch] (did you mean \"data-dir\"?)",
+            "btd.toml:5: unknown key \"datadir\" in [[watch]] (did you mean \"data-dir\"?)",
         ],
     );
 }
@@ -90,6 +90,11 @@ fn an_unknown_section_is_refused_with_the_nearest_one() {
         "[trackers]\nhttp = \"127.0.0.1:6969\"\n",
         &[],
         &["btd.toml:1: unknown section [trackers] (did you mean [tracker]?)"],
+    );
+    refused(
+        "[[watches]]\ndir = \"a\"\n",
+        &[],
+        &["btd.toml:1: unknown section [[watches]] (did you mean [[watch]]?)"],
     );
 }
 
@@ -248,7 +253,7 @@ fn a_watch_folder_needs_both_paths_and_is_watched_once() {
     refused(
         "\n[[watch]]\ndir = \"a\"\n",
         &[],
-        &["btd.toml:2: [watch] needs the key \"data-dir\""],
+        &["btd.toml:2: [[watch]] needs the key \"data-dir\""],
     );
     refused(
         "[[watch]]\ndir = \"a\"\ndata-dir = \"b\"\n[[watch]]\ndir = \"a\"\ndata-dir = \"c\"\n",

@@ -5,16 +5,18 @@ mod support;
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 use support::btd::{Btd, Config};
 use support::ctl::row;
+use support::fault_fs::{EIO, FaultFs, Op, Rule};
 use support::leech::{Leech, SECONDS, Source, wait_for_metric};
+use support::mount::InPlace;
 use support::payload::Payload;
 use support::scratch::Scratch;
 use support::torrent::Torrent;
-use support::{age, rot, wait_for, within};
+use support::{age, cannot, rot, wait_for, within};
 
 /// Nobody listens here.
 const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
@@ -189,6 +191,92 @@ fn repair_that_a_check_has_begun_goes_on_after_a_restart() {
     btd.wait_seeding(1);
     source.payload.assert_same(&leech.data, true);
     wait_for_metric(&btd, "btd_pieces_written_total", |pieces| pieces == 1.0);
+    btd.stop();
+    source.btd.stop();
+}
+
+/// A btd that has downloaded what `source` seeds, and is stopped: its home, its configuration without anybody to download from, and a file
+/// of the payload.
+fn whole_without_peers(source: &Source) -> (PathBuf, Config, PathBuf) {
+    let leech = Leech::from(&source.scratch, "leech", &source.torrent, vec![source.btd.peers]);
+    leech.check(&source.payload);
+    leech.btd.stop();
+    let config = Config {
+        peers: Vec::new(),
+        ..leech.config
+    };
+    (leech.home, config, leech.data.join("folder/a"))
+}
+
+/// It was called one that is not downloaded again by itself, though somebody had asked for that.
+#[test]
+fn repair_that_nobody_was_there_for_begins_when_the_configuration_names_somebody() {
+    let source = Source::start("repair-later", &files(), 16 << 10);
+    let (home, mut config, file) = whole_without_peers(&source);
+    let btd = Btd::start(&home, &config);
+    btd.wait_seeding(1);
+    rot(&file, 100_000);
+    row(&home, &["verify", &source.torrent.info_hash_hex()]);
+    btd.wait_torrents("partial", 1);
+    config.peers = vec![source.btd.peers];
+    reload(&btd, &home, &config);
+    btd.wait_seeding(1);
+    source.payload.assert_same(&config.watch[0].1, true);
+    wait_for_metric(&btd, "btd_pieces_written_total", |pieces| pieces == 1.0);
+    btd.stop();
+    source.btd.stop();
+}
+
+/// While the session cannot be read a check that was asked for waits for that. A reload had what is known believed, and the check was
+/// never made.
+#[test]
+fn check_that_waits_for_the_session_is_made_after_a_reload() {
+    if !rustix::process::geteuid().is_root() {
+        return cannot("mounting needs root");
+    }
+    let source = Source::start("verify-unread", &files(), 16 << 10);
+    let (home, mut config, file) = whole_without_peers(&source);
+    let sick = source.scratch.dir("sick");
+    let mounted = match FaultFs::mount(&sick) {
+        Ok(mounted) => mounted,
+        Err(why) => return cannot(&why),
+    };
+    let session = home.join("state/session.redb");
+    fs::copy(&session, sick.join("session.redb")).expect("copy the session");
+    let _in_place = match InPlace::put(&sick.join("session.redb"), &session) {
+        Ok(in_place) => in_place,
+        Err(why) => return cannot(&why),
+    };
+    let btd = Btd::start(&home, &config);
+    btd.wait_seeding(1);
+    let hash = source.torrent.info_hash_hex();
+    // The next transaction fails, and nothing is read after it.
+    for op in [Op::Read, Op::Write] {
+        mounted.rules.add(Rule::fail(op, EIO));
+    }
+    row(&home, &["pause", &hash]);
+    btd.wait_log("is kept in memory and written later");
+    row(&home, &["resume", &hash]);
+    btd.wait_seeding(1);
+    rot(&file, 100_000);
+    row(&home, &["verify", &hash]);
+    wait_for("it waits for the session", within(SECONDS), || {
+        let shown = row(&home, &["show", &hash]);
+        let why = shown["why"].as_str()?;
+        why.contains("it waits until it is known whose its files are")
+            .then_some(())
+    });
+    config.peers = vec![source.btd.peers];
+    reload(&btd, &home, &config);
+    // Looked at once more, and no wiser.
+    btd.wait_torrents("partial", 1);
+    mounted.rules.clear();
+    btd.wait_log("the session database can be written again");
+    // It is looked at again after a minute, or now.
+    config.peers.push(NOBODY);
+    reload(&btd, &home, &config);
+    btd.wait_seeding(1);
+    source.payload.assert_same(&config.watch[0].1, true);
     btd.stop();
     source.btd.stop();
 }

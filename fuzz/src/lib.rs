@@ -16,6 +16,11 @@ pub mod history;
 #[path = "../../src/session/record.rs"]
 pub mod record;
 
+/// Whether it says of a torrent of this shape that all of it is right.
+pub fn is_whole(bytes: &[u8], piece_count: u32, file_count: u32) -> bool {
+    record::is_whole(bytes, piece_count, file_count)
+}
+
 #[path = "../../src/tracker/mod.rs"]
 pub mod tracker;
 

@@ -5,7 +5,7 @@
 
 #![no_main]
 
-use btd_fuzz::record::Record;
+use btd_fuzz::record::{FileStamp, Record};
 use libfuzzer_sys::fuzz_target;
 
 /// As many as a torrent may have: the caller knows them from a torrent file that was accepted.
@@ -28,8 +28,18 @@ fuzz_target!(|input: &[u8]| {
             assert_eq!(record.files.len(), file_count as usize);
             assert!(record.judged <= piece_count && record.have.is_disjoint(&record.wrong));
             assert_eq!(record.encode(), bytes);
+            // What is told without all of it being read.
+            let is_settled = |stamp: &FileStamp| !stamp.is_being_written();
+            let is_whole = piece_count > 0 // Of none all are right and none is, and the latter is recorded.
+                && record.have.is_full()
+                && record.judged == piece_count
+                && record.files.iter().flatten().all(is_settled);
+            assert_eq!(btd_fuzz::is_whole(bytes, piece_count, file_count), is_whole);
             assert!(Record::decode(&bytes[..bytes.len() - 1], piece_count, file_count as usize).is_err());
         }
-        Err(error) => assert!(!error.to_string().is_empty()),
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            assert!(!btd_fuzz::is_whole(bytes, piece_count, file_count));
+        }
     }
 });

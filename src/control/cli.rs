@@ -38,7 +38,7 @@ pub struct Cli {
 /// `btd --config FILE`
 #[derive(Args, Debug)]
 pub struct DaemonArgs {
-    /// The configuration file (config/seed.toml explains every key)
+    /// The configuration file (btd.toml(5) explains every key, as seed.toml does: config/ of the source, /usr/share/doc/btd/ of a package)
     #[arg(long, value_name = "FILE", required = true)]
     pub config: Option<PathBuf>,
     /// How much to log, whatever the configuration says; RUST_LOG sets it by module

@@ -25,6 +25,7 @@ pub(super) use controlling::{Known, Neighbour, Source};
 pub use error::{Error, Fault};
 pub use starting::run;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -137,6 +138,9 @@ pub(super) struct Supervisor<'a> {
     missing: Vec<Job>,
     /// Those of which something is there and none of it right: looked at again when they can be had from others.
     spoilt: Vec<Job>,
+    /// Those of which somebody has asked to read everything, which could not be done: their folder is not there, or it cannot be read
+    /// whose their files are. Their next check does it, whatever it is made for.
+    to_be_read: HashSet<InfoHash>,
     appearing: Appearing,
     appeared: mpsc::UnboundedReceiver<Appeared>,
     doubtful: Vec<downloading::Doubtful>,
@@ -342,6 +346,7 @@ impl Supervisor<'_> {
         self.downloads.remove(info_hash);
         self.unread.forget(info_hash);
         self.data_folders.forget(info_hash);
+        self.to_be_read.remove(&info_hash);
         self.appearing.forget(info_hash);
         self.on_held_changed();
         self.announcer.remove(info_hash);

@@ -60,6 +60,14 @@ pub enum Error {
         /// What is wrong with it.
         error: io::Error,
     },
+    /// It cannot listen there.
+    #[error("cannot listen at {listen}: {error}")]
+    Listen {
+        /// Where it was to.
+        listen: SocketAddr,
+        /// Why not.
+        error: io::Error,
+    },
     /// The listening socket, or the event loop around it.
     #[error("cannot serve: {0}")]
     Serve(#[from] io::Error),
@@ -81,7 +89,7 @@ impl Floor {
     pub fn bind(metainfo: &Metainfo, data: &Path, listen: SocketAddr, in_memory: bool) -> Result<Floor, Error> {
         raise_open_files();
         let torrent = Torrent::open(metainfo, data, in_memory)?;
-        let listener = TcpListener::bind(listen)?;
+        let listener = TcpListener::bind(listen).map_err(|error| Error::Listen { listen, error })?;
         // The standard library asks for a backlog of 128, too short for thousands of leechers at once.
         rustix::net::listen(&listener, 4096).map_err(io::Error::from)?;
         listener.set_nonblocking(true)?;
@@ -471,4 +479,26 @@ impl Peer {
 fn range_of(torrent: &Torrent, block: &BlockRequest) -> Range<u64> {
     let begin = torrent.geometry.offset(block);
     begin..begin + u64::from(block.length())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::metainfo::{NewContent, NewTorrent, encode};
+
+    /// It said that it cannot serve, and not where.
+    #[test]
+    fn address_that_is_taken_is_named() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(dir.path().join("x"), "x").expect("written");
+        let bytes = encode(&NewTorrent::new("x", NewContent::File(1), 16384, &[[0; 20]]));
+        let metainfo = Metainfo::parse(&bytes).expect("a torrent");
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let listen = taken.local_addr().expect("bound");
+        let error = Floor::bind(&metainfo, dir.path(), listen, false).expect_err("it is taken");
+        assert!(
+            error.to_string().starts_with(&format!("cannot listen at {listen}: ")),
+            "{error}"
+        );
+    }
 }

@@ -303,8 +303,8 @@ impl Database {
     /// is to wait. Never waits itself.
     pub(super) fn patience(&self) -> Option<Duration> {
         #[cfg(any(test, feature = "sim"))]
-        if self.simulated.is_some() {
-            return None;
+        if let Some(disk) = &self.simulated {
+            return disk.patience();
         }
         let inner = self.shared();
         if inner

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::database::Database;
 use super::writer::{self, Change, Changes, Kind, Writer};
@@ -19,6 +20,9 @@ struct Tables {
     commits: u64,
     fails: bool,
     is_unreadable: bool,
+    /// How often it was not read for that.
+    refused: u64,
+    patience: Option<Duration>,
 }
 
 /// The disk. Clones are the same one.
@@ -46,6 +50,21 @@ impl Disk {
         self.lock().is_unreadable = is_unreadable;
     }
 
+    /// How often somebody could not read it.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.lock().refused
+    }
+
+    /// For how long whoever could not read it waits until another try, from now on. At first nobody does.
+    pub fn set_patience(&self, patience: Duration) {
+        self.lock().patience = Some(patience);
+    }
+
+    pub(super) fn patience(&self) -> Option<Duration> {
+        self.lock().patience
+    }
+
     pub(super) fn is_readable(&self) -> bool {
         !self.lock().is_unreadable
     }
@@ -61,8 +80,10 @@ impl Disk {
     }
 
     fn readable(&self) -> Result<MutexGuard<'_, Tables>, Error> {
-        let tables = self.lock();
-        match tables.is_unreadable {
+        let mut tables = self.lock();
+        let is_unreadable = tables.is_unreadable;
+        tables.refused += u64::from(is_unreadable);
+        match is_unreadable {
             true => Err(Error::Unreadable {
                 path: PathBuf::from("the simulated session"),
                 reason: "it is told to be".to_owned(),

@@ -23,6 +23,25 @@ impl Tmpfs {
     }
 }
 
+/// A file in the place of another, as long as this lives.
+pub struct InPlace(PathBuf);
+
+impl InPlace {
+    /// Puts `file` in the place of the one at `at`. `Err` says why that cannot be done here.
+    pub fn put(file: &Path, at: &Path) -> Result<InPlace, String> {
+        match rustix::mount::mount_bind(file, at) {
+            Ok(()) => Ok(InPlace(at.to_owned())),
+            Err(errno) => Err(format!("no file can be mounted: {errno}")),
+        }
+    }
+}
+
+impl Drop for InPlace {
+    fn drop(&mut self) {
+        let _ = unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
 /// A filesystem in memory, and a data folder on it. Where that cannot be had, it is said so.
 pub fn small_disk(scratch: &Scratch, options: &CStr) -> Option<(Tmpfs, PathBuf)> {
     if !rustix::process::geteuid().is_root() {

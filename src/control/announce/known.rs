@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Instant, SystemTime};
 
 use super::Lists;
@@ -41,12 +42,12 @@ impl Task {
         if self.fresh.is_empty() {
             self.fresh.shrink_to_fit(); // There may have been 100,000 at the start.
         }
-        let session = Arc::clone(&self.session);
+        let (session, is_stopping) = (Arc::clone(&self.session), Arc::clone(&self.is_stopping));
         self.loads.spawn(async move {
             let nothing = fresh.iter().map(|fresh| (fresh.clone(), Vec::new(), false)).collect();
             let loaded = blocking::run("btd-announce", move || {
                 let load = |(info_hash, lists): Fresh| {
-                    let (kept, completed) = known_of(&session, info_hash);
+                    let (kept, completed) = known_of(&session, info_hash, || !is_stopping.load(Relaxed));
                     ((info_hash, lists), kept, completed)
                 };
                 fresh.into_iter().map(load).collect()
@@ -104,10 +105,11 @@ impl Task {
 }
 
 /// What was kept of a torrent's trackers, and whether `completed` is to be told. Where that cannot be read, it is tried again once,
-/// in the first seconds of that, and the torrent announced then as one of which nothing is known; of its completion the next start tells.
-fn known_of(session: &Store, info_hash: InfoHash) -> (Vec<Kept>, bool) {
+/// in the first seconds of that unless `goes_on` says otherwise, and the torrent announced then as one of which nothing is known; of its
+/// completion the next start tells.
+fn known_of(session: &Store, info_hash: InfoHash, goes_on: impl Fn() -> bool) -> (Vec<Kept>, bool) {
     let load = || Ok::<_, session::Error>((session.find_history(&info_hash)?, session.load_announced(&info_hash)?));
-    let loaded = load().or_else(|error| match session.wait_to_read(|| true) {
+    let loaded = load().or_else(|error| match session.wait_to_read(goes_on) {
         true => load(),
         false => Err(error),
     });
@@ -187,10 +189,10 @@ mod tests {
         assert!(session.flush());
         disk.set_unreadable(true);
         session.change_history(info_hash, |_| Some(completed(false)));
-        assert_eq!(known_of(&session, info_hash), (Vec::new(), false));
+        assert_eq!(known_of(&session, info_hash, || true), (Vec::new(), false));
         disk.set_unreadable(false);
         session.put_history(info_hash, completed(false));
-        assert_eq!(known_of(&session, info_hash), (Vec::new(), true));
+        assert_eq!(known_of(&session, info_hash, || true), (Vec::new(), true));
     }
 
     #[test]

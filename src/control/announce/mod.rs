@@ -111,7 +111,7 @@ impl Announcer {
                 schedule: Schedule::new(random(), now),
                 torrents: HashMap::new(),
                 leaving: HashMap::new(),
-                is_stopping: false,
+                is_stopping: Arc::default(),
                 calls: JoinSet::new(),
                 scrapes: JoinSet::new(),
                 handles: HashMap::new(),
@@ -240,5 +240,43 @@ fn random() -> u64 {
         Ok(()) => u64::from_ne_bytes(bytes),
         // The kernel had some for the peer id a moment ago. Then what the standard library has kept.
         Err(_) => std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::simulated;
+
+    /// It waited on, for as long as it would have without.
+    #[test]
+    fn nobody_waits_for_what_is_known_of_trackers_when_all_are_told_that_it_was_the_last_time() {
+        let disk = simulated::Disk::default();
+        let session = Arc::new(Store::simulated(&disk));
+        disk.set_unreadable(true);
+        disk.set_patience(Duration::from_secs(3600));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let until = Instant::now() + Duration::from_secs(30);
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let (found, _heard) = unbounded_channel();
+            let of = (PeerId([0; 20]), 6881, Sources::new(&[], None));
+            let resolvers = (&Resolver::new(), Resolver::new());
+            let announcer = Announcer::start(&Announce::default(), of, &session, resolvers, found);
+            let lists = Lists {
+                private: false,
+                announce: Vec::new(),
+            };
+            announcer.serve_resting(InfoHash([1; 20]), Arc::from("x"), lists);
+            while disk.refused() == 0 {
+                assert!(Instant::now() < until, "nobody reads");
+                tokio::task::yield_now().await;
+            }
+            announcer.stop(Duration::from_secs(10)).await;
+        });
+        while Arc::strong_count(&session) > 1 {
+            assert!(Instant::now() < until, "somebody still waits");
+            std::thread::yield_now();
+        }
     }
 }

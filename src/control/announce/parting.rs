@@ -4,6 +4,7 @@
 //! connections in each round trip: 64 to one tracker, 192 in all. Those torrents come first of which most peers would go on
 //! being sent here. Of the rest trackers forget this btd by themselves, since it does not come back in time.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::task::{Leaving, Task};
@@ -21,7 +22,7 @@ impl Task {
         let now = Instant::now();
         self.schedule.note_all();
         self.keep();
-        self.is_stopping = true;
+        self.is_stopping.store(true, Relaxed);
         if self.schedule.len() > FEW {
             self.http.part();
         }

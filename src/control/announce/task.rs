@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -118,8 +119,8 @@ pub(super) struct Task {
     pub(super) torrents: HashMap<InfoHash, Entry>,
     /// Those that have left.
     pub(super) leaving: HashMap<InfoHash, Leaving>,
-    /// All are to leave.
-    pub(super) is_stopping: bool,
+    /// All are to leave. Threads that wait for the session ask it.
+    pub(super) is_stopping: Arc<AtomicBool>,
     pub(super) http: Http,
     pub(super) udp: Udp,
     pub(super) resolver: Arc<Resolver>,
@@ -271,7 +272,7 @@ impl Task {
             let request = self.request(&call);
             let (http, udp) = (self.http.clone(), self.udp.clone());
             tracing::debug!("announcing {} to {}: {:?}", call.info_hash, call.url, call.event);
-            if self.is_stopping && call.event == Event::Stopped {
+            if self.is_stopping.load(Relaxed) && call.event == Event::Stopped {
                 // Answered or not (its own tracker ends with this btd): the next start does not take it that we are known.
                 self.session.put_announced(call.info_hash, &[]);
             }

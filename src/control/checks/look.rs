@@ -169,6 +169,12 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
         report = checking.check(&doubted, means)?;
     }
     let home = home_of(&report);
+    // Whoever has all of it read wants to have again what is missing: as soon as there is anybody to have it from, over restarts too. What
+    // has nothing here is not taken for the torrent's for that.
+    let is_asked_for = !trust && is_ours && is_lacking(&report) && unknown.is_none() && !report.unsynced;
+    if is_asked_for && job.home.is_none() && !is_repair {
+        session.put_repair(info_hash, true);
+    }
     let last = checking.last;
     let lacks = match unknown {
         Some(ref error) => Some(format!("it waits until it is known whose its files are: {error}")),

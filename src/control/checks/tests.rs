@@ -340,9 +340,8 @@ fn fixture_on(disk: &simulated::Disk) -> Fixture {
     }
 }
 
-/// It was taken for one that nobody has ever had, and was downloaded again.
-#[test]
-fn torrent_that_was_complete_once_is_not_downloaded_while_the_session_cannot_be_read() {
+/// One that was complete, and whose file has gone since, with a session that cannot be read.
+fn gone_and_unreadable() -> (simulated::Disk, Fixture) {
     let disk = simulated::Disk::default();
     let fixture = fixture_on(&disk);
     fixture.write(0);
@@ -350,6 +349,13 @@ fn torrent_that_was_complete_once_is_not_downloaded_while_the_session_cannot_be_
     assert!(fixture.session.flush());
     std::fs::remove_file(fixture.data.join("x")).unwrap();
     disk.set_unreadable(true);
+    (disk, fixture)
+}
+
+/// It was taken for one that nobody has ever had, and was downloaded again.
+#[test]
+fn torrent_that_was_complete_once_is_not_downloaded_while_the_session_cannot_be_read() {
+    let (disk, fixture) = gone_and_unreadable();
     let found = fixture.look(true);
     let why = found.why.unwrap();
     assert!(
@@ -369,13 +375,7 @@ fn torrent_that_was_complete_once_is_not_downloaded_while_the_session_cannot_be_
 /// It was looked at once more as one of which nothing was asked, and never had again.
 #[test]
 fn verify_while_the_session_cannot_be_read_is_done_once_it_can_be() {
-    let disk = simulated::Disk::default();
-    let fixture = fixture_on(&disk);
-    fixture.write(0);
-    assert_eq!(fixture.look(true).have_count, 1);
-    assert!(fixture.session.flush());
-    std::fs::remove_file(fixture.data.join("x")).unwrap();
-    disk.set_unreadable(true);
+    let (disk, fixture) = gone_and_unreadable();
     for (trust, wants_all) in [(true, false), (false, false), (true, true)] {
         let job = fixture.job(trust);
         if wants_all {
@@ -390,6 +390,25 @@ fn verify_while_the_session_cannot_be_read_is_done_once_it_can_be() {
     disk.set_unreadable(false);
     let found = fixture.look(found.trusts_next(&job));
     assert!(found.stamps.is_some() && found.trusts_next(&job), "it is had again");
+}
+
+/// It was called one that is not downloaded again by itself when there was somebody to have it from.
+#[test]
+fn verify_while_there_is_nobody_to_have_it_from_is_done_once_there_is() {
+    let fixture = fixture();
+    fixture.write(0);
+    assert_eq!(fixture.look(true).have_count, 1);
+    fixture.write(7);
+    let job = |trust, home| Job {
+        home,
+        ..fixture.job(trust)
+    };
+    // Nobody has asked for it yet.
+    assert!(fixture.look_as(&job(true, None)).was_whole && fixture.look(true).was_whole);
+    let found = fixture.look_as(&job(false, None));
+    assert!(!found.was_whole && found.stamps.is_none());
+    let found = fixture.look(true);
+    assert!(!found.was_whole && found.stamps.is_some(), "it is had again");
 }
 
 /// A download's files have their lengths from the start.

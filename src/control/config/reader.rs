@@ -56,6 +56,8 @@ pub(super) struct Section<'a> {
     context: &'a Context<'a>,
     /// `limits` or `watch`; empty for the top level.
     name: &'static str,
+    /// Whether there may be several of this name.
+    is_one_of_many: bool,
     /// Where the section begins.
     at: At,
     table: Table,
@@ -69,11 +71,17 @@ impl<'a> Section<'a> {
         Self {
             context,
             name,
+            is_one_of_many: false,
             at,
             table,
             known: Vec::new(),
             repeated: Vec::new(),
         }
+    }
+
+    /// As it stands in the file: `[limits]`, `[[watch]]`.
+    fn head(&self) -> String {
+        head(self.name, self.is_one_of_many)
     }
 
     /// A named section of this one; an absent one reads as empty.
@@ -123,7 +131,10 @@ impl<'a> Section<'a> {
         let mut sections = Vec::new();
         for node in nodes {
             match node.value {
-                Value::Table(table) => sections.push(Section::new(self.context, name, node.at, table)),
+                Value::Table(table) => sections.push(Section {
+                    is_one_of_many: true,
+                    ..Section::new(self.context, name, node.at, table)
+                }),
                 other => self.context.report(
                     node.at,
                     format!("{name}: expected a section [[{name}]], found {}", other.describe()),
@@ -544,7 +555,7 @@ impl<'a> Section<'a> {
     fn require(&self, key: &str) {
         if !self.table.entries.contains_key(key) {
             self.context
-                .report(self.at.clone(), format!("[{}] needs the key {key:?}", self.name));
+                .report(self.at.clone(), format!("{} needs the key {key:?}", self.head()));
         }
     }
 
@@ -571,18 +582,24 @@ impl<'a> Section<'a> {
                 (Value::Table(_) | Value::Array(_), "") => {
                     let show = |name: &str| match at {
                         At::Variable(_) if self.repeated.contains(&name) => REPEATED_AS_VARIABLE.to_owned(),
-                        _ => format!("[{name}]"),
+                        _ => head(name, self.repeated.contains(&name)),
                     };
                     let hint = did_you_mean(key, self.known.iter().copied(), show);
-                    format!("unknown section [{key}]{hint}")
+                    let is_one_of_many = match &node.value {
+                        Value::Array(nodes) => {
+                            matches!(nodes.first(), Some(first) if matches!(first.value, Value::Table(_)))
+                        }
+                        _ => false,
+                    };
+                    format!("unknown section {}{hint}", head(key, is_one_of_many))
                 }
                 (_, "") => {
                     let hint = did_you_mean(key, self.known.iter().copied(), |name| format!("{name:?}"));
                     format!("unknown key {key:?}{hint}")
                 }
-                (_, section) => {
+                _ => {
                     let hint = did_you_mean(key, self.known.iter().copied(), |name| format!("{name:?}"));
-                    format!("unknown key {key:?} in [{section}]{hint}")
+                    format!("unknown key {key:?} in {}{hint}", self.head())
                 }
             };
             self.context.report(at.clone(), message);
@@ -608,6 +625,14 @@ impl<'a> Section<'a> {
         };
         self.context.keys.borrow_mut().push(full_key);
         value
+    }
+}
+
+/// The head of a section of this name.
+fn head(name: &str, is_one_of_many: bool) -> String {
+    match is_one_of_many {
+        true => format!("[[{name}]]"),
+        false => format!("[{name}]"),
     }
 }
 

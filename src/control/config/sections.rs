@@ -306,7 +306,7 @@ fn read_schedule(context: &Context<'_>, limits: &mut Section<'_>) -> Vec<Slot> {
         let (at, is_of_use) = (section.at(), section.has_any(&["upload-rate", "download-rate"]));
         slots.push(Slot::read(&mut section, RATE_MIN));
         if !is_of_use {
-            let message = "[limits.schedule] needs the key \"upload-rate\" or \"download-rate\", or both";
+            let message = "[[limits.schedule]] needs the key \"upload-rate\" or \"download-rate\", or both";
             context.report(at, message);
         }
         section.finish();

@@ -256,11 +256,11 @@ fn limits_of_a_folder_and_of_hours_are_read_and_what_is_wrong_with_them_is_told(
     for (text, message) in [
         (
             "[[limits.schedule]]\nfrom = \"08:00\"\nto = \"09:00\"",
-            "[limits.schedule] needs the key \"upload-rate\" or",
+            "[[limits.schedule]] needs the key \"upload-rate\" or",
         ),
         (
             "[[limits.schedule]]\nto = \"09:00\"\nupload-rate = \"unlimited\"",
-            "[limits.schedule] needs the key \"from\"",
+            "[[limits.schedule]] needs the key \"from\"",
         ),
         (
             "[[limits.schedule]]\nfrom = \"8:00\"\nto = \"09:00\"\nupload-rate = \"unlimited\"",
@@ -280,7 +280,7 @@ fn limits_of_a_folder_and_of_hours_are_read_and_what_is_wrong_with_them_is_told(
         ),
         (
             "[[limits.schedule]]\ntoo = 1",
-            "unknown key \"too\" in [limits.schedule] (did you mean \"to\"?)",
+            "unknown key \"too\" in [[limits.schedule]] (did you mean \"to\"?)",
         ),
         (
             "[[watch]]\ndir = \"a\"\ndata-dir = \"b\"\nseed-ratio = 0.001",

@@ -21,4 +21,4 @@ mod table;
 
 pub use args::Ctl;
 pub use client::{Error, Fault, run};
-pub(in crate::control) use table::counted;
+pub(in crate::control) use table::{counted, rate as display_rate};

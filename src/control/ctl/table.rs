@@ -83,7 +83,7 @@ pub(in crate::control) fn counted(count: u64, thing: &str) -> String {
 }
 
 /// Rates in powers of ten, as lines are sold.
-fn rate(bytes_per_second: u64) -> String {
+pub(in crate::control) fn rate(bytes_per_second: u64) -> String {
     match bytes_per_second {
         0 => "-".to_owned(),
         1..1_000_000 => format!("{:.1} kB/s", bytes_per_second as f64 / 1e3),

@@ -45,6 +45,8 @@ impl Supervisor<'_> {
     ) {
         // What shards have found out since the last one is not to be found out again.
         self.unread.remove(info_hash);
+        let is_asked_for = self.to_be_read.remove(&info_hash);
+        let trust = trust && !is_asked_for;
         if !trust {
             progress.want_all();
         }
@@ -130,6 +132,9 @@ impl Supervisor<'_> {
         self.unread.forget(*info_hash);
         if let Ok(found) = &result {
             self.unread.on_checked(*info_hash, found.is_durable);
+            if !found.trusts_next(&job) {
+                self.to_be_read.insert(*info_hash);
+            }
             // Where nothing is served it is looked for again anyway.
             if let Some(torrent) = served.as_ref().filter(|_| found.is_unsynced) {
                 self.look_later(torrent, found.trusts_next(&job), found.is_unknown);
@@ -323,10 +328,12 @@ impl Supervisor<'_> {
         // There may be peers to have it from since it was looked for last.
         let home = self.home_in(entry.folder(), job.info_hash);
         if let Some(generation) = self.torrents.check_again(job.info_hash, &progress) {
+            let is_asked_for = self.to_be_read.remove(&job.info_hash);
             self.checks.submit(Job {
                 generation,
                 progress,
                 home,
+                trust: job.trust && !is_asked_for,
                 ..job
             });
         }

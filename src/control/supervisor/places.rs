@@ -28,8 +28,6 @@ pub(super) struct DataFolders {
     watched: HashMap<PathBuf, Watched>,
     /// Torrents whose folder is not there.
     waiting: HashMap<InfoHash, Contents>,
-    /// Those of them of which somebody has asked to read everything.
-    to_be_read: HashSet<InfoHash>,
     /// What is to be done for folders that have gone or are back, one of each.
     works: VecDeque<Work>,
 }
@@ -92,7 +90,6 @@ impl DataFolders {
             told,
             watched: HashMap::new(),
             waiting: HashMap::new(),
-            to_be_read: HashSet::new(),
             works: VecDeque::new(),
         };
         (folders, looks)
@@ -140,7 +137,6 @@ impl DataFolders {
     /// A torrent has gone.
     pub(super) fn forget(&mut self, info_hash: InfoHash) {
         self.waiting.remove(&info_hash);
-        self.to_be_read.remove(&info_hash);
     }
 
     /// Why folders cannot be used, a line for each of those that cannot.
@@ -345,8 +341,7 @@ impl Supervisor<'_> {
         };
         let (folder, progress) = (entry.folder(), Arc::new(Progress::new(entry.len())));
         if let Some(generation) = self.torrents.check_anew(info_hash, &progress) {
-            let trust = !self.data_folders.to_be_read.remove(&info_hash);
-            self.check(folder, generation, (info_hash, contents), trust, progress);
+            self.check(folder, generation, (info_hash, contents), true, progress);
         }
     }
 
@@ -385,7 +380,7 @@ impl Supervisor<'_> {
         if matches!(result, Err(checks::Error::Unavailable(_) | checks::Error::Lost(_))) {
             self.wait_for_place(job.info_hash, job.contents.clone());
             if !job.trust || job.progress.is_for_all() {
-                self.data_folders.to_be_read.insert(job.info_hash);
+                self.to_be_read.insert(job.info_hash);
             }
         }
         Some(Checked { job, result })

@@ -4,6 +4,7 @@
 //! All rates of all torrents together are set here and nowhere else, so that what is told is what holds. It is looked at once a
 //! minute, and when one of the three changes.
 
+use std::fmt;
 use std::num::NonZeroU64;
 use std::time::Instant;
 
@@ -12,6 +13,7 @@ use crate::control::config::Limits;
 use crate::control::config::schedule::{Slot, Wall};
 use crate::control::config::sections::RATE_MIN;
 use crate::control::ctl::api::{self, FolderLimits, Kind, Refusal};
+use crate::control::ctl::display_rate;
 use crate::control::local_time;
 
 /// A rate in bytes a second, `None` for no limit, and where it comes from.
@@ -19,6 +21,13 @@ use crate::control::local_time;
 struct InForce {
     rate: Option<u64>,
     why: String,
+}
+
+impl fmt::Display for InForce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rate = self.rate.map_or_else(|| "unlimited".to_owned(), display_rate);
+        write!(f, "{rate}, by {}", self.why)
+    }
 }
 
 /// What was set by hand, and what is in force.
@@ -105,10 +114,7 @@ impl Supervisor<'_> {
             ("download-rate", &before[1], &wanted[1]),
         ] {
             if before != now {
-                match now.rate {
-                    Some(rate) => tracing::info!("{what} is {rate} bytes a second, by {}", now.why),
-                    None => tracing::info!("{what} is unlimited, by {}", now.why),
-                }
+                tracing::info!("{what} is {now}");
             }
         }
     }
@@ -199,6 +205,20 @@ mod tests {
             (Some(2_000_000), "[[limits.schedule]], sat 00:00-24:00".to_owned())
         );
         assert_eq!(at(&rates, 5, 12)[0].0, Some(3_000_000));
+    }
+
+    /// It was a number of bytes, as nobody has written it.
+    #[test]
+    fn rates_are_told_as_they_are_elsewhere() {
+        let [up, down] = Rates::default().at(
+            &limits(),
+            Wall {
+                weekday: 0,
+                minute: 720,
+            },
+        );
+        assert_eq!(up.to_string(), "1.0 MB/s, by [limits] upload-rate");
+        assert_eq!(down.to_string(), "unlimited, by [limits] download-rate");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Starts everything: the threads, the sockets, the folders, and the supervisor that tells them of each other.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -325,6 +326,7 @@ impl<'a> Supervisor<'a> {
             reporter,
             missing: Vec::new(),
             spoilt: Vec::new(),
+            to_be_read: HashSet::new(),
             appearing,
             appeared,
             doubtful: Vec::new(),

@@ -39,6 +39,8 @@ use seeders::Seeders;
 const SAMPLE: Duration = Duration::from_millis(500);
 /// A client that was sent everything, and has wanted nothing for so long, is done though it has not said so.
 const UNWANTED: Duration = Duration::from_secs(2);
+/// A client that has not come, or asked for anything, for so long is told to be waited for.
+const TAKES_TIME: Duration = Duration::from_secs(3);
 /// While it is waited for names and the end.
 const SOON: Duration = Duration::from_millis(2);
 /// The largest swarm: each seeder has its own loopback address and descriptor.
@@ -127,7 +129,7 @@ impl Feed {
         let torrent = Torrent::read(metainfo, data)?;
         let clock = Instant::now();
         raise_open_files();
-        let seeders = Seeders::new(&self, torrent, clock).map_err(Error::Sockets)?;
+        let seeders = Seeders::new(&self, torrent, clock)?;
         Ok(Bound {
             feed: self,
             seeders,
@@ -161,6 +163,14 @@ pub enum Error {
     /// The payload is not there.
     #[error(transparent)]
     Payload(#[from] PayloadError),
+    /// A seeder cannot listen there.
+    #[error("cannot listen at {listen}: {error}")]
+    Listen {
+        /// Where it was to.
+        listen: SocketAddr,
+        /// Why not.
+        error: io::Error,
+    },
     /// The seeders' own sockets or counters failed.
     #[error("the seeders failed: {0}")]
     Sockets(io::Error),
@@ -190,8 +200,9 @@ impl Bound {
         self.seeders.addresses().map_err(Error::Sockets)
     }
 
-    /// Feeds the client until it has everything, or time is up.
-    pub fn run(mut self) -> Result<Report, Error> {
+    /// Feeds the client until it has everything, or time is up. Once it has to be waited for, whom for is told to `waits`.
+    pub fn run(mut self, mut waits: impl FnMut(&str)) -> Result<Report, Error> {
+        let mut waiting = Waiting::default();
         let mut names = Names::new(self.feed.watch.clone());
         let (mut measure, mut unwanted_at, mut done_at) = (None, None, None);
         loop {
@@ -201,6 +212,11 @@ impl Bound {
             };
             self.seeders.turn(latest).map_err(Error::Sockets)?;
             let now = self.clock.elapsed();
+            let (torrent, ledger) = (self.seeders.torrent(), &self.seeders.ledger);
+            let so_far = (ledger.met_at, ledger.asked_at);
+            if let Some(whom) = waiting.look((&self.feed, &torrent.name), so_far, now) {
+                waits(&whom);
+            }
             if measure.is_none() && self.seeders.ledger.met_at.is_some() {
                 measure = Some(Measure::begin(&self.feed, now)?);
             }
@@ -301,6 +317,48 @@ impl Bound {
             machine_stolen_seconds: measured.machine.stolen,
             measured_seconds: measured.seconds,
         })
+    }
+}
+
+/// Whom is waited for, told once he takes his time.
+#[derive(Default)]
+struct Waiting {
+    is_met_told: bool,
+    is_asked_told: bool,
+}
+
+impl Waiting {
+    /// `met` and `asked`: when the client has first shaken hands, and asked for something.
+    fn look(
+        &mut self,
+        (feed, name): (&Feed, &str),
+        (met, asked): (Option<Duration>, Option<Duration>),
+        now: Duration,
+    ) -> Option<String> {
+        let (whom, what) = match (met, asked) {
+            (None, _) if !self.is_met_told && now >= TAKES_TIME => {
+                self.is_met_told = true;
+                match feed.way {
+                    Way::Listen(_) => (
+                        "a client".to_owned(),
+                        "none has called a seeder and shaken hands for it yet",
+                    ),
+                    Way::Connect { client, .. } => (format!("the client at {client}"), "it has let no seeder stay yet"),
+                }
+            }
+            (Some(met), None) if !self.is_asked_told && now >= met + TAKES_TIME => {
+                self.is_asked_told = true;
+                (
+                    "the client".to_owned(),
+                    "it has shaken hands, and asked for nothing yet",
+                )
+            }
+            _ => return None,
+        };
+        let seconds = feed.limit.as_secs_f64();
+        Some(format!(
+            "waiting for {whom} that downloads {name:?}, until {seconds:.0} s after the start: {what}"
+        ))
     }
 }
 

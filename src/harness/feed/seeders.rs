@@ -18,7 +18,7 @@ use super::link::{Fault, Link, Scene};
 use super::path::{Pace, Path};
 use super::payload::Torrent;
 use super::timeline::Timeline;
-use super::{Feed, Way};
+use super::{Error, Feed, Way};
 
 /// Requests are 17 bytes: 3,800 of them.
 const READ_LEN: usize = 64 * 1024;
@@ -97,8 +97,8 @@ pub(super) struct Seeders {
 
 impl Seeders {
     /// Seeders that listen, or will call the client in their first turn.
-    pub(super) fn new(feed: &Feed, torrent: Torrent, clock: Instant) -> io::Result<Seeders> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    pub(super) fn new(feed: &Feed, torrent: Torrent, clock: Instant) -> Result<Seeders, Error> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|errno| Error::Sockets(errno.into()))?;
         let (first, client) = match feed.way {
             Way::Listen(first) => (*first.ip(), None),
             Way::Connect { client, source } => (source, Some(client)),
@@ -107,10 +107,12 @@ impl Seeders {
         for number in 0..feed.seeders {
             let own = Ipv4Addr::from_bits(first.to_bits().wrapping_add(number));
             if let Way::Listen(first) = feed.way {
-                let listener = TcpListener::bind((own, first.port()))?;
-                listener.set_nonblocking(true)?;
+                let listen = SocketAddr::from((own, first.port()));
+                let listener = TcpListener::bind(listen).map_err(|error| Error::Listen { listen, error })?;
+                listener.set_nonblocking(true).map_err(Error::Sockets)?;
                 let data = epoll::EventData::new_u64(LISTENER | u64::from(number));
-                epoll::add(&epoll, &listener, data, epoll::EventFlags::IN)?;
+                let added = epoll::add(&epoll, &listener, data, epoll::EventFlags::IN);
+                added.map_err(|errno| Error::Sockets(errno.into()))?;
                 listeners.push(listener);
             }
             let kind = kind_of(feed, number);

@@ -115,7 +115,7 @@ fn feed(dir: &Path, metainfo: &Metainfo, feed: Feed, depth: usize) -> Report {
                 }
             }
         });
-        bound.run().unwrap()
+        bound.run(|_| {}).unwrap()
     })
 }
 
@@ -175,7 +175,7 @@ fn seeders_that_lie_or_drop_are_told_apart_in_the_report() {
     let liar = bound.addresses().unwrap()[0];
     let report = thread::scope(|scope| {
         scope.spawn(|| download(TcpStream::connect(liar).unwrap(), &metainfo, &mut all(&metainfo), 4));
-        bound.run().unwrap()
+        bound.run(|_| {}).unwrap()
     });
     assert_eq!((report.ended, report.requests.sent_bytes), ("time is up", 0));
     assert!(
@@ -223,7 +223,7 @@ fn seeders_call_a_client_until_it_is_there() {
             assert_eq!(from.ip().to_string(), "127.43.0.1");
             assert!(download(stream, &metainfo, &mut all(&metainfo), 5));
         });
-        bound.run().unwrap()
+        bound.run(|_| {}).unwrap()
     });
     assert!(report.is_clean(), "{report}");
     assert!(report.connections.lost.contains_key("connect failed"), "{report}");
@@ -252,7 +252,7 @@ fn final_names_are_waited_for() {
             thread::sleep(Duration::from_millis(30));
             fs::write(&name, "").unwrap();
         });
-        bound.run().unwrap()
+        bound.run(|_| {}).unwrap()
     });
     assert!(report.is_clean() && report.named_after_ms.unwrap() >= 25.0, "{report}");
     assert!(!report.named_early);
@@ -274,4 +274,51 @@ fn impossible_settings_and_payload_that_is_not_there_are_errors() {
     assert!(matches!(bind(|feed| feed.path_rate = Some(0)), Err(Error::Setting(_))));
     fs::write(dir.path().join("single"), "short").unwrap();
     assert!(matches!(bind(|_| ()), Err(Error::Payload(_))));
+}
+
+/// It said nothing for ten minutes.
+#[test]
+fn client_that_takes_its_time_is_told_to_be_waited_for_once() {
+    let second = Duration::from_secs;
+    let client = "127.0.0.1:1".parse().unwrap();
+    let source = Ipv4Addr::LOCALHOST;
+    let (listening, calling) = (
+        Feed::new(Way::Listen("127.0.0.1:0".parse().unwrap())),
+        Feed::new(Way::Connect { client, source }),
+    );
+    for (feed, whom) in [
+        (listening, "for a client that"),
+        (calling, "for the client at 127.0.0.1:1 that"),
+    ] {
+        let mut waiting = Waiting::default();
+        let mut told = |met, asked, now| waiting.look((&feed, "x"), (met, asked), second(now));
+        assert_eq!(told(None, None, 1), None);
+        let said = told(None, None, 4).unwrap();
+        assert!(said.contains(whom) && said.contains("\"x\", until 600 s"), "{said}");
+        assert_eq!(told(None, None, 5), None);
+        let met = Some(second(9));
+        assert_eq!(told(met, None, 10), None);
+        let said = told(met, None, 13).unwrap();
+        assert!(said.contains("asked for nothing yet"), "{said}");
+        assert_eq!(told(met, None, 20), None);
+        assert_eq!(told(met, met, 30), None);
+    }
+}
+
+/// It said that the seeders failed, and not where.
+#[test]
+fn seeder_that_cannot_listen_names_the_address() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let SocketAddr::V4(listen) = taken.local_addr().unwrap() else {
+        panic!("of this family")
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let metainfo = single(dir.path(), 1);
+    let Err(error) = Feed::new(Way::Listen(listen)).bind(&metainfo, dir.path()) else {
+        panic!("it is taken")
+    };
+    assert!(
+        error.to_string().starts_with(&format!("cannot listen at {listen}: ")),
+        "{error}"
+    );
 }

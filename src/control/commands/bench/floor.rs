@@ -82,7 +82,8 @@ pub(super) fn serve_tracker(args: &TrackerFloor) -> Result<(), Error> {
         Protocol::Udp => tracker::floor::Floor::udp(args.listen),
         Protocol::Http => tracker::floor::Floor::http(args.listen),
     };
-    let floor = floor.map_err(Error::TrackerFloor)?;
+    let listen = args.listen;
+    let floor = floor.map_err(|error| Error::Listen { listen, error })?;
     let address = floor.local_addr().map_err(Error::TrackerFloor)?;
     println!("tracker floor on {address}, process {}", std::process::id());
     write_port(args.port_file.as_deref(), address)?;

@@ -125,7 +125,7 @@ pub(super) fn run(args: &Leech) -> Result<(), Error> {
     };
     // A script waits for it.
     told.and_then(|()| out.flush()).map_err(Error::Output)?;
-    let report = bound.run()?;
+    let report = bound.run(|whom| super::super::tell(format_args!("{whom}")))?;
     drop(out);
     tell(&report, args.json)?;
     match report.is_clean() {

@@ -102,6 +102,14 @@ pub enum Error {
     /// The load on a tracker could not be run.
     #[error(transparent)]
     Tracker(#[from] harness::tracker::Error),
+    /// The tracker's floor cannot listen there.
+    #[error("cannot listen at {listen}: {error}")]
+    Listen {
+        /// Where it was to.
+        listen: SocketAddr,
+        /// Why not.
+        error: io::Error,
+    },
     /// The tracker's floor could not serve.
     #[error("cannot serve: {0}")]
     TrackerFloor(io::Error),
@@ -144,6 +152,7 @@ impl Error {
             | Error::Tracker(harness::tracker::Error::Setting(_))
             | Error::Announced(harness::announced::Error::Setting(_)) => Fault::Usage,
             Error::File { .. }
+            | Error::Listen { .. }
             | Error::Load(_)
             | Error::Feed(_)
             | Error::Floor(_)

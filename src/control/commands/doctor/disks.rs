@@ -4,14 +4,14 @@
 //! may not be written to is only looked at.
 
 use std::fs::{File, OpenOptions};
-use std::io::{IoSliceMut, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::io::{self, IoSliceMut, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::finding::Finding;
-use super::machine::{Machine, Mount, Queue};
+use super::machine::{Identity, Machine, Mount, Queue};
 use crate::control::config::{Config, ReadMode, display_size};
 
 /// `RWF_DONTCACHE`, Linux 6.14.
@@ -52,15 +52,33 @@ pub(super) fn look(machine: &Machine, config: &Config) -> Vec<Finding> {
 
 fn folder(machine: &Machine, folder: &Path, mode: ReadMode) -> Vec<Finding> {
     let real = folder.canonicalize();
-    let is_closed = match &real {
-        Ok(real) => rustix::fs::access(real, rustix::fs::Access::EXEC_OK).is_err(),
-        Err(error) => error.kind() == std::io::ErrorKind::PermissionDenied,
+    let identity = machine
+        .process()
+        .and_then(|process| Some((process, machine.identity()?)));
+    let closed = match (&real, &identity) {
+        (Ok(real), Some((process, identity))) => closed_to(identity, real).map(|closed| {
+            let user = identity.user;
+            format!("process {process} (user {user}) may not enter {}", closed.display())
+        }),
+        (Ok(real), None) => {
+            let is_closed = rustix::fs::access(real, rustix::fs::Access::EXEC_OK).is_err();
+            is_closed.then(|| "this user may not enter it".to_owned())
+        }
+        (Err(error), _) if error.kind() == io::ErrorKind::PermissionDenied => match machine.process() {
+            // Its user may be one who may.
+            Some(process) => {
+                let says = format!(
+                    "{}: this user may not look at it, and so cannot tell whether process {process} may enter it (hint: sudo)",
+                    folder.display()
+                );
+                return vec![Finding::info("data", says)];
+            }
+            None => Some("this user may not enter it".to_owned()),
+        },
+        (Err(_), _) => None,
     };
-    if is_closed {
-        let says = format!(
-            "{}: this user may not enter it: nothing there is served",
-            folder.display()
-        );
+    if let Some(closed) = closed {
+        let says = format!("{}: {closed}: nothing there is served", folder.display());
         let remedy = "SupplementaryGroups= in btd.service (systemctl edit btd), or the rights of the folder";
         return vec![Finding::warn("data", says, remedy)];
     }
@@ -85,6 +103,29 @@ fn folder(machine: &Machine, folder: &Path, mode: ReadMode) -> Vec<Finding> {
         findings.extend(queue.map(|queue| disk(&real, &queue)));
     }
     findings
+}
+
+/// The first folder on the way to this one (absolute, through no symbolic link) that somebody may not enter, by its mode. One with an
+/// access control list may be open to whom its mode does not tell of, and is taken to be.
+fn closed_to(identity: &Identity, folder: &Path) -> Option<PathBuf> {
+    if identity.enters_all {
+        return None;
+    }
+    let mut way: Vec<&Path> = folder.ancestors().collect();
+    way.reverse();
+    let is_closed = |folder: &Path| {
+        let Ok(found) = folder.metadata() else { return false };
+        let bit = if found.uid() == identity.user {
+            0o100
+        } else if identity.groups.contains(&found.gid()) {
+            0o010
+        } else {
+            0o001
+        };
+        let has_list = || rustix::fs::getxattr(folder, "system.posix_acl_access", &mut [0_u8; 0]).is_ok();
+        found.mode() & bit == 0 && !has_list()
+    };
+    way.into_iter().find(|folder| is_closed(folder)).map(Path::to_owned)
 }
 
 /// A path as a shell takes it.
@@ -217,6 +258,8 @@ fn disk(folder: &Path, queue: &Queue) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::super::finding::Level;
     use super::super::machine::testing::machine;
     use super::*;
@@ -246,6 +289,53 @@ mod tests {
             Some("echo 256 > /sys/block/8:1/queue/nr_requests")
         );
         assert_eq!(data.path().read_dir().expect("listed").count(), 0);
+    }
+
+    /// It was judged as whoever has asked, who is root as a rule and may enter anything.
+    #[test]
+    fn folder_is_judged_by_whom_the_process_is() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let data = dir.path().join("closed/data");
+        std::fs::create_dir_all(&data).expect("made");
+        // One that leads there may be closed itself, as a home is.
+        let closed = |mode| {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("set");
+            std::fs::set_permissions(dir.path().join("closed"), mode).expect("set");
+        };
+        let found = dir.path().join("closed").metadata().expect("made");
+        let (owner, group) = (found.uid(), found.gid());
+        let told = |user: u32, group: u32, caps: &str| {
+            let status =
+                format!("Uid:\t{user}\t{user}\t{user}\t{user}\nGid:\t0\t0\t0\t1\nGroups:\t{group}\nCapEff:\t{caps}\n");
+            let (_dir, machine) = machine(&[("proc/7/status", status.as_str())]);
+            let findings = look(&machine.with(7), &config(&data, ""));
+            let of_data = findings.into_iter().find(|finding| finding.topic == "data");
+            of_data.expect("told").says
+        };
+        let others = (owner + 4321, group + 4321);
+        closed(0o750);
+        let said = told(others.0, others.1, "0");
+        let expected = format!(
+            "process 7 (user {}) may not enter {}",
+            others.0,
+            dir.path().join("closed").display()
+        );
+        assert!(said.contains(&expected), "{said}");
+        for (user, group, caps) in [
+            (owner, others.1, "0"),
+            (others.0, group, "0"),
+            (others.0, others.1, "4"),
+        ] {
+            let said = told(user, group, caps);
+            assert!(!said.contains("may not enter"), "{said}");
+        }
+        closed(0o705);
+        assert!(
+            told(others.0, group, "0").contains("may not enter"),
+            "others may, and this one is none of them"
+        );
+        assert!(!told(others.0, others.1, "0").contains("may not enter"));
     }
 
     #[test]

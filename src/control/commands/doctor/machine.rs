@@ -10,6 +10,10 @@ use std::path::{Path, PathBuf};
 /// No file that is read here is longer, but for the mounts of a host of many containers.
 const FILE_LEN_MAX: u64 = 4 << 20;
 
+/// As bits of `CapEff`.
+const CAP_DAC_OVERRIDE: u64 = 1 << 1;
+const CAP_DAC_READ_SEARCH: u64 = 1 << 2;
+
 /// See the head of this file.
 pub(super) struct Machine {
     root: PathBuf,
@@ -22,6 +26,15 @@ pub(super) struct Machine {
 pub(super) struct Limit {
     pub(super) soft: Option<u64>,
     pub(super) hard: Option<u64>,
+}
+
+/// As whom a process looks at files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) user: u32,
+    pub(super) groups: Vec<u32>,
+    /// It may enter any folder (`CAP_DAC_OVERRIDE`, `CAP_DAC_READ_SEARCH`).
+    pub(super) enters_all: bool,
 }
 
 /// What a folder lies on.
@@ -70,6 +83,13 @@ impl Machine {
         }
     }
 
+    /// The same with the limits of the process of this number.
+    #[cfg(test)]
+    pub(super) fn with(self, process: u32) -> Self {
+        let process = process.to_string();
+        Self { process, ..self }
+    }
+
     /// A file without the white space around its text.
     pub(super) fn read(&self, path: impl AsRef<Path>) -> Option<String> {
         let mut text = String::new();
@@ -89,6 +109,32 @@ impl Machine {
         text.lines().find_map(|line| {
             let (name, value) = line.split_once(':')?;
             (name == key).then(|| value.trim().to_owned())
+        })
+    }
+
+    /// The process that was asked for, if it is another than this one.
+    pub(super) fn process(&self) -> Option<&str> {
+        Some(self.process.as_str()).filter(|process| *process != "self")
+    }
+
+    /// As whom the process looks at files; `None` if that is hidden.
+    pub(super) fn identity(&self) -> Option<Identity> {
+        let numbers = |key: &str| {
+            let text = self.status(key)?;
+            text.split_whitespace()
+                .map(|number| number.parse().ok())
+                .collect::<Option<Vec<u32>>>()
+        };
+        // Real, effective, saved, and that for files.
+        let [.., user] = numbers("Uid")?[..] else { return None };
+        let [.., group] = numbers("Gid")?[..] else { return None };
+        let mut groups = numbers("Groups")?;
+        groups.push(group);
+        let caps = u64::from_str_radix(&self.status("CapEff")?, 16).ok()?;
+        Some(Identity {
+            user,
+            groups,
+            enters_all: caps & (CAP_DAC_OVERRIDE | CAP_DAC_READ_SEARCH) != 0,
         })
     }
 
@@ -249,5 +295,24 @@ mod tests {
         assert_eq!(machine.limit("Max locked memory").expect("it is there").hard, None);
         assert_eq!(machine.limit("Max cpu time"), None);
         assert_eq!(machine.status("Seccomp").as_deref(), Some("2"));
+        assert_eq!(machine.identity(), None, "what is hidden is not made up");
+    }
+
+    #[test]
+    fn process_looks_at_files_as_its_user_for_that_with_all_its_groups() {
+        let status = "Uid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t9 10 \nCapEff:\t0000000000000400\n";
+        let root = "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nGroups:\t\nCapEff:\t000001ffffffffff\n";
+        let (_dir, machine) = machine(&[("proc/7/status", status), ("proc/8/status", root)]);
+        let machine = machine.with(7);
+        let identity = machine.identity().expect("it is there");
+        assert_eq!(
+            (identity.user, identity.groups, identity.enters_all),
+            (4, vec![9, 10, 8], false)
+        );
+        let identity = machine.with(8).identity().expect("it is there");
+        assert_eq!(
+            (identity.user, identity.groups, identity.enters_all),
+            (0, vec![0], true)
+        );
     }
 }

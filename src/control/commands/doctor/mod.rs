@@ -28,7 +28,7 @@ pub struct Args {
     /// The configuration whose folders and limits are looked at; without it, the defaults and no folder
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Look at the limits of this process (a running btd) instead of those of this shell
+    /// Look at the limits of this process (a running btd) instead of those of this shell, and whether its user may enter data folders
     #[arg(long, value_name = "PID")]
     pid: Option<u32>,
     /// Print JSON: {verdict, findings: [{topic, level, says, remedy}]}, levels ok, info, warn, bad
