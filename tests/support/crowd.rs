@@ -265,6 +265,8 @@ impl Scene {
         let all = (connections + 100).max(8_000).to_string();
         command.env("BTD_PEERS__MAX_CONNECTIONS", &all);
         command.env("BTD_PEERS__MAX_CONNECTIONS_PER_TORRENT", &all);
+        // A slot for everybody: of more than have one, all wait for their turn.
+        command.env("BTD_LIMITS__UPLOAD_SLOTS", &all);
         let btd = Btd::start_within(command, scratch.path(), &config);
         btd.wait_seeding(1);
         Scene {
