@@ -40,6 +40,8 @@ fn anonymous(btd: &Btd) -> (u64, u64) {
 #[test]
 fn pieces_of_any_length_are_downloaded_with_the_least_write_buffer() {
     const BUFFER: u64 = 16 << 20;
+    /// Memory as far as it was filled, which it is by pieces that are read back.
+    const CACHE: u64 = 16 << 20;
     let files = [
         ("folder/a.bin".to_owned(), 150_000_000),
         ("folder/b.bin".to_owned(), 40_000_001),
@@ -74,7 +76,7 @@ fn pieces_of_any_length_are_downloaded_with_the_least_write_buffer() {
         let (_, peak) = anonymous(&btd);
         println!("pieces of {piece_len}: {idle} bytes, {peak} at most");
         assert!(
-            peak <= idle + BUFFER / 10 * 11 + (4 << 20),
+            peak <= idle + CACHE + BUFFER / 10 * 11 + (4 << 20),
             "from {idle} to {peak} bytes with pieces of {piece_len}"
         );
         btd.stop();
