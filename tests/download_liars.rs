@@ -48,6 +48,8 @@ fn one_of_five_lies(name: &str, piece_len: u32, config: Config, ip: impl Fn(u8) 
     leech.check(&payload);
     let len = payload.len() as f64;
     wait_for_metric(&leech.btd, "btd_downloaded_bytes_total", |bytes| bytes >= len);
+    // Bytes of a bad piece count too, so that all of them may be told a tick before the ban is.
+    wait_for_metric(&leech.btd, "btd_peers_banned_total", |banned| banned >= 1.0);
     assert_eq!(leech.btd.metric("btd_peers_banned_total"), 1.0);
     let bad = leech.btd.metric("btd_pieces_bad_total");
     assert!((1.0..=2.0).contains(&bad), "{bad} bad pieces");
