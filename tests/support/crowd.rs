@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use btd::harness::Target;
-use btd::harness::load::{Load, Until, raise_open_files};
+use btd::harness::load::{Load, Order, Until, raise_open_files};
 use btd::harness::report::Report;
 use btd::proto::InfoHash;
 use btd::proto::metainfo::Metainfo;
@@ -277,6 +277,21 @@ impl Scene {
         }
     }
 
+    /// Has every shard send all of the payload, so that what its cache takes is not held against anybody who comes later.
+    fn fill_cache(&self) {
+        // As many as are not all of them one shard's.
+        let connections = 16;
+        let load = Load {
+            connections,
+            queue: HONEST_QUEUE,
+            order: Order::Sequential,
+            until: Until::Bytes(u64::from(connections) * PAYLOAD_LEN),
+            fast: true,
+            ..Load::new(self.btd.peers)
+        };
+        load.run(&self.target).expect("drive leechers of all of it");
+    }
+
     /// Honest leechers for a while; every piece that one has whole is hashed.
     fn honest(&self, what: &str) -> Report {
         let load = Load {
@@ -328,6 +343,7 @@ pub fn stands(crowd: &Crowd) {
         server: scene.btd.peers,
         info_hash: scene.info_hash,
     };
+    scene.fill_cache();
     let alone = scene.honest("alone");
     let memory_before = scene.memory();
     let drops_before = match crowd.bounds.then {
