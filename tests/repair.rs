@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 use support::btd::{Btd, Config};
-use support::ctl::row;
+use support::ctl::{IO, ask, row};
 use support::fault_fs::{EIO, FaultFs, Op, Rule};
 use support::leech::{Leech, SECONDS, Source, wait_for_metric};
 use support::mount::InPlace;
@@ -254,9 +254,10 @@ fn check_that_waits_for_the_session_is_made_after_a_reload() {
     for op in [Op::Read, Op::Write] {
         mounted.rules.add(Rule::fail(op, EIO));
     }
-    row(&home, &["pause", &hash]);
+    // Both are done, and it is told that they are not recorded.
+    ask(&home, &["pause", &hash]).assert_fails(IO, "could not be recorded");
     btd.wait_log("is kept in memory and written later");
-    row(&home, &["resume", &hash]);
+    ask(&home, &["resume", &hash]).assert_fails(IO, "could not be recorded");
     btd.wait_seeding(1);
     rot(&file, 100_000);
     row(&home, &["verify", &hash]);

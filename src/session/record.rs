@@ -239,7 +239,8 @@ pub(super) fn is_whole(bytes: &[u8], piece_count: u32, file_count: u32) -> bool 
         ))
     };
     let whole = Some((VERSION, piece_count, file_count, piece_count));
-    if head() != whole || input.take(2) != Ok(&[BITS_ALL, BITS_NONE]) {
+    // Of no pieces at all none is right, as it is written.
+    if piece_count == 0 || head() != whole || input.take(2) != Ok(&[BITS_ALL, BITS_NONE]) {
         return false;
     }
     // What is being written to has not got its final name, perhaps.
@@ -491,6 +492,16 @@ pub(super) mod tests {
         };
         let bytes = whole.encode();
         assert!(is_whole(&bytes, 9, 2));
+        // A form that is no record (found by the fuzzer).
+        let of_none = [
+            &[VERSION][..],
+            &[0; 4],
+            &1_u32.to_le_bytes(),
+            &[0; 4],
+            &[BITS_ALL, BITS_NONE, FILE_NONE],
+        ]
+        .concat();
+        assert!(Record::decode(&of_none, 0, 1).is_err() && !is_whole(&of_none, 0, 1));
         assert!(!is_whole(&bytes, 8, 2) && !is_whole(&bytes, 9, 1) && !is_whole(&bytes, 9, 3));
         assert!((0..bytes.len()).all(|len| !is_whole(&bytes[..len], 9, 2)));
         let mut lacking = whole.clone();
