@@ -182,7 +182,7 @@ fn the_rate_of_an_hour_is_in_force_from_its_first_minute_by_the_clock_on_the_wal
     assert!(
         btd.process
             .log()
-            .contains("upload-rate is 300000 bytes a second, by [[limits.schedule]]")
+            .contains("upload-rate is 300.0 kB/s, by [[limits.schedule]]")
     );
     let by_hand = row(&home, &["limits", "--upload-rate", "unlimited"]);
     assert_eq!(by_hand["upload_rate"], Value::Null);
