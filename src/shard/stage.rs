@@ -372,6 +372,8 @@ pub(super) fn look<D: Driver>(
             continue;
         };
         match disk.extents.get(id) {
+            // Withdrawn while it was read, as by a sync that failed: what came may be what the disk has now.
+            Some(Fill::Ready(_)) if !served.torrent.has(staged.block.piece()) => return Readiness::Gone,
             Some(Fill::Ready(buf)) => {
                 *part = Part::Held {
                     buf: buf.clone(),

@@ -96,6 +96,12 @@ fn simulated_swarms_465754_566234_and_737409_tell_of_nothing_that_their_disk_has
     }
 }
 
+/// A sync failed while a piece was read. See `shard/tests/downloading`.
+#[test]
+fn simulated_swarm_961067_sends_nothing_that_was_lost_while_it_was_read() {
+    must_hold(961_067..961_068);
+}
+
 /// Who was left to give the last piece was suspected, and others had begun it. See `proto/picker`.
 #[test]
 fn simulated_swarm_543018_comes_to_its_end_with_a_suspect() {

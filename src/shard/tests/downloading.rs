@@ -162,6 +162,30 @@ fn what_waits_to_be_told_is_not_told_any_more_when_the_disk_has_lost_it() {
     }
 }
 
+/// Found by the simulated swarm: it was there when it was asked for, and its sync failed while it was read. What came is what the
+/// disk has.
+#[test]
+fn piece_that_is_read_while_its_disk_loses_it_is_not_sent() {
+    for is_lost in [false, true] {
+        let mut leeching = Leeching::new(2 * PIECE_LEN as usize);
+        let mut giver = leeching.giver(2000, FAST);
+        let mut far = leeching.taker();
+        let piece = leeching.first_piece(&mut giver);
+        leeching.settle();
+        let world = leeching.fixture.world.clone();
+        world.hold(OpKind::Read);
+        leeching.fixture.request(&far, piece, 0, BLOCK_LEN);
+        leeching.settle();
+        if is_lost {
+            leeching.fixture.torrent.lose([0], "it cannot be synced");
+        }
+        world.release(OpKind::Read);
+        leeching.settle();
+        leeching.fixture.hear(&mut far);
+        assert_eq!(far.blocks.len(), usize::from(!is_lost), "{:?}", far.said);
+    }
+}
+
 /// It has got its final name, and the torrent is not told yet: folders are synced between the two.
 #[test]
 fn file_that_is_getting_its_final_name_is_served_as_soon_as_it_has_it() {
