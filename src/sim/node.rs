@@ -298,6 +298,8 @@ impl Node {
         process.doubtful = found.is_unsynced.then_some(time + DOUBT_FOR);
         let Some(torrent) = found.torrent else {
             process.announcing.remove(info_hash, now);
+            // Who has it in its list is told at once.
+            self.after(0, MILLISECOND, |host, epoch| world::Event::Announce { host, epoch });
             return;
         };
         process.is_complete = found.stamps.is_none() && torrent.is_complete();
