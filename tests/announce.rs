@@ -108,7 +108,7 @@ fn a_tracker_that_knows_no_names_is_asked_for_them_once_and_then_for_what_it_has
 #[test]
 fn due_times_are_kept_over_a_restart() {
     let scratch = Scratch::new("announce-restart");
-    let homes: Vec<Home> = ["refused", "hangs", "plain"]
+    let homes: Vec<Home> = ["refused", "hangs", "plain", "both"]
         .iter()
         .enumerate()
         .map(|(index, name)| Home::new(&scratch, name, 50_000 + index as u64))
@@ -126,6 +126,15 @@ fn due_times_are_kept_over_a_restart() {
     for (home, stub) in homes.iter().zip([&refuses, &hangs, &plain]) {
         home.with_tracker(&stub.url());
     }
+    // One has two trackers, and the first of them wants never to be asked again.
+    let never = StubTracker::saying("d14:failure reason3:bad8:retry in5:nevere");
+    let beside = StubTracker::saying("d8:intervali1800e5:peers0:e");
+    let both = &homes[3];
+    create(
+        &both.payload.path(),
+        &[&never.url(), &beside.url()],
+        &both.watch.join("t.torrent"),
+    );
     let homes: Vec<&Home> = homes.iter().collect();
     for run in 1..=2 {
         let btd = Btd::start(&scratch.dir("btd"), &config(&homes, ALLOW));
@@ -137,6 +146,9 @@ fn due_times_are_kept_over_a_restart() {
             within(30),
             || (refuses.requests().len() == 1 && hangs.with_event("started").len() == run).then_some(()),
         );
+        wait_for("the second of two trackers is told", within(30), || {
+            (beside.with_event("started").len() == run).then_some(())
+        });
         wait_for("the answers have come", within(30), || {
             (btd.metric("btd_announces_in_flight") == 0.0).then_some(())
         });
@@ -146,6 +158,7 @@ fn due_times_are_kept_over_a_restart() {
         assert_eq!(plain.with_event("stopped").len(), run);
     }
     assert_eq!(refuses.requests().len(), 1, "{:?}", refuses.requests());
+    assert_eq!(never.requests().len(), 1, "{:?}", never.requests());
     assert_eq!(
         (hangs.with_event("started").len(), hangs.with_event("stopped").len()),
         (2, 2)

@@ -333,6 +333,51 @@ fn reannounce_asks_the_tracker_again_but_not_before_it_allows_and_keys_are_shown
     btd.stop();
 }
 
+/// It said that it is not announced, of one that was about to be.
+#[test]
+fn reannounce_says_of_a_torrent_that_is_not_announced_why_and_whether_it_will_be() {
+    let home = Home::new("ctl-unannounced");
+    let stub = StubTracker::saying("d8:intervali1800e5:peers0:e");
+    let files = [("seed", 4_000_000)];
+    home.payload_without_torrent("seed", &files);
+    let content = fs::read(home.data.join("seed")).expect("there");
+    let meta = home.drop_in("seed", &torrent("seed", &files, &content, &stub.url()));
+    let hash = hash_of(&meta);
+    let note = |args: &[&str]| {
+        let asked = home.json(args).row();
+        assert_eq!(asked["changed"], false, "{asked}");
+        asked["note"].as_str().expect("a text").to_owned()
+    };
+    // Its check lasts longer than all of this.
+    let slow = "[announce]\nallow-private = true\n[storage]\ncheck-rate = \"100 kB/s\"\n";
+    let btd = Btd::start(home.path(), &home.config(slow));
+    home.wait_state(meta.info_hash, "checking");
+    let until_checked = "it is announced once its payload has been looked at";
+    assert_eq!(note(&["reannounce", &hash]), until_checked);
+    home.json(&["pause", &hash]).row();
+    assert_eq!(note(&["reannounce", &hash]), "it is not announced: it is paused");
+    home.json(&["resume", &hash]).row();
+    assert_eq!(note(&["reannounce", &hash]), until_checked);
+    assert!(stub.requests().is_empty());
+    btd.stop();
+
+    let btd = Btd::start(home.path(), &home.config("[announce]\nallow-private = true\n"));
+    home.wait_state(meta.info_hash, "seeding");
+    home.json(&["pause", &hash]).row();
+    home.json(&["resume", &hash]).row();
+    let asked = home.json(&["reannounce", &hash]).row();
+    assert!(
+        asked["note"]
+            .as_str()
+            .is_some_and(|note| !note.contains("not announced")),
+        "{asked}"
+    );
+    wait_for("its tracker is told", within(SECONDS), || {
+        (!stub.requests().is_empty()).then_some(())
+    });
+    btd.stop();
+}
+
 #[test]
 fn file_that_is_added_is_served_and_lies_in_the_watch_folder_it_was_put_into() {
     let home = Home::new("ctl-add");

@@ -6,6 +6,7 @@ mod support;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
 
 use btd::proto::handshake::Reserved;
 use btd::proto::metainfo::Metainfo;
@@ -104,6 +105,37 @@ fn tracker_that_has_refused_is_asked_again_a_minute_later_and_what_it_said_is_to
         asked["changed"] == false && seconds.is_some_and(|seconds| seconds <= 60),
         "{note}"
     );
+    btd.stop();
+}
+
+/// It was told to be new.
+#[test]
+fn tracker_that_failed_before_a_restart_is_told_of_as_one_that_did() {
+    let home = Home::new("ctl-failed-before");
+    let stub = StubTracker::saying("d14:failure reason18:unregistered, so 3e");
+    home.payload_without_torrent("seed", &[("seed", 40_000)]);
+    let content = fs::read(home.data.join("seed")).expect("there");
+    let meta = home.drop_in("seed", &torrent("seed", &[("seed", 40_000)], &content, &stub.url()));
+    let hash = hash_of(&meta);
+    let told = |text: &str| {
+        wait_for(text, within(SECONDS), || {
+            let row = home.json(&["show", &hash]).row()["trackers"][0].take();
+            row["text"].as_str().is_some_and(|said| said == text).then_some(row)
+        })
+    };
+    let config = home.config("[announce]\nallow-private = true\n");
+    let btd = Btd::start(home.path(), &config);
+    told("refused: unregistered, so 3");
+    let failed_at = Instant::now();
+    btd.stop();
+    let btd = Btd::start(home.path(), &config);
+    let row = told("it failed the last time before this start");
+    assert_eq!(row["state"], "failing");
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let wait = row["next_announce"].as_u64().expect("a time") as i64 - now.expect("after 1970").as_secs() as i64;
+    assert!((0..=60).contains(&wait), "{wait} s");
+    // A minute after the last time at the earliest.
+    assert!(stub.requests().len() == 1 || failed_at.elapsed() >= Duration::from_secs(58));
     btd.stop();
 }
 

@@ -8,7 +8,10 @@
 //! | --- | --- |
 //! | 1 | the version of this form, 1 |
 //! | 1 | how many trackers |
-//! | 18 each | which (8), when it is due in seconds since 1970 (8), failures in a row (1), whether it has us (1) |
+//! | 18 each | which (8), when it is due in seconds since 1970 (8), failures in a row (1), what else is so (1) |
+//!
+//! What else is so is a sum: 1 if it has us, 2 if it has named that time itself, 4 if it does not want to be asked again. Of the
+//! last two earlier versions kept nothing, and take a record that has them for none.
 
 /// The version of the form above.
 const VERSION: u8 = 1;
@@ -27,7 +30,15 @@ pub struct Announced {
     pub failures: u8,
     /// Whether it has us in its list.
     pub told: bool,
+    /// Whether it has named that time itself.
+    pub is_said: bool,
+    /// Whether it does not want to be asked again.
+    pub is_final: bool,
 }
+
+const TOLD: u8 = 1;
+const SAID: u8 = 2;
+const FINAL: u8 = 4;
 
 /// What is kept of these trackers as bytes, of no more than [`TRACKERS_MAX`].
 pub(super) fn encode(trackers: &[Announced]) -> Vec<u8> {
@@ -37,7 +48,9 @@ pub(super) fn encode(trackers: &[Announced]) -> Vec<u8> {
     for tracker in trackers {
         out.extend(tracker.tracker.to_le_bytes());
         out.extend(tracker.due.to_le_bytes());
-        out.extend([tracker.failures, u8::from(tracker.told)]);
+        let flags = [(tracker.told, TOLD), (tracker.is_said, SAID), (tracker.is_final, FINAL)];
+        let flags: u8 = flags.iter().filter(|(is_so, _)| *is_so).map(|(_, flag)| flag).sum();
+        out.extend([tracker.failures, flags]);
     }
     out
 }
@@ -57,13 +70,14 @@ pub fn decode(bytes: &[u8]) -> Option<Vec<Announced>> {
             tracker: number(&entry[..8])?,
             due: number(&entry[8..16])?,
             failures: entry[16],
-            told: match entry[17] {
-                0 => false,
-                1 => true,
-                _ => return None,
-            },
+            told: entry[17] & TOLD > 0,
+            is_said: entry[17] & SAID > 0,
+            is_final: entry[17] & FINAL > 0,
         })
     };
+    if entries.iter().any(|entry| entry[17] > TOLD | SAID | FINAL) {
+        return None;
+    }
     entries.iter().map(entry).collect()
 }
 
@@ -74,8 +88,10 @@ mod tests {
     use super::*;
 
     prop_compose! {
-        fn any_announced()(tracker: u64, due: u64, failures: u8, told: bool) -> Announced {
-            Announced { tracker, due, failures, told }
+        fn any_announced()(
+            tracker: u64, due: u64, failures: u8, told: bool, is_said: bool, is_final: bool,
+        ) -> Announced {
+            Announced { tracker, due, failures, told, is_said, is_final }
         }
     }
 
@@ -103,10 +119,31 @@ mod tests {
             due: 2,
             failures: 3,
             told: true,
+            is_said: false,
+            is_final: false,
         };
         assert_eq!(
             decode(&encode(&[tracker; 300])).map(|trackers| trackers.len()),
             Some(TRACKERS_MAX)
         );
+    }
+
+    #[test]
+    fn what_earlier_versions_kept_is_read() {
+        let mut bytes = vec![1, 2];
+        for told in [0, 1] {
+            bytes.extend([7; 8]);
+            bytes.extend(9_u64.to_le_bytes());
+            bytes.extend([3, told]);
+        }
+        let tracker = |told| Announced {
+            tracker: u64::from_le_bytes([7; 8]),
+            due: 9,
+            failures: 3,
+            told,
+            is_said: false,
+            is_final: false,
+        };
+        assert_eq!(decode(&bytes), Some(vec![tracker(false), tracker(true)]));
     }
 }

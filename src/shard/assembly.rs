@@ -185,6 +185,14 @@ impl Assembly {
         self.keep(bytes);
     }
 
+    /// Gives back spares that nobody will use soon: all of them while nothing comes, else those that checks have borrowed.
+    pub(super) fn give_up_spares(&mut self, comes: bool) {
+        match comes {
+            true => self.spares.limit(self.left()),
+            false => self.spares.clear(),
+        }
+    }
+
     /// A torrent has left.
     pub(super) fn forget_all(&mut self, torrent: u32) {
         self.early.forget_all(torrent);
@@ -269,6 +277,24 @@ mod tests {
         assert_eq!((assembly.room(piece), assembly.is_tight()), (4, false));
         loan.give_back(4 * 1032 * piece);
         assert_eq!(assembly.room(piece), 36);
+    }
+
+    /// They were given up only when the next piece was done with.
+    #[test]
+    fn spares_are_given_up_for_checks_and_all_of_them_while_nothing_comes() {
+        let loan = Arc::new(Loan::new(16 << 20));
+        let piece = u64::from(PIECE);
+        let mut assembly = Assembly::new(8 * piece, Arc::clone(&loan), 1);
+        for _ in 0..8 {
+            assembly.recycle(BytesMut::zeroed(PIECE as usize).freeze());
+        }
+        assembly.give_up_spares(true);
+        assert_eq!(assembly.spares.count(), 8, "the next pieces use them");
+        loan.take(3 * piece);
+        assembly.give_up_spares(true);
+        assert_eq!(assembly.spares.count(), 5);
+        assembly.give_up_spares(false);
+        assert_eq!(assembly.spares.count(), 0);
     }
 
     #[test]

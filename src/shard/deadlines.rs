@@ -74,6 +74,11 @@ impl<D: Driver> Shard<D> {
                 self.look_at_requests();
                 self.relieve();
                 self.make_room();
+                let comes = self
+                    .downloads
+                    .values()
+                    .any(|download| download.picker.asked_blocks() > 0);
+                self.assembly.give_up_spares(comes);
                 self.dial();
             }
         }

@@ -37,7 +37,7 @@ const HEARD_SMALL: u32 = 4;
 const SEARCHED_SMALL: usize = REQUEST_QUEUE_MAX * (REQUEST_QUEUE_MAX / 64);
 
 /// In [`Conn::heard_count`]: it has had its share of the turn.
-pub(super) const STOPPED: u32 = u32::MAX;
+const STOPPED: u32 = u32::MAX;
 
 /// What all connections together have had of this turn. So turns do not get longer with the number of those who say as much as
 /// they can.
@@ -134,18 +134,6 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// A receive has come. Whether the connection has had its share of the turn by then, and is not listened to.
-    pub(super) fn has_been_heard_enough(&mut self, owner: Owner) -> bool {
-        let turn = self.counters.turns;
-        let heard_max = self.crowd.heard_max(turn);
-        let Some(conn) = self.conns.get_mut(owner) else {
-            return false;
-        };
-        let enough = conn.has_been_heard_enough(turn, heard_max);
-        self.crowd.on_heard(turn, u32::from(!enough));
-        enough
-    }
-
     /// The rest of what it says waits for another turn: it has had its queue searched too often.
     pub(super) fn stop_hearing(&mut self, owner: Owner, rest: &[u8]) {
         if let Some(conn) = self.conns.get_mut(owner) {
@@ -188,8 +176,9 @@ impl PeerConn {
 }
 
 impl Conn {
-    /// Whether the connection has had its share of the turn; counts one receive that is looked at, if not.
-    fn has_been_heard_enough(&mut self, turn: u64, heard_max: u32) -> bool {
+    /// A receive has come. Whether the connection has had its share of the turn by then, and is not listened to.
+    pub(super) fn has_been_heard_enough(&mut self, turn: u64, crowd: &mut Crowd) -> bool {
+        let heard_max = crowd.heard_max(turn);
         if self.heard_turn != turn {
             self.heard_turn = turn;
             self.heard_count = 0;
@@ -202,6 +191,7 @@ impl Conn {
         } else {
             self.heard_count.saturating_add(1)
         };
+        crowd.on_heard(turn, u32::from(!enough));
         enough
     }
 

@@ -78,7 +78,7 @@ impl<D: Driver> Shard<D> {
             Ok(Received::Data(bytes)) => {
                 conn.received_at = self.tick;
                 self.counters.received_bytes += bytes.len() as u64;
-                if self.has_been_heard_enough(owner) {
+                if conn.has_been_heard_enough(self.counters.turns, &mut self.crowd) {
                     self.hold(owner, &bytes);
                 } else {
                     self.on_bytes(owner, &bytes);

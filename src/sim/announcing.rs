@@ -112,11 +112,15 @@ impl Announcing {
                      due,
                      failures,
                      told,
+                     is_said,
+                     is_final,
                  }| Kept {
                     tracker,
                     due,
                     failures,
                     told,
+                    is_said,
+                    is_final,
                 },
             )
             .collect();
@@ -220,11 +224,15 @@ impl Announcing {
                             due,
                             failures,
                             told,
+                            is_said,
+                            is_final,
                         }| Announced {
                 tracker,
                 due,
                 failures,
                 told,
+                is_said,
+                is_final,
             };
             let kept: Vec<Announced> = kept.into_iter().map(from).collect();
             session.put_announced(info_hash, &kept);

@@ -122,6 +122,25 @@ impl Job {
         }
     }
 
+    /// How it does, and what there is to say of that. Of a tracker that was not asked since btd was started it is what was kept.
+    pub(super) fn told_of(&self) -> (Standing, Option<Box<str>>) {
+        let Place { failures, dead, .. } = self.places[self.at];
+        match (&self.text, self.standing, failures) {
+            (None, Standing::New | Standing::Dead, 1..) if dead => {
+                (Standing::Dead, Some("it refused for good before this start".into()))
+            }
+            (None, Standing::New, 1) => (
+                Standing::Failing,
+                Some("it failed the last time before this start".into()),
+            ),
+            (None, Standing::New, 2..) => {
+                let text = format!("it failed the last {failures} times before this start");
+                (Standing::Failing, Some(text.into()))
+            }
+            (text, standing, _) => (standing, text.as_deref().map(Box::from)),
+        }
+    }
+
     /// The tracker that was asked has answered: it is the first of its tier from now on.
     pub(super) fn promote(&mut self) {
         let Place { tier, .. } = self.places[self.at];

@@ -1,11 +1,17 @@
 //! What is kept over a restart, so that it neither asks all trackers at once nor one too early.
+//!
+//! A tracker that works is asked when it was to be, and so is one that has failed and named a time itself. One that has failed and said
+//! nothing of the kind is asked soon. One that has refused for good is not asked: to be asked anew, its torrent is paused and resumed.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::request::Event;
 use super::super::url::TrackerUrl;
 use super::Schedule;
-use super::job::{NONE, Standing};
+use super::job::{Job, NONE, Place, Standing};
+use super::reannounce::INTERVAL_MIN;
 use crate::proto::InfoHash;
 
 /// What of a list is kept over a restart.
@@ -19,6 +25,10 @@ pub struct Kept {
     pub failures: u8,
     /// Whether it has us in its list.
     pub told: bool,
+    /// It has named that time itself, and is not asked before.
+    pub is_said: bool,
+    /// It does not want to be asked again, whatever is due (BEP 31).
+    pub is_final: bool,
 }
 
 /// What a tracker is known by over a restart: FNV-1a, which needs to tell the few trackers of one torrent from each
@@ -29,6 +39,25 @@ pub(super) fn fingerprint(url: &TrackerUrl) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
+}
+
+impl Place {
+    /// Whether it has failed or refused, for a reason that may be there after a restart.
+    fn has_failed(&self) -> bool {
+        self.failures > 0 && !self.is_ours
+    }
+
+    /// A tracker that failed before btd was started, and was to be asked again at `due`. If that was of our own choice, it is asked
+    /// once soon, and rests again as long as it would have if it fails again: thousands of torrents of a tracker that is still
+    /// away cost it no more than the few announces after which its host is given up.
+    pub(super) fn recall(&mut self, kept: &Kept, due: u64, now: u64) {
+        self.until = match kept.is_said {
+            true => due,
+            // By versions that kept the whole rest, or a clock that was set back.
+            false => due.min(now + INTERVAL_MIN),
+        };
+        (self.failures, self.has_said_until, self.dead) = (kept.failures, kept.is_said, kept.is_final);
+    }
 }
 
 impl Schedule {
@@ -59,25 +88,49 @@ impl Schedule {
             .collect()
     }
 
+    /// What is to be kept of those trackers that fail when none has us in its list any more, and which these are.
+    #[must_use]
+    pub fn failed(&self, now: Instant, unix: u64) -> HashMap<InfoHash, Vec<(Arc<TrackerUrl>, Kept)>> {
+        let now = self.millis(now);
+        let mut failed: HashMap<InfoHash, Vec<_>> = HashMap::new();
+        for key in self.job_of.values() {
+            let job = &self.jobs[*key as usize];
+            for place in job.places.iter().filter(|place| place.has_failed()) {
+                let url = Arc::clone(&self.trackers[place.url as usize].url);
+                let kept = self.kept_of(job, place, now, unix);
+                let of_torrent = failed.entry(job.info_hash).or_default();
+                of_torrent.push((url, Kept { told: false, ..kept }));
+            }
+        }
+        failed
+    }
+
     /// What is to be kept of a torrent: of each list the tracker that has us, and those that fail.
     fn kept(&self, info_hash: InfoHash, now: Instant, unix: u64) -> Vec<Kept> {
         let now = self.millis(now);
-        let mut kept = Vec::new();
-        for key in self.keys_of(info_hash) {
-            let job = &self.jobs[key as usize];
-            for place in &job.places {
-                let told = place.url == job.told;
-                let due = if place.failures > 0 { place.until } else { job.due };
-                if told || place.failures > 0 && !place.is_ours {
-                    kept.push(Kept {
-                        tracker: fingerprint(&self.trackers[place.url as usize].url),
-                        due: unix + due.saturating_sub(now) / 1000,
-                        failures: place.failures,
-                        told,
-                    });
-                }
-            }
+        let jobs = self.keys_of(info_hash).map(|key| &self.jobs[key as usize]);
+        let places = jobs.flat_map(|job| job.places.iter().map(move |place| (job, place)));
+        places
+            .filter(|(job, place)| place.url == job.told || place.has_failed())
+            .map(|(job, place)| self.kept_of(job, place, now, unix))
+            .collect()
+    }
+
+    fn kept_of(&self, job: &Job, place: &Place, now: u64, unix: u64) -> Kept {
+        let is_said = place.failures > 0 && place.has_said_until;
+        let due = match place.failures {
+            0 => job.due,
+            _ if is_said => place.until,
+            // Whoever restarts btd has often mended something, and is treated like one who asks for an announce.
+            _ => place.until.min(job.again_at),
+        };
+        Kept {
+            tracker: fingerprint(&self.trackers[place.url as usize].url),
+            due: unix + due.saturating_sub(now) / 1000,
+            failures: place.failures,
+            told: place.url == job.told,
+            is_said,
+            is_final: place.dead,
         }
-        kept
     }
 }

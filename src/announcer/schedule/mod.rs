@@ -260,13 +260,19 @@ impl Schedule {
                     job.due = job.due.max(due.min(time + BACKOFF_MAX));
                     known = Some(at);
                 } else if kept.failures > 0 {
-                    (place.until, place.failures) = (due, kept.failures);
+                    place.recall(kept, due, time);
+                    if !place.has_said_until && !place.dead {
+                        job.again_at = job.again_at.max(place.until);
+                    }
                 }
             }
             (place.url, place.host) = self.number(&url);
             place
         });
         job.places = places.collect();
+        if job.places.iter().all(|place| place.dead) {
+            job.standing = Standing::Dead;
+        }
         if let Some(at) = known {
             job.at = at;
             job.promote(); // It has answered before.
@@ -328,14 +334,15 @@ impl Schedule {
         let status = |key: u32| {
             let job = &self.jobs[key as usize];
             let wait = |(_, at): (u32, u64)| Duration::from_millis(at.saturating_sub(now));
+            let (standing, text) = job.told_of();
             Status {
                 next: match job.in_flight {
                     true => Some(Duration::ZERO),
                     false => job.waits.map(wait),
                 },
                 url: Arc::clone(&self.trackers[job.places[job.at].url as usize].url),
-                standing: job.standing,
-                text: job.text.as_deref().map(Box::from),
+                standing,
+                text,
                 swarm: job.swarm,
             }
         };

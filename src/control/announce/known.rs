@@ -102,6 +102,13 @@ impl Task {
             self.session.put_announced(info_hash, &kept);
         }
     }
+
+    /// Writes down that no tracker has a torrent in its list any more, and which of them fail when btd stops.
+    pub(super) fn keep_failed(&self, info_hash: InfoHash) {
+        let failed = self.failed.get(&info_hash).into_iter().flatten();
+        let kept: Vec<Announced> = failed.map(|(_, kept)| from_kept(*kept)).collect();
+        self.session.put_announced(info_hash, &kept);
+    }
 }
 
 /// What was kept of a torrent's trackers, and whether `completed` is to be told. Where that cannot be read, it is tried again once,
@@ -139,12 +146,16 @@ fn to_kept(announced: Announced) -> Kept {
         due,
         failures,
         told,
+        is_said,
+        is_final,
     } = announced;
     Kept {
         tracker,
         due,
         failures,
         told,
+        is_said,
+        is_final,
     }
 }
 
@@ -154,17 +165,21 @@ fn from_kept(kept: Kept) -> Announced {
         due,
         failures,
         told,
+        is_said,
+        is_final,
     } = kept;
     Announced {
         tracker,
         due,
         failures,
         told,
+        is_said,
+        is_final,
     }
 }
 
 /// Seconds since 1970.
-fn unix() -> u64 {
+pub(super) fn unix() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     now.map_or(0, |now| now.as_secs())
 }

@@ -115,6 +115,7 @@ impl Announcer {
                 calls: JoinSet::new(),
                 scrapes: JoinSet::new(),
                 handles: HashMap::new(),
+                failed: HashMap::new(),
                 fresh: HashMap::new(),
                 loads: JoinSet::new(),
                 lookups: JoinSet::new(),

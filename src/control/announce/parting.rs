@@ -7,6 +7,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use super::known::unix;
 use super::task::{Leaving, Task};
 
 /// How long after the stop a tracker of which nothing has been heard may still answer: it may have us in its list.
@@ -22,6 +23,7 @@ impl Task {
         let now = Instant::now();
         self.schedule.note_all();
         self.keep();
+        self.failed = self.schedule.failed(now, unix());
         self.is_stopping.store(true, Relaxed);
         if self.schedule.len() > FEW {
             self.http.part();

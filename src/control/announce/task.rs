@@ -18,7 +18,8 @@ use super::{Found, Lists, Order};
 use crate::announcer::schedule::{CallId, Swarms};
 use crate::announcer::url::Scheme;
 use crate::announcer::{
-    Answer, Call, Event, Failure, Request, Rule, Schedule, ScrapeCall, Swarm, redacted, redacted_failure,
+    Answer, Call, Event, Failure, Kept, Request, Rule, Schedule, ScrapeCall, Swarm, TrackerUrl, redacted,
+    redacted_failure,
 };
 use crate::control::blocking;
 use crate::control::config::Announce;
@@ -130,6 +131,8 @@ pub(super) struct Task {
     pub(super) scrapes: JoinSet<Scraped>,
     /// Ends a call before its time.
     pub(super) handles: HashMap<CallId, AbortHandle>,
+    /// When all are to leave: what is kept of those of their trackers that fail.
+    pub(super) failed: HashMap<InfoHash, Vec<(Arc<TrackerUrl>, Kept)>>,
     /// Torrents of which nothing was loaded yet.
     pub(super) fresh: HashMap<InfoHash, Option<Box<Lists>>>,
     pub(super) loads: JoinSet<Loaded>,
@@ -274,7 +277,7 @@ impl Task {
             tracing::debug!("announcing {} to {}: {:?}", call.info_hash, call.url, call.event);
             if self.is_stopping.load(Relaxed) && call.event == Event::Stopped {
                 // Answered or not (its own tracker ends with this btd): the next start does not take it that we are known.
-                self.session.put_announced(call.info_hash, &[]);
+                self.keep_failed(call.info_hash);
             }
             let id = call.id;
             let handle = self.calls.spawn(async move {
@@ -361,7 +364,10 @@ impl Task {
         let info_hash = outcome.info_hash;
         // One that has come again meanwhile is kept as it is now.
         if outcome.stopped_told && !self.torrents.contains_key(&info_hash) {
-            self.session.put_announced(info_hash, &[]);
+            if let Some(failed) = self.failed.get_mut(&info_hash) {
+                failed.retain(|(url, _)| *url != outcome.url); // It is back.
+            }
+            self.keep_failed(info_hash);
         }
         if outcome.completed_told {
             let session = Arc::clone(&self.session);

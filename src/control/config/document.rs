@@ -49,18 +49,65 @@ pub(super) struct Table {
     pub(super) entries: BTreeMap<String, (At, Node)>,
 }
 
+/// A file's text as a tree.
+pub(super) struct Document {
+    /// As much of it as can be read.
+    pub(super) root: Table,
+    /// Values by their lines that are no TOML for want of quotes. In `root` they are as if they had them, so that whoever knows their
+    /// keys can tell what those want.
+    pub(super) unquoted: BTreeMap<usize, String>,
+    /// What else is no TOML.
+    pub(super) problems: Vec<Problem>,
+}
+
 /// Parses the file's text.
-pub(super) fn parse(text: &str) -> Result<Table, Vec<Problem>> {
+pub(super) fn parse(text: &str) -> Document {
+    let (mut root, mut problems) = read(text);
+    let lines: Vec<&str> = text.lines().collect();
+    let unquoted = |problem: &Problem| {
+        let At::Line(line) = problem.at else { return None };
+        let (_, value) = unquoted_in(lines.get(line - 1)?)?;
+        Some((line, value.to_owned()))
+    };
+    let mut unquoted: BTreeMap<usize, String> = problems.iter().filter_map(unquoted).collect();
+    if !unquoted.is_empty() {
+        let quoted = |(line, text): (usize, &&str)| match unquoted_in(text) {
+            Some((key, value)) if unquoted.contains_key(&line) => format!("{key}= \"{value}\"\n"),
+            _ => format!("{text}\n"),
+        };
+        let quoted: String = (1..).zip(&lines).map(quoted).collect();
+        (root, problems) = read(&quoted);
+        // Something else is wrong with it, too.
+        unquoted.retain(|line, _| problems.iter().all(|problem| problem.at != At::Line(*line)));
+    }
+    problems.truncate(SYNTAX_ERRORS_MAX);
+    Document {
+        root,
+        unquoted,
+        problems,
+    }
+}
+
+fn read(text: &str) -> (Table, Vec<Problem>) {
     let lines = Lines::new(text);
     let (table, errors) = DeTable::parse_recoverable(text);
-    if errors.is_empty() {
-        return Ok(lines.table(table.into_inner()));
-    }
     let describe = |error: &toml::de::Error| Problem {
         at: error.span().map_or(At::File, |span| lines.at(span.start)),
         message: format!("not valid TOML: {}", error.message()),
     };
-    Err(errors.iter().take(SYNTAX_ERRORS_MAX).map(describe).collect())
+    let problems = errors.iter().map(describe).collect();
+    (lines.table(table.into_inner()), problems)
+}
+
+/// The key of a line, and its value if it could be text without its quotes.
+fn unquoted_in(line: &str) -> Option<(&str, &str)> {
+    let (key, rest) = line.split_once('=')?;
+    let (value, _) = rest.split_once('#').unwrap_or((rest, ""));
+    let value = value.trim();
+    let is_key = |key: &str| key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+    let begins_otherwise = value.starts_with(['[', '{']) || value.contains(['"', '\'', '\\']);
+    let is_text = !value.is_empty() && !begins_otherwise && !value.contains(char::is_control);
+    (is_key(key.trim()) && is_text).then_some((key, value))
 }
 
 /// As much of the file's text as can be read, and whether that is all of it.

@@ -34,6 +34,7 @@ use crate::announcer::TrackerUrl;
 use crate::proto::choker;
 use crate::storage::part::Preallocate;
 use crate::tracker;
+use document::Document;
 use reader::Context;
 use schedule::Slot;
 use variables::TOP_KEYS;
@@ -360,7 +361,11 @@ impl Config {
         variables: impl IntoIterator<Item = (OsString, OsString)>,
         looks: bool,
     ) -> Result<Self, Error> {
-        let mut root = document::parse(text).map_err(|problems| Error::new(file, problems))?;
+        let Document {
+            mut root,
+            unquoted,
+            problems: not_toml,
+        } = document::parse(text);
         let mut problems = Vec::new();
         let variables = credentials::added_to(variables, &mut problems);
         let others = variables::override_from(variables, &TOP_KEYS, &mut root, &mut problems);
@@ -368,12 +373,27 @@ impl Config {
         let base = file.parent().unwrap_or(Path::new(""));
         let context = Context {
             looks,
+            unquoted,
             ..Context::new(base, problems)
         };
         let config = sections::read(&context, root);
-        match context.problems.into_inner() {
-            problems if problems.is_empty() => Ok(config),
-            problems => Err(Error::new(file, problems)),
+        let Context { problems, unquoted, .. } = context;
+        let mut problems = problems.into_inner();
+        if !not_toml.is_empty() {
+            // What follows such a mistake may have been meant otherwise.
+            problems.retain(|problem| unquoted.keys().any(|line| problem.at == At::Line(*line)));
+            problems.extend(not_toml);
+        }
+        for line in unquoted.into_keys().map(At::Line) {
+            // A variable is in its place, which makes it no better.
+            if problems.iter().all(|problem| problem.at != line) {
+                let message = "not valid TOML: expected text in quotes".to_owned();
+                problems.push(Problem { at: line, message });
+            }
+        }
+        match problems.is_empty() {
+            true => Ok(config),
+            false => Err(Error::new(file, problems)),
         }
     }
 }

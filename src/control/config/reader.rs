@@ -4,6 +4,7 @@
 //! is reported and replaced by its default, so that one run tells the operator everything.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,8 @@ pub(super) struct Context<'a> {
     pub(super) problems: RefCell<Vec<Problem>>,
     /// Whether files that the configuration names are looked at.
     pub(super) looks: bool,
+    /// Values that lack their quotes, by their lines.
+    pub(super) unquoted: BTreeMap<usize, String>,
     /// Every key that was asked for, as `section.key`: what the documentation must cover.
     pub(super) keys: RefCell<Vec<String>>,
 }
@@ -38,6 +41,7 @@ impl<'a> Context<'a> {
         Self {
             base,
             looks: false,
+            unquoted: BTreeMap::new(),
             problems: RefCell::new(problems),
             keys: RefCell::default(),
         }
@@ -617,10 +621,24 @@ impl<'a> Section<'a> {
             None => default,
             Some((_, node)) => {
                 let at = node.at.clone();
-                convert(node).unwrap_or_else(|message| {
+                let unquoted = match &at {
+                    At::Line(line) => self.context.unquoted.get(line),
+                    At::Variable(_) | At::File => None,
+                };
+                let (message, value) = match (convert(node), unquoted) {
+                    (Ok(value), None) => (None, value),
+                    // An address may hold a key.
+                    (Ok(value), Some(text)) if text.contains("://") => {
+                        (Some("expected text in quotes".to_owned()), value)
+                    }
+                    (Ok(value), Some(text)) => (Some(format!("expected text in quotes: {key} = {text:?}")), value),
+                    (Err(message), None) => (Some(message), default),
+                    (Err(message), Some(text)) => (Some(message.replace(&format!("{text:?}"), text)), default),
+                };
+                if let Some(message) = message {
                     self.context.report(at, format!("{full_key}: {message}"));
-                    default
-                })
+                }
+                value
             }
         };
         self.context.keys.borrow_mut().push(full_key);

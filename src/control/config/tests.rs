@@ -344,3 +344,64 @@ proptest! {
         let _ = parse_with("", &[(&variable, &value)]);
     }
 }
+
+/// What is told of a file, line by line.
+fn told(text: &str) -> Vec<String> {
+    let error = parse(text).expect_err(text);
+    let told = |problem: &Problem| match &problem.at {
+        At::Line(line) => format!("{line}: {}", problem.message),
+        at => format!("{at:?}: {}", problem.message),
+    };
+    error.problems().iter().map(told).collect()
+}
+
+/// They were answered by the words of whoever reads TOML.
+#[test]
+fn values_without_their_quotes_are_told_what_their_keys_want() {
+    let text = "state-dir = /var/lib/btd # here\n[storage]\ncheck-rate = 50 MB/s\nread-mode = fast\nscrub = 30d\n\
+                [peers]\nzero-copy = yes\nlisten = 0.0.0.0:6881\nlisen = 0.0.0.0:6882\n[shards]\r\ngather-wait = 1 ms\r\n";
+    assert_eq!(
+        told(text),
+        [
+            "1: state-dir: expected text in quotes: state-dir = \"/var/lib/btd\"",
+            "3: storage.check-rate: expected text in quotes: check-rate = \"50 MB/s\"",
+            "4: storage.read-mode: expected one of \"auto\", \"direct\", \"buffered\", found fast",
+            "5: storage.scrub: expected text in quotes: scrub = \"30d\"",
+            "7: peers.zero-copy: expected true or false, found yes",
+            "8: peers.listen: expected text in quotes: listen = \"0.0.0.0:6881\"",
+            "9: unknown key \"lisen\" in [peers] (did you mean \"listen\"?)",
+            "11: shards.gather-wait: expected text in quotes: gather-wait = \"1 ms\"",
+        ]
+    );
+    let key = "[announce]\ntrackers = https://t.example/0123456789abcdef/announce\n";
+    assert_eq!(told(key), ["2: announce.trackers: expected text in quotes"]);
+}
+
+#[test]
+fn what_is_no_toml_for_another_reason_is_told_so_beside_values_without_quotes() {
+    // What is wrong with keys behind it may come of it.
+    let text = "[limits]\nupload-slots = \nupload-rate = 5 MB/s\ndownload-rate = \"fast\"\n";
+    let told_of = told(text);
+    assert!(told_of[0].starts_with("2: not valid TOML: "), "{told_of:?}");
+    assert_eq!(
+        told_of[1..],
+        ["3: limits.upload-rate: expected text in quotes: upload-rate = \"5 MB/s\""]
+    );
+    for text in [
+        "[limits]\nupload-rate = \"5 MB/s\n",
+        "[limits]\nupload rate = 5\n",
+        "[limits]\nupload-slots = 5\nupload-slots = 5\n",
+        "[watch]\npeers = [10.0.0.2:6881]\n",
+    ] {
+        let told_of = told(text);
+        assert!(
+            told_of.len() == 1 && told_of[0].contains(": not valid TOML: "),
+            "{told_of:?}"
+        );
+    }
+    // A variable in its place makes the file no better.
+    let variables = [("BTD_LIMITS__UPLOAD_RATE", "1 MB/s")];
+    let error = parse_with("[limits]\nupload-rate = 5 MB/s\n", &variables).expect_err("refused");
+    let expected = "/etc/btd/btd.toml:2: not valid TOML: expected text in quotes";
+    assert_eq!(error.to_string(), expected);
+}

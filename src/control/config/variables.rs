@@ -109,7 +109,7 @@ pub(super) fn misspelt(variables: Vec<String>) -> Vec<Problem> {
 /// Every key that can be given by a variable, as `section.key`.
 fn all_keys() -> Vec<String> {
     // Sections that may be absent. What they lack is told to nobody.
-    let root = document::parse("[tracker]\n[metrics]\n[[watch]]\n").unwrap_or_default();
+    let root = document::parse("[tracker]\n[metrics]\n[[watch]]\n").root;
     let context = Context::new(Path::new(""), Vec::new());
     sections::read(&context, root);
     let top = TOP_KEYS.map(str::to_owned);

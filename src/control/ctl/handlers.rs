@@ -332,7 +332,12 @@ async fn act_on(action: Action, info_hash: InfoHash, door: &Door) -> Result<(boo
             return match timeout(SCHEDULE_DEADLINE, asked).await {
                 Ok(Ok(Some(reannounced))) => Ok(note_of(&reannounced)),
                 // The schedule is not there when announcing is turned off.
-                Ok(Ok(None) | Err(_)) => Ok((false, "it is not announced".to_owned())),
+                Ok(Ok(None) | Err(_)) => {
+                    let why = door
+                        .ask(move |supervisor| supervisor.why_unannounced(info_hash))
+                        .await?;
+                    Ok((false, why.ok_or_else(|| gone(info_hash))?.to_owned()))
+                }
                 Err(_) => Err(Refusal::new(Kind::Unavailable, "trackers' schedule does not answer")),
             };
         }

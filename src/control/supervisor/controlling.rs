@@ -317,6 +317,22 @@ impl Supervisor<'_> {
         self.announcer.reannounce(info_hash)
     }
 
+    /// Why trackers' schedule does not know of a torrent.
+    pub(in crate::control) fn why_unannounced(&self, info_hash: InfoHash) -> Option<&'static str> {
+        let entry = self.torrents.entry(info_hash)?;
+        Some(match &entry.state {
+            _ if !self.announcer.announces(entry.reach()) => "it is not announced",
+            _ if entry.is_paused() => "it is not announced: it is paused",
+            State::Checking(_) => "it is announced once its payload has been looked at",
+            // What is known of its trackers is being read.
+            State::Seeding | State::Partial | State::Downloading => "it is about to be announced",
+            State::Missing => "it is not announced: its payload is missing",
+            State::Unavailable => "it is not announced: its data folder is not there",
+            State::Error => "it is not announced: it cannot be served",
+            State::Paused => "it is not announced: it has not gone on since it was resumed",
+        })
+    }
+
     /// A torrent is about to be added by somebody who wants it to be served. What is given ends when it is there.
     pub(in crate::control) fn expect(&mut self, info_hash: InfoHash) -> oneshot::Receiver<()> {
         if self.torrents.forget_paused(info_hash) {

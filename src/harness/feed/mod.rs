@@ -240,10 +240,15 @@ impl Bound {
             }
         }
         let measured = measure.map(|measure| measure.end(self.clock.elapsed()));
-        self.report(&names, done_at.is_some(), measured.transpose()?)
+        self.report(&names, (done_at.is_some(), unwanted_at), measured.transpose()?)
     }
 
-    fn report(self, names: &Names, whole: bool, measured: Option<Measured>) -> Result<Report, Error> {
+    fn report(
+        self,
+        names: &Names,
+        (whole, unwanted_at): (bool, Option<Duration>),
+        measured: Option<Measured>,
+    ) -> Result<Report, Error> {
         let Bound { feed, seeders, .. } = self;
         let (torrent, ledger) = (seeders.torrent(), &seeders.ledger);
         let counts = &ledger.counts;
@@ -279,6 +284,7 @@ impl Bound {
             mb_per_second: new_bytes as f64 / 1e6 / seconds.max(1e-9),
             setup_seconds: (began.saturating_sub(ledger.met_at.unwrap_or(began))).as_secs_f64(),
             whole_after_ms: after_sent(ledger.whole_at),
+            unwanted_after_ms: after_sent(unwanted_at),
             named_after_ms: after_sent(names.named_at),
             named_early: names.early,
             rates: seeders.timeline.rates(sent_at - began),

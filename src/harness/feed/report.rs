@@ -28,8 +28,12 @@ pub struct Report {
     pub mb_per_second: f64,
     /// From the first handshake to the first request.
     pub setup_seconds: f64,
-    /// From the last byte sent until the client said that it has everything; absent if it never did.
+    /// From the last byte sent until the client said that it has everything; absent if it never did. Some hang up on seeders
+    /// when they are whole, and have said nothing of their last pieces.
     pub whole_after_ms: Option<f64>,
+    /// From the last byte sent until the client wanted nothing more, or was not connected any more, and stayed so; absent if
+    /// that was not so at the end.
+    pub unwanted_after_ms: Option<f64>,
     /// From the last byte sent until the files had their final names; absent if they had them before.
     pub named_after_ms: Option<f64>,
     /// Whether the files had their final names before everything was sent.
@@ -199,7 +203,11 @@ impl fmt::Display for Report {
         )?;
         let after =
             |ms: Option<f64>, none: &str| ms.map_or(none.to_owned(), |ms| format!("{ms:.1} ms after the last byte"));
-        row("client whole", after(self.whole_after_ms, "it never said so"))?;
+        let unsaid = match self.unwanted_after_ms {
+            Some(ms) => format!("it did not say so, and wanted nothing more from {ms:.1} ms after the last byte on"),
+            None => "it never said so".to_owned(),
+        };
+        row("client whole", after(self.whole_after_ms, &unsaid))?;
         let none = if self.named_early {
             "from the start"
         } else {

@@ -290,7 +290,8 @@ impl Seeders {
         }
     }
 
-    fn receive(&mut self, index: usize, now: Duration) -> Result<(), Fault> {
+    /// Whether there may be more.
+    fn receive(&mut self, index: usize, now: Duration) -> Result<bool, Fault> {
         let slot = &mut self.links[index];
         let was_open = slot.link.is_open();
         let closed = if was_open {
@@ -302,7 +303,7 @@ impl Seeders {
             Ok(0) => return Err(closed),
             Ok(len) => len,
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                return Ok(());
+                return Ok(false);
             }
             Err(_) => return Err(closed),
         };
@@ -314,7 +315,7 @@ impl Seeders {
         };
         slot.link.on_bytes(&self.buffer[..len], now, &mut scene)?;
         self.met.opened += u32::from(!was_open && slot.link.is_open());
-        Ok(())
+        Ok(true)
     }
 
     /// All connections hear what has arrived and send what is due.
@@ -337,7 +338,13 @@ impl Seeders {
                 lost.push((index, fault));
             }
         }
-        lost.into_iter().for_each(|(index, fault)| self.lose(index, fault, now));
+        for (index, fault) in lost {
+            // What it said before it hung up is still there to be read.
+            if fault == Fault::Closed {
+                while let Ok(true) = self.receive(index, now) {}
+            }
+            self.lose(index, fault, now);
+        }
     }
 
     /// Blocks take their places on the path, one of each connection in turn, as the packets of many flows do.
@@ -459,5 +466,51 @@ fn connect(client: SocketAddr, source: Ipv4Addr) -> io::Result<TcpStream> {
     match socket.connect(&client.into()) {
         Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => Err(error),
         Ok(()) | Err(_) => Ok(socket.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{listening, single};
+    use super::*;
+    use crate::proto::handshake::{Handshake, Reserved};
+    use crate::proto::wire::{self, Message};
+
+    /// A seeder that was just sending to it had hung up by then, with what it had said unread.
+    #[test]
+    fn what_a_client_says_before_it_hangs_up_is_heard() {
+        let dir = tempfile::tempdir().unwrap();
+        let metainfo = single(dir.path(), 1_000_000);
+        let slow = Feed {
+            rate: Some(100_000),
+            ..listening()
+        };
+        let mut seeders = slow.bind(&metainfo, dir.path()).unwrap().seeders;
+        let mut stream = TcpStream::connect(seeders.addresses().unwrap()[0]).unwrap();
+        let handshake = Handshake {
+            reserved: Reserved::OURS,
+            info_hash: metainfo.info_hash,
+            peer_id: PeerId([b'c'; 20]),
+        };
+        let mut out = handshake.encode().to_vec();
+        wire::encode(&Message::Interested, &mut out);
+        for piece in metainfo.geometry.pieces() {
+            let block = metainfo.geometry.blocks(piece).next().unwrap();
+            wire::encode(&Message::request(&block), &mut out);
+        }
+        stream.write_all(&out).unwrap();
+        let until = Instant::now() + Duration::from_secs(30);
+        while seeders.ledger.counts.sent_bytes == 0 {
+            assert!(Instant::now() < until, "nothing is sent");
+            seeders.turn(Duration::ZERO).unwrap();
+        }
+        let mut last = Vec::new();
+        wire::encode(&Message::HaveAll, &mut last);
+        stream.write_all(&last).unwrap();
+        drop(stream); // With what it has not read: its end is told at once.
+        let later = seeders.clock.elapsed() + Duration::from_secs(5);
+        seeders.serve(later);
+        assert_eq!(seeders.met.lost.get(&Fault::Closed), Some(&1));
+        assert!(seeders.ledger.whole_at.is_some());
     }
 }

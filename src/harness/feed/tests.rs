@@ -16,7 +16,7 @@ use crate::proto::wire::{self, Decoder, Message};
 const PIECE_LEN: u32 = 32 * 1024;
 
 /// A torrent of one file, written to `dir`.
-fn single(dir: &Path, len: usize) -> Metainfo {
+pub(super) fn single(dir: &Path, len: usize) -> Metainfo {
     let payload: Vec<u8> = (0..len).map(|n| (n * 31 + n / 253) as u8).collect();
     fs::write(dir.join("single"), &payload).unwrap();
     let hashes: Vec<[u8; 20]> = payload.chunks(PIECE_LEN as usize).map(hashing::sha1).collect();
@@ -24,7 +24,7 @@ fn single(dir: &Path, len: usize) -> Metainfo {
     Metainfo::parse(&encode(&new)).unwrap()
 }
 
-fn listening() -> Feed {
+pub(super) fn listening() -> Feed {
     Feed {
         busy: false,
         limit: Duration::from_secs(60),
@@ -321,4 +321,48 @@ fn seeder_that_cannot_listen_names_the_address() {
         error.to_string().starts_with(&format!("cannot listen at {listen}: ")),
         "{error}"
     );
+}
+
+/// It was told to have never said so, and nothing else: btd hangs up on seeders as soon as it is whole.
+#[test]
+fn client_that_hangs_up_when_it_is_whole_is_told_from_one_that_wants_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let metainfo = single(dir.path(), 300_000);
+    let bound = listening().bind(&metainfo, dir.path()).unwrap();
+    let addr = bound.addresses().unwrap()[0];
+    let report = thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut stream = TcpStream::connect(addr).unwrap();
+            let handshake = Handshake {
+                reserved: Reserved::OURS,
+                info_hash: metainfo.info_hash,
+                peer_id: PeerId([b'c'; 20]),
+            };
+            let mut out = handshake.encode().to_vec();
+            wire::encode(&Message::Interested, &mut out);
+            for block in all(&metainfo) {
+                wire::encode(&Message::request(&block), &mut out);
+            }
+            stream.write_all(&out).unwrap();
+            let mut missing = 300_000;
+            let mut decoder = Decoder::new(wire::len_max(metainfo.geometry.piece_count()));
+            let mut buffer = vec![0; 65_536];
+            stream.read_exact(&mut buffer[..HANDSHAKE_LEN]).unwrap();
+            while missing > 0 {
+                let len = stream.read(&mut buffer).unwrap();
+                let mut input = &buffer[..len];
+                while let Some(message) = decoder.next(&mut input).unwrap() {
+                    if let Message::Piece { data, .. } = message {
+                        missing -= data.len();
+                    }
+                }
+            }
+        });
+        bound.run(|_| {}).unwrap()
+    });
+    assert!(report.is_clean() && report.whole_after_ms.is_none(), "{report}");
+    let after = report.unwanted_after_ms.unwrap();
+    assert!(after < 1e3, "{report}");
+    let told = format!("it did not say so, and wanted nothing more from {after:.1} ms after the last byte on");
+    assert!(report.to_string().contains(&told), "{report}");
 }

@@ -636,3 +636,26 @@ fn few_stretches_of_a_piece_are_written_at_a_time() {
         .flat_map(|file| world.contents(&format!("{}{PART_SUFFIX}", file.path)).unwrap());
     assert!(written.eq(leeching.fixture.payload.iter().copied()));
 }
+
+/// It kept them until its next piece was done with, however long that took.
+#[test]
+fn download_that_rests_gives_its_spare_buffers_back() {
+    let mut leeching = Leeching::new(8 * PIECE_LEN as usize);
+    let mut giver = leeching.giver(2000, FAST);
+    leeching.first_piece(&mut giver);
+    leeching.pass(2);
+    let spares = |leeching: &Leeching| leeching.fixture.shard.assembly.spares.count();
+    leeching.hear(&mut giver);
+    assert!(spares(&leeching) > 0 && !giver.asked.is_empty(), "it goes on");
+    leeching.say(&giver, &Message::Choke);
+    for (piece, begin, length) in std::mem::take(&mut giver.asked) {
+        leeching.say(&giver, &Message::Reject { piece, begin, length });
+    }
+    leeching.settle();
+    assert!(spares(&leeching) > 0);
+    leeching.pass(2);
+    assert_eq!(spares(&leeching), 0);
+    // And goes on where it was.
+    leeching.give_all(&mut giver);
+    assert!(leeching.is_complete() && leeching.file() == leeching.fixture.payload);
+}
