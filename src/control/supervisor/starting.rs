@@ -133,7 +133,7 @@ pub fn run(config: &Config, file: &Path) -> Result<(), Error> {
     let device = device.map(BoundDevice::new);
     // Before the runtime, which also needs io_uring but does not say why it cannot have it.
     let shards = Shards::start(config, &pool, &events, tracked.as_ref().map(|tracked| &tracked.tracker))?;
-    let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(no_ring)?;
+    let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(|source| no_ring(source, config))?;
     runtime.block_on(async {
         let mut supervisor = Supervisor::start(
             (config, file),
@@ -149,9 +149,12 @@ pub fn run(config: &Config, file: &Path) -> Result<(), Error> {
 }
 
 /// Why the control plane has no ring. A shard has told whether there may be any at all.
-fn no_ring(source: std::io::Error) -> Error {
+fn no_ring(source: std::io::Error, config: &Config) -> Error {
     match source.kind() {
-        std::io::ErrorKind::OutOfMemory => shards::Error::Start(StartError::Ring(SetupError::memlock())).into(),
+        std::io::ErrorKind::OutOfMemory => {
+            let error = SetupError::memlock(shards::locked_len(config));
+            shards::Error::Start(StartError::Ring(error)).into()
+        }
         _ => Error::System {
             step: "set up the control plane's io_uring",
             source,
