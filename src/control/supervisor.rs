@@ -21,7 +21,7 @@ mod starting;
 mod stopping;
 mod ticking;
 
-pub(super) use controlling::{Known, Neighbour, Source};
+pub(super) use controlling::{CheckStanding, Known, Neighbour, Source};
 pub use error::{Error, Fault};
 pub use starting::run;
 

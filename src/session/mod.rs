@@ -197,6 +197,14 @@ impl Store {
         })
     }
 
+    /// Whether there is one, of any torrent that it may have been of. What was put is seen at once. Blocks on the disk.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn has_record(&self, info_hash: &InfoHash) -> Result<bool, Error> {
+        Ok(self.find(Kind::Record, info_hash)?.is_some())
+    }
+
     /// For whoever could not read and may wait: waits for a few seconds until another try may lead to more, for as long as `goes_on` says
     /// so. False, and at once, if nothing could be read for longer than that.
     pub fn wait_to_read(&self, goes_on: impl Fn() -> bool) -> bool {

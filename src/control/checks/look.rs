@@ -88,6 +88,23 @@ fn if_known<T: Default>(found: Result<T, session::Error>, unknown: &mut Option<s
 
 /// One check, on the thread that called.
 pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store) -> Result<Found, Error> {
+    look_at(job, root, means, session, false)
+}
+
+/// The same of a torrent of which nothing is there, so that nothing is read; `None` if something is.
+pub(super) fn look_if_bare(
+    job: &Job,
+    root: Arc<Root>,
+    means: Means<'_>,
+    session: &Store,
+) -> Option<Result<Found, Error>> {
+    match look_at(job, root, means, session, true) {
+        Err(Error::Stopped(storage::Error::NotBare)) => None,
+        looked => Some(looked),
+    }
+}
+
+fn look_at(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store, only_bare: bool) -> Result<Found, Error> {
     let info_hash = job.info_hash;
     let shared = job.contents.get(info_hash)?;
     let meta = &*shared;
@@ -120,6 +137,7 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
         kept,
         is_kept_read,
         last: None,
+        only_bare,
     };
     let mut doubted = job
         .doubted
@@ -274,6 +292,8 @@ struct Checking<'a> {
     is_kept_read: bool,
     /// What was recorded last of what is verified later.
     last: Option<Record>,
+    /// It is over as soon as anything is there.
+    only_bare: bool,
 }
 
 impl Checking<'_> {
@@ -285,6 +305,7 @@ impl Checking<'_> {
             known: self.kept.clone().filter(|_| self.trust),
             unread: self.believed,
             doubted: Some(doubted.clone()),
+            only_bare: self.only_bare,
             keep: &mut |record| self.keep(record),
         };
         storage::check(meta, root, means, &job.progress.inner, Some(memory))
