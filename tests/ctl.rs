@@ -707,3 +707,36 @@ fn new_download_begins_while_checks_are_paused_and_what_waits_in_line_says_so() 
     }
     btd.stop();
 }
+
+/// It was forgotten.
+#[test]
+fn verify_that_waits_in_line_is_made_after_a_restart() {
+    let home = Home::new("ctl-verify-line");
+    let names: Vec<String> = (0..CROWD).map(|number| format!("there-{number}")).collect();
+    let there: Vec<Metainfo> = names
+        .iter()
+        .map(|name| home.payload(name, &[(name.as_str(), 40_000)]))
+        .collect();
+    let wait_all = |btd: Btd| {
+        for meta in &there {
+            home.wait_state(meta.info_hash, "seeding");
+        }
+        btd
+    };
+    let btd = wait_all(home.start());
+    btd.process.signal(Signal::USR1);
+    btd.wait_log("SIGUSR1");
+    for meta in &there {
+        home.ctl(&["verify", &hash_of(meta)]).assert_done();
+    }
+    wait_for_some_in_line(&home);
+    btd.stop();
+    let btd = wait_all(home.start());
+    wait_for("all are read", within(SECONDS), || {
+        (btd.metric("btd_check_read_bytes_total") == (CROWD * 40_000) as f64).then_some(())
+    });
+    btd.stop();
+    let btd = wait_all(home.start());
+    assert_eq!(btd.metric("btd_check_read_bytes_total"), 0.0, "they are made once");
+    btd.stop();
+}

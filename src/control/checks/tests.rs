@@ -570,3 +570,23 @@ fn what_is_recorded_or_there_has_its_turn() {
     std::fs::remove_file(fixture.data.join("x")).unwrap();
     assert!(!is_bare(), "it is recorded");
 }
+
+/// It was forgotten if btd ended before its turn.
+#[test]
+fn all_is_to_be_read_until_that_has_begun() {
+    let fixture = fixture();
+    fixture.write(0);
+    assert_eq!(fixture.look(true).have_count, 1);
+    let to_be_read = || {
+        assert!(fixture.session.flush());
+        fixture.session.load_verifies().unwrap()
+    };
+    fixture.session.put_verify(fixture.meta.info_hash, true);
+    assert_eq!(to_be_read(), [fixture.meta.info_hash]);
+    assert!(fixture.look(true).known, "another check does not do it");
+    assert_eq!(to_be_read(), [fixture.meta.info_hash]);
+    // What is recorded now was read since.
+    fixture.write(7);
+    assert_eq!(fixture.look(false).wrong_count, 1);
+    assert_eq!(to_be_read(), []);
+}

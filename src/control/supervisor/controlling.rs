@@ -329,7 +329,11 @@ impl Supervisor<'_> {
     /// A torrent is being checked, and somebody wants all of it read. Whether that is news.
     pub(super) fn read_all(&self, info_hash: InfoHash) -> bool {
         let state = self.torrents.entry(info_hash).map(|entry| &entry.state);
-        matches!(state, Some(State::Checking(progress)) if progress.want_all())
+        let is_news = matches!(state, Some(State::Checking(progress)) if progress.want_all());
+        if is_news {
+            self.session.put_verify(info_hash, true);
+        }
+        is_news
     }
 
     /// When it will be announced. The receiver gets `None` if it is not announced at all.

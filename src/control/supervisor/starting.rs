@@ -77,6 +77,18 @@ async fn pauses(session: &Store, retry: Duration) -> Vec<(InfoHash, Pause)> {
     })
 }
 
+/// The torrents whose payload somebody wants to be read, which has not been begun. No start is refused for want of that either.
+fn to_be_read(session: &Store) -> HashSet<InfoHash> {
+    let wanted = session.load_verifies().unwrap_or_else(|error| {
+        tracing::warn!(
+            "it is not known of which torrents all payload was to be read: {error} (hint: look after the disk of the state folder; \
+             `btd ctl verify` asks for it again)"
+        );
+        Vec::new()
+    });
+    wanted.into_iter().collect()
+}
+
 /// Runs the daemon until a signal stops it. The configuration was read from `file`, and is again when a signal says so.
 ///
 /// # Errors
@@ -329,7 +341,7 @@ impl<'a> Supervisor<'a> {
             reporter,
             missing: Vec::new(),
             spoilt: Vec::new(),
-            to_be_read: HashSet::new(),
+            to_be_read: to_be_read(session),
             appearing,
             appeared,
             doubtful: Vec::new(),
