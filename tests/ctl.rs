@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use btd::proto::handshake::Reserved;
 use btd::proto::metainfo::Metainfo;
+use rustix::process::Signal;
 use serde_json::Value;
 use support::btd::{Btd, Config};
 use support::ctl::{CONFIG, DATA, Home, NOT_RUNNING, PIECE_LEN, REFUSED, SECONDS, USAGE, hash_of, run, torrent};
@@ -696,5 +697,91 @@ fn limits_hold_as_soon_as_they_are_set_and_until_the_next_start() {
     btd.stop();
     let btd = home.start();
     assert_eq!(home.json(&["limits"]).row()["upload_rate"], Value::Null);
+    btd.stop();
+}
+
+/// More torrents than are checked at once on any disk.
+const CROWD: usize = 6;
+
+/// Torrents with their payload, and the rows of those that wait in line while checks are paused.
+fn wait_for_some_in_line(home: &Home) -> Vec<Value> {
+    wait_for("some wait in line", within(SECONDS), || {
+        let mut rows = home.json(&["list"]).rows();
+        let is_all = rows.iter().filter(|row| row["state"] == "checking").count() == CROWD;
+        rows.retain(|row| row["waits"] == true);
+        (is_all && !rows.is_empty() && rows.len() < CROWD).then_some(rows)
+    })
+}
+
+#[test]
+fn new_download_begins_while_checks_are_paused_and_what_waits_in_line_says_so() {
+    let home = Home::new("ctl-line");
+    let config = Config {
+        peers: vec![([127, 0, 0, 1], 9).into()],
+        ..home.config("")
+    };
+    let btd = Btd::start(home.path(), &config);
+    btd.process.signal(Signal::USR1);
+    btd.wait_log("SIGUSR1");
+    let names: Vec<String> = (0..CROWD).map(|number| format!("there-{number}")).collect();
+    let there: Vec<Metainfo> = names
+        .iter()
+        .map(|name| home.payload(name, &[(name.as_str(), 40_000)]))
+        .collect();
+    let waiting = wait_for_some_in_line(&home);
+    for row in waiting {
+        let why = home.json(&["show", row["info_hash"].as_str().expect("a text")]).row()["why"].to_string();
+        assert!(
+            why.contains("it waits to be checked, behind ") && why.contains("; checks are paused (SIGUSR2"),
+            "{why}"
+        );
+    }
+    let table = home.ctl(&["list"]).out;
+    assert!(
+        table.contains("  waiting  ") && table.contains("  checking  "),
+        "{table}"
+    );
+
+    let new = home.drop_in("new", &torrent("new", &[("new", 20_000)], &[7; 20_000], ""));
+    home.wait_state(new.info_hash, "downloading");
+    wait_for_some_in_line(&home);
+    btd.process.signal(Signal::USR2);
+    for meta in there {
+        let row = home.wait_state(meta.info_hash, "seeding");
+        assert_eq!(row["waits"], false);
+    }
+    btd.stop();
+}
+
+/// It was forgotten.
+#[test]
+fn verify_that_waits_in_line_is_made_after_a_restart() {
+    let home = Home::new("ctl-verify-line");
+    let names: Vec<String> = (0..CROWD).map(|number| format!("there-{number}")).collect();
+    let there: Vec<Metainfo> = names
+        .iter()
+        .map(|name| home.payload(name, &[(name.as_str(), 40_000)]))
+        .collect();
+    let wait_all = |btd: Btd| {
+        for meta in &there {
+            home.wait_state(meta.info_hash, "seeding");
+        }
+        btd
+    };
+    let btd = wait_all(home.start());
+    btd.process.signal(Signal::USR1);
+    btd.wait_log("SIGUSR1");
+    for meta in &there {
+        home.ctl(&["verify", &hash_of(meta)]).assert_done();
+    }
+    wait_for_some_in_line(&home);
+    btd.stop();
+    let btd = wait_all(home.start());
+    wait_for("all are read", within(SECONDS), || {
+        (btd.metric("btd_check_read_bytes_total") == (CROWD * 40_000) as f64).then_some(())
+    });
+    btd.stop();
+    let btd = wait_all(home.start());
+    assert_eq!(btd.metric("btd_check_read_bytes_total"), 0.0, "they are made once");
     btd.stop();
 }

@@ -416,6 +416,37 @@ fn too_little_locked_memory_is_told_with_the_limit_to_raise() {
         log.contains("cannot create a ring: the locked-memory limit is 64 KiB") && log.contains("LimitMEMLOCK="),
         "{log}"
     );
+    let enough = would_do(&log);
+    assert!(log.contains(&format!("`ulimit -l {}`", enough >> 10)), "{log}");
+}
+
+/// The bytes of locked memory that this log says would be enough.
+fn would_do(log: &str) -> u64 {
+    let (before, _) = log.split_once(" MiB would do").unwrap_or_else(|| panic!("{log}"));
+    let mib = before.rsplit(' ').next().expect("a number");
+    mib.parse::<u64>().unwrap_or_else(|error| panic!("{error}: {log}")) << 20
+}
+
+#[test]
+fn as_much_locked_memory_as_is_said_to_do_does() {
+    let home = Home::new("enough-memlock", "");
+    if !rustix::process::geteuid().is_root() {
+        return cannot("giving a capability away needs root");
+    }
+    let start = |limit: u64| {
+        let mut command = Command::new("setpriv");
+        let limit = format!("--memlock={limit}:{limit}");
+        command.args(["--bounding-set=-ipc_lock", "prlimit", &limit, "--"]);
+        command.arg(env!("CARGO_BIN_EXE_btd"));
+        let btd = Btd::start_within(command, home.scratch.path(), &home.config);
+        btd.wait_seeding(1);
+        let log = btd.process.log();
+        btd.stop();
+        log
+    };
+    let log = start(512 << 10);
+    let enough = start(would_do(&log));
+    assert!(!enough.contains("cannot register"), "{enough}");
 }
 
 /// Half a MiB is too little for buffers to be registered, and for two rings as long as they would be.

@@ -1,8 +1,10 @@
 //! Looks at payload: a few torrents of each disk at once, each on its own thread, in the order they came.
 //!
 //! The reading and hashing is in [`crate::storage`]; here are the threads, their queue (`queue`), the progress that the log
-//! tells (`progress`), and the torrent that the shards get for what was found (`look`).
+//! tells (`progress`), and the torrent that the shards get for what was found (`look`). A torrent of which nothing is there waits for
+//! nobody (`bare`).
 
+mod bare;
 mod look;
 mod progress;
 mod queue;
@@ -13,6 +15,7 @@ mod tests;
 pub(crate) use look::is_begun;
 pub(crate) use look::{Found, look};
 pub(crate) use progress::Progress;
+pub(crate) use queue::Wait;
 
 use std::io;
 use std::path::PathBuf;
@@ -31,6 +34,10 @@ use crate::session::Store;
 use crate::storage::strangers::Blanks;
 use crate::storage::{self, Device, Means, Throttle, Unread};
 use queue::{Placed, Queue, Task};
+
+/// Threads beside those that check: they find out where torrents lie and whether anything of them is there, while all checks are paused or
+/// long. Each folder that hangs takes one.
+const THREADS_BESIDE: usize = 4;
 
 /// One torrent to look at.
 #[derive(Debug)]
@@ -100,17 +107,17 @@ pub(super) struct Checks {
 }
 
 impl Checks {
-    /// Starts the threads, as many as there may be checks at once. Each result goes to `results`.
+    /// Starts the threads, for so many checks at once. Each result goes to `results`.
     pub(super) fn start(
         pool: &Arc<Pool>,
         throttle: &Arc<Throttle>,
         (session, places): (&Arc<Store>, &Arc<Places>),
-        threads: usize,
+        checks_max: usize,
         results: UnboundedSender<Checked>,
     ) -> io::Result<Self> {
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(Queue::new(checks_max));
         let (running, alive) = unbounded_channel();
-        for _ in 0..threads {
+        for _ in 0..checks_max + THREADS_BESIDE {
             let worker = Worker {
                 queue: Arc::clone(&queue),
                 places: Arc::clone(places),
@@ -139,6 +146,12 @@ impl Checks {
     /// How many torrents wait for their turn.
     pub(super) fn waiting(&self) -> usize {
         self.queue.waiting()
+    }
+
+    /// What a torrent waits for, by the generation of its entry; `None` if it is being looked at.
+    pub(super) fn wait_of(&self, info_hash: InfoHash, generation: u64) -> Option<Wait> {
+        let is_it = |job: &Job| job.info_hash == info_hash && job.generation == generation;
+        self.queue.wait_of(is_it)
     }
 
     /// Begins no more checks. Those that run are told one by one, by their [`Progress`].
@@ -175,11 +188,16 @@ impl Worker {
                 }
                 // Outside of the lock: a folder on a dead network mount holds up this thread only.
                 let root = self.places.open(&job.data_dir);
+                let is_bare = root.as_ref().is_ok_and(|root| bare::is_bare(&job, root, &self.session));
                 self.queue.placed(&job.data_dir);
                 match root {
                     Ok(root) => {
                         let device = Device::of(&*root);
-                        self.queue.place(device, Placed { job, root });
+                        let placed = Placed { job, root };
+                        match is_bare {
+                            true => self.queue.place_bare(device, placed),
+                            false => self.queue.place(device, placed),
+                        }
                         true
                     }
                     Err(absence) => {
@@ -188,16 +206,17 @@ impl Worker {
                     }
                 }
             }
+            Task::Bare(device, placed) => {
+                let told = self.check_bare(device, placed);
+                self.queue.bare_done(device);
+                told
+            }
             Task::Check(device, Placed { job, root }) => {
                 let told = if job.progress.inner.is_cancelled() {
                     self.stopped(job)
                 } else {
                     let _ = job.progress.started.set(Instant::now());
-                    let means = Means {
-                        pool: &self.pool,
-                        throttle: &self.throttle,
-                        seeks: device.seeks,
-                    };
+                    let means = self.means(device);
                     let result = look(&job, Arc::clone(&root), means, &self.session);
                     // From now on payload is there, and elsewhere it would have to be something else.
                     if result.as_ref().is_ok_and(|found| found.have_count > 0) {
@@ -214,6 +233,33 @@ impl Worker {
 }
 
 impl Worker {
+    /// Checks one of which nothing is there. If something has come meanwhile, it has its turn like others.
+    fn check_bare(&self, device: Device, placed: Placed) -> bool {
+        let Placed { job, root } = placed;
+        if job.progress.inner.is_cancelled() {
+            return self.stopped(job);
+        }
+        let means = self.means(device);
+        match look::look_if_bare(&job, Arc::clone(&root), means, &self.session) {
+            Some(result) => {
+                drop(root); // Whoever is told of it may let go of the folder.
+                self.results.send(Checked { job, result }).is_ok()
+            }
+            None => {
+                self.queue.place(device, Placed { job, root });
+                true
+            }
+        }
+    }
+
+    fn means(&self, device: Device) -> Means<'_> {
+        Means {
+            pool: &self.pool,
+            throttle: &self.throttle,
+            seeks: device.seeks,
+        }
+    }
+
     /// Tells of one that was cancelled before it was begun: whoever cancelled it may want it checked later.
     fn stopped(&self, job: Job) -> bool {
         let result = Err(storage::Error::Cancelled.into());

@@ -17,7 +17,7 @@ use super::config::{self, Config};
 use super::device::Device;
 use super::{locked_memory, memory, open_files};
 use crate::hashing::Pool;
-use crate::io::uring::Features;
+use crate::io::uring::{Features, locked};
 use crate::proto::{InfoHash, PeerId, choker};
 use crate::shard::tracker::{Served, Service};
 use crate::shard::{
@@ -85,6 +85,12 @@ pub(super) fn count_of(wanted: usize) -> usize {
         0 => cores().len().max(1),
         count => count,
     }
+}
+
+/// What they lock of memory at most, in bytes.
+pub(super) fn locked_len(config: &Config) -> u64 {
+    let count = count_of(config.shards.count) as u64;
+    locked(config.storage.cache_size.unwrap_or(UNCACHED_LEN * count), count)
 }
 
 /// All shards.

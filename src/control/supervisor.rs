@@ -21,7 +21,7 @@ mod starting;
 mod stopping;
 mod ticking;
 
-pub(super) use controlling::{Known, Neighbour, Source};
+pub(super) use controlling::{CheckStanding, Known, Neighbour, Source};
 pub use error::{Error, Fault};
 pub use starting::run;
 
@@ -139,7 +139,7 @@ pub(super) struct Supervisor<'a> {
     /// Those of which something is there and none of it right: looked at again when they can be had from others.
     spoilt: Vec<Job>,
     /// Those of which somebody has asked to read everything, which could not be done: their folder is not there, or it cannot be read
-    /// whose their files are. Their next check does it, whatever it is made for.
+    /// whose their files are, or btd was ended before their turn. Their next check does it, whatever it is made for.
     to_be_read: HashSet<InfoHash>,
     appearing: Appearing,
     appeared: mpsc::UnboundedReceiver<Appeared>,
@@ -353,6 +353,7 @@ impl Supervisor<'_> {
         // Whoever adds it again wants to know whether it is still there.
         self.session.remove(info_hash);
         self.session.put_repair(info_hash, false);
+        self.session.put_verify(info_hash, false);
         if self.goals.forget(info_hash) || entry.is_paused() {
             self.session.put_paused(info_hash, false);
         }

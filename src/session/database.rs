@@ -76,6 +76,9 @@ const CACHE_LEN: usize = 4 << 20;
 /// The info-hashes of those that are downloaded again though they were complete. Likewise.
 const REPAIRS: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("repairs");
 
+/// The info-hashes of those of which somebody wants all payload to be read. Likewise.
+const VERIFIES: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("verifies");
+
 /// How redb gets at the file. Tests put one in that fails.
 pub(super) type Opener = Box<dyn Fn(&Builder, File) -> Result<redb::Database, DatabaseError> + Send + Sync>;
 
@@ -364,7 +367,14 @@ fn get(database: &redb::Database, kind: Kind, info_hash: &InfoHash) -> Result<Op
     let table = match (database.begin_read()?.open_table(table(kind)), kind) {
         (
             Err(TableError::TableDoesNotExist(_)),
-            Kind::History | Kind::Announced | Kind::Paused | Kind::Place | Kind::Scrub | Kind::Card | Kind::Repair,
+            Kind::History
+            | Kind::Announced
+            | Kind::Paused
+            | Kind::Place
+            | Kind::Scrub
+            | Kind::Card
+            | Kind::Repair
+            | Kind::Verify,
         ) => {
             return Ok(None);
         }
@@ -396,11 +406,12 @@ fn table(kind: Kind) -> TableDefinition<'static, &'static [u8; 20], &'static [u8
         Kind::Scrub => SCRUBS,
         Kind::Card => CARDS,
         Kind::Repair => REPAIRS,
+        Kind::Verify => VERIFIES,
     }
 }
 
 /// Each has a table of its own.
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 9] = [
     Kind::Record,
     Kind::History,
     Kind::Announced,
@@ -409,6 +420,7 @@ const KINDS: [Kind; 8] = [
     Kind::Scrub,
     Kind::Card,
     Kind::Repair,
+    Kind::Verify,
 ];
 
 fn commit(database: &redb::Database, changes: &Changes) -> Result<(), redb::Error> {

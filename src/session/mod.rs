@@ -197,6 +197,14 @@ impl Store {
         })
     }
 
+    /// Whether there is one, of any torrent that it may have been of. What was put is seen at once. Blocks on the disk.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn has_record(&self, info_hash: &InfoHash) -> Result<bool, Error> {
+        Ok(self.find(Kind::Record, info_hash)?.is_some())
+    }
+
     /// For whoever could not read and may wait: waits for a few seconds until another try may lead to more, for as long as `goes_on` says
     /// so. False, and at once, if nothing could be read for longer than that.
     pub fn wait_to_read(&self, goes_on: impl Fn() -> bool) -> bool {
@@ -485,6 +493,27 @@ impl Store {
         self.writer.queue(Kind::Repair, info_hash, change);
     }
 
+    /// Those of which all payload is to be read, as somebody wants, and has not been begun to be. Blocks on the disk.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn load_verifies(&self) -> Result<Vec<InfoHash>, Error> {
+        let mut wanted = Vec::new();
+        for info_hash in self.writer.database.info_hashes(Kind::Verify)? {
+            wanted.extend(self.find(Kind::Verify, &info_hash)?.map(|_| info_hash));
+        }
+        Ok(wanted)
+    }
+
+    /// Queues that it is, or not any more, to be written. Never blocks on the disk.
+    pub fn put_verify(&self, info_hash: InfoHash, is_wanted: bool) {
+        let change = match is_wanted {
+            true => Change::Put(Vec::new()),
+            false => Change::Remove,
+        };
+        self.writer.queue(Kind::Verify, info_hash, change);
+    }
+
     /// The filesystem that a data folder is known to lie on, if it was ever recorded. What was put is seen at once. Blocks on
     /// the disk.
     ///
@@ -564,6 +593,7 @@ impl Store {
         self.put_announced(info_hash, &[]);
         self.put_paused(info_hash, false);
         self.put_repair(info_hash, false);
+        self.put_verify(info_hash, false);
         self.writer.queue(Kind::History, info_hash, Change::Remove);
     }
 

@@ -40,6 +40,8 @@ pub(super) enum Kind {
     Card,
     /// That it is downloaded again though it was complete once.
     Repair,
+    /// That all of its payload is to be read, whatever is known of it.
+    Verify,
 }
 
 /// What is to become of it.

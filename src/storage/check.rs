@@ -14,7 +14,7 @@ use super::part::{PartNames, Seen};
 pub use super::payload::FileState;
 use super::payload::Payload;
 use super::pieces::{self, Error, Means, Progress, Visitor};
-use super::root::Root;
+use super::root::{OpenError, Root};
 use crate::hashing::{Hasher, Outcome, Then};
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::PieceIndex;
@@ -100,6 +100,8 @@ pub struct Memory<'a> {
     pub unread: Unread,
     /// Pieces that are read in any case, whatever is known of them.
     pub doubted: Option<Bitfield>,
+    /// Nothing is to be read now: the check ends at once if there is anything on the disk.
+    pub only_bare: bool,
     /// Takes what is to be known from now on: now and then, when the check is cancelled, and at its end. What it says will
     /// be on the disk of the payload after a power cut.
     pub keep: &'a mut dyn FnMut(Record),
@@ -108,7 +110,7 @@ pub struct Memory<'a> {
 /// Reads the payload of `metainfo` below `root` and verifies every piece that can be read.
 ///
 /// # Errors
-/// When it was cancelled, the pool stopped, or the ring broke. Never for anything found on the disk.
+/// When it was cancelled, the pool stopped, or the ring broke. For what is found on the disk only with [`Memory::only_bare`].
 pub fn check(
     metainfo: &Metainfo,
     root: &Root,
@@ -124,8 +126,13 @@ pub fn check(
     let mut payload = payload.ok_or(Error::Cancelled)?;
     let piece_count = metainfo.geometry.piece_count();
     let (mut known, mut unread, mut doubted, mut keep) = (None, Unread::Now, None, None);
+    let mut only_bare = false;
     if let Some(memory) = memory {
+        only_bare = memory.only_bare;
         (known, unread, doubted, keep) = (memory.known, memory.unread, memory.doubted, Some(memory.keep));
+    }
+    if only_bare && !payload.is_bare() {
+        return Err(Error::NotBare);
     }
     let doubted = doubted.unwrap_or_else(|| Bitfield::new(piece_count));
     if let Some(record) = &mut known {
@@ -160,7 +167,9 @@ pub fn check(
         Unread::Now => 0,
         Unread::Later | Unread::Never => verifier.believe(&payload, &doubted, unread == Unread::Later),
     };
-    if verifier.known.count() + verifier.unwritten.count() + believed == piece_count {
+    let is_judged = verifier.known.count() + verifier.unwritten.count() + believed == piece_count;
+    // Where there is nothing to read there is nothing to wait for either, be checks paused or not.
+    if is_judged || !verifier.wants_any(&payload) {
         progress.add(metainfo.geometry.total_len());
     } else {
         pieces::run(&metainfo.geometry, &mut payload, means, progress, &mut verifier)?;
@@ -191,6 +200,14 @@ pub fn check(
         unread,
         unsynced: !verifier.lost.is_empty(),
     })
+}
+
+/// Whether none of the files of a torrent is there, under either of its names, as of a new download. Ends with the first that is there,
+/// and when `goes_on` says no; then it is not said so. Blocks on the disk.
+pub fn is_bare(metainfo: &Metainfo, root: &Root, goes_on: impl Fn() -> bool) -> bool {
+    let names = PartNames::new(&metainfo.files);
+    let mut files = (0..).zip(&metainfo.files).filter(|(_, entry)| !entry.pad);
+    files.all(|(index, entry)| goes_on() && matches!(names.find(root, index, entry), Err(OpenError::Missing)))
 }
 
 /// Whether a file that is there is another than when it was recorded.
@@ -353,6 +370,12 @@ impl Verifier<'_, '_> {
                 self.wrong.clear(piece);
             }
         }
+    }
+
+    /// Whether there is anything to read.
+    fn wants_any(&mut self, payload: &Payload<'_>) -> bool {
+        let mut pieces = self.metainfo.geometry.pieces();
+        pieces.any(|piece| self.wanted(piece, payload).is_some())
     }
 
     fn is_there(&self, piece: PieceIndex, payload: &Payload<'_>) -> bool {

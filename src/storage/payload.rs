@@ -193,6 +193,12 @@ impl<'a> Payload<'a> {
         }
     }
 
+    /// Whether none of the files is there, under either name.
+    pub(super) fn is_bare(&self) -> bool {
+        let mut files = std::iter::zip(self.files, &self.states);
+        files.all(|(entry, state)| entry.pad || matches!(state, FileState::Missing))
+    }
+
     /// What lay in the place of each file when it was looked at first.
     pub(super) fn take_seen(&mut self) -> Vec<Seen> {
         std::mem::take(&mut self.seen)

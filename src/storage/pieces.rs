@@ -100,6 +100,9 @@ pub enum Error {
     /// The ring that payload is read through broke.
     #[error("io_uring failed while payload was read: {}", std::io::Error::from(*.0))]
     Ring(Errno),
+    /// There is something of it, and it was to be done only if there is nothing.
+    #[error("there is something on the disk, which has to wait for its turn")]
+    NotBare,
 }
 
 /// What a run works with, and shares with others.

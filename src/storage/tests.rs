@@ -371,6 +371,60 @@ proptest! {
     }
 }
 
+/// A check for which nothing may be read.
+fn check_bare(fixture: &Fixture, throttle: &Throttle) -> Result<CheckReport, Error> {
+    let root = Root::open(fixture.temp.path()).unwrap();
+    let memory = Memory {
+        known: None,
+        unread: Unread::Now,
+        doubted: None,
+        only_bare: true,
+        keep: &mut |_| (),
+    };
+    let means = fixture.means(throttle);
+    check(&fixture.metainfo, &root, means, &Progress::default(), Some(memory))
+}
+
+#[test]
+fn where_nothing_is_there_a_check_waits_for_no_pause_to_end() {
+    let fixture = fixture(1 << 20, &[("a", 3 << 20, false), ("b", 5, false)]);
+    let throttle = Throttle::default();
+    throttle.pause();
+    for name in ["a", "b"] {
+        std::fs::remove_file(fixture.path(name)).unwrap();
+    }
+    let progress = Progress::default();
+    let report = check_knowing(&fixture, &throttle, None, &progress).0.unwrap();
+    assert!(report.have.is_empty() && report.wrong.is_empty());
+    assert_eq!(progress.bytes_done(), fixture.metainfo.geometry.total_len());
+    assert!(check_bare(&fixture, &throttle).unwrap().have.is_empty());
+}
+
+#[test]
+fn check_for_which_nothing_may_be_read_ends_at_once_if_anything_is_there() {
+    let fixture = fixture(16384, &[("a", 16384, false), ("b", 16384, false)]);
+    let throttle = Throttle::default();
+    let (root, meta) = (Root::open(fixture.temp.path()).unwrap(), &fixture.metainfo);
+    let is_bare = || super::is_bare(meta, &root, || true);
+    std::fs::remove_file(fixture.path("a")).unwrap();
+    assert!(!is_bare());
+    assert_eq!(check_bare(&fixture, &throttle).unwrap_err(), Error::NotBare);
+    // Under the name of what is not complete, too short to be read, or what is no file.
+    std::fs::rename(fixture.path("b"), fixture.path("b.part")).unwrap();
+    assert!(!is_bare());
+    fixture.set_len("b.part", 3);
+    assert!(!is_bare());
+    assert_eq!(check_bare(&fixture, &throttle).unwrap_err(), Error::NotBare);
+    std::fs::remove_file(fixture.path("b.part")).unwrap();
+    std::fs::create_dir(fixture.path("b")).unwrap();
+    assert!(!is_bare());
+    assert_eq!(check_bare(&fixture, &throttle).unwrap_err(), Error::NotBare);
+    // Their folder alone is nothing.
+    std::fs::remove_dir(fixture.path("b")).unwrap();
+    assert!(is_bare() && check_bare(&fixture, &throttle).is_ok());
+    assert!(!super::is_bare(meta, &root, || false), "nobody has looked");
+}
+
 /// Checks with a memory; gives the report and every record that was kept.
 fn check_knowing(
     fixture: &Fixture,
@@ -394,6 +448,7 @@ fn check_believing(
         known,
         unread,
         doubted,
+        only_bare: false,
         keep: &mut |record| kept.push(record),
     };
     let result = check(

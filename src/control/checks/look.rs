@@ -88,6 +88,23 @@ fn if_known<T: Default>(found: Result<T, session::Error>, unknown: &mut Option<s
 
 /// One check, on the thread that called.
 pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store) -> Result<Found, Error> {
+    look_at(job, root, means, session, false)
+}
+
+/// The same of a torrent of which nothing is there, so that nothing is read; `None` if something is.
+pub(super) fn look_if_bare(
+    job: &Job,
+    root: Arc<Root>,
+    means: Means<'_>,
+    session: &Store,
+) -> Option<Result<Found, Error>> {
+    match look_at(job, root, means, session, true) {
+        Err(Error::Stopped(storage::Error::NotBare)) => None,
+        looked => Some(looked),
+    }
+}
+
+fn look_at(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store, only_bare: bool) -> Result<Found, Error> {
     let info_hash = job.info_hash;
     let shared = job.contents.get(info_hash)?;
     let meta = &*shared;
@@ -120,6 +137,8 @@ pub(crate) fn look(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store
         kept,
         is_kept_read,
         last: None,
+        only_bare,
+        is_settled: unknown.is_none(),
     };
     let mut doubted = job
         .doubted
@@ -274,6 +293,10 @@ struct Checking<'a> {
     is_kept_read: bool,
     /// What was recorded last of what is verified later.
     last: Option<Record>,
+    /// It is over as soon as anything is there.
+    only_bare: bool,
+    /// Whose the files are is known, so that this does what was asked for.
+    is_settled: bool,
 }
 
 impl Checking<'_> {
@@ -285,6 +308,7 @@ impl Checking<'_> {
             known: self.kept.clone().filter(|_| self.trust),
             unread: self.believed,
             doubted: Some(doubted.clone()),
+            only_bare: self.only_bare,
             keep: &mut |record| self.keep(record),
         };
         storage::check(meta, root, means, &job.progress.inner, Some(memory))
@@ -313,6 +337,10 @@ impl Checking<'_> {
             }
             self.kept = Some(put);
             self.is_kept_read = true;
+            // Nothing is recorded any more but what was read since: that is gone on from, should btd end now.
+            if !self.trust && self.is_settled {
+                self.session.put_verify(self.job.info_hash, false);
+            }
         }
     }
 }

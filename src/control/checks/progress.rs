@@ -72,6 +72,11 @@ impl Progress {
         self.inner.is_cancelled()
     }
 
+    /// Whether it does not wait for its turn any more.
+    pub(in crate::control) fn has_begun(&self) -> bool {
+        self.started.get().is_some()
+    }
+
     /// How long ago it began.
     pub(in crate::control) fn seconds(&self) -> f64 {
         self.started

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{Found, Job, Progress, look};
+use super::look::look_if_bare;
+use super::{Checks, Found, Job, Progress, Wait, bare, look};
+use crate::control::places::Places;
 use crate::hashing::Pool;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::metainfo::{Metainfo, NewContent, NewFile, NewTorrent, encode};
@@ -490,4 +492,101 @@ fn what_may_be_right_and_cannot_be_synced_is_not_downloaded_over() {
     session.forget(job.info_hash);
     let found = crate::storage::simulated::on(std::rc::Rc::new(NoFiles), look_at_it);
     assert!(!found.is_unsynced && found.stamps.is_some());
+}
+
+/// What comes of `look`, within a minute.
+fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        match look() {
+            Some(seen) => return seen,
+            None => assert!(Instant::now() < until, "it does not come"),
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// It began after all checks before it, and after the end of a pause.
+#[test]
+fn torrent_of_which_nothing_is_there_waits_for_no_check_and_for_no_pause() {
+    let fixture = fixture();
+    fixture.write(0);
+    let other = Metainfo::parse(&crate::control::watch::testing::torrent("y")).unwrap();
+    let jobs = [0, 1].map(|generation| Job {
+        generation,
+        ..fixture.job(true)
+    });
+    let bare = Job {
+        info_hash: other.info_hash,
+        generation: 2,
+        contents: Arc::new(other).into(),
+        ..fixture.job(true)
+    };
+    let (session, throttle) = (Arc::new(fixture.session), Arc::new(Throttle::default()));
+    let places = Arc::new(Places::new(Arc::clone(&session)));
+    let (sender, mut results) = tokio::sync::mpsc::unbounded_channel();
+    let checks = Checks::start(&fixture.pool, &throttle, (&session, &places), 1, sender).unwrap();
+    throttle.pause();
+    let [first, second] = jobs;
+    let begun = Arc::clone(&first.progress);
+    checks.submit(first);
+    wait_for(|| begun.has_begun().then_some(()));
+    checks.submit(second);
+    let wait = wait_for(|| {
+        checks
+            .wait_of(fixture.meta.info_hash, 1)
+            .filter(|wait| *wait != Wait::ToBePlaced)
+    });
+    assert!(matches!(wait, Wait::InLine(_, 1)), "{wait:?}");
+    checks.submit(bare);
+    let checked = wait_for(|| results.try_recv().ok());
+    let found = checked.result.unwrap();
+    assert!(checked.job.generation == 2 && found.have_count == 0 && found.stamps.is_some());
+    assert!(results.try_recv().is_err(), "the others wait");
+    throttle.resume();
+    let generations = [(); 2].map(|()| wait_for(|| results.try_recv().ok()).job.generation);
+    assert_eq!(generations, [0, 1]);
+    checks.cancel();
+}
+
+#[test]
+fn what_is_recorded_or_there_has_its_turn() {
+    let fixture = fixture();
+    let root = Arc::new(Root::open(&fixture.data).unwrap());
+    let throttle = Throttle::default();
+    let means = Means {
+        pool: &fixture.pool,
+        throttle: &throttle,
+        seeks: true,
+    };
+    let job = fixture.job(true);
+    let is_bare = || bare::is_bare(&job, &root, &fixture.session);
+    let look = || look_if_bare(&job, Arc::clone(&root), means, &fixture.session);
+    assert!(is_bare() && look().unwrap().unwrap().stamps.is_some());
+    fixture.write(0);
+    assert!(!is_bare());
+    assert!(look().is_none(), "it has come since somebody looked");
+    assert_eq!(fixture.look(true).have_count, 1);
+    std::fs::remove_file(fixture.data.join("x")).unwrap();
+    assert!(!is_bare(), "it is recorded");
+}
+
+/// It was forgotten if btd ended before its turn.
+#[test]
+fn all_is_to_be_read_until_that_has_begun() {
+    let fixture = fixture();
+    fixture.write(0);
+    assert_eq!(fixture.look(true).have_count, 1);
+    let to_be_read = || {
+        assert!(fixture.session.flush());
+        fixture.session.load_verifies().unwrap()
+    };
+    fixture.session.put_verify(fixture.meta.info_hash, true);
+    assert_eq!(to_be_read(), [fixture.meta.info_hash]);
+    assert!(fixture.look(true).known, "another check does not do it");
+    assert_eq!(to_be_read(), [fixture.meta.info_hash]);
+    // What is recorded now was read since.
+    fixture.write(7);
+    assert_eq!(fixture.look(false).wrong_count, 1);
+    assert_eq!(to_be_read(), []);
 }

@@ -188,6 +188,9 @@ pub struct TorrentRow {
     pub done: Option<u64>,
     /// How much of it a check that goes on has looked at.
     pub checked: Option<u64>,
+    /// Whether it is `checking` and that has not begun.
+    #[serde(default)]
+    pub waits: bool,
     /// Its connections.
     pub peers: u32,
     /// What it uploads and downloads, over the last seconds.

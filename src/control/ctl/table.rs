@@ -131,10 +131,15 @@ fn moment(unix: u64) -> String {
     )
 }
 
+fn state_name(row: &TorrentRow) -> &str {
+    if row.waits { "waiting" } else { &row.state }
+}
+
 fn state(row: &TorrentRow) -> String {
+    let state = state_name(row);
     match row.paused && row.state != "paused" {
-        true => format!("{} (paused)", row.state),
-        false => row.state.clone(),
+        true => format!("{state} (paused)"),
+        false => state.to_owned(),
     }
 }
 
@@ -144,7 +149,7 @@ impl Shown for TorrentRow {
     fn show(&self, out: &mut dyn Write) -> io::Result<()> {
         let cells = [
             self.info_hash.chars().take(HASH_LEN).collect(),
-            self.state.clone(),
+            state_name(self).to_owned(),
             match (self.checked, self.done) {
                 (Some(checked), _) => percent(checked, self.size),
                 (None, Some(done)) => percent(done, self.size),
@@ -468,6 +473,7 @@ mod tests {
             size: 3 << 30,
             done: Some(1 << 30),
             checked: None,
+            waits: false,
             peers: 12,
             upload_rate: 0,
             download_rate: 1_500_000,
@@ -479,13 +485,14 @@ mod tests {
         let mut out = Vec::new();
         head::<TorrentRow>(&mut out).expect("to memory");
         row.show(&mut out).expect("to memory");
-        row.state = "error".to_owned();
-        row.done = None;
+        row.state = "checking".to_owned();
+        (row.done, row.checked, row.waits) = (None, Some(0), true);
         row.uploaded_ever = None;
         row.show(&mut out).expect("to memory");
         let text = String::from_utf8(out).expect("text");
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3, "{text}");
+        assert!(lines[2].contains("  waiting  ") && !text.contains("checking"), "{text}");
         let at = lines[0].find("NAME").expect("a head");
         for line in &lines[1..] {
             assert!(

@@ -49,6 +49,7 @@ impl Supervisor<'_> {
         let trust = trust && !is_asked_for;
         if !trust {
             progress.want_all();
+            self.session.put_verify(info_hash, true);
         }
         let home = self.home_in(folder, info_hash);
         let unread = match self.folders.plan(folder).verify {
@@ -68,6 +69,12 @@ impl Supervisor<'_> {
             home,
             progress,
         });
+    }
+
+    /// The next check of a torrent reads all of it, whatever it is made for, over restarts too.
+    pub(super) fn read_all_next(&mut self, info_hash: InfoHash) {
+        self.to_be_read.insert(info_hash);
+        self.session.put_verify(info_hash, true);
     }
 
     /// Whether what is missing of a torrent of this folder can be had from anybody.
@@ -133,12 +140,20 @@ impl Supervisor<'_> {
         if let Ok(found) = &result {
             self.unread.on_checked(*info_hash, found.is_durable);
             if !found.trusts_next(&job) {
-                self.to_be_read.insert(*info_hash);
+                self.read_all_next(*info_hash);
             }
             // Where nothing is served it is looked for again anyway.
             if let Some(torrent) = served.as_ref().filter(|_| found.is_unsynced) {
                 self.look_later(torrent, found.trusts_next(&job), found.is_unknown);
             }
+        }
+        let was_for_all = !job.trust || job.progress.is_for_all();
+        let was_done = match &result {
+            Ok(found) => found.trusts_next(&job),
+            Err(error) => matches!(error, checks::Error::Taken { .. }),
+        };
+        if was_for_all && was_done {
+            self.session.put_verify(*info_hash, false);
         }
         // Else somebody waits for a download that does not come.
         let has_nobody = job.home.is_none()

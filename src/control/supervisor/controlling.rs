@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::{State, Supervisor};
 use crate::announcer::TrackerUrl;
 use crate::announcer::schedule::{Reannounced, Status};
-use crate::control::checks::Progress;
+use crate::control::checks::{Progress, Wait};
 use crate::control::contents::Contents;
 use crate::control::ctl::api::{Health, Kind, PREFIX_LEN_MIN, Refusal, ShardRow, Stats, TorrentRow};
 use crate::control::history::Moment;
@@ -41,10 +41,22 @@ pub(in crate::control) struct Known {
     /// When they were looked at.
     pub(in crate::control) moment: Moment,
     pub(in crate::control) why: Option<String>,
+    /// How its check stands, if it is being checked.
+    pub(in crate::control) check: Option<CheckStanding>,
     pub(in crate::control) files: Vec<PathBuf>,
     pub(in crate::control) data_dir: PathBuf,
     pub(in crate::control) label: Option<String>,
     pub(in crate::control) torrent: Option<Arc<Torrent>>,
+}
+
+/// A check of a torrent that is not over.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::control) struct CheckStanding {
+    /// What it waits for, if it has not begun.
+    pub(in crate::control) wait: Option<Wait>,
+    pub(in crate::control) has_begun: bool,
+    /// All checks are paused.
+    pub(in crate::control) is_paused: bool,
 }
 
 /// Another torrent that may have the same files as one.
@@ -114,6 +126,14 @@ impl Supervisor<'_> {
                 .why()
                 .map(str::to_owned)
                 .or_else(|| entry.served.as_ref().and_then(|torrent| torrent.fault())),
+            check: match &entry.state {
+                State::Checking(progress) => Some(CheckStanding {
+                    wait: self.checks.wait_of(info_hash, entry.generation),
+                    has_begun: progress.has_begun(),
+                    is_paused: self.throttle.is_paused(),
+                }),
+                _ => None,
+            },
             files: entry.files().map(Into::into).collect(),
             data_dir: self.folders.plan(entry.folder()).data_dir.clone(),
             label: self.folders.plan(entry.folder()).label.clone(),
@@ -309,7 +329,11 @@ impl Supervisor<'_> {
     /// A torrent is being checked, and somebody wants all of it read. Whether that is news.
     pub(super) fn read_all(&self, info_hash: InfoHash) -> bool {
         let state = self.torrents.entry(info_hash).map(|entry| &entry.state);
-        matches!(state, Some(State::Checking(progress)) if progress.want_all())
+        let is_news = matches!(state, Some(State::Checking(progress)) if progress.want_all());
+        if is_news {
+            self.session.put_verify(info_hash, true);
+        }
+        is_news
     }
 
     /// When it will be announced. The receiver gets `None` if it is not announced at all.
@@ -416,6 +440,7 @@ fn row(info_hash: InfoHash, entry: &Entry, unrecorded: (u64, u64)) -> TorrentRow
             State::Checking(progress) => Some(progress.done()),
             _ => None,
         },
+        waits: matches!(&entry.state, State::Checking(progress) if !progress.has_begun()),
         peers: torrent.map_or(0, |torrent| torrent.connections()),
         upload_rate,
         download_rate,

@@ -380,7 +380,7 @@ impl Supervisor<'_> {
         if matches!(result, Err(checks::Error::Unavailable(_) | checks::Error::Lost(_))) {
             self.wait_for_place(job.info_hash, job.contents.clone());
             if !job.trust || job.progress.is_for_all() {
-                self.to_be_read.insert(job.info_hash);
+                self.read_all_next(job.info_hash);
             }
         }
         Some(Checked { job, result })

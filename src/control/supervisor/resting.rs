@@ -115,7 +115,8 @@ impl Supervisor<'_> {
         self.on_held_changed();
         self.tell_arrived(info_hash);
         let is_there = self.data_folders.absent(&self.folders.plan(folder).data_dir).is_none();
-        if whole && is_there && !self.torrents.is_paused(info_hash) {
+        let is_to_be_read = self.to_be_read.contains(&info_hash);
+        if whole && is_there && !is_to_be_read && !self.torrents.is_paused(info_hash) {
             self.torrents.rest(info_hash);
             self.announce_resting(info_hash, card.announce.clone());
             if !std::mem::replace(&mut self.resting.looks, true) {

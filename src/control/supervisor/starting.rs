@@ -77,6 +77,18 @@ async fn pauses(session: &Store, retry: Duration) -> Vec<(InfoHash, Pause)> {
     })
 }
 
+/// The torrents whose payload somebody wants to be read, which has not been begun. No start is refused for want of that either.
+fn to_be_read(session: &Store) -> HashSet<InfoHash> {
+    let wanted = session.load_verifies().unwrap_or_else(|error| {
+        tracing::warn!(
+            "it is not known of which torrents all payload was to be read: {error} (hint: look after the disk of the state folder; \
+             `btd ctl verify` asks for it again)"
+        );
+        Vec::new()
+    });
+    wanted.into_iter().collect()
+}
+
 /// Runs the daemon until a signal stops it. The configuration was read from `file`, and is again when a signal says so.
 ///
 /// # Errors
@@ -133,7 +145,7 @@ pub fn run(config: &Config, file: &Path) -> Result<(), Error> {
     let device = device.map(BoundDevice::new);
     // Before the runtime, which also needs io_uring but does not say why it cannot have it.
     let shards = Shards::start(config, &pool, &events, tracked.as_ref().map(|tracked| &tracked.tracker))?;
-    let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(no_ring)?;
+    let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(|source| no_ring(source, config))?;
     runtime.block_on(async {
         let mut supervisor = Supervisor::start(
             (config, file),
@@ -149,9 +161,12 @@ pub fn run(config: &Config, file: &Path) -> Result<(), Error> {
 }
 
 /// Why the control plane has no ring. A shard has told whether there may be any at all.
-fn no_ring(source: std::io::Error) -> Error {
+fn no_ring(source: std::io::Error, config: &Config) -> Error {
     match source.kind() {
-        std::io::ErrorKind::OutOfMemory => shards::Error::Start(StartError::Ring(SetupError::memlock())).into(),
+        std::io::ErrorKind::OutOfMemory => {
+            let error = SetupError::memlock(shards::locked_len(config));
+            shards::Error::Start(StartError::Ring(error)).into()
+        }
         _ => Error::System {
             step: "set up the control plane's io_uring",
             source,
@@ -326,7 +341,7 @@ impl<'a> Supervisor<'a> {
             reporter,
             missing: Vec::new(),
             spoilt: Vec::new(),
-            to_be_read: HashSet::new(),
+            to_be_read: to_be_read(session),
             appearing,
             appeared,
             doubtful: Vec::new(),

@@ -21,6 +21,7 @@ use rustix::io::Errno;
 use slab::Slab;
 
 use super::completions::result_of;
+use super::registered::LOCKED_BESIDE;
 use super::setup::{self, Features, SetupError};
 use super::{DROP_PATIENCE, IOWQ_WORKERS_MAX};
 
@@ -83,7 +84,7 @@ impl FileReader {
     /// # Errors
     /// With cause and remedy, when there is no io_uring to be had.
     pub fn new(entries: u32) -> Result<Self, SetupError> {
-        let (ring, _) = setup::ring(entries, Features::ALL)?;
+        let (ring, _) = setup::ring(entries, Features::ALL, LOCKED_BESIDE)?;
         let mut workers = IOWQ_WORKERS_MAX;
         ring.submitter()
             .register_iowq_max_workers(&mut workers)

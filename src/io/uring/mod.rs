@@ -53,8 +53,8 @@ use files::Files;
 use op_table::{InFlight, OpTable, OpenArgs};
 use pool::{BUF_LEN, Pool};
 use recv_ring::{RECV_BUF_LEN, RecvRing};
-pub use registered::LOCKED_BESIDE;
 use registered::Registered;
+pub use registered::locked;
 pub use setup::{Features, SetupError};
 pub use thread::{block_signals, run_when_idle};
 
@@ -141,7 +141,9 @@ impl Uring {
     /// With cause and remedy, when btd cannot run here.
     pub fn new(config: UringConfig) -> Result<Uring, SetupError> {
         let mut notices = Vec::new();
-        let (ring, mut features) = setup::ring(config.entries, config.features)?;
+        let pool_len = u64::from(config.pool_bufs) * BUF_LEN as u64;
+        let locked = locked(pool_len * u64::from(config.pools), config.pools.into());
+        let (ring, mut features) = setup::ring(config.entries, config.features, locked)?;
         features.ring_fd = features.ring_fd && ring.submitter().register_ring_fd().is_ok();
         let mut workers = SHARD_WORKERS_MAX;
         ring.submitter()
@@ -168,7 +170,7 @@ impl Uring {
         }
         .map_err(|error| match error.raw_os_error() {
             // It counts as locked memory, as the ring does.
-            Some(libc::ENOMEM) => SetupError::memlock(),
+            Some(libc::ENOMEM) => SetupError::memlock(locked),
             _ => SetupError::Kernel {
                 missing: "IORING_REGISTER_PBUF_RING",
             },

@@ -66,7 +66,13 @@ impl Uring {
 const STRETCH_LEN_MIN: usize = HUGE_PAGE_LEN;
 
 /// Locked memory of a shard beside its cache: its ring and its receive buffers.
-pub const LOCKED_BESIDE: u64 = 6 << 20;
+pub(super) const LOCKED_BESIDE: u64 = 6 << 20;
+
+/// What a process of so many shards locks at most, with so long a cache for all of them together, in bytes.
+#[must_use]
+pub fn locked(cache_len: u64, shards: u64) -> u64 {
+    cache_len + LOCKED_BESIDE * shards
+}
 
 /// How many stretches there are at most: a quarter of what a ring may have.
 const STRETCHES_MAX: usize = 4096;
@@ -89,7 +95,7 @@ impl Registered {
     pub(super) fn new(ring: &IoUring, pool: &Pool, pools: u32, notices: &mut Vec<String>) -> Option<Self> {
         // Some of it is worse than none: rings would be left nothing of the limit.
         let pools = pools.max(1);
-        if setup::locked_max().is_some_and(|max| max < wanted(pool.len(), pools)) {
+        if setup::locked_max().is_some_and(|max| max < wanted(pool, pools)) {
             notices.push(refusal(pool, pools, &Errno::NOMEM.into()));
             return None;
         }
@@ -160,9 +166,9 @@ impl Registered {
     }
 }
 
-/// Locked memory of so many pools of so many bytes each, and of what is beside them.
-fn wanted(pool_len: usize, pools: u32) -> u64 {
-    u64::from(pools) * (pool_len as u64 + LOCKED_BESIDE)
+/// Locked memory of so many pools as this one, and of what is beside them.
+fn wanted(pool: &Pool, pools: u32) -> u64 {
+    locked(u64::from(pools) * pool.len() as u64, pools.into())
 }
 
 /// For a pool of so many bytes: whole huge pages, and no more than one registered buffer may hold.
@@ -177,9 +183,10 @@ fn refusal(pool: &Pool, pools: u32, error: &io::Error) -> String {
     match error.raw_os_error() {
         // Others of the same user may have what is left of it.
         Some(libc::ENOMEM) if setup::locked_max().is_some() => format!(
-            "cannot register {mib} MiB of cache: the locked-memory limit is {}; reads cost more without (hint: raise \
-             `LimitMEMLOCK=` in btd.service, or --ulimit memlock=-1 of a container)",
-            setup::memlock_limit()
+            "cannot register {mib} MiB of cache: the locked-memory limit is {}, and {} would do; reads cost more without (hint: {})",
+            setup::memlock_limit(),
+            setup::mib(wanted(pool, pools)),
+            setup::how_to_allow(wanted(pool, pools))
         ),
         _ => format!("cannot register {mib} MiB of cache: {error}; reads cost more without"),
     }
@@ -191,8 +198,8 @@ mod tests {
 
     #[test]
     fn what_may_be_locked_is_shared_by_all_pools_and_rings_have_some_of_it() {
-        assert_eq!(wanted(8 << 20, 1), 14 << 20);
-        assert_eq!(wanted(128 << 20, 4), (4 * 128 + 24) << 20);
+        assert_eq!(locked(8 << 20, 1), 14 << 20);
+        assert_eq!(locked(512 << 20, 4), (512 + 24) << 20);
     }
 
     #[test]

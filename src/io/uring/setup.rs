@@ -114,12 +114,15 @@ pub enum SetupError {
     Permission,
     /// ENOMEM.
     #[error(
-        "cannot create a ring: the locked-memory limit is {limit}, of all processes of this user together, and too little (hint: \
-         LimitMEMLOCK=infinity in btd.service, `ulimit -l unlimited`, or --ulimit memlock=-1 of a container)"
+        "cannot create a ring: the locked-memory limit is {limit}, of all processes of this user together, and too little: {} would do \
+         for this one (hint: {}; or as much as there is: infinity, unlimited, -1)",
+        mib(*.wanted), how_to_allow(*.wanted)
     )]
     Memlock {
         /// `RLIMIT_MEMLOCK`.
         limit: String,
+        /// Bytes that are enough for all rings of this process and what is registered with them.
+        wanted: u64,
     },
     /// Anything else.
     #[error("cannot {step}: {errno}")]
@@ -132,16 +135,16 @@ pub enum SetupError {
 }
 
 impl SetupError {
-    /// ENOMEM, with the limit that this comes of.
+    /// ENOMEM, with the limit that this comes of, and the bytes that would be enough.
     #[must_use]
-    pub fn memlock() -> Self {
+    pub fn memlock(wanted: u64) -> Self {
         let limit = memlock_limit();
-        Self::Memlock { limit }
+        Self::Memlock { limit, wanted }
     }
 }
 
-/// Makes the ring with as many of `wanted` as the kernel has.
-pub(super) fn ring(entries: u32, wanted: Features) -> Result<(IoUring, Features), SetupError> {
+/// Makes the ring with as many of `wanted` as the kernel has. `locked` is what this process locks in all, in bytes.
+pub(super) fn ring(entries: u32, wanted: Features, locked: u64) -> Result<(IoUring, Features), SetupError> {
     let mut features = wanted;
     loop {
         let mut builder = IoUring::builder();
@@ -174,7 +177,7 @@ pub(super) fn ring(entries: u32, wanted: Features) -> Result<(IoUring, Features)
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) && features.defer_taskrun => {
                 features.defer_taskrun = false;
             }
-            Err(error) => return Err(explain(&error)),
+            Err(error) => return Err(explain(&error, locked)),
         }
     }
 }
@@ -206,7 +209,7 @@ fn require_operations(ring: &IoUring) -> Result<Probe, SetupError> {
 }
 
 /// What an error of `io_uring_setup` means here.
-fn explain(error: &io::Error) -> SetupError {
+fn explain(error: &io::Error, locked: u64) -> SetupError {
     match error.raw_os_error() {
         Some(libc::ENOSYS) => SetupError::Kernel {
             missing: "io_uring_setup",
@@ -214,7 +217,7 @@ fn explain(error: &io::Error) -> SetupError {
         Some(libc::EINVAL) => SetupError::Kernel {
             missing: "IORING_SETUP_SINGLE_ISSUER",
         },
-        Some(libc::ENOMEM) => SetupError::memlock(),
+        Some(libc::ENOMEM) => SetupError::memlock(locked),
         Some(libc::EPERM | libc::EACCES) => forbidden(
             fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok().as_deref(),
             fs::read_to_string("/proc/self/status").ok().as_deref(),
@@ -259,6 +262,23 @@ pub fn locked_max() -> Option<u64> {
     getrlimit(Resource::Memlock).current.filter(|_| !is_free)
 }
 
+/// A limit of so many bytes, for people: whole MiB, and no less.
+pub(super) fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(MIB))
+}
+
+/// How so many bytes are allowed to be locked, for people: each has a unit of its own.
+pub(super) fn how_to_allow(bytes: u64) -> String {
+    let mib = bytes.div_ceil(MIB);
+    format!(
+        "LimitMEMLOCK={mib}M in btd.service, `ulimit -l {}`, or --ulimit memlock={} of a container",
+        mib * (MIB / 1024),
+        mib * MIB
+    )
+}
+
+const MIB: u64 = 1 << 20;
+
 /// The locked-memory limit, for people.
 pub(super) fn memlock_limit() -> String {
     match getrlimit(Resource::Memlock).current {
@@ -273,6 +293,19 @@ pub(super) fn memlock_limit() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_would_be_enough_is_told_in_the_units_of_those_who_set_it() {
+        let error = SetupError::memlock((262 << 20) - 1).to_string();
+        for says in [
+            "262 MiB would do",
+            "LimitMEMLOCK=262M",
+            "`ulimit -l 268288`",
+            "memlock=274726912",
+        ] {
+            assert!(error.contains(says), "{error}");
+        }
+    }
 
     #[test]
     fn mask_takes_features_away_and_refuses_unknown_names() {

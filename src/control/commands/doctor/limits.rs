@@ -4,8 +4,7 @@ use super::finding::Finding;
 use super::machine::{Limit, Machine};
 use crate::control::config::{Config, display_size};
 use crate::control::open_files;
-use crate::control::shards::{UNCACHED_LEN, count_of};
-use crate::io::uring::LOCKED_BESIDE;
+use crate::control::shards::{count_of, locked_len};
 use crate::shard::{BACKLOG, DATAGRAM_QUEUE_LEN};
 
 /// What the shortest rings of a shard take, and those of the control plane.
@@ -70,8 +69,7 @@ fn open(Limit { hard, .. }: Limit, config: &Config) -> Finding {
 fn locked(Limit { hard, .. }: Limit, is_free: bool, config: &Config) -> Finding {
     let topic = "memlock";
     let shards = count_of(config.shards.count) as u64;
-    let cache = config.storage.cache_size.unwrap_or(UNCACHED_LEN * shards);
-    let wanted = cache + LOCKED_BESIDE * shards;
+    let wanted = locked_len(config);
     match hard {
         _ if is_free => Finding::ok(topic, "this process may lock as much as there is (CAP_IPC_LOCK)"),
         None => Finding::ok(topic, "unlimited"),

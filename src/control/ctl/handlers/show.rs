@@ -7,12 +7,15 @@ use tokio::time::timeout;
 use super::{LOOK_AGAIN, LOOKS_MAX, SCHEDULE_DEADLINE, contents, find, gone, wait_for};
 use crate::announcer::TrackerUrl;
 use crate::announcer::schedule::{Standing, Status};
+use crate::control::checks::Wait;
 use crate::control::ctl::api::{Detail, Refusal, TrackerRow};
+use crate::control::ctl::counted;
 use crate::control::ctl::door::Door;
-use crate::control::supervisor::Known;
+use crate::control::supervisor::{CheckStanding, Known};
 use crate::proto::InfoHash;
 use crate::proto::metainfo::Metainfo;
 use crate::session::{self, History};
+use crate::storage::Device;
 
 /// So many trackers are told of: more are hardly ever asked.
 const TRACKERS_MAX: usize = 128;
@@ -33,12 +36,19 @@ pub(super) async fn show(door: &Door, hash: String, secrets: bool) -> Result<Det
     let trackers = meta.as_ref().map_or(Vec::new(), |meta| {
         trackers(meta, configured, &status.unwrap_or_default(), secrets)
     });
+    let why_not_checked = match known.check {
+        Some(check) => wait_for(move || why_not_checked(check, |device| device.name())).await?,
+        None => None,
+    };
     let mut row = known.row;
     row.add_recorded(history.as_ref());
     // Not a part of it in the place of the whole.
     let history = history.ok().flatten();
     Ok(Detail {
-        why: known.why,
+        why: match (why_not_checked, known.why) {
+            (Some(check), Some(why)) => Some(format!("{check}; {why}")),
+            (check, why) => check.or(why),
+        },
         torrent_files: known.files.iter().map(|file| super::shown(file)).collect(),
         data_dir: super::shown(&known.data_dir),
         label: known.label,
@@ -77,6 +87,29 @@ async fn known(info_hash: InfoHash, door: &Door) -> Result<(Known, Recorded), Re
         }
         looks += 1;
         tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// What keeps a torrent's check from going on, if anything does.
+fn why_not_checked(check: CheckStanding, name_of: impl Fn(Device) -> String) -> Option<String> {
+    let paused = "checks are paused (SIGUSR2 lets them go on)";
+    let line = match check.wait {
+        // What is begun waits for nobody but who paused it.
+        None if check.has_begun => None,
+        None | Some(Wait::ToBePlaced) => return Some("it waits for a look at which of its files are there".to_owned()),
+        Some(Wait::InLine(_, 0)) => Some("it waits to be checked, until fewer are checked on other disks".to_owned()),
+        Some(Wait::InLine(device, before)) => {
+            let others = counted(before as u64, "other");
+            Some(format!(
+                "it waits to be checked, behind {others} on {}",
+                name_of(device)
+            ))
+        }
+    };
+    match (line, check.is_paused) {
+        (Some(line), true) => Some(format!("{line}; {paused}")),
+        (None, true) => Some(paused.to_owned()),
+        (line, false) => line,
     }
 }
 
@@ -135,6 +168,36 @@ fn shown(url: &TrackerUrl, secrets: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn check_that_waits_says_behind_how_many_on_which_disk_and_that_all_are_paused() {
+        let device = Device::of(std::fs::File::open("/").expect("the root folder"));
+        let why = |wait, has_begun, is_paused| {
+            let check = CheckStanding {
+                wait,
+                has_begun,
+                is_paused,
+            };
+            why_not_checked(check, |_| "sda".to_owned()).unwrap_or_default()
+        };
+        let behind = |count| Some(Wait::InLine(device, count));
+        assert_eq!(
+            why(behind(1), false, false),
+            "it waits to be checked, behind 1 other on sda"
+        );
+        assert_eq!(
+            why(behind(3), false, true),
+            "it waits to be checked, behind 3 others on sda; checks are paused (SIGUSR2 lets them go on)"
+        );
+        assert!(why(behind(0), false, false).contains("on other disks"));
+        assert_eq!(why(None, true, true), "checks are paused (SIGUSR2 lets them go on)");
+        assert_eq!(why(None, true, false), "");
+        let looks = why(Some(Wait::ToBePlaced), false, true);
+        assert!(
+            looks.contains("which of its files are there") && !looks.contains("paused"),
+            "{looks}"
+        );
+    }
 
     #[test]
     fn a_key_is_shown_to_those_only_who_ask_for_it() {

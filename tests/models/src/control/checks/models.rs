@@ -8,11 +8,21 @@ use crate::sync::mpsc::channel;
 use crate::sync::{Arc, Condvar, Mutex, explore};
 use crate::thread;
 
+/// As many as there are threads.
+const CHECKS_MAX: usize = 2;
+
 fn job() -> Job {
+    job_in("folder")
+}
+
+fn job_in(folder: &str) -> Job {
     Job {
-        data_dir: "folder".into(),
+        data_dir: folder.into(),
     }
 }
+
+/// Of what is in here nothing is there.
+const BARE: &str = "bare";
 
 /// What a thread of the checks does; `look` is the look at the payload.
 fn work(queue: &Queue, disk: Device, look: impl Fn()) {
@@ -22,11 +32,18 @@ fn work(queue: &Queue, disk: Device, look: impl Fn()) {
             Task::Place(job) => {
                 queue.placed(&job.data_dir);
                 let root = Arc::new(Root);
-                queue.place(disk, Placed { job, root });
+                match job.data_dir.to_str() == Some(BARE) {
+                    true => queue.place_bare(disk, Placed { job, root }),
+                    false => queue.place(disk, Placed { job, root }),
+                }
             }
             Task::Check(disk, _) => {
                 look();
                 queue.done(disk);
+            }
+            Task::Bare(disk, _) => {
+                look();
+                queue.bare_done(disk);
             }
         }
     }
@@ -35,7 +52,7 @@ fn work(queue: &Queue, disk: Device, look: impl Fn()) {
 #[test]
 fn every_torrent_has_its_turn_and_every_thread_its_end() {
     explore(|| {
-        let (queue, (sender, checked)) = (Arc::new(Queue::default()), channel());
+        let (queue, (sender, checked)) = (Arc::new(Queue::new(CHECKS_MAX)), channel());
         let threads = [(); 2].map(|()| {
             let (queue, sender) = (Arc::clone(&queue), sender.clone());
             let disk = Device { id: 1, seeks: true };
@@ -72,7 +89,7 @@ impl Meeting {
 #[test]
 fn no_thread_sleeps_while_there_is_something_for_it_to_check() {
     explore(|| {
-        let (queue, meeting) = (Arc::new(Queue::default()), Arc::new(Meeting::default()));
+        let (queue, meeting) = (Arc::new(Queue::new(CHECKS_MAX)), Arc::new(Meeting::default()));
         let threads = [(); 2].map(|()| {
             let (queue, meeting) = (Arc::clone(&queue), Arc::clone(&meeting));
             let disk = Device { id: 1, seeks: false };
@@ -80,6 +97,27 @@ fn no_thread_sleeps_while_there_is_something_for_it_to_check() {
         });
         queue.submit(job());
         queue.submit(job());
+        let there = meeting.there.lock().unwrap();
+        drop(meeting.came.wait_while(there, |there| *there < 2).unwrap());
+        queue.close();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    });
+}
+
+/// One check at a time, and it does not end before the other torrent was looked at.
+#[test]
+fn what_has_nothing_to_read_waits_for_no_check() {
+    explore(|| {
+        let (queue, meeting) = (Arc::new(Queue::new(1)), Arc::new(Meeting::default()));
+        let threads = [(); 2].map(|()| {
+            let (queue, meeting) = (Arc::clone(&queue), Arc::clone(&meeting));
+            let disk = Device { id: 1, seeks: true };
+            thread::spawn(move || work(&queue, disk, || meeting.wait()))
+        });
+        queue.submit(job());
+        queue.submit(job_in(BARE));
         let there = meeting.there.lock().unwrap();
         drop(meeting.came.wait_while(there, |there| *there < 2).unwrap());
         queue.close();
