@@ -36,7 +36,7 @@ use crate::storage::{self, Device, Means, Throttle, Unread};
 use queue::{Placed, Queue, Task};
 
 /// Threads beside those that check: they find out where torrents lie and whether anything of them is there, while all checks are paused or
-/// long. Each folder that hangs takes one.
+/// long. A disk that hangs takes three.
 const THREADS_BESIDE: usize = 4;
 
 /// One torrent to look at.

@@ -167,6 +167,9 @@ pub fn check(
         Unread::Now => 0,
         Unread::Later | Unread::Never => verifier.believe(&payload, &doubted, unread == Unread::Later),
     };
+    if only_bare && verifier.wants_any(&payload) {
+        return Err(Error::NotBare); // Pieces of nothing but padding.
+    }
     let is_judged = verifier.known.count() + verifier.unwritten.count() + believed == piece_count;
     // Where there is nothing to read there is nothing to wait for either, be checks paused or not.
     if is_judged || !verifier.wants_any(&payload) {

@@ -138,7 +138,6 @@ fn look_at(job: &Job, root: Arc<Root>, means: Means<'_>, session: &Store, only_b
         is_kept_read,
         last: None,
         only_bare,
-        is_settled: unknown.is_none(),
     };
     let mut doubted = job
         .doubted
@@ -295,8 +294,6 @@ struct Checking<'a> {
     last: Option<Record>,
     /// It is over as soon as anything is there.
     only_bare: bool,
-    /// Whose the files are is known, so that this does what was asked for.
-    is_settled: bool,
 }
 
 impl Checking<'_> {
@@ -337,10 +334,6 @@ impl Checking<'_> {
             }
             self.kept = Some(put);
             self.is_kept_read = true;
-            // Nothing is recorded any more but what was read since: that is gone on from, should btd end now.
-            if !self.trust && self.is_settled {
-                self.session.put_verify(self.job.info_hash, false);
-            }
         }
     }
 }

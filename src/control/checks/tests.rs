@@ -573,7 +573,7 @@ fn what_is_recorded_or_there_has_its_turn() {
 
 /// It was forgotten if btd ended before its turn.
 #[test]
-fn all_is_to_be_read_until_that_has_begun() {
+fn all_is_to_be_read_whatever_a_check_has_recorded_until_that_is_told() {
     let fixture = fixture();
     fixture.write(0);
     assert_eq!(fixture.look(true).have_count, 1);
@@ -585,8 +585,8 @@ fn all_is_to_be_read_until_that_has_begun() {
     assert_eq!(to_be_read(), [fixture.meta.info_hash]);
     assert!(fixture.look(true).known, "another check does not do it");
     assert_eq!(to_be_read(), [fixture.meta.info_hash]);
-    // What is recorded now was read since.
+    // A check that was cut short records what it has read, and the next start is to read the rest as well.
     fixture.write(7);
     assert_eq!(fixture.look(false).wrong_count, 1);
-    assert_eq!(to_be_read(), []);
+    assert_eq!(to_be_read(), [fixture.meta.info_hash]);
 }

@@ -102,7 +102,10 @@ fn read(text: &str) -> (Table, Vec<Problem>) {
 /// The key of a line, and its value if it could be text without its quotes.
 fn unquoted_in(line: &str) -> Option<(&str, &str)> {
     let (key, rest) = line.split_once('=')?;
-    let (value, _) = rest.split_once('#').unwrap_or((rest, ""));
+    // A value may have one in it, as a path may.
+    let value = [" #", "\t#"]
+        .iter()
+        .fold(rest, |value, comment| value.split(comment).next().unwrap_or(value));
     let value = value.trim();
     let is_key = |key: &str| key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
     let begins_otherwise = value.starts_with(['[', '{']) || value.contains(['"', '\'', '\\']);

@@ -373,6 +373,11 @@ fn values_without_their_quotes_are_told_what_their_keys_want() {
             "11: shards.gather-wait: expected text in quotes: gather-wait = \"1 ms\"",
         ]
     );
+    let path = "state-dir = /srv/#1/btd\t# here\n";
+    assert_eq!(
+        told(path),
+        ["1: state-dir: expected text in quotes: state-dir = \"/srv/#1/btd\""]
+    );
     let key = "[announce]\ntrackers = https://t.example/0123456789abcdef/announce\n";
     assert_eq!(told(key), ["2: announce.trackers: expected text in quotes"]);
 }

@@ -147,13 +147,15 @@ impl Supervisor<'_> {
                 self.look_later(torrent, found.trusts_next(&job), found.is_unknown);
             }
         }
-        let was_for_all = !job.trust || job.progress.is_for_all();
+        let was_for_all = job.progress.is_for_all();
         let was_done = match &result {
             Ok(found) => found.trusts_next(&job),
             Err(error) => matches!(error, checks::Error::Taken { .. }),
         };
-        if was_for_all && was_done {
-            self.session.put_verify(*info_hash, false);
+        match was_done {
+            true if was_for_all => self.session.put_verify(*info_hash, false),
+            false if was_for_all => self.read_all_next(*info_hash),
+            _ => {}
         }
         // Else somebody waits for a download that does not come.
         let has_nobody = job.home.is_none()
@@ -344,6 +346,9 @@ impl Supervisor<'_> {
         let home = self.home_in(entry.folder(), job.info_hash);
         if let Some(generation) = self.torrents.check_again(job.info_hash, &progress) {
             let is_asked_for = self.to_be_read.remove(&job.info_hash);
+            if is_asked_for {
+                progress.want_all();
+            }
             self.checks.submit(Job {
                 generation,
                 progress,

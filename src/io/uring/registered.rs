@@ -71,7 +71,8 @@ pub(super) const LOCKED_BESIDE: u64 = 6 << 20;
 /// What a process of so many shards locks at most, with so long a cache for all of them together, in bytes.
 #[must_use]
 pub fn locked(cache_len: u64, shards: u64) -> u64 {
-    cache_len + LOCKED_BESIDE * shards
+    let of_each = cache_len.div_ceil(shards.max(1)).next_multiple_of(HUGE_PAGE_LEN as u64);
+    (of_each + LOCKED_BESIDE) * shards
 }
 
 /// How many stretches there are at most: a quarter of what a ring may have.

@@ -146,7 +146,10 @@ fn a_tracker_that_failed_is_asked_once_soon_after_a_restart_and_that_it_failed_i
     );
     // Nobody who asks has it asked sooner.
     let asked = world.schedule.reannounce(hash(1), world.now).unwrap();
-    assert_eq!(asked.wait, Some(Duration::from_secs(40)));
+    assert_eq!(
+        (asked.wait, asked.failure.as_deref()),
+        (Some(Duration::from_secs(40)), told.text.as_deref())
+    );
     let (after, call) = world.wait();
     assert_eq!((after, call.event), (40, Event::Started));
     world.fail(&call, &unreachable());
@@ -211,7 +214,7 @@ fn what_a_tracker_has_said_itself_is_kept_to_over_a_restart() {
         (Standing::Dead, Some("it refused for good before this start"), None)
     );
     let asked = world.schedule.reannounce(hash(1), world.now).unwrap();
-    assert_eq!(asked.wait, None);
+    assert_eq!((asked.wait, asked.failure.as_deref()), (None, told.text.as_deref()));
     assert!(world.next().is_none());
     // It is no reason to tell others again that the torrent is complete.
     let other = tiers(&[&["http://b/"]]);
