@@ -213,13 +213,13 @@ fn eight_finish_as_a_swarm_and_the_seed_gives_little_more_than_one_copy() {
 }
 
 fn finish_as_a_swarm(count: usize) {
-    // A copy takes some eight seconds: were it less than the few seconds that are asked for ahead, all would ask the seed for
-    // most of it before anybody had anything.
+    // A copy takes some sixteen seconds. Some three seconds of it are asked for ahead, by all together, before anybody has anything to
+    // give: of a copy of eight seconds the seed gave 1.50 to 1.56 where it gives 1.3 of this one.
     let source = Source::start_with(
         &format!("swarm-{count}"),
         &files(),
         64 << 10,
-        "[limits]\nupload-rate = \"2 MB/s\"\n",
+        "[limits]\nupload-rate = \"1 MB/s\"\n",
     );
     // Each knows the seed and those that were started before it.
     let mut leeches: Vec<Leech> = Vec::new();
@@ -245,6 +245,7 @@ fn finish_as_a_swarm(count: usize) {
     // Published anew since the last of them had everything.
     wait_for_metric(&source.btd, "btd_loop_turns_total", |now| now > turns);
     let copies = source.btd.metric("btd_uploaded_bytes_total") / source.payload.len() as f64;
+    println!("the seed gave {copies} copies for {count}");
     assert!(copies <= 1.5, "the seed gave {copies} copies for {count}");
 }
 
