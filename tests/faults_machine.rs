@@ -416,8 +416,11 @@ fn too_little_locked_memory_is_told_with_the_limit_to_raise() {
         log.contains("cannot create a ring: the locked-memory limit is 64 KiB") && log.contains("LimitMEMLOCK="),
         "{log}"
     );
-    let enough = would_do(&log);
-    assert!(log.contains(&format!("`ulimit -l {}`", enough >> 10)), "{log}");
+    // The cache of 256 MiB, and what two shards have beside it.
+    assert!(
+        log.contains(": 268 MiB would do") && log.contains("`ulimit -l 274432`"),
+        "{log}"
+    );
 }
 
 /// The bytes of locked memory that this log says would be enough.
@@ -470,10 +473,11 @@ fn little_locked_memory_makes_for_shorter_rings_and_payload_is_served_all_the_sa
     command.arg(env!("CARGO_BIN_EXE_btd"));
     let btd = Btd::start_within(command, home.scratch.path(), &home.config);
     btd.wait_seeding(1);
+    let log = btd.process.log();
     assert!(
-        btd.process
-            .log()
-            .contains("MiB of cache: the locked-memory limit is 512 KiB")
+        log.contains("MiB of cache: the locked-memory limit is 512 KiB, and 268 MiB would do")
+            && log.contains("LimitMEMLOCK=268M"),
+        "{log}"
     );
     let leech = Leech::from(&home.scratch, "leech", &home.torrent, vec![btd.peers]);
     leech.btd.wait_seeding(1);
