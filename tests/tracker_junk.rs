@@ -31,6 +31,9 @@ struct Scale {
     rounds: u32,
     /// The tracker's memory in MiB, which the hashes fill several times over.
     memory: u32,
+    /// btd has a CPU, junk another one, and honest peers are not kept waiting by whoever makes the junk, as if each were a
+    /// machine: how long they wait is btd's doing.
+    apart: bool,
 }
 
 #[test]
@@ -42,6 +45,7 @@ fn junk_costs_honest_peers_nothing_but_time() {
         hashes: 100_000,
         rounds: 300,
         memory: 4,
+        apart: false,
     });
 }
 
@@ -55,6 +59,7 @@ fn a_great_deal_of_junk_costs_honest_peers_nothing_but_time() {
         hashes: 10_000_000,
         rounds: 3_000,
         memory: 32,
+        apart: true,
     });
 }
 
@@ -64,6 +69,9 @@ fn under_junk(scale: &Scale) {
     let more = format!(
         "[tracker]\nhttp = \"127.0.0.1:0\"\nudp = \"127.0.0.1:0\"\nmemory = \"{memory} MiB\"\nmax-connections = 8000\n"
     );
+    if scale.apart {
+        keep_to(0);
+    }
     let btd = Btd::start(
         scratch.path(),
         &Config {
@@ -71,6 +79,13 @@ fn under_junk(scale: &Scale) {
             ..Config::default()
         },
     );
+    if scale.apart {
+        keep_to(1);
+        match goes_first() {
+            true => println!("btd on one CPU, junk and honest peers on another, where honest peers go first"),
+            false => println!("honest peers wait for junk to be made: chrt(1) may not let them go first"),
+        }
+    }
     let (http, udp) = (btd.tracker_http.expect("HTTP"), btd.tracker_udp.expect("UDP"));
     for swarm in 0..SWARMS {
         for peer in 0..PEERS {
@@ -96,13 +111,20 @@ fn under_junk(scale: &Scale) {
             let junk = scope.spawn(|| {
                 // Also when it panics: nobody waits for ever.
                 let _over = Over(&is_over);
+                if scale.apart {
+                    chrt("--other", "0");
+                }
                 junk();
             });
             let loud = Latencies::of(1, pause, http, udp, || is_over.load(Ordering::Relaxed));
             junk.join().expect("junk that was met as it should be");
             loud
         });
-        println!("honest announces beside {kind} ({:.1?}): {loud}", began.elapsed());
+        let times = loud.p99().as_secs_f64() / quiet.p99().as_secs_f64();
+        println!(
+            "honest announces beside {kind} ({:.1?}): {loud}, {times:.2} times as long",
+            began.elapsed()
+        );
         assert!(loud.p99() < Duration::from_secs(1), "beside {kind}: {loud}");
     }
 
@@ -126,6 +148,26 @@ fn under_junk(scale: &Scale) {
         assert_eq!(peers as u32, PEERS, "peers of the honest swarm {swarm}");
     }
     btd.stop();
+}
+
+/// This thread, and those that it starts, run on one CPU.
+fn keep_to(cpu: usize) {
+    let mut cpus = rustix::thread::CpuSet::new();
+    cpus.set(cpu);
+    rustix::thread::sched_setaffinity(None, &cpus).expect("two CPUs");
+}
+
+/// Whether this thread runs from now on as soon as it could, whoever else wants the CPU.
+fn goes_first() -> bool {
+    chrt("--fifo", "1")
+}
+
+/// Has this thread scheduled by another policy.
+fn chrt(policy: &str, priority: &str) -> bool {
+    let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
+    let mut chrt = std::process::Command::new("chrt");
+    chrt.args([policy, "--pid", priority, &thread]);
+    chrt.status().is_ok_and(|status| status.success())
 }
 
 struct Over<'a>(&'a AtomicBool);

@@ -72,7 +72,6 @@ impl<D: Driver> Shard<D> {
             if self.tick / LOOK_TICKS != self.looked_at {
                 self.looked_at = self.tick / LOOK_TICKS;
                 self.look_at_requests();
-                self.relieve();
                 self.make_room();
                 let comes = self
                     .downloads
@@ -81,6 +80,7 @@ impl<D: Driver> Shard<D> {
                 self.assembly.give_up_spares(comes);
                 self.dial();
             }
+            self.relieve();
         }
         if self.choker.is_due(self.now) {
             self.rechoke();

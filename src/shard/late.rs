@@ -2,9 +2,9 @@
 //!
 //! What a peer is asked for is decided when it is asked, some seconds before it sends it ([`crate::proto::depth`]). By then
 //! another may have it too, and nothing else to send: what lies at the end of the first one's queue is then taken from there
-//! (a cancel) and asked of the other. Nothing comes twice by it, since only blocks are taken that are more than [`LATE`]
-//! away. For a swarm with one seed that is most of what the seed would have sent a second time; at the end of any download
-//! it is what a slow peer would have been waited for.
+//! (a cancel) and asked of the other. Nothing comes twice by it, since only blocks are taken that are farther away than the way
+//! to the peer and back. For a swarm with one seed that is most of what the seed would have sent a second time; at the end of
+//! any download it is what a slow peer would have been waited for.
 
 use std::time::{Duration, Instant};
 
@@ -17,9 +17,12 @@ use crate::proto::geometry::BlockRequest;
 use crate::proto::picker::PeerKey;
 use crate::proto::wire::{self, Message};
 
-/// A block that will not be here before this much time has passed is late. More than any round trip, so that what is on its
-/// way already is not taken for late.
-const LATE: Duration = Duration::from_secs(1);
+/// A block that will not be here before this much time has passed, and that which its peer's nearest one took, is late: what is on
+/// its way already is not taken for late. Who takes something over sends it within this time.
+pub(super) const LATE_MIN: Duration = Duration::from_millis(250);
+
+/// So far away a block is late of any peer: more than any round trip.
+pub(super) const LATE_MAX: Duration = Duration::from_secs(1);
 
 /// A block that will come late, and who is to send it.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +35,9 @@ struct Late {
 impl<D: Driver> Shard<D> {
     /// Takes what is late from those who have too much to do, for those who have nothing.
     pub(super) fn relieve(&mut self) {
+        if self.hungry.is_empty() {
+            return;
+        }
         let now = self.now;
         let numbers: Vec<u32> = self.downloads.keys().copied().collect();
         for number in numbers {
@@ -59,7 +65,7 @@ impl<D: Driver> Shard<D> {
             peer.is_some_and(|peer| {
                 let leech = peer.leech.as_ref();
                 !peer.peer.peer_choking()
-                    && leech.is_some_and(|leech| download.is_proven(leech.key) && leech.could_take(LATE, now) > 0)
+                    && leech.is_some_and(|leech| download.is_proven(leech.key) && leech.could_take(LATE_MIN, now) > 0)
             })
         };
         download.peers.values().copied().filter(is_free).collect()
@@ -74,7 +80,7 @@ impl<D: Driver> Shard<D> {
                 continue;
             };
             let of = leech.key;
-            late.extend(leech.late(LATE, now).map(|block| Late { block, of, owner }));
+            late.extend(leech.late(now).map(|block| Late { block, of, owner }));
         }
         late
     }
@@ -85,7 +91,7 @@ impl<D: Driver> Shard<D> {
             return;
         };
         let Some(leech) = &mut peer.leech else { return };
-        let mut room = leech.could_take(LATE, now);
+        let mut room = leech.could_take(LATE_MIN, now);
         let mut taken = Vec::new();
         late.retain(|&Late { block, of, owner }| {
             let takes = room > 0

@@ -15,6 +15,7 @@ use super::dial::Went;
 use super::download::{Download, Who};
 use super::ended::Reason;
 use super::events::Event;
+use super::late::{LATE_MAX, LATE_MIN};
 use super::slots::Slots;
 use super::write::skew_of;
 use crate::io::{Driver, Owner};
@@ -38,12 +39,23 @@ const REFUSED_MAX: usize = 64;
 /// How long one that was too slow with what it was asked for in the endgame is asked for little.
 const OUTRUN_FOR: Duration = Duration::from_secs(10);
 
+/// A block that a peer was asked for.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    block: BlockRequest,
+    since: Instant,
+    /// Another was asked for it before, and would have sent it later.
+    taken_over: bool,
+}
+
 /// See the module's page.
 #[derive(Debug)]
 pub(super) struct Leech {
     pub(super) key: PeerKey,
-    /// What it was asked for and has not sent, oldest first, and since when.
-    asked: VecDeque<(BlockRequest, Instant)>,
+    /// What it was asked for and has not sent, oldest first.
+    asked: VecDeque<Asked>,
+    /// The shortest time from a request to its block: the way there and back is no longer.
+    nearest: Duration,
     pub(super) depth: Depth,
     allowed: Vec<PieceIndex>,
     suggested: Vec<PieceIndex>,
@@ -84,6 +96,7 @@ impl Leech {
         Leech {
             key,
             asked: VecDeque::new(),
+            nearest: LATE_MAX,
             depth: Depth::new(now),
             allowed: Vec::new(),
             suggested: Vec::new(),
@@ -118,8 +131,8 @@ impl Leech {
         counters.downloaded_bytes += u64::from(len);
         counters.downloaded_blocks += 1;
         download.downloaded += u64::from(len);
-        if let Some(at) = self.asked.iter().position(|(asked, _)| *asked == block) {
-            self.asked.remove(at);
+        if let Some(asked) = self.take_asked(&block) {
+            self.nearest = self.nearest.min(now.saturating_duration_since(asked.since));
             self.outrun_at = None;
             self.depth.on_block(len, now);
             self.rate.add(len.into(), now);
@@ -167,7 +180,17 @@ impl Leech {
 
     /// It is asked for a block.
     fn on_asked(&mut self, block: BlockRequest, now: Instant) {
-        self.asked.push_back((block, now));
+        self.asked.push_back(Asked {
+            block,
+            since: now,
+            taken_over: false,
+        });
+    }
+
+    /// It is not asked for a block any more. `None` if it was not.
+    fn take_asked(&mut self, block: &BlockRequest) -> Option<Asked> {
+        let at = self.asked.iter().position(|asked| asked.block == *block)?;
+        self.asked.remove(at)
     }
 
     /// It is asked for what others would have sent later.
@@ -175,14 +198,17 @@ impl Leech {
         if self.asked.is_empty() {
             self.depth.on_start(now);
         }
-        blocks.for_each(|block| self.on_asked(block, now));
+        self.asked.extend(blocks.map(|block| Asked {
+            block,
+            since: now,
+            taken_over: true,
+        }));
         self.idle_since = None;
     }
 
     /// It is told not to send a block, or does not.
     pub(super) fn no_longer(&mut self, block: &BlockRequest) {
-        if let Some(at) = self.asked.iter().position(|(asked, _)| asked == block) {
-            self.asked.remove(at);
+        if self.take_asked(block).is_some() {
             self.take_back(*block);
         }
     }
@@ -210,16 +236,21 @@ impl Leech {
         self.outrun_at.is_some_and(|at| since(at) < OUTRUN_FOR)
     }
 
-    /// What it will not have sent after this time, the last first. The first is never among it: it proves by that what it can.
-    pub(super) fn late(&self, after: Duration, now: Instant) -> impl Iterator<Item = BlockRequest> {
-        let since = self.asked.front().map_or(now, |(_, since)| *since);
+    /// What it will send so late that another, who has nothing to do, sends it sooner and it hears in time that it need not; the
+    /// last first. The first is never among it: it proves by that what it can. Nor is what was taken over for it a moment ago, or
+    /// two who are slow would take it from each other again and again.
+    pub(super) fn late(&self, now: Instant) -> impl Iterator<Item = BlockRequest> {
+        let after = (self.nearest + LATE_MIN).min(LATE_MAX);
+        let since = self.asked.front().map_or(now, |asked| asked.since);
         let in_time = match self.depth.blocks_within(after) {
             // Nothing has come yet, which says nothing as long as nothing could.
             0 if now.saturating_duration_since(since) < after => usize::MAX,
             in_time => in_time.max(1),
         };
         let late = self.asked.len().saturating_sub(in_time);
-        self.asked.iter().rev().take(late).map(|(block, _)| *block)
+        let stays = move |asked: &Asked| asked.taken_over && now.saturating_duration_since(asked.since) < LATE_MAX;
+        let late = self.asked.iter().rev().take(late);
+        late.filter(move |asked| !stays(asked)).map(|asked| asked.block)
     }
 
     /// How many more blocks it could send within this time, of one that found too little to ask for.
@@ -240,9 +271,9 @@ impl Leech {
     /// Takes back all that it was asked for.
     fn give_back_all(&mut self, download: &mut Download, assembly: &mut Assembly) -> bool {
         let any = !self.asked.is_empty();
-        for (block, _) in std::mem::take(&mut self.asked) {
-            download.give_back(assembly, self.key, &block);
-            self.take_back(block);
+        for asked in std::mem::take(&mut self.asked) {
+            download.give_back(assembly, self.key, &asked.block);
+            self.take_back(asked.block);
         }
         any
     }
@@ -394,8 +425,7 @@ impl<D: Driver> Shard<D> {
         };
         let Some(leech) = &mut peer.leech else { return };
         leech.allowed.retain(|piece| *piece != block.piece());
-        if let Some(at) = leech.asked.iter().position(|(asked, _)| asked == block) {
-            leech.asked.remove(at);
+        if leech.take_asked(block).is_some() {
             download.give_back(&mut self.assembly, leech.key, block);
             if !peer.peer.peer_choking() {
                 leech.on_refused(block.piece(), now);

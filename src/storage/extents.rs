@@ -44,6 +44,18 @@ pub enum ExtentKey {
     },
 }
 
+impl ExtentKey {
+    /// Whether the other one is behind this in the same file.
+    fn is_before(&self, other: &ExtentKey) -> bool {
+        match (*self, *other) {
+            (ExtentKey::File { file, index }, ExtentKey::File { file: its, index: next }) => {
+                file == its && index.checked_add(1) == Some(next)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// An extent of the cache while somebody waits for it or sends from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ExtentId {
@@ -101,6 +113,8 @@ struct Extent<W> {
     /// Times another connection than the last one asked for it. One that takes an extent block by block has used it once.
     uses: u8,
     last_user: u32,
+    /// Where the extent behind it in its file was found last, or may be no more.
+    behind: u32,
     /// Neighbours in its queue.
     older: u32,
     newer: u32,
@@ -172,7 +186,8 @@ pub struct Extents<W> {
     /// Connections that may ask.
     users: usize,
     /// What each connection asked for last, of those that share a place the last. It takes an extent block by block, and the
-    /// table of all is so large that who looks there waits for memory three times.
+    /// table of all is so large that who looks there waits for memory three times; who goes through a file in order is led from each
+    /// extent to the next.
     recent: Box<[u32]>,
 }
 
@@ -231,6 +246,7 @@ impl<W> Extents<W> {
             queue,
             uses: 0,
             last_user: user,
+            behind: NONE,
             older: NONE,
             newer: NONE,
         }) as u32;
@@ -240,17 +256,29 @@ impl<W> Extents<W> {
         Acquired::Fill(ExtentId { index, generation }, buf)
     }
 
-    /// The extent of a key: as a rule the one that this connection asked for before.
+    /// The extent of a key: as a rule the one that this connection asked for before, or that behind it.
     fn find(&mut self, key: &ExtentKey, user: u32) -> Option<u32> {
-        // Its place may be another's by now, whose key tells.
-        let index = self.recent[user as usize % RECENT_LEN];
-        if let Some(extent) = self.extents.get(index as usize)
-            && extent.key == *key
-        {
-            return Some(index);
+        // Its place, and that of the one behind it, may be another's by now, whose key tells.
+        let recent = self.recent[user as usize % RECENT_LEN];
+        if let Some(extent) = self.extents.get(recent as usize) {
+            if extent.key == *key {
+                return Some(recent);
+            }
+            let behind = extent.behind;
+            if let Some(extent) = self.extents.get(behind as usize)
+                && extent.key == *key
+            {
+                self.note(user, behind);
+                return Some(behind);
+            }
         }
         let index = *self.by_key.get(key)?;
         self.note(user, index);
+        if let Some(extent) = self.extents.get_mut(recent as usize)
+            && extent.key.is_before(key)
+        {
+            extent.behind = index;
+        }
         Some(index)
     }
 
@@ -633,6 +661,39 @@ mod tests {
         assert_eq!(zero.index, one.index, "the place is used again");
         extents.filled(one, buf);
         assert!(matches!(extents.acquire(key(0), 0, &pool), Acquired::Fill(..)));
+    }
+
+    #[test]
+    fn who_goes_on_in_a_file_is_led_to_what_is_behind_and_never_to_what_has_its_place_now() {
+        let pool = Pool::new(4, false).unwrap();
+        let mut extents = Extents::<u32>::default();
+        let ids: Vec<ExtentId> = (0..4).map(|index| fill(&mut extents, &pool, index)).collect();
+        let walk = |extents: &mut Extents<u32>, user| {
+            for (index, id) in (0..).zip(&ids) {
+                let found = extents.acquire(key(index), user, &pool);
+                assert!(
+                    matches!(&found, Acquired::Ready(found) if found == id),
+                    "{index}: {found:?}"
+                );
+            }
+        };
+        walk(&mut extents, 1);
+        let behind: Vec<u32> = ids.iter().map(|id| extents.extents[id.index as usize].behind).collect();
+        assert_eq!(behind, [ids[1].index, ids[2].index, ids[3].index, NONE]);
+        walk(&mut extents, 2);
+
+        // The third leaves, and another file's has its place.
+        extents.forget_one(&key(2));
+        let Acquired::Fill(other, buf) = extents.acquire(ExtentKey::File { file: 2, index: 2 }, 3, &pool) else {
+            panic!("not new");
+        };
+        assert_eq!(other.index, ids[2].index, "the place is used again");
+        extents.filled(other, buf);
+        assert!(matches!(extents.acquire(key(1), 2, &pool), Acquired::Ready(_)));
+        assert!(matches!(
+            extents.acquire(key(2), 2, &pool),
+            Acquired::Fill(..) | Acquired::Full
+        ));
     }
 
     #[test]

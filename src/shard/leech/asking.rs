@@ -248,16 +248,15 @@ impl<D: Driver> Shard<D> {
             let is_old = |since: Instant| now.saturating_duration_since(since) >= LOST_AFTER;
             // One that sends nothing at all keeps the first, so that it can prove itself, but nobody waits for it.
             let kept = usize::from(is_snubbed && waiting).min(leech.asked.len());
-            if let Some((block, _)) = leech.asked.front().filter(|_| kept > 0) {
-                any |= download.give_back(&mut self.assembly, leech.key, block);
+            if let Some(asked) = leech.asked.front().filter(|_| kept > 0) {
+                any |= download.give_back(&mut self.assembly, leech.key, &asked.block);
             }
-            let is_lost = |(_, since): &(BlockRequest, Instant)| is_snubbed || is_old(*since);
             let lost: Vec<BlockRequest> = leech
                 .asked
                 .iter()
                 .skip(kept)
-                .filter(|asked| is_lost(asked))
-                .map(|(block, _)| *block)
+                .filter(|asked| is_snubbed || is_old(asked.since))
+                .map(|asked| asked.block)
                 .collect();
             for block in &lost {
                 leech.no_longer(block);
