@@ -188,8 +188,11 @@ fn honest_hash(swarm: u32) -> [u8; 20] {
     hash
 }
 
-/// How long honest announces took.
-struct Latencies(Vec<Duration>);
+/// How honest peers announce.
+const WAYS: [&str; 3] = ["UDP", "HTTP over a connection that stays", "HTTP over one of its own"];
+
+/// How long honest announces took, by the way they went.
+struct Latencies([Vec<Duration>; 3]);
 
 impl Latencies {
     /// At least so many rounds, and until it is said to be enough, with a pause of so many milliseconds behind each.
@@ -197,57 +200,71 @@ impl Latencies {
         let by_udp = Udp::connect(honest(0), udp);
         let mut kept = connect(honest(1), http);
         let mut buffer = [0; 8192];
-        let mut latencies = Vec::new();
+        let mut latencies: [Vec<Duration>; 3] = Default::default();
         let mut round = 0;
         while round < rounds || !is_enough() {
             let hash = honest_hash(round % SWARMS);
-            let mut timed = |act: &mut dyn FnMut()| {
+            let mut timed = |way: usize, act: &mut dyn FnMut()| {
                 let asked = Instant::now();
                 act();
-                latencies.push(asked.elapsed());
+                latencies[way].push(asked.elapsed());
             };
-            timed(&mut || {
+            timed(0, &mut || {
                 by_udp.announce(&hash, 6881, &mut buffer);
             });
-            timed(&mut || ask(&mut kept, &hash, &mut buffer));
-            timed(&mut || ask(&mut connect(honest(2), http), &hash, &mut buffer));
+            timed(1, &mut || ask(&mut kept, &hash, &mut buffer));
+            let mut socket = Some(bound(honest(2)));
+            timed(2, &mut || {
+                let socket = socket.take().expect("a socket for each round");
+                ask(&mut connected(socket, http), &hash, &mut buffer);
+            });
             round += 1;
             // It is what paces them, and no wait for anything.
             std::thread::sleep(Duration::from_millis(pause));
         }
-        latencies.sort();
+        latencies.iter_mut().for_each(|latencies| latencies.sort());
         Self(latencies)
     }
 
-    fn at(&self, part: f64) -> Duration {
-        self.0[((self.0.len() - 1) as f64 * part) as usize]
-    }
-
+    /// Of all ways together.
     fn p99(&self) -> Duration {
-        self.at(0.99)
+        let mut all = self.0.concat();
+        all.sort();
+        quantile(&all, 0.99)
     }
+}
+
+fn quantile(sorted: &[Duration], part: f64) -> Duration {
+    sorted[((sorted.len() - 1) as f64 * part) as usize]
 }
 
 impl std::fmt::Display for Latencies {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} of them, p50 {:.2?}, p99 {:.2?}, at most {:.2?}",
-            self.0.len(),
-            self.at(0.5),
-            self.p99(),
-            self.at(1.0)
-        )
+        write!(f, "{} by each way, p99 {:.2?}", self.0[0].len(), self.p99())?;
+        for (way, latencies) in WAYS.iter().zip(&self.0) {
+            let [p50, p99, most] = [0.5, 0.99, 1.0].map(|part| quantile(latencies, part));
+            write!(f, "; {way} p50 {p50:.2?}, p99 {p99:.2?}, at most {most:.2?}")?;
+        }
+        Ok(())
     }
 }
 
 fn connect(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
+    connected(bound(source), to)
+}
+
+/// A socket with a port, which is the harder to find the more connections there were from the same address.
+fn bound(source: Ipv4Addr) -> Socket {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    // The port is chosen when it connects, so that there are as many for each address.
+    // Also the port of a connection that has ended a moment ago.
     socket2::SockRef::from(&socket).set_reuse_address(true).expect("set");
     socket
         .bind(&SocketAddr::from((source, 0)).into())
         .expect("an address of this machine");
+    socket
+}
+
+fn connected(socket: Socket, to: SocketAddr) -> TcpStream {
     socket.connect(&to.into()).expect("connect to the tracker");
     let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
