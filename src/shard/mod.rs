@@ -423,6 +423,7 @@ impl<D: Driver> Shard<D> {
         if ticked {
             self.on_tick();
         }
+        self.look_at_clocks();
         self.pump_touched();
         self.counters.turns += 1;
         let done = clock();
@@ -512,7 +513,7 @@ impl<D: Driver> Shard<D> {
     }
 
     pub(crate) fn wait(&self) -> Wait {
-        if !self.touched.is_empty() {
+        if !self.touched.is_empty() || !self.due.is_empty() {
             return Wait::POLL;
         }
         // At the next tick those who are slow give buffers back to those who wait.

@@ -1,6 +1,7 @@
 //! Peers that ask for more, or say more, than is their share.
 
 use super::*;
+use crate::shard::deadlines::{CLOCKS_MAX, HANDSHAKE_TICKS};
 
 #[test]
 fn requests_beyond_the_advertised_queue_are_rejected() {
@@ -219,4 +220,33 @@ fn tiny_requests_do_not_get_around_the_request_queue() {
         peer.upload.staged_count()
     );
     assert!(fixture.shard.counters.requests_refused > 2_800, "the rest is refused");
+}
+
+#[test]
+fn many_who_are_let_go_at_once_are_let_go_a_few_in_a_turn() {
+    let mut fixture = Fixture::single(100_000, 4);
+    fixture.shard.settings.limits = Arc::new(Limits::new(Caps {
+        connections: 1000,
+        per_torrent: 1000,
+        per_ip: 1000,
+    }));
+    for at in 0..75 {
+        fixture.connect_from(Ipv4Addr::new(127, 0, 1, at));
+        fixture.turn();
+    }
+    fixture.settle();
+    let late = TICK * (HANDSHAKE_TICKS + 1) as u32;
+    fixture.now.set(fixture.now.get() + late);
+    let dropped = |fixture: &Fixture| fixture.shard.settings.stats.drops().into_values().sum::<u64>();
+    fixture.turn();
+    assert_eq!(dropped(&fixture), CLOCKS_MAX as u64);
+    assert_eq!(
+        fixture.shard.wait(),
+        Wait::POLL,
+        "the others have waited for long enough"
+    );
+    fixture.turn();
+    assert_eq!(dropped(&fixture), 75);
+    fixture.settle();
+    assert_ne!(fixture.shard.wait(), Wait::POLL);
 }
