@@ -423,6 +423,13 @@ fn check_for_which_nothing_may_be_read_ends_at_once_if_anything_is_there() {
     std::fs::remove_dir(fixture.path("b")).unwrap();
     assert!(is_bare() && check_bare(&fixture, &throttle).is_ok());
     assert!(!super::is_bare(meta, &root, || false), "nobody has looked");
+
+    // A piece of nothing but padding is no work for the disk, but to be hashed all the same.
+    let fixture = self::fixture(16384, &[("a", 16384, false), ("pad", 7, true)]);
+    std::fs::remove_file(fixture.path("a")).unwrap();
+    let root = Root::open(fixture.temp.path()).unwrap();
+    assert!(super::is_bare(&fixture.metainfo, &root, || true));
+    assert_eq!(check_bare(&fixture, &throttle).unwrap_err(), Error::NotBare);
 }
 
 /// Checks with a memory; gives the report and every record that was kept.
