@@ -244,16 +244,19 @@ pub struct Detail {
 pub struct TrackerRow {
     /// Its address.
     pub url: String,
-    /// `new`, `working`, `failing` or `dead` of the one that is asked, `waiting` of one behind it, `off` if btd does not
-    /// announce this torrent.
+    /// `new` if it was not asked yet, `working`, `failing`, `dead` if it has refused for good, `waiting` if it is not asked as long as
+    /// another of its list answers, `off` if btd does not announce this torrent.
     pub state: String,
+    /// Whether it is being asked now; `state` is how that ended the last time.
+    #[serde(default)]
+    pub asking: bool,
     /// What it said last that somebody should know.
     pub text: Option<String>,
     /// Seeders and leechers, as it counts them.
     pub seeders: Option<u32>,
     /// See `seeders`.
     pub leechers: Option<u32>,
-    /// When it is announced to next, of the one that is asked.
+    /// When it is announced to next: of the one that is asked next, and of others that were asked, should those before them not answer.
     pub next_announce: Option<u64>,
 }
 

@@ -257,12 +257,13 @@ impl Shown for Detail {
                 ),
                 _ => String::new(),
             };
+            let asking = if tracker.asking { ", being asked now" } else { "" };
             let text = tracker.text.as_deref().map(|text| format!(": {}", escaped(text)));
             let text = text.unwrap_or_default();
             field(
                 out,
                 "tracker",
-                format_args!("{} {}{swarm}{text}", escaped(&tracker.url), tracker.state),
+                format_args!("{} {}{asking}{swarm}{text}", escaped(&tracker.url), tracker.state),
             )?;
             if let Some(at) = tracker.next_announce {
                 field(out, "next announce", moment(at))?;
