@@ -302,6 +302,9 @@ pub struct Done {
     pub name: String,
     /// Whether there was anything to do.
     pub changed: bool,
+    /// Whether what was asked for is not so and will not be by itself: then nothing was changed, and the note says why.
+    #[serde(default)]
+    pub refused: bool,
     /// What came of it.
     pub note: String,
 }
@@ -320,6 +323,9 @@ pub struct AllDone {
     pub changed: u64,
     /// Those where there was nothing to do, or nothing that could be done.
     pub unchanged: u64,
+    /// Of these, those where it could not be done: see [`Done::refused`].
+    #[serde(default)]
+    pub refused: u64,
 }
 
 /// A peer.

@@ -346,12 +346,13 @@ impl Shown for Moved {
 
 impl Shown for AllDone {
     fn show(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(
-            out,
-            "{}; with {} there was nothing to do",
-            counted(self.changed, "torrent"),
-            counted(self.unchanged, "other")
-        )
+        let idle = self.unchanged.saturating_sub(self.refused);
+        let (changed, idle) = (counted(self.changed, "torrent"), counted(idle, "other"));
+        let refused = match self.refused {
+            0 => String::new(),
+            count => format!(", and with {} it could not be done", counted(count, "other")),
+        };
+        writeln!(out, "{changed}; with {idle} there was nothing to do{refused}")
     }
 }
 
