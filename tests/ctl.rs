@@ -808,7 +808,10 @@ fn verify_that_waits_in_line_is_made_after_a_restart() {
         first.contains("is being checked; checks are paused (SIGUSR2"),
         "{first}"
     );
-    assert!(last.contains("it waits to be checked, behind "), "{last}");
+    assert!(
+        last.contains("it waits to be checked, behind ") && !last.contains("is being checked"),
+        "{last}"
+    );
     wait_for_some_in_line(&home);
     btd.stop();
     let btd = wait_all(home.start());
