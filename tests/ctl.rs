@@ -329,8 +329,32 @@ fn reannounce_asks_the_tracker_again_but_not_before_it_allows_and_keys_are_shown
         "{asked}"
     );
     assert_eq!(stub.requests().len(), 1);
-    let asked = home.json(&["reannounce", &hash_of(&lonely)]).row();
-    assert_eq!(asked["note"], "it is not announced");
+    // What is not to be has an exit code of its own, and of several it is told which.
+    let why = "it names no tracker that btd can speak to, and `announce.trackers` has none";
+    let run = home.json(&["reannounce", &hash_of(&lonely)]);
+    run.assert_fails(REFUSED, &format!("lonely ({}): not done", hash_of(&lonely)));
+    assert!(
+        run.out.contains("\"refused\":true") && run.out.contains(why),
+        "{}",
+        run.out
+    );
+    let run = home.ctl(&["reannounce", &hash_of(&lonely), &hash]);
+    run.assert_fails(REFUSED, &format!("lonely ({}): not done", hash_of(&lonely)));
+    assert!(
+        run.out.contains("again in") && !run.err.contains("seed"),
+        "{}{}",
+        run.out,
+        run.err
+    );
+    let all = home.json(&["reannounce", "--all"]).row();
+    assert_eq!((&all["unchanged"], &all["refused"]), (&2.into(), &1.into()));
+    btd.stop();
+    let btd = Btd::start(home.path(), &home.config("[announce]\nenabled = false\n"));
+    home.wait_state(meta.info_hash, "seeding");
+    let run = home.ctl(&["reannounce", "--all"]);
+    run.assert_fails(REFUSED, "it could not be done to any torrent");
+    assert!(run.out.contains("with 2 others it could not be done"), "{}", run.out);
+    home.ctl(&["reannounce", &hash]).assert_fails(REFUSED, "not done");
     btd.stop();
 }
 
@@ -344,8 +368,10 @@ fn reannounce_says_of_a_torrent_that_is_not_announced_why_and_whether_it_will_be
     let content = fs::read(home.data.join("seed")).expect("there");
     let meta = home.drop_in("seed", &torrent("seed", &files, &content, &stub.url()));
     let hash = hash_of(&meta);
-    let note = |args: &[&str]| {
-        let asked = home.json(args).row();
+    let note = |code: i32| {
+        let run = home.json(&["reannounce", &hash]);
+        assert_eq!(run.code, code, "{}{}", run.out, run.err);
+        let asked: Value = serde_json::from_str(&run.out).expect("a row");
         assert_eq!(asked["changed"], false, "{asked}");
         asked["note"].as_str().expect("a text").to_owned()
     };
@@ -354,11 +380,11 @@ fn reannounce_says_of_a_torrent_that_is_not_announced_why_and_whether_it_will_be
     let btd = Btd::start(home.path(), &home.config(slow));
     home.wait_state(meta.info_hash, "checking");
     let until_checked = "it is announced once its payload has been looked at";
-    assert_eq!(note(&["reannounce", &hash]), until_checked);
+    assert_eq!(note(0), until_checked);
     home.json(&["pause", &hash]).row();
-    assert_eq!(note(&["reannounce", &hash]), "it is not announced: it is paused");
+    assert_eq!(note(REFUSED), "it is not announced: it is paused");
     home.json(&["resume", &hash]).row();
-    assert_eq!(note(&["reannounce", &hash]), until_checked);
+    assert_eq!(note(0), until_checked);
     assert!(stub.requests().is_empty());
     btd.stop();
 
@@ -771,9 +797,21 @@ fn verify_that_waits_in_line_is_made_after_a_restart() {
     let btd = wait_all(home.start());
     btd.process.signal(Signal::USR1);
     btd.wait_log("SIGUSR1");
+    let mut said = Vec::new();
     for meta in &there {
-        home.ctl(&["verify", &hash_of(meta)]).assert_done();
+        let run = home.ctl(&["verify", &hash_of(meta)]);
+        run.assert_done();
+        said.push(run.out);
     }
+    let (first, last) = (&said[0], &said[CROWD - 1]);
+    assert!(
+        first.contains("is being checked; checks are paused (SIGUSR2"),
+        "{first}"
+    );
+    assert!(
+        last.contains("it waits to be checked, behind ") && !last.contains("is being checked"),
+        "{last}"
+    );
     wait_for_some_in_line(&home);
     btd.stop();
     let btd = wait_all(home.start());
@@ -783,5 +821,87 @@ fn verify_that_waits_in_line_is_made_after_a_restart() {
     btd.stop();
     let btd = wait_all(home.start());
     assert_eq!(btd.metric("btd_check_read_bytes_total"), 0.0, "they are made once");
+    btd.stop();
+}
+
+/// It was put in line, so that it was away for as long as checks took that were before it.
+#[test]
+fn seed_that_is_resumed_waits_for_no_check_unless_its_files_have_changed() {
+    let home = Home::new("ctl-resume-line");
+    let seed = home.payload("seed", &[("seed", 40_000)]);
+    let changed = home.payload("changed", &[("changed", 40_000)]);
+    let btd = home.start();
+    for meta in [&seed, &changed] {
+        home.wait_state(meta.info_hash, "seeding");
+        home.ctl(&["pause", &hash_of(meta)]).assert_done();
+    }
+    fs::write(home.data.join("changed"), vec![7; 40_000]).expect("written");
+    btd.process.signal(Signal::USR1);
+    btd.wait_log("SIGUSR1");
+    for name in (0..CROWD).map(|number| format!("there-{number}")) {
+        home.payload(&name, &[(name.as_str(), 40_000)]);
+    }
+    wait_for_some_in_line(&home);
+    home.ctl(&["resume", &hash_of(&seed)]).assert_done();
+    let row = home.wait_state(seed.info_hash, "seeding");
+    assert_eq!((&row["done"], &row["paused"]), (&40_000.into(), &false.into()));
+    let mut peer = Peer::join(btd.peers, Ipv4Addr::LOCALHOST, seed.info_hash, Reserved::default()).expect("served");
+    peer.hear_id(1).expect("unchoked");
+    peer.fetch(0, 0, PIECE_LEN).expect("served");
+    btd.wait_log("unchanged since it was checked");
+    home.ctl(&["resume", &hash_of(&changed)]).assert_done();
+    home.wait_state(changed.info_hash, "checking");
+    assert_eq!(home.json(&["show", &hash_of(&changed)]).row()["waits"], true);
+    btd.process.signal(Signal::USR2);
+    home.wait_state(changed.info_hash, "missing");
+    home.wait_state(seed.info_hash, "seeding");
+    btd.stop();
+}
+
+/// A line for each came every five seconds.
+#[test]
+fn what_waits_for_the_end_of_a_pause_is_told_once() {
+    let home = Home::new("ctl-pause-told");
+    let btd = home.start();
+    btd.process.signal(Signal::USR1);
+    btd.wait_log("SIGUSR1");
+    let meta = home.payload("seed", &[("seed", 40_000)]);
+    btd.wait_log("checking \"seed\": paused at 0 %");
+    let uptime = || home.json(&["stats"]).row()["uptime"].as_f64().expect("a number");
+    let told_at = uptime();
+    wait_for("it could have been told twice more", within(SECONDS), || {
+        (uptime() > told_at + 11.0).then_some(())
+    });
+    let log = btd.process.log();
+    assert_eq!(log.matches("checking \"seed\": paused").count(), 1, "{log}");
+    btd.process.signal(Signal::USR2);
+    home.wait_state(meta.info_hash, "seeding");
+    btd.stop();
+}
+
+/// It was kept for good, and made when the torrent came back for another reason.
+#[test]
+fn verify_of_a_torrent_that_goes_while_btd_is_down_is_forgotten() {
+    let home = Home::new("ctl-verify-gone");
+    let stays = home.payload("stays", &[("stays", 40_000)]);
+    let goes = home.payload("goes", &[("goes", 40_000)]);
+    let btd = home.start();
+    for meta in [&stays, &goes] {
+        home.wait_state(meta.info_hash, "seeding");
+    }
+    btd.process.signal(Signal::USR1);
+    btd.wait_log("SIGUSR1");
+    home.ctl(&["verify", &hash_of(&goes)]).assert_done();
+    home.kill(btd);
+    let (file, aside) = (home.watch.join("goes.torrent"), home.path().join("goes"));
+    fs::rename(&file, &aside).expect("taken away");
+    let btd = home.start();
+    home.wait_state(stays.info_hash, "seeding");
+    btd.stop();
+    fs::rename(&aside, &file).expect("put back");
+    let btd = home.start();
+    home.wait_state(goes.info_hash, "seeding");
+    btd.wait_log("unchanged since it was checked");
+    assert_eq!(btd.metric("btd_check_read_bytes_total"), 0.0);
     btd.stop();
 }

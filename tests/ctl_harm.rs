@@ -282,8 +282,10 @@ fn what_is_done_to_all_ends_when_nobody_is_there_any_more() {
     gone.say(b"{\"command\":\"pause\",\"all\":true}\n");
     drop(gone);
     // As long as another takes that stays to the end.
-    let verified = home.json(&["reannounce", "--all"]).row();
-    assert_eq!(verified["unchanged"], COUNT);
+    let run = home.json(&["reannounce", "--all"]);
+    run.assert_fails(REFUSED, "it could not be done to any torrent");
+    let refused: Value = serde_json::from_str(&run.out).expect("a row");
+    assert_eq!(refused["unchanged"], COUNT);
     let paused = count("paused");
     assert!(paused < COUNT, "{paused} of {COUNT} were paused for nobody");
     let all = home.json(&["pause", "--all"]).row();

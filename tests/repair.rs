@@ -260,7 +260,7 @@ fn check_that_waits_for_the_session_is_made_after_a_reload() {
     ask(&home, &["resume", &hash]).assert_fails(IO, "could not be recorded");
     btd.wait_seeding(1);
     rot(&file, 100_000);
-    row(&home, &["verify", &hash]);
+    ask(&home, &["verify", &hash]).assert_fails(IO, "could not be recorded");
     wait_for("it waits for the session", within(SECONDS), || {
         let shown = row(&home, &["show", &hash]);
         let why = shown["why"].as_str()?;

@@ -1,10 +1,9 @@
 //! Looks at payload: a few torrents of each disk at once, each on its own thread, in the order they came.
 //!
 //! The reading and hashing is in [`crate::storage`]; here are the threads, their queue (`queue`), the progress that the log
-//! tells (`progress`), and the torrent that the shards get for what was found (`look`). A torrent of which nothing is there waits for
-//! nobody (`bare`).
+//! tells (`progress`), and the torrent that the shards get for what was found (`look`). A torrent of which nothing is there has nothing
+//! to be read, and waits for nobody: one of which nothing is recorded is looked at at once, and has its turn if anything is there.
 
-mod bare;
 mod look;
 mod progress;
 mod queue;
@@ -188,13 +187,14 @@ impl Worker {
                 }
                 // Outside of the lock: a folder on a dead network mount holds up this thread only.
                 let root = self.places.open(&job.data_dir);
-                let is_bare = root.as_ref().is_ok_and(|root| bare::is_bare(&job, root, &self.session));
                 self.queue.placed(&job.data_dir);
                 match root {
                     Ok(root) => {
+                        // Of most at a start something is recorded: they are looked at in their turn alone.
+                        let may_be_bare = matches!(self.session.has_record(&job.info_hash), Ok(false));
                         let device = Device::of(&*root);
                         let placed = Placed { job, root };
-                        match is_bare {
+                        match may_be_bare {
                             true => self.queue.place_bare(device, placed),
                             false => self.queue.place(device, placed),
                         }
@@ -233,7 +233,7 @@ impl Worker {
 }
 
 impl Worker {
-    /// Checks one of which nothing is there. If something has come meanwhile, it has its turn like others.
+    /// Checks one of which nothing is recorded, if nothing is there either. If something is, it has its turn like others.
     fn check_bare(&self, device: Device, placed: Placed) -> bool {
         let Placed { job, root } = placed;
         if job.progress.inner.is_cancelled() {

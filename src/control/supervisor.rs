@@ -21,7 +21,7 @@ mod starting;
 mod stopping;
 mod ticking;
 
-pub(super) use controlling::{CheckStanding, Known, Neighbour, Source};
+pub(super) use controlling::{CheckStanding, Known, Neighbour, Source, Unannounced};
 pub use error::{Error, Fault};
 pub use starting::run;
 
@@ -150,6 +150,8 @@ pub(super) struct Supervisor<'a> {
     ready: bool,
     started: Instant,
     progress_told: Instant,
+    /// It was told what waits for the end of this pause of all checks.
+    pause_told: bool,
     status_told: String,
 }
 
@@ -194,6 +196,7 @@ impl Supervisor<'_> {
                     }
                     Request::ResumeChecks => {
                         self.throttle.resume();
+                        self.pause_told = false;
                         tracing::info!("SIGUSR2: checks of payload go on");
                     }
                 },
@@ -207,6 +210,7 @@ impl Supervisor<'_> {
     async fn on_ready(&mut self) {
         self.torrents.pack();
         self.folders.forget_others(self.torrents.all_files());
+        self.forget_verifies();
         self.tell_held();
         if let Some(tracked) = &mut self.tracked {
             tracked.on_ready();
@@ -233,6 +237,21 @@ impl Supervisor<'_> {
         for watch in self.config.watch.iter().filter(|watch| watch.example) {
             example::tell_how_to_fetch(watch, &self.ports.peers, self.ports.tracker_http);
         }
+    }
+
+    /// Forgets that all payload was to be read of torrents that went while btd was down.
+    fn forget_verifies(&mut self) {
+        if self.folders.is_any_lost() {
+            return; // They may be there.
+        }
+        let (torrents, session) = (&self.torrents, &self.session);
+        self.to_be_read.retain(|info_hash| {
+            let is_there = torrents.has(*info_hash);
+            if !is_there {
+                session.put_verify(*info_hash, false);
+            }
+            is_there
+        });
     }
 
     fn on_watch(&mut self, told: watch::Told) {

@@ -9,7 +9,7 @@ mod namesakes;
 #[cfg(test)]
 mod tests;
 
-pub(super) use entry::{Entry, Reach, STATE_NAMES, State};
+pub(super) use entry::{Entry, Reach, STATE_NAMES, State, UNAVAILABLE};
 pub(super) use lost::Lost;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -231,6 +231,20 @@ impl Torrents {
         self.counts[entry.state.index()] += 1;
         self.loaded.remove(&info_hash);
         self.resting.insert(info_hash);
+    }
+
+    /// The same of one that was paused, or of which a check has not begun: in the place of that.
+    pub(super) fn rest_unchecked(&mut self, info_hash: InfoHash) {
+        let Some(entry) = self.by_hash.get_mut(&info_hash).filter(|entry| !entry.paused) else {
+            return;
+        };
+        if let State::Checking(progress) = &entry.state {
+            progress.cancel();
+        }
+        self.generations += 1;
+        entry.generation = self.generations;
+        entry.forget_why();
+        self.rest(info_hash);
     }
 
     /// A torrent that rests is served. False if it does not rest any more.

@@ -493,8 +493,8 @@ impl Store {
         self.writer.queue(Kind::Repair, info_hash, change);
     }
 
-    /// Those of which all payload is to be read, as somebody wants, and has not been: also such as no folder has any more, until they are
-    /// back and read, or removed. Blocks on the disk.
+    /// Those of which all payload is to be read, as somebody wants, and has not been: also such as no folder has any more, until somebody
+    /// has looked into all. Blocks on the disk.
     ///
     /// # Errors
     /// They cannot be read.

@@ -14,7 +14,7 @@ use super::part::{PartNames, Seen};
 pub use super::payload::FileState;
 use super::payload::Payload;
 use super::pieces::{self, Error, Means, Progress, Visitor};
-use super::root::{OpenError, Root};
+use super::root::Root;
 use crate::hashing::{Hasher, Outcome, Then};
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::PieceIndex;
@@ -120,10 +120,6 @@ pub fn check(
 ) -> Result<CheckReport, Error> {
     let layout = Layout::new(metainfo);
     let names = PartNames::new(&metainfo.files);
-    let payload = Payload::look(root, &layout, &metainfo.files, Some(&names), || {
-        !progress.is_cancelled()
-    });
-    let mut payload = payload.ok_or(Error::Cancelled)?;
     let piece_count = metainfo.geometry.piece_count();
     let (mut known, mut unread, mut doubted, mut keep) = (None, Unread::Now, None, None);
     let mut only_bare = false;
@@ -131,9 +127,16 @@ pub fn check(
         only_bare = memory.only_bare;
         (known, unread, doubted, keep) = (memory.known, memory.unread, memory.doubted, Some(memory.keep));
     }
-    if only_bare && !payload.is_bare() {
+    let goes_on = || !progress.is_cancelled();
+    let mut is_anything_there = false;
+    let payload = Payload::look_until(root, &layout, &metainfo.files, Some(&names), goes_on, |state| {
+        is_anything_there = only_bare && !matches!(state, FileState::Missing);
+        is_anything_there
+    });
+    if is_anything_there {
         return Err(Error::NotBare);
     }
+    let mut payload = payload.ok_or(Error::Cancelled)?;
     let doubted = doubted.unwrap_or_else(|| Bitfield::new(piece_count));
     if let Some(record) = &mut known {
         for piece in doubted.pieces() {
@@ -203,14 +206,6 @@ pub fn check(
         unread,
         unsynced: !verifier.lost.is_empty(),
     })
-}
-
-/// Whether none of the files of a torrent is there, under either of its names, as of a new download. Ends with the first that is there,
-/// and when `goes_on` says no; then it is not said so. Blocks on the disk.
-pub fn is_bare(metainfo: &Metainfo, root: &Root, goes_on: impl Fn() -> bool) -> bool {
-    let names = PartNames::new(&metainfo.files);
-    let mut files = (0..).zip(&metainfo.files).filter(|(_, entry)| !entry.pad);
-    files.all(|(index, entry)| goes_on() && matches!(names.find(root, index, entry), Err(OpenError::Missing)))
 }
 
 /// Whether a file that is there is another than when it was recorded.

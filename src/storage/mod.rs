@@ -50,7 +50,7 @@ mod tests;
 pub mod throttle;
 pub mod unchanged;
 
-pub use check::{CheckReport, FileState, Memory, Unread, check, is_bare};
+pub use check::{CheckReport, FileState, Memory, Unread, check};
 pub use device::Device;
 pub use erase::{Erased, erase};
 pub use layout::{Layout, Span};

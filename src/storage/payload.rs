@@ -121,6 +121,18 @@ impl<'a> Payload<'a> {
         names: Option<&'a PartNames>,
         keep_going: impl Fn() -> bool,
     ) -> Option<Self> {
+        Self::look_until(root, layout, files, names, keep_going, |_| false)
+    }
+
+    /// The same. `is_enough` is asked behind each file that is no padding, and `None` when it says yes, too.
+    pub(super) fn look_until(
+        root: &'a Root,
+        layout: &'a Layout,
+        files: &'a [FileEntry],
+        names: Option<&'a PartNames>,
+        keep_going: impl Fn() -> bool,
+        mut is_enough: impl FnMut(&FileState) -> bool,
+    ) -> Option<Self> {
         let mut parts = Vec::with_capacity(files.len());
         let mut states = Vec::with_capacity(files.len());
         let mut stamps = Vec::with_capacity(files.len());
@@ -141,6 +153,9 @@ impl<'a> Payload<'a> {
                     entry,
                 ),
             };
+            if !entry.pad && is_enough(&state) {
+                return None;
+            }
             parts.push(metadata.as_ref().is_some_and(|found| found.part));
             if metadata
                 .as_ref()
@@ -191,12 +206,6 @@ impl<'a> Payload<'a> {
             Some(path) => Cow::Owned(path),
             None => Cow::Borrowed(&entry.path),
         }
-    }
-
-    /// Whether none of the files is there, under either name.
-    pub(super) fn is_bare(&self) -> bool {
-        let mut files = std::iter::zip(self.files, &self.states);
-        files.all(|(entry, state)| entry.pad || matches!(state, FileState::Missing))
     }
 
     /// What lay in the place of each file when it was looked at first.

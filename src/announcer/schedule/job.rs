@@ -18,7 +18,7 @@ const REFUSED_MIN: u64 = 5 * 60 * 1000;
 const RETRY_MAX: u64 = 24 * 60 * 60 * 1000;
 const RETRY_MIN: u64 = 60 * 1000;
 
-/// How a torrent does with its trackers.
+/// How a torrent does with its trackers, or with one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// None has answered yet.
@@ -29,6 +29,8 @@ pub enum Standing {
     Failing,
     /// None of its trackers wants to be asked again.
     Dead,
+    /// Of one alone: it is not asked as long as another answers.
+    Waiting,
 }
 
 /// One tracker of a list.
@@ -49,6 +51,8 @@ pub(super) struct Place {
     pub(super) is_of_network: bool,
     /// It has said itself that it is not to be asked before `until`.
     pub(super) has_said_until: bool,
+    /// It was not asked since its torrent came back, and had failed before that.
+    pub(super) has_failed_before: bool,
 }
 
 /// A list of trackers and when to ask which. Times are in milliseconds.
@@ -85,8 +89,8 @@ pub(super) struct Job {
     /// What is kept over a restart is as it is now, but for when it is due next.
     pub(super) is_kept: bool,
     pub(super) standing: Standing,
-    /// What the tracker said last that a user should know.
-    pub(super) text: Option<Arc<str>>,
+    /// What trackers said last that a user should know, by their numbers. Most have said nothing.
+    pub(super) texts: Vec<(u32, Arc<str>)>,
     pub(super) tracker_id: Option<Box<[u8]>>,
     /// How large the swarm is, as the tracker counts it.
     pub(super) swarm: Option<Swarm>,
@@ -122,23 +126,57 @@ impl Job {
         }
     }
 
-    /// How it does, and what there is to say of that. Of a tracker that was not asked since btd was started it is what was kept.
-    pub(super) fn told_of(&self) -> (Standing, Option<Box<str>>) {
-        let Place { failures, dead, .. } = self.places[self.at];
-        match (&self.text, self.standing, failures) {
-            (None, Standing::New | Standing::Dead, 1..) if dead => {
-                (Standing::Dead, Some("it refused for good before this start".into()))
-            }
-            (None, Standing::New, 1) => (
-                Standing::Failing,
-                Some("it failed the last time before this start".into()),
-            ),
-            (None, Standing::New, 2..) => {
-                let text = format!("it failed the last {failures} times before this start");
-                (Standing::Failing, Some(text.into()))
-            }
-            (text, standing, _) => (standing, text.as_deref().map(Box::from)),
+    /// What one of the trackers said last that a user should know.
+    pub(super) fn text_of(&self, url: u32) -> Option<&Arc<str>> {
+        let text = self.texts.iter().find(|(of, _)| *of == url);
+        text.map(|(_, text)| text)
+    }
+
+    /// The tracker whose turn it is says so, or nothing. Gives what it said before.
+    pub(super) fn say(&mut self, text: Option<Arc<str>>) -> Option<Arc<str>> {
+        let url = self.places[self.at].url;
+        let before = self.texts.iter().position(|(of, _)| *of == url);
+        let before = before.map(|at| self.texts.swap_remove(at).1);
+        if let Some(text) = text {
+            self.texts.reserve_exact(1);
+            self.texts.push((url, text));
         }
+        before
+    }
+
+    /// How the tracker at this place does, and what there is to say of that. Of one that was not asked since btd was started it is what
+    /// was kept.
+    pub(super) fn told_of(&self, at: usize) -> (Standing, Option<Box<str>>) {
+        let place = &self.places[at];
+        let standing = match place {
+            Place { dead: true, .. } => Standing::Dead,
+            Place { failures: 1.., .. }
+            | Place {
+                has_failed_before: true,
+                ..
+            } => Standing::Failing,
+            place if place.url == self.told => Standing::Working,
+            _ if self.told != NONE => Standing::Waiting,
+            _ => Standing::New,
+        };
+        let text = match (self.text_of(place.url), place.failures) {
+            (Some(text), _) => Some(Box::from(&**text)),
+            (None, 0) => None,
+            (None, _) if place.dead => Some("it refused for good before this start".into()),
+            (None, 1) => Some("it failed the last time before this start".into()),
+            (None, failures) => Some(format!("it failed the last {failures} times before this start").into()),
+        };
+        (standing, text)
+    }
+
+    /// Why the last announce was not answered, or was refused, if that is so.
+    pub(super) fn failure(&self) -> Option<Box<str>> {
+        let has_failed = |at: &usize| matches!(self.told_of(*at).0, Standing::Failing | Standing::Dead);
+        // Another tracker's, where that has failed and this one was not asked since.
+        let is_failing = matches!(self.standing, Standing::Failing | Standing::Dead);
+        let others = (0..self.places.len()).filter(|_| is_failing);
+        let at = std::iter::once(self.at).chain(others).find(has_failed)?;
+        self.told_of(at).1
     }
 
     /// The tracker that was asked has answered: it is the first of its tier from now on.
@@ -148,13 +186,18 @@ impl Job {
         self.places[first..=self.at].rotate_right(1);
         self.at = first;
         let place = &mut self.places[first];
-        (place.until, place.failures) = (0, 0);
+        let has_failed = place.failures > 0 || place.has_failed_before;
+        (place.until, place.failures, place.has_failed_before) = (0, 0, false);
+        if has_failed {
+            self.say(None); // Why it failed.
+        }
     }
 
     /// The tracker that was asked has not answered, or refused.
     pub(super) fn put_back(&mut self, failure: &Failure, now: u64, random: u64) {
         let place = &mut self.places[self.at];
         place.failures = place.failures.saturating_add(1);
+        place.has_failed_before = false;
         place.is_ours = matches!(failure, Failure::Forbidden(_) | Failure::Busy);
         place.is_of_network = matches!(failure, Failure::Unreachable(_) | Failure::Name(_));
         place.has_said_until = false;

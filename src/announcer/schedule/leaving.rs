@@ -2,6 +2,7 @@
 //! or has never left.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::url::Scheme;
@@ -106,6 +107,7 @@ impl Schedule {
     /// A job ends: at once if no tracker knows of it.
     pub(super) fn leave(&mut self, key: u32, now: u64) {
         self.uncount(key);
+        self.remember_failures(key);
         let job = &mut self.jobs[key as usize];
         self.job_of.remove(&(job.info_hash, job.list));
         job.leaving = true;
@@ -116,6 +118,27 @@ impl Schedule {
             self.forget(key, now);
         } else {
             self.file(key, now);
+        }
+    }
+
+    /// So that one that comes back says why its trackers had failed, until they are asked again.
+    fn remember_failures(&mut self, key: u32) {
+        if self.parting {
+            return;
+        }
+        let job = &self.jobs[key as usize];
+        let failing = job
+            .places
+            .iter()
+            .filter(|place| place.failures > 0 || place.has_failed_before);
+        for place in failing {
+            if let Some(text) = job.text_of(place.url)
+                && self.failed_before.len() < RETURNS_MAX
+            {
+                let url = &self.trackers[place.url as usize].url;
+                self.failed_before
+                    .insert((job.info_hash, fingerprint(url)), Arc::clone(text));
+            }
         }
     }
 

@@ -115,18 +115,21 @@ pub struct Outcome {
     pub stopped_told: bool,
 }
 
-/// How one list of a torrent does.
+/// How a torrent does with one of its trackers.
 #[derive(Clone, Debug)]
 pub struct Status {
-    /// The tracker that was asked last or is asked next.
+    /// The tracker.
     pub url: Arc<TrackerUrl>,
     /// Whether it answers.
     pub standing: Standing,
+    /// It is being asked now.
+    pub asking: bool,
     /// What it said last that a user should know, or what is wrong with it.
     pub text: Option<Box<str>>,
     /// How large it says the swarm is.
     pub swarm: Option<Swarm>,
-    /// When it is announced next, if nothing happens before: from now, zero if it is being announced. `None` if it is not known.
+    /// When it is asked next, from now: if nothing happens before, and if those that are asked before it do not answer. `None` if that
+    /// is not known.
     pub next: Option<Duration>,
 }
 
@@ -156,6 +159,8 @@ pub struct Schedule {
     swarms: Swarms,
     /// When torrents that have left may be announced again, by their trackers and what those are known by over a restart.
     returns: HashMap<(InfoHash, u64), Return>,
+    /// Why trackers of torrents that have left had failed, likewise: it is told until they are asked again.
+    failed_before: HashMap<(InfoHash, u64), Arc<str>>,
     /// All torrents are leaving.
     parting: bool,
     /// Torrents of which what is kept over a restart has changed.
@@ -185,6 +190,7 @@ impl Schedule {
             scrapes_in_flight: 0,
             swarms: Swarms::default(),
             returns: HashMap::new(),
+            failed_before: HashMap::new(),
             parting: false,
             changed: HashSet::new(),
         }
@@ -232,12 +238,12 @@ impl Schedule {
             held: false,
             is_kept: false,
             standing: Standing::New,
-            text: None,
+            texts: Vec::new(),
             tracker_id: None,
             swarm: None,
             scrape_at: None,
         };
-        let mut known = None;
+        let (mut known, mut texts) = (None, Vec::new());
         let places = flat.into_iter().enumerate().map(|(at, (tier, url))| {
             let mut place = Place {
                 url: NONE,
@@ -249,6 +255,7 @@ impl Schedule {
                 is_ours: false,
                 is_of_network: false,
                 has_said_until: false,
+                has_failed_before: false,
             };
             if let Some(kept) = kept.iter().find(|kept| kept.tracker == fingerprint(&url)) {
                 let left = Duration::from_secs(kept.due.saturating_sub(unix));
@@ -267,9 +274,15 @@ impl Schedule {
                 }
             }
             (place.url, place.host) = self.number(&url);
+            if let Some(text) = self.failed_before.remove(&(info_hash, fingerprint(&url))) {
+                // It is asked anew.
+                place.has_failed_before = place.failures == 0 && known != Some(at);
+                texts.extend(place.has_failed_before.then_some((place.url, text)));
+            }
             place
         });
         job.places = places.collect();
+        job.texts = texts;
         if job.places.iter().all(|place| place.dead) {
             job.standing = Standing::Dead;
         }
@@ -327,26 +340,36 @@ impl Schedule {
         hosts.map(|(_, host)| overdue(host)).sum()
     }
 
-    /// How a torrent does with its trackers.
+    /// How a torrent does with each of its trackers, in the order in which those of a list are tried.
     #[must_use]
     pub fn status(&self, info_hash: InfoHash, now: Instant) -> Vec<Status> {
         let now = self.millis(now);
-        let status = |key: u32| {
-            let job = &self.jobs[key as usize];
-            let wait = |(_, at): (u32, u64)| Duration::from_millis(at.saturating_sub(now));
-            let (standing, text) = job.told_of();
-            Status {
-                next: match job.in_flight {
-                    true => Some(Duration::ZERO),
-                    false => job.waits.map(wait),
-                },
-                url: Arc::clone(&self.trackers[job.places[job.at].url as usize].url),
-                standing,
-                text,
-                swarm: job.swarm,
+        let jobs = self.keys_of(info_hash).map(|key| &self.jobs[key as usize]);
+        jobs.flat_map(|job| (0..job.places.len()).map(move |at| self.status_of(job, at, now)))
+            .collect()
+    }
+
+    fn status_of(&self, job: &Job, at: usize, now: u64) -> Status {
+        let place = &job.places[at];
+        let (standing, text) = job.told_of(at);
+        let is_next = job.at == at;
+        let next = match standing {
+            _ if is_next => job.waits.map(|(_, at)| at),
+            // Should those before it not answer.
+            Standing::Failing | Standing::Working => {
+                let host_until = self.hosts[place.host as usize].until();
+                Some(place.until.max(host_until).max(job.due))
             }
+            Standing::New | Standing::Dead | Standing::Waiting => None,
         };
-        self.keys_of(info_hash).map(status).collect()
+        Status {
+            url: Arc::clone(&self.trackers[place.url as usize].url),
+            standing,
+            asking: is_next && job.in_flight,
+            text,
+            swarm: job.swarm.filter(|_| place.url == job.told),
+            next: next.map(|at| Duration::from_millis(at.saturating_sub(now))),
+        }
     }
 
     /// When [`Schedule::poll`] or [`Schedule::poll_scrape`] will have something, if nothing happens before.

@@ -65,7 +65,7 @@ pub(super) fn take_in(job: &mut Job, answer: &Answer, event: Event, now: u64, ra
         job.due = now; // There is more to tell.
     }
     let was = std::mem::replace(&mut job.standing, Standing::Working);
-    let said = std::mem::replace(&mut job.text, answer.warning.as_deref().map(Arc::from));
+    let said = job.say(answer.warning.as_deref().map(Arc::from));
     match &answer.warning {
         Some(warning) if said.as_deref() != Some(warning) => Some(News::Warning(warning.clone())),
         _ => (was != Standing::Working).then_some(News::Working { swarm: job.swarm }),
@@ -88,7 +88,7 @@ pub(super) fn put_off(job: &mut Job, failure: &Failure, now: u64, random: u64) -
         false => Standing::Failing,
     };
     let was = std::mem::replace(&mut job.standing, standing);
-    let said = job.text.replace(Arc::from(&*text));
+    let said = job.say(Some(Arc::from(&*text)));
     match standing {
         _ if was == standing && said.as_deref() == Some(&text) => None,
         Standing::Dead => Some(News::Dead(text)),

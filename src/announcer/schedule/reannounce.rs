@@ -83,11 +83,9 @@ impl Schedule {
                 true => Some(now),
                 false => job.waits.map(|(_, at)| at),
             };
-            let (standing, text) = job.told_of();
-            let has_failed = matches!(standing, Standing::Failing | Standing::Dead);
             let one = Reannounced {
                 wait: at.map(|at| Duration::from_millis(at.saturating_sub(now))),
-                failure: text.filter(|_| has_failed),
+                failure: job.failure(),
             };
             let at = at.unwrap_or(u64::MAX);
             if first.as_ref().is_none_or(|(earlier, _)| at < *earlier) {

@@ -4,6 +4,7 @@ mod kept;
 mod leaving;
 mod reannounce;
 mod scrapes;
+mod status;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;

@@ -67,11 +67,14 @@ impl Schedule {
     /// Torrents of which the same tracker says the same share the text.
     pub(super) fn share_text(&mut self, key: u32) {
         let job = &mut self.jobs[key as usize];
-        let tracker = &mut self.trackers[job.places[job.at].url as usize];
-        match (&mut job.text, &mut tracker.said) {
-            (Some(text), Some(said)) if text == said => *text = Arc::clone(said),
-            (Some(text), said) => *said = Some(Arc::clone(text)),
-            (None, _) => {}
+        let url = job.places[job.at].url;
+        let said = &mut self.trackers[url as usize].said;
+        let Some((_, text)) = job.texts.iter_mut().find(|(of, _)| *of == url) else {
+            return;
+        };
+        match said {
+            Some(said) if text == said => *text = Arc::clone(said),
+            said => *said = Some(Arc::clone(text)),
         }
     }
 

@@ -150,7 +150,22 @@ impl Announcer {
 
     /// Whether a torrent is announced to anybody, so that peers may be found.
     pub(super) fn announces(&self, reach: Reach) -> bool {
-        self.plan.enabled && (!reach.private && !self.plan.trackers.is_empty() || reach.has_trackers)
+        self.why_not(reach).is_none()
+    }
+
+    /// Why it is announced to nobody, if that is so.
+    pub(super) fn why_not(&self, reach: Reach) -> Option<&'static str> {
+        match reach {
+            _ if !self.plan.enabled => Some("it is not announced: `announce.enabled` is false"),
+            Reach { has_trackers: true, .. } => None,
+            Reach { private: true, .. } => {
+                Some("it is not announced: it is private, and names no tracker that btd can speak to")
+            }
+            _ if self.plan.trackers.is_empty() => {
+                Some("it is not announced: it names no tracker that btd can speak to, and `announce.trackers` has none")
+            }
+            _ => None,
+        }
     }
 
     /// Whether any of these trackers is one that btd can speak to.

@@ -99,7 +99,10 @@ pub(super) fn look_if_bare(
     session: &Store,
 ) -> Option<Result<Found, Error>> {
     match look_at(job, root, means, session, true) {
-        Err(Error::Stopped(storage::Error::NotBare)) => None,
+        Err(Error::Stopped(storage::Error::NotBare)) => {
+            job.progress.relies(false); // Nothing of it holds before its turn.
+            None
+        }
         looked => Some(looked),
     }
 }

@@ -1,7 +1,8 @@
 //! Torrents that wait to be checked, and which of them is next: the threads come for tasks, and sleep while there is none.
 //!
 //! Those with something on the disk stand in its line. Those of which nothing is there have nothing to read, and do not wait for
-//! others that read, nor for a pause of theirs: some threads are never taken by checks.
+//! others that read, nor for a pause of theirs: some threads are never taken by checks. Whether that is so shows when they are looked at,
+//! and those of which nothing is recorded are before their turn.
 //!
 //! Each change makes room for one task at most, and wakes one thread (`tests/loom` tries all orders).
 
@@ -14,7 +15,7 @@ use crate::storage::{Device, Root};
 
 /// Checks at once on one disk that does not seek.
 const AT_ONCE: usize = 4;
-/// Torrents of one disk of which nothing is there, at once: each takes a moment, unless the disk hangs.
+/// Torrents of one disk of which nothing may be there, at once: each takes a moment, unless the disk hangs.
 const BARE_AT_ONCE: usize = 2;
 
 /// Torrents that wait for a thread, and those that wait for their disk.
@@ -41,7 +42,7 @@ struct QueueState {
 struct Lane {
     running: usize,
     waiting: VecDeque<Placed>,
-    /// The same of those of which nothing is there.
+    /// The same of those of which nothing may be there.
     bare_running: usize,
     bare: VecDeque<Placed>,
 }
@@ -61,9 +62,9 @@ pub(super) struct Placed {
 
 /// What a thread is to do next.
 pub(super) enum Task {
-    /// Find out on which disk this one lies, and whether anything of it is there.
+    /// Find out on which disk this one lies, and whether anything of it is recorded.
     Place(Job),
-    /// Check this one, of which nothing is there; [`Queue::bare_done`] when that is over.
+    /// Check this one if nothing of it is there, as may be; [`Queue::bare_done`] when that is over.
     Bare(Device, Placed),
     /// Check this one; [`Queue::done`] when that is over.
     Check(Device, Placed),
@@ -170,7 +171,7 @@ impl Queue {
         self.bell.notify_one();
     }
 
-    /// Nothing of a torrent is there, so that it waits for none of those that read.
+    /// Nothing of a torrent may be there, so that it waits for none of those that read before that is seen.
     pub(super) fn place_bare(&self, device: Device, placed: Placed) {
         self.lock().devices.entry(device).or_default().bare.push_back(placed);
         self.bell.notify_one();

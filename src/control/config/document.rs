@@ -2,15 +2,19 @@
 //!
 //! Knows TOML, but no key: `sections` gives the tree its meaning.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use super::problem::{At, Problem};
+use super::quotes;
 
 /// Syntax errors beyond this many are consequences of the first ones.
 const SYNTAX_ERRORS_MAX: usize = 5;
+/// How often what lacks its quotes is looked for: one line may hide another.
+const MENDED_MAX: usize = 8;
 
 /// A value and where it was written.
 pub(super) struct Node {
@@ -53,9 +57,9 @@ pub(super) struct Table {
 pub(super) struct Document {
     /// As much of it as can be read.
     pub(super) root: Table,
-    /// Values by their lines that are no TOML for want of quotes. In `root` they are as if they had them, so that whoever knows their
+    /// Texts by their lines that are no TOML for want of quotes. In `root` they are as if they had them, so that whoever knows their
     /// keys can tell what those want.
-    pub(super) unquoted: BTreeMap<usize, String>,
+    pub(super) unquoted: BTreeMap<usize, Vec<String>>,
     /// What else is no TOML.
     pub(super) problems: Vec<Problem>,
 }
@@ -63,23 +67,28 @@ pub(super) struct Document {
 /// Parses the file's text.
 pub(super) fn parse(text: &str) -> Document {
     let (mut root, mut problems) = read(text);
-    let lines: Vec<&str> = text.lines().collect();
-    let unquoted = |problem: &Problem| {
-        let At::Line(line) = problem.at else { return None };
-        let (_, value) = unquoted_in(lines.get(line - 1)?)?;
-        Some((line, value.to_owned()))
-    };
-    let mut unquoted: BTreeMap<usize, String> = problems.iter().filter_map(unquoted).collect();
-    if !unquoted.is_empty() {
-        let quoted = |(line, text): (usize, &&str)| match unquoted_in(text) {
-            Some((key, value)) if unquoted.contains_key(&line) => format!("{key}= \"{value}\"\n"),
-            _ => format!("{text}\n"),
-        };
-        let quoted: String = (1..).zip(&lines).map(quoted).collect();
-        (root, problems) = read(&quoted);
-        // Something else is wrong with it, too.
-        unquoted.retain(|line, _| problems.iter().all(|problem| problem.at != At::Line(*line)));
+    let mut lines: Vec<Cow<'_, str>> = text.lines().map(Cow::Borrowed).collect();
+    let mut unquoted: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+    for _ in 0..MENDED_MAX {
+        let mut is_mended = false;
+        for problem in &problems {
+            let At::Line(line) = problem.at else { continue };
+            if !unquoted.contains_key(&line)
+                && let Some(mended) = lines.get(line - 1).and_then(|text| quotes::mended(text))
+            {
+                lines[line - 1] = Cow::Owned(mended.line);
+                unquoted.insert(line, mended.texts);
+                is_mended = true;
+            }
+        }
+        if !is_mended {
+            break;
+        }
+        let mended: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
+        (root, problems) = read(&mended);
     }
+    // Something else is wrong with it, too.
+    unquoted.retain(|line, _| problems.iter().all(|problem| problem.at != At::Line(*line)));
     problems.truncate(SYNTAX_ERRORS_MAX);
     Document {
         root,
@@ -97,20 +106,6 @@ fn read(text: &str) -> (Table, Vec<Problem>) {
     };
     let problems = errors.iter().map(describe).collect();
     (lines.table(table.into_inner()), problems)
-}
-
-/// The key of a line, and its value if it could be text without its quotes.
-fn unquoted_in(line: &str) -> Option<(&str, &str)> {
-    let (key, rest) = line.split_once('=')?;
-    // A value may have one in it, as a path may.
-    let value = [" #", "\t#"]
-        .iter()
-        .fold(rest, |value, comment| value.split(comment).next().unwrap_or(value));
-    let value = value.trim();
-    let is_key = |key: &str| key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
-    let begins_otherwise = value.starts_with(['[', '{']) || value.contains(['"', '\'', '\\']);
-    let is_text = !value.is_empty() && !begins_otherwise && !value.contains(char::is_control);
-    (is_key(key.trim()) && is_text).then_some((key, value))
 }
 
 /// As much of the file's text as can be read, and whether that is all of it.

@@ -10,6 +10,7 @@ mod credentials;
 mod document;
 mod lenient;
 mod problem;
+mod quotes;
 mod reader;
 pub(super) mod schedule;
 pub(super) mod sections;
@@ -377,14 +378,21 @@ impl Config {
             ..Context::new(base, problems)
         };
         let config = sections::read(&context, root);
-        let Context { problems, unquoted, .. } = context;
+        let Context {
+            problems,
+            unquoted,
+            told_unquoted,
+            ..
+        } = context;
+        let told_unquoted = told_unquoted.into_inner();
         let mut problems = problems.into_inner();
         if !not_toml.is_empty() {
             // What follows such a mistake may have been meant otherwise.
             problems.retain(|problem| unquoted.keys().any(|line| problem.at == At::Line(*line)));
             problems.extend(not_toml);
         }
-        for line in unquoted.into_keys().map(At::Line) {
+        let untold = unquoted.into_keys().filter(|line| !told_unquoted.contains(line));
+        for line in untold.map(At::Line) {
             // A variable is in its place, which makes it no better.
             if problems.iter().all(|problem| problem.at != line) {
                 let message = "not valid TOML: expected text in quotes".to_owned();

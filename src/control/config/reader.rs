@@ -4,7 +4,7 @@
 //! is reported and replaced by its default, so that one run tells the operator everything.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::document::{Node, Table, Value};
 use super::problem::{At, Problem, did_you_mean};
 use super::store_url::StoreUrl;
-use super::variables::REPEATED_AS_VARIABLE;
+use super::variables::{REPEATED_AS_VARIABLE, places_of};
 use super::{schedule, units};
 use crate::announcer::TrackerUrl;
 use crate::announcer::url::is_name;
@@ -30,8 +30,10 @@ pub(super) struct Context<'a> {
     pub(super) problems: RefCell<Vec<Problem>>,
     /// Whether files that the configuration names are looked at.
     pub(super) looks: bool,
-    /// Values that lack their quotes, by their lines.
-    pub(super) unquoted: BTreeMap<usize, String>,
+    /// Texts that lack their quotes, by their lines.
+    pub(super) unquoted: BTreeMap<usize, Vec<String>>,
+    /// Those of these lines of which that was said with their keys.
+    pub(super) told_unquoted: RefCell<BTreeSet<usize>>,
     /// Every key that was asked for, as `section.key`: what the documentation must cover.
     pub(super) keys: RefCell<Vec<String>>,
 }
@@ -42,6 +44,7 @@ impl<'a> Context<'a> {
             base,
             looks: false,
             unquoted: BTreeMap::new(),
+            told_unquoted: RefCell::default(),
             problems: RefCell::new(problems),
             keys: RefCell::default(),
         }
@@ -53,6 +56,53 @@ impl<'a> Context<'a> {
             message: message.into(),
         });
     }
+
+    /// Whether a text lacks its quotes.
+    fn is_unquoted(&self, node: &Node) -> bool {
+        match (&node.at, &node.value) {
+            (At::Line(line), Value::Text(text)) => self.unquoted.get(line).is_some_and(|texts| texts.contains(text)),
+            _ => false,
+        }
+    }
+
+    /// What of a value lacks its quotes, if anything does.
+    fn unquoted_in(&self, node: &Node) -> Option<Unquoted> {
+        let shown = |node: &Node| node.value.describe();
+        let (nodes, meant) = match &node.value {
+            Value::Text(_) => (std::slice::from_ref(node), shown(node)),
+            Value::Array(items) => {
+                let items_shown: Vec<String> = items.iter().map(shown).collect();
+                (items.as_slice(), format!("[{}]", items_shown.join(", ")))
+            }
+            _ => return None,
+        };
+        let unquoted = nodes.iter().filter(|node| self.is_unquoted(node));
+        let mut found: Option<Unquoted> = None;
+        for node in unquoted {
+            let at = node.at.clone();
+            if let At::Line(line) = at {
+                self.told_unquoted.borrow_mut().insert(line);
+            }
+            let texts = Vec::new();
+            let found = found.get_or_insert_with(|| Unquoted {
+                at,
+                meant: meant.clone(),
+                texts,
+            });
+            found.texts.push(shown(node));
+        }
+        found
+    }
+}
+
+/// What of a value lacks its quotes.
+struct Unquoted {
+    /// The first of it.
+    at: At,
+    /// The value with them.
+    meant: String,
+    /// Each of the texts, with them.
+    texts: Vec<String>,
 }
 
 /// One section being read.
@@ -276,11 +326,18 @@ impl<'a> Section<'a> {
         self.require(key);
         self.take(key, 0, |node| {
             let text = match &node.value {
-                Value::Text(text) => text.as_str(),
-                _ => "",
+                Value::Text(text) => text.clone(),
+                Value::Integer(number) => number.to_string(),
+                // TOML has times of its own.
+                Value::Other(time) => match schedule::without_seconds(time) {
+                    Some(meant) => return Err(format!("expected text in quotes: {key} = {meant:?}")),
+                    None => String::new(),
+                },
+                _ => String::new(),
             };
-            schedule::time_of_day(text).ok_or_else(|| {
-                let hint = schedule::with_two_digits(text)
+            let is_text = matches!(node.value, Value::Text(_));
+            schedule::time_of_day(&text).filter(|_| is_text).ok_or_else(|| {
+                let hint = schedule::with_two_digits(&text)
                     .map(|meant| format!(" (did you mean {meant:?}?)"))
                     .unwrap_or_default();
                 format!(
@@ -582,28 +639,33 @@ impl<'a> Section<'a> {
     /// Reports every key that nobody asked for.
     pub(super) fn finish(self) {
         for (key, (at, node)) in &self.table.entries {
-            let message = match (&node.value, self.name) {
-                (Value::Table(_) | Value::Array(_), "") => {
+            let is_section = match &node.value {
+                Value::Table(_) => Some(false),
+                Value::Array(nodes) => {
+                    let is_table = |node: &Node| matches!(node.value, Value::Table(_));
+                    nodes.first().is_some_and(is_table).then_some(true)
+                }
+                _ => None,
+            };
+            let message = match is_section.filter(|_| self.name.is_empty()) {
+                Some(is_one_of_many) => {
                     let show = |name: &str| match at {
                         At::Variable(_) if self.repeated.contains(&name) => REPEATED_AS_VARIABLE.to_owned(),
                         _ => head(name, self.repeated.contains(&name)),
                     };
                     let hint = did_you_mean(key, self.known.iter().copied(), show);
-                    let is_one_of_many = match &node.value {
-                        Value::Array(nodes) => {
-                            matches!(nodes.first(), Some(first) if matches!(first.value, Value::Table(_)))
-                        }
-                        _ => false,
-                    };
                     format!("unknown section {}{hint}", head(key, is_one_of_many))
                 }
-                (_, "") => {
-                    let hint = did_you_mean(key, self.known.iter().copied(), |name| format!("{name:?}"));
-                    format!("unknown key {key:?}{hint}")
-                }
-                _ => {
-                    let hint = did_you_mean(key, self.known.iter().copied(), |name| format!("{name:?}"));
-                    format!("unknown key {key:?} in {}{hint}", self.head())
+                None => {
+                    let hint = match places_of(key).as_slice() {
+                        [] => did_you_mean(key, self.known.iter().copied(), |name| format!("{name:?}")),
+                        places => format!(": it belongs {}", places.join(" or ")),
+                    };
+                    let here = match self.name {
+                        "" => String::new(),
+                        _ => format!(" in {}", self.head()),
+                    };
+                    format!("unknown key {key:?}{here}{hint}")
                 }
             };
             self.context.report(at.clone(), message);
@@ -620,20 +682,22 @@ impl<'a> Section<'a> {
         let value = match self.table.entries.remove(key) {
             None => default,
             Some((_, node)) => {
-                let at = node.at.clone();
-                let unquoted = match &at {
-                    At::Line(line) => self.context.unquoted.get(line),
-                    At::Variable(_) | At::File => None,
-                };
+                let unquoted = self.context.unquoted_in(&node);
+                let at = unquoted.as_ref().map_or(&node.at, |unquoted| &unquoted.at).clone();
                 let (message, value) = match (convert(node), unquoted) {
                     (Ok(value), None) => (None, value),
                     // An address may hold a key.
-                    (Ok(value), Some(text)) if text.contains("://") => {
+                    (Ok(value), Some(unquoted)) if unquoted.meant.contains("://") => {
                         (Some("expected text in quotes".to_owned()), value)
                     }
-                    (Ok(value), Some(text)) => (Some(format!("expected text in quotes: {key} = {text:?}")), value),
+                    (Ok(value), Some(Unquoted { meant, .. })) => {
+                        (Some(format!("expected text in quotes: {key} = {meant}")), value)
+                    }
                     (Err(message), None) => (Some(message), default),
-                    (Err(message), Some(text)) => (Some(message.replace(&format!("{text:?}"), text)), default),
+                    (Err(message), Some(Unquoted { texts, .. })) => {
+                        let as_written = |message: String, text: &String| message.replace(text, text.trim_matches('"'));
+                        (Some(texts.iter().fold(message, as_written)), default)
+                    }
                 };
                 if let Some(message) = message {
                     self.context.report(at, format!("{full_key}: {message}"));
@@ -647,7 +711,7 @@ impl<'a> Section<'a> {
 }
 
 /// The head of a section of this name.
-fn head(name: &str, is_one_of_many: bool) -> String {
+pub(super) fn head(name: &str, is_one_of_many: bool) -> String {
     match is_one_of_many {
         true => format!("[[{name}]]"),
         false => format!("[{name}]"),
@@ -684,6 +748,11 @@ fn path(node: Node, base: &Path) -> Result<PathBuf, String> {
     match text(node)? {
         path if path.is_empty() => Err("expected a path, found \"\"".to_owned()),
         path if path.contains('\0') => Err("a path cannot hold a NUL".to_owned()),
+        // It would be a folder of that name.
+        path if path.starts_with('~') => Err(format!(
+            "expected a path without \"~\", which stands for a home folder in a shell alone, found {path:?} (hint: the home folder by its \
+             own name, such as \"/home/me\"; a file that is called so is \"./~\")"
+        )),
         path => Ok(base.join(path)),
     }
 }

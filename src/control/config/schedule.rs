@@ -85,6 +85,12 @@ pub(super) fn time_of_day(text: &str) -> Option<u16> {
     (minutes < 60 && time <= DAY).then_some(time)
 }
 
+/// What a time of TOML's own may be meant to be, which is written without quotes and may have seconds.
+pub(super) fn without_seconds(text: &str) -> Option<&str> {
+    let (meant, seconds) = text.split_at_checked("08:00".len())?;
+    (time_of_day(meant).is_some() && ["", ":00"].contains(&seconds)).then_some(meant)
+}
+
 /// What a time may be meant to be that has one digit for its hour, or no minutes.
 pub(super) fn with_two_digits(text: &str) -> Option<String> {
     let (hours, minutes) = text.split_once(':').unwrap_or((text, "00"));

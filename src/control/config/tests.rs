@@ -393,10 +393,11 @@ fn what_is_no_toml_for_another_reason_is_told_so_beside_values_without_quotes() 
         ["3: limits.upload-rate: expected text in quotes: upload-rate = \"5 MB/s\""]
     );
     for text in [
-        "[limits]\nupload-rate = \"5 MB/s\n",
+        "[limits]\nupload-rate = \"5 MB/s\" a\n",
         "[limits]\nupload rate = 5\n",
+        "[limits]\nupload rate = 5 MB/s\n",
         "[limits]\nupload-slots = 5\nupload-slots = 5\n",
-        "[watch]\npeers = [10.0.0.2:6881]\n",
+        "[limits\nupload-slots = 5\n",
     ] {
         let told_of = told(text);
         assert!(
@@ -409,4 +410,97 @@ fn what_is_no_toml_for_another_reason_is_told_so_beside_values_without_quotes() 
     let error = parse_with("[limits]\nupload-rate = 5 MB/s\n", &variables).expect_err("refused");
     let expected = "/etc/btd/btd.toml:2: not valid TOML: expected text in quotes";
     assert_eq!(error.to_string(), expected);
+}
+
+/// They were answered by the words of whoever reads TOML, or by what the key of an empty value would want.
+#[test]
+fn lists_tables_and_keys_of_all_forms_without_quotes_are_told_what_their_keys_want() {
+    for (text, expected) in [
+        (
+            "[peers]\nlisten = [0.0.0.0:6881, [::]:6881]\nlisen = 7\n",
+            &[
+                "2: peers.listen: expected text in quotes: listen = [\"0.0.0.0:6881\", \"[::]:6881\"]",
+                "3: unknown key \"lisen\" in [peers] (did you mean \"listen\"?)",
+            ][..],
+        ),
+        (
+            "[peers]\nlisten = [\n  \"[::]:6881\", # b\n  0.0.0.0:6881,\n  [::1]:6881\n]\n",
+            &["4: peers.listen: expected text in quotes: listen = [\"[::]:6881\", \"0.0.0.0:6881\", \"[::1]:6881\"]"],
+        ),
+        (
+            "watch = [{ dir = /a, data-dir = \"/b\" }]\n",
+            &["1: watch.dir: expected text in quotes: dir = \"/a\""],
+        ),
+        (
+            "limits = { upload-rate = 5 MB/s, upload-slots = 7 }\n",
+            &["1: limits.upload-rate: expected text in quotes: upload-rate = \"5 MB/s\""],
+        ),
+        (
+            "limits.upload-rate = 5 MB/s\n",
+            &["1: limits.upload-rate: expected text in quotes: upload-rate = \"5 MB/s\""],
+        ),
+        (
+            "\"state-dir\" = /x\n",
+            &["1: state-dir: expected text in quotes: state-dir = \"/x\""],
+        ),
+        (
+            "[limits]\nupload-rate = '5 MB/s\ndownload-rate = 6 MB/s\"\nupload-rate-per-torrent = \"fast\n",
+            &[
+                "2: limits.upload-rate: expected text in quotes: upload-rate = \"5 MB/s\"",
+                "3: limits.download-rate: expected text in quotes: download-rate = \"6 MB/s\"",
+                "4: limits.upload-rate-per-torrent: expected a rate such as \"200 MB/s\", or \"unlimited\", found fast",
+            ],
+        ),
+        (
+            "[announce]\ntrackers = [https://t.example/0123456789/announce]\n",
+            &["2: announce.trackers: expected text in quotes"],
+        ),
+        (
+            "[[limits.schedule]]\nfrom = 08:00\nto = 9\nupload-rate = \"unlimited\"\n",
+            &[
+                "2: limits.schedule.from: expected text in quotes: from = \"08:00\"",
+                "3: limits.schedule.to: expected a time of day from \"00:00\" to \"24:00\", found 9 (did you mean \"09:00\"?)",
+            ],
+        ),
+    ] {
+        assert_eq!(told(text), expected, "{text}");
+    }
+}
+
+/// It made a folder of that name.
+#[test]
+fn home_folder_by_its_short_name_is_refused() {
+    let why = "expected a path without \"~\", which stands for a home folder in a shell alone, found";
+    let hint = "(hint: the home folder by its own name, such as \"/home/me\"; a file that is called so is \"./~\")";
+    let text = "state-dir = \"~/btd\"\n[[watch]]\ndir = ~/torrents\ndata-dir = \"./~\"\n";
+    assert_eq!(
+        told(text),
+        [
+            format!("1: state-dir: {why} \"~/btd\" {hint}"),
+            format!("3: watch.dir: {why} ~/torrents {hint}"),
+        ]
+    );
+    let error = parse_with("", &[("BTD_STATE_DIR", "~me")]).expect_err("refused");
+    assert_eq!(
+        error.to_string(),
+        format!("BTD_STATE_DIR: state-dir: {why} \"~me\" {hint}")
+    );
+}
+
+/// It was unknown.
+#[test]
+fn key_in_another_section_than_its_own_is_told_where_it_belongs() {
+    let text = "upload-rate = \"1 MB/s\"\ntrackers = []\n[peers]\nlog-level = \"info\"\nfrom = 1\nlistn = 7\n[metrics]\n\
+                seed-ratio = 1\n";
+    assert_eq!(
+        told(text),
+        [
+            "1: unknown key \"upload-rate\": it belongs under [limits] or under [[watch]] or under [[limits.schedule]]",
+            "2: unknown key \"trackers\": it belongs under [announce]",
+            "4: unknown key \"log-level\" in [peers]: it belongs above all sections",
+            "5: unknown key \"from\" in [peers]: it belongs under [[limits.schedule]]",
+            "6: unknown key \"listn\" in [peers] (did you mean \"listen\"?)",
+            "8: unknown key \"seed-ratio\" in [metrics]: it belongs under [[watch]]",
+        ]
+    );
 }

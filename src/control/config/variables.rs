@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::document::{self, Node, Table, Value, variable_value};
 use super::problem::{At, Problem};
-use super::reader::Context;
+use super::reader::{Context, head};
 use super::sections;
 
 /// Keys outside of any section, which the environment names without `__`.
@@ -14,6 +14,9 @@ pub(super) const TOP_KEYS: [&str; 3] = ["log-level", "state-dir", "watch"];
 /// Variables with our prefix that are not configuration: they choose code paths in tests and measurements.
 const OTHER_VARIABLES: [&str; 2] = ["BTD_SHA1", "BTD_URING_MASK"];
 const TEST_VARIABLES: &str = "BTD_TEST_";
+
+/// Sections that may be repeated.
+const REPEATED: [&str; 2] = ["watch", "limits.schedule"];
 
 /// How a section that may be repeated is given by a variable.
 pub(super) const REPEATED_AS_VARIABLE: &str = "BTD_WATCH='[{ dir = \"...\", data-dir = \"...\" }]'";
@@ -114,6 +117,29 @@ fn all_keys() -> Vec<String> {
     sections::read(&context, root);
     let top = TOP_KEYS.map(str::to_owned);
     context.keys.into_inner().into_iter().chain(top).collect()
+}
+
+/// Where a key of this name belongs, in words that follow "it belongs": those sections first that there is one of.
+pub(super) fn places_of(name: &str) -> Vec<String> {
+    let root = document::parse("[tracker]\n[metrics]\n[[watch]]\n[[limits.schedule]]\n").root;
+    let context = Context::new(Path::new(""), Vec::new());
+    sections::read(&context, root);
+    let mut places: Vec<(bool, String)> = Vec::new();
+    for key in context.keys.into_inner() {
+        let place = match key.rsplit_once('.') {
+            None if key == name => (false, "above all sections".to_owned()),
+            Some((section, last)) if last == name => {
+                let is_one_of_many = REPEATED.contains(&section);
+                (is_one_of_many, format!("under {}", head(section, is_one_of_many)))
+            }
+            _ => continue,
+        };
+        if !places.contains(&place) {
+            places.push(place);
+        }
+    }
+    places.sort_by_key(|(is_one_of_many, _)| *is_one_of_many);
+    places.into_iter().map(|(_, place)| place).collect()
 }
 
 /// The variable that a key of these would be, if `name`, which is none of them, may be meant for it. It may just as well be

@@ -244,16 +244,19 @@ pub struct Detail {
 pub struct TrackerRow {
     /// Its address.
     pub url: String,
-    /// `new`, `working`, `failing` or `dead` of the one that is asked, `waiting` of one behind it, `off` if btd does not
-    /// announce this torrent.
+    /// `new` if it was not asked yet, `working`, `failing`, `dead` if it has refused for good, `waiting` if it is not asked as long as
+    /// another of its list answers, `off` if btd does not announce this torrent.
     pub state: String,
+    /// Whether it is being asked now; `state` is how that ended the last time.
+    #[serde(default)]
+    pub asking: bool,
     /// What it said last that somebody should know.
     pub text: Option<String>,
     /// Seeders and leechers, as it counts them.
     pub seeders: Option<u32>,
     /// See `seeders`.
     pub leechers: Option<u32>,
-    /// When it is announced to next, of the one that is asked.
+    /// When it is announced to next: of the one that is asked next, and of others that were asked, should those before them not answer.
     pub next_announce: Option<u64>,
 }
 
@@ -299,6 +302,9 @@ pub struct Done {
     pub name: String,
     /// Whether there was anything to do.
     pub changed: bool,
+    /// Whether what was asked for is not so and will not be by itself: then nothing was changed, and the note says why.
+    #[serde(default)]
+    pub refused: bool,
     /// What came of it.
     pub note: String,
 }
@@ -317,6 +323,9 @@ pub struct AllDone {
     pub changed: u64,
     /// Those where there was nothing to do, or nothing that could be done.
     pub unchanged: u64,
+    /// Of these, those where it could not be done: see [`Done::refused`].
+    #[serde(default)]
+    pub refused: u64,
 }
 
 /// A peer.

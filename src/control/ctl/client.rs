@@ -80,6 +80,17 @@ pub enum Error {
     /// btd says no.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// Something was not done to a torrent; the output says why.
+    #[error("{name} ({info_hash}): not done")]
+    NotDone {
+        /// The torrent's name, which cannot break the line.
+        name: String,
+        /// The torrent.
+        info_hash: String,
+    },
+    /// It was done to none of all torrents.
+    #[error("it could not be done to any torrent")]
+    NoneDone,
     /// A torrent was removed and not all of its files; the output says which are left.
     #[error("{name}: removed, but not all of its files could be deleted: what is left has to be deleted by hand")]
     NotDeleted {
@@ -123,7 +134,7 @@ impl Error {
             Self::Io { .. } | Self::NotAllowed { .. } | Self::Broken(_) | Self::NotDeleted { .. } | Self::Output(_) => {
                 Fault::Io
             }
-            Self::NotHealthy => Fault::No,
+            Self::NotHealthy | Self::NotDone { .. } | Self::NoneDone => Fault::No,
             Self::Refused(refusal) => match refusal.kind {
                 Kind::BadRequest => Fault::Usage,
                 Kind::NotFound | Kind::Refused | Kind::Denied => Fault::No,
@@ -256,7 +267,12 @@ impl Client {
         for item in all {
             match one(self, item) {
                 // The connection is still good.
-                Err(error @ (Error::Refused(_) | Error::NotATorrent { .. } | Error::NotDeleted { .. })) => {
+                Err(
+                    error @ (Error::Refused(_)
+                    | Error::NotATorrent { .. }
+                    | Error::NotDeleted { .. }
+                    | Error::NotDone { .. }),
+                ) => {
                     if let Err(before) = std::mem::replace(&mut last, Err(error)) {
                         let _ = writeln!(io::stderr(), "{before}");
                     }
@@ -278,9 +294,34 @@ impl Client {
             Request::Pause { all: true, .. }
             | Request::Resume { all: true, .. }
             | Request::Verify { all: true, .. }
-            | Request::Reannounce { all: true, .. } => client.rows::<api::AllDone>(request),
-            _ => client.rows::<api::Done>(request),
+            | Request::Reannounce { all: true, .. } => client.act_on_all(request),
+            _ => client.act_on_one(request),
         })
+    }
+
+    fn act_on_one(&mut self, request: &Request) -> Result<(), Error> {
+        let mut refused = None;
+        self.ask(request, &[], |done: &api::Done| {
+            if done.refused {
+                refused = Some((escaped(&done.name).to_string(), done.info_hash.clone()));
+            }
+        })?;
+        match refused {
+            Some((name, info_hash)) => Err(Error::NotDone { name, info_hash }),
+            None => Ok(()),
+        }
+    }
+
+    /// What is asked of all is done where it can be, and is an error if that was nowhere.
+    fn act_on_all(&mut self, request: &Request) -> Result<(), Error> {
+        let mut is_refused = false;
+        self.ask(request, &[], |done: &api::AllDone| {
+            is_refused = done.changed == 0 && done.refused > 0 && done.refused == done.unchanged;
+        })?;
+        match is_refused {
+            true => Err(Error::NoneDone),
+            false => Ok(()),
+        }
     }
 
     fn remove(&mut self, request: &Request) -> Result<(), Error> {

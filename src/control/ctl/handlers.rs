@@ -18,7 +18,8 @@ use super::add;
 use super::api::{Added, AllDone, Done, Kind, Moved, PeerRow, Refusal, Request, TorrentRow};
 use super::door::Door;
 use crate::announcer::schedule::Reannounced;
-use crate::control::supervisor::Source;
+use crate::control::supervisor::{Source, Unannounced};
+use crate::control::torrents::UNAVAILABLE;
 use crate::control::{blocking, torrent_file};
 use crate::proto::InfoHash;
 use crate::proto::metainfo::Metainfo;
@@ -43,6 +44,8 @@ const ARRIVAL_DEADLINE: Duration = Duration::from_secs(5);
 /// How often totals are looked at, at most, that are recorded in the middle of it, and when again.
 const LOOKS_MAX: u32 = 40;
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
+/// The same of a torrent that is to be checked, which takes a moment to come to its place in the line.
+const PLACING_LOOKS_MAX: u32 = 40;
 
 /// Takes what is answered.
 pub(in crate::control) trait Rows {
@@ -255,8 +258,12 @@ async fn act(
     match (hash, all) {
         (Some(hash), false) => {
             let info_hash = find(door, hash).await?;
-            let (changed, note) = act_on(action, info_hash, door).await?;
+            let Deed { changed, refused, note } = act_on(action, info_hash, door).await?;
             settle(action, door).await?;
+            let note = match action {
+                Action::Verify => note_of_check(changed, info_hash, door).await?,
+                Action::Pause | Action::Resume | Action::Reannounce => note,
+            };
             let known = door.ask(move |supervisor| supervisor.known(info_hash)).await?;
             let name = known.map(|known| known.row.name).unwrap_or_default();
             let info_hash = info_hash.to_string();
@@ -264,6 +271,7 @@ async fn act(
                 info_hash,
                 name,
                 changed,
+                refused,
                 note,
             })
             .await
@@ -272,6 +280,7 @@ async fn act(
             let mut done = AllDone {
                 changed: 0,
                 unchanged: 0,
+                refused: 0,
             };
             let mut after = None;
             loop {
@@ -283,9 +292,12 @@ async fn act(
                 }
                 for info_hash in &page {
                     match act_on(action, *info_hash, door).await {
-                        Ok((true, _)) => done.changed += 1,
+                        Ok(deed) => {
+                            done.changed += u64::from(deed.changed);
+                            done.unchanged += u64::from(!deed.changed);
+                            done.refused += u64::from(deed.refused);
+                        }
                         // It may have gone, and its file may not be readable: that is said to who asks for it alone.
-                        Ok((false, _)) => done.unchanged += 1,
                         Err(refusal) if refusal.kind == Kind::Unavailable => return Err(refusal.into()),
                         Err(_) => done.unchanged += 1,
                     }
@@ -303,81 +315,158 @@ async fn act(
     }
 }
 
-/// Does something to a torrent. Whether there was anything to do, and what came of it.
-async fn act_on(action: Action, info_hash: InfoHash, door: &Door) -> Result<(bool, String), Refusal> {
-    let (changed, note) = match action {
+/// What came of something that was to be done to a torrent.
+struct Deed {
+    /// Whether there was anything to do.
+    changed: bool,
+    /// It is not so, and will not be by itself.
+    refused: bool,
+    /// For people.
+    note: String,
+}
+
+impl Deed {
+    fn new(changed: bool, note: impl Into<String>) -> Self {
+        Self {
+            changed,
+            refused: false,
+            note: note.into(),
+        }
+    }
+
+    fn refused(note: impl Into<String>) -> Self {
+        Self {
+            changed: false,
+            refused: true,
+            note: note.into(),
+        }
+    }
+}
+
+/// Does something to a torrent.
+async fn act_on(action: Action, info_hash: InfoHash, door: &Door) -> Result<Deed, Refusal> {
+    match action {
         Action::Pause => {
             let paused = door.ask(move |supervisor| supervisor.pause(info_hash)).await?;
-            match paused.ok_or_else(|| gone(info_hash))? {
-                true => (true, "paused"),
-                false => (false, "it was paused already"),
-            }
+            Ok(match paused.ok_or_else(|| gone(info_hash))? {
+                true => Deed::new(true, "paused"),
+                false => Deed::new(false, "it was paused already"),
+            })
         }
         Action::Resume => {
             let resumed = door.ask(move |supervisor| supervisor.resume(info_hash)).await?;
             match resumed.ok_or_else(|| gone(info_hash))? {
                 true => {
-                    check(info_hash, true, door).await?;
-                    (true, "resumed")
+                    go_on(info_hash, door).await?;
+                    Ok(Deed::new(true, "resumed"))
                 }
-                false => (false, "it was not paused"),
+                false => Ok(Deed::new(false, "it was not paused")),
             }
         }
-        Action::Verify => match check(info_hash, false, door).await? {
-            true => (true, "its payload is being checked"),
-            false => (false, "its payload is being checked already"),
-        },
+        Action::Verify => {
+            let checked = door
+                .ask(move |supervisor| supervisor.check_known(info_hash, false))
+                .await?;
+            // What there is to say of that is found out for who asks for it alone.
+            Ok(Deed::new(checked.ok_or_else(|| gone(info_hash))?, ""))
+        }
         Action::Reannounce => {
             let asked = door.ask(move |supervisor| supervisor.reannounce(info_hash)).await?;
-            return match timeout(SCHEDULE_DEADLINE, asked).await {
+            match timeout(SCHEDULE_DEADLINE, asked).await {
                 Ok(Ok(Some(reannounced))) => Ok(note_of(&reannounced)),
                 // The schedule is not there when announcing is turned off.
                 Ok(Ok(None) | Err(_)) => {
                     let why = door
                         .ask(move |supervisor| supervisor.why_unannounced(info_hash))
                         .await?;
-                    Ok((false, why.ok_or_else(|| gone(info_hash))?.to_owned()))
+                    Ok(match why.ok_or_else(|| gone(info_hash))? {
+                        Unannounced::Yet(why) => Deed::new(false, why),
+                        Unannounced::Ever(why) => Deed::refused(why),
+                    })
                 }
                 Err(_) => Err(Refusal::new(Kind::Unavailable, "trackers' schedule does not answer")),
-            };
+            }
         }
-    };
-    Ok((changed, note.to_owned()))
+    }
 }
 
 /// Whether a torrent is being announced by now, and what there is to say of that.
-fn note_of(Reannounced { wait, failure }: &Reannounced) -> (bool, String) {
+fn note_of(Reannounced { wait, failure }: &Reannounced) -> Deed {
     let last = failure
         .as_deref()
         .map(|failure| format!(" (the last time: {failure})"))
         .unwrap_or_default();
     match wait {
-        Some(wait) if wait.is_zero() => (true, "it is being announced".to_owned()),
+        Some(wait) if wait.is_zero() => Deed::new(true, "it is being announced"),
         Some(wait) => {
             let seconds = wait.as_secs_f64().ceil();
-            (
-                false,
-                format!("its trackers may be asked again in {seconds} s, and will be{last}"),
-            )
+            let note = format!("its trackers may be asked again in {seconds} s, and will be{last}");
+            Deed::new(false, note)
         }
         // As BEP 31 lets them say.
-        None => (false, format!("none of its trackers wants to be asked again{last}")),
+        None => Deed::refused(format!(
+            "none of its trackers wants to be asked again{last} (hint: `btd ctl pause` and `resume` have them asked anew)"
+        )),
     }
 }
 
-/// Has a torrent checked. Whether it was not being checked.
-async fn check(info_hash: InfoHash, trust: bool, door: &Door) -> Result<bool, Refusal> {
-    let checked = door
-        .ask(move |supervisor| supervisor.check_known(info_hash, trust))
-        .await?;
-    checked.ok_or_else(|| gone(info_hash))
+/// How the check of a torrent stands that somebody has asked for a moment ago, or before.
+async fn note_of_check(is_news: bool, info_hash: InfoHash, door: &Door) -> Result<String, Refusal> {
+    let mut looks = 1;
+    let known = loop {
+        let known = door.ask(move |supervisor| supervisor.known(info_hash)).await?;
+        let known = known.ok_or_else(|| gone(info_hash))?;
+        // Where it is in line is known once somebody has looked what is there of it.
+        let is_placed = known.check.is_none_or(|check| check.is_placed());
+        if is_placed || looks == PLACING_LOOKS_MAX {
+            break known;
+        }
+        looks += 1;
+        tokio::time::sleep(LOOK_AGAIN).await;
+    };
+    let already = if is_news { "" } else { " already" };
+    let Some(check) = known.check else {
+        return Ok(match known.row.state == UNAVAILABLE {
+            true => "its payload is checked once its data folder is there".to_owned(),
+            false => format!("its payload is being checked{already}"),
+        });
+    };
+    let why_not = wait_for(move || show::why_not_checked(check, |device| device.name())).await?;
+    Ok(match (check.has_begun, why_not) {
+        (false, Some(why_not)) => why_not,
+        (_, why_not) => {
+            let but = why_not.map(|why_not| format!("; {why_not}")).unwrap_or_default();
+            format!("its payload is being checked{already}{but}")
+        }
+    })
+}
+
+/// A torrent that was paused goes on.
+async fn go_on(info_hash: InfoHash, door: &Door) -> Result<(), Refusal> {
+    // What keeps its file from being read is told by a check.
+    let whole = match contents(door, info_hash).await {
+        Ok(meta) => {
+            let store = door.ask(|supervisor| supervisor.store()).await?;
+            wait_for(move || own_trackers_if_whole(&store, &meta)).await?
+        }
+        Err(_) => None,
+    };
+    let went_on = door.ask(move |supervisor| supervisor.go_on(info_hash, whole)).await?;
+    went_on.ok_or_else(|| gone(info_hash))
+}
+
+/// The trackers of a torrent's own that is recorded as whole.
+fn own_trackers_if_whole(store: &Store, meta: &Metainfo) -> Option<Vec<Vec<String>>> {
+    let file_count = u32::try_from(meta.files.len()).ok()?;
+    let is_whole = store.is_whole(&meta.info_hash, meta.geometry.piece_count(), file_count);
+    is_whole.then(|| meta.announce.clone())
 }
 
 /// Waits until what is to outlive btd is on the disk.
 async fn settle(action: Action, door: &Door) -> Result<(), Refusal> {
     match action {
-        Action::Verify | Action::Reannounce => return Ok(()),
-        Action::Pause | Action::Resume => {}
+        Action::Reannounce => return Ok(()),
+        Action::Pause | Action::Resume | Action::Verify => {}
     }
     let store = door.ask(|supervisor| supervisor.store()).await?;
     match wait_for(move || store.flush()).await? {

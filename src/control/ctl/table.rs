@@ -257,12 +257,13 @@ impl Shown for Detail {
                 ),
                 _ => String::new(),
             };
+            let asking = if tracker.asking { ", being asked now" } else { "" };
             let text = tracker.text.as_deref().map(|text| format!(": {}", escaped(text)));
             let text = text.unwrap_or_default();
             field(
                 out,
                 "tracker",
-                format_args!("{} {}{swarm}{text}", escaped(&tracker.url), tracker.state),
+                format_args!("{} {}{asking}{swarm}{text}", escaped(&tracker.url), tracker.state),
             )?;
             if let Some(at) = tracker.next_announce {
                 field(out, "next announce", moment(at))?;
@@ -345,12 +346,13 @@ impl Shown for Moved {
 
 impl Shown for AllDone {
     fn show(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(
-            out,
-            "{}; with {} there was nothing to do",
-            counted(self.changed, "torrent"),
-            counted(self.unchanged, "other")
-        )
+        let idle = self.unchanged.saturating_sub(self.refused);
+        let (changed, idle) = (counted(self.changed, "torrent"), counted(idle, "other"));
+        let refused = match self.refused {
+            0 => String::new(),
+            count => format!(", and with {} it could not be done", counted(count, "other")),
+        };
+        writeln!(out, "{changed}; with {idle} there was nothing to do{refused}")
     }
 }
 

@@ -59,6 +59,22 @@ pub(in crate::control) struct CheckStanding {
     pub(in crate::control) is_paused: bool,
 }
 
+impl CheckStanding {
+    /// Whether it has begun, or it is known how many are before it.
+    pub(in crate::control) fn is_placed(&self) -> bool {
+        self.has_begun || matches!(self.wait, Some(Wait::InLine(..)))
+    }
+}
+
+/// Why trackers' schedule does not know of a torrent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::control) enum Unannounced {
+    /// It will, without anybody's doing.
+    Yet(&'static str),
+    /// It will not, as things are.
+    Ever(&'static str),
+}
+
 /// Another torrent that may have the same files as one.
 pub(in crate::control) struct Neighbour {
     pub(in crate::control) info_hash: InfoHash,
@@ -294,8 +310,7 @@ impl Supervisor<'_> {
         Some(is_news)
     }
 
-    /// Whether it was paused before, or has not gone on since. What is there of it is looked at, as at a start, and then it
-    /// goes on: unless it is being looked at anyway, [`Supervisor::check_known`] is to follow.
+    /// Whether it was paused before, or has not gone on since: then [`Supervisor::go_on`] is to follow.
     pub(in crate::control) fn resume(&mut self, info_hash: InfoHash) -> Option<bool> {
         let is_news = self.torrents.set_paused(info_hash, false)?;
         if is_news {
@@ -307,6 +322,43 @@ impl Supervisor<'_> {
         // Its file may not have been readable the last time.
         let entry = self.torrents.entry(info_hash)?;
         Some(is_news || matches!(entry.state, State::Paused))
+    }
+
+    /// A torrent that was paused goes on as at a start. One that is recorded as `whole`, which is given with its own trackers, rests: it
+    /// is seeded at once, and its files are compared with the record meanwhile. What is there of any other is looked at in its turn,
+    /// unless it is being looked at anyway. `None` if it has gone.
+    pub(in crate::control) fn go_on(&mut self, info_hash: InfoHash, whole: Option<Vec<Vec<String>>>) -> Option<()> {
+        let entry = self.torrents.entry(info_hash)?;
+        match whole.filter(|_| self.may_rest_unchecked(info_hash, entry)) {
+            Some(announce) => {
+                self.torrents.rest_unchecked(info_hash);
+                self.announce_resting(info_hash, announce);
+                self.look_at_goals(info_hash);
+                self.wake(info_hash, false);
+                self.publish_counts();
+            }
+            None => {
+                self.check_known(info_hash, true)?;
+            }
+        }
+        Some(())
+    }
+
+    /// Whether nothing but the record of a torrent is to be asked, should that say that it is whole.
+    fn may_rest_unchecked(&self, info_hash: InfoHash, entry: &Entry) -> bool {
+        let is_idle = match &entry.state {
+            State::Paused => true,
+            State::Checking(progress) => !progress.has_begun() && !progress.is_for_all(),
+            _ => false,
+        };
+        // What the shards have found out last may not be recorded yet.
+        let is_as_recorded = |torrent: &Arc<Torrent>| torrent.is_complete() && !torrent.is_changed();
+        let data_dir = &self.folders.plan(entry.folder()).data_dir;
+        is_idle
+            && !entry.is_paused()
+            && !self.to_be_read.contains(&info_hash)
+            && entry.served.as_ref().is_none_or(is_as_recorded)
+            && self.data_folders.absent(data_dir).is_none()
     }
 
     /// Has a torrent checked; with `trust`, only what is not known. Whether it was not being checked that way.
@@ -342,18 +394,20 @@ impl Supervisor<'_> {
     }
 
     /// Why trackers' schedule does not know of a torrent.
-    pub(in crate::control) fn why_unannounced(&self, info_hash: InfoHash) -> Option<&'static str> {
+    pub(in crate::control) fn why_unannounced(&self, info_hash: InfoHash) -> Option<Unannounced> {
         let entry = self.torrents.entry(info_hash)?;
+        if let Some(why) = self.announcer.why_not(entry.reach()) {
+            return Some(Unannounced::Ever(why));
+        }
         Some(match &entry.state {
-            _ if !self.announcer.announces(entry.reach()) => "it is not announced",
-            _ if entry.is_paused() => "it is not announced: it is paused",
-            State::Checking(_) => "it is announced once its payload has been looked at",
+            _ if entry.is_paused() => Unannounced::Ever("it is not announced: it is paused"),
+            State::Checking(_) => Unannounced::Yet("it is announced once its payload has been looked at"),
             // What is known of its trackers is being read.
-            State::Seeding | State::Partial | State::Downloading => "it is about to be announced",
-            State::Missing => "it is not announced: its payload is missing",
-            State::Unavailable => "it is not announced: its data folder is not there",
-            State::Error => "it is not announced: it cannot be served",
-            State::Paused => "it is not announced: it has not gone on since it was resumed",
+            State::Seeding | State::Partial | State::Downloading => Unannounced::Yet("it is about to be announced"),
+            State::Missing => Unannounced::Ever("it is not announced: its payload is missing"),
+            State::Unavailable => Unannounced::Ever("it is not announced: its data folder is not there"),
+            State::Error => Unannounced::Ever("it is not announced: it cannot be served"),
+            State::Paused => Unannounced::Ever("it is not announced: it has not gone on since it was resumed"),
         })
     }
 

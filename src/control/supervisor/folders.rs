@@ -149,7 +149,7 @@ impl Folders {
     /// Forgets what was read of files that were not among these, all of those that there are. Not where a folder cannot be
     /// looked into: its files may be there. Reads and writes on a thread of its own.
     pub(super) fn forget_others(&self, files: Vec<Arc<Path>>) {
-        if self.all.iter().any(|folder| folder.is_lost) {
+        if self.is_any_lost() {
             return;
         }
         let catalog = self.catalog.clone();
@@ -157,6 +157,11 @@ impl Folders {
         if let Err(error) = thread.spawn(move || catalog.keep_only(&files)) {
             tracing::debug!("no thread that forgets files which have gone: {error}"); // The next start does.
         }
+    }
+
+    /// Whether one cannot be looked into.
+    pub(super) fn is_any_lost(&self) -> bool {
+        self.all.iter().any(|folder| folder.is_lost)
     }
 
     /// Whether all were looked at once.

@@ -133,7 +133,7 @@ impl Supervisor<'_> {
         tracing::info!("{file:?} is the same torrent as {other:?} ({info_hash}): it is served once");
     }
 
-    fn announce_resting(&self, info_hash: InfoHash, announce: Vec<Vec<String>>) {
+    pub(super) fn announce_resting(&self, info_hash: InfoHash, announce: Vec<Vec<String>>) {
         if let Some(entry) = self.torrents.entry(info_hash) {
             let private = entry.reach().private;
             let name = Arc::clone(&entry.name);

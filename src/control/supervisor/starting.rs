@@ -350,6 +350,7 @@ impl<'a> Supervisor<'a> {
             ready: false,
             started,
             progress_told: now,
+            pause_told: false,
             status_told: String::new(),
         };
         supervisor.follow_places();

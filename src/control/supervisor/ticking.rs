@@ -78,18 +78,20 @@ impl Supervisor<'_> {
         }
     }
 
-    /// One line for each check that takes long, but not a screenful.
-    pub(super) fn tell_progress(&self) {
+    /// One line for each check that takes long, but not a screenful; once in a pause, in which none goes on.
+    pub(super) fn tell_progress(&mut self) {
         let [checking, ..] = self.torrents.counts();
-        if checking == 0 {
+        let is_paused = self.throttle.is_paused();
+        if checking == 0 || is_paused && self.pause_told {
             return;
         }
+        self.pause_told = is_paused;
         let mut told = 0;
         for entry in self.torrents.iter() {
             let State::Checking(progress) = &entry.state else {
                 continue;
             };
-            let Some(line) = progress.line(self.throttle.is_paused()) else {
+            let Some(line) = progress.line(is_paused) else {
                 continue;
             };
             tracing::info!("checking {:?}: {line}", entry.name);

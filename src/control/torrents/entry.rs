@@ -38,8 +38,11 @@ pub(in crate::control) const STATE_NAMES: [&str; 8] = [
     "error",
     "downloading",
     "paused",
-    "unavailable",
+    UNAVAILABLE,
 ];
+
+/// As [`STATE_NAMES`] names [`State::Unavailable`].
+pub(in crate::control) const UNAVAILABLE: &str = "unavailable";
 
 impl State {
     pub(super) fn index(&self) -> usize {

@@ -360,3 +360,22 @@ fn pages_go_on_where_the_last_ended_whatever_has_gone_meanwhile() {
     let between: Vec<_> = torrents.between(hash(1), hash(5)).map(|(hash, _)| hash).collect();
     assert_eq!(between, [hash(1), hash(5)]);
 }
+
+#[test]
+fn one_that_rests_in_the_place_of_a_check_has_that_cancelled_and_hears_of_it_no_more() {
+    let mut torrents = Torrents::default();
+    let progress = Arc::new(Progress::default());
+    let (addition, _) = torrents.add(0, Path::new("a"), ONE, ("name", Reach::default()), &progress);
+    let Addition::New { generation } = addition else {
+        panic!("it is new: {addition:?}");
+    };
+    torrents.set_paused(ONE, true);
+    torrents.rest_unchecked(ONE);
+    assert!(!progress.is_cancelled(), "it is paused");
+    torrents.set_paused(ONE, false);
+    torrents.rest_unchecked(ONE);
+    let entry = torrents.entry(ONE).expect("there");
+    assert!(progress.is_cancelled() && entry.rests() && matches!(entry.state, State::Seeding));
+    assert_eq!(torrents.settle(ONE, generation, State::Missing, None), None);
+    assert_eq!(torrents.counts()[State::Seeding.index()], 1);
+}

@@ -91,7 +91,7 @@ async fn known(info_hash: InfoHash, door: &Door) -> Result<(Known, Recorded), Re
 }
 
 /// What keeps a torrent's check from going on, if anything does.
-fn why_not_checked(check: CheckStanding, name_of: impl Fn(Device) -> String) -> Option<String> {
+pub(super) fn why_not_checked(check: CheckStanding, name_of: impl Fn(Device) -> String) -> Option<String> {
     let paused = "checks are paused (SIGUSR2 lets them go on)";
     let line = match check.wait {
         // What is begun waits for nobody but who paused it.
@@ -131,13 +131,16 @@ fn trackers(meta: &Metainfo, configured: Vec<TrackerUrl>, status: &[Status], sec
                 Some(Standing::Working) => "working",
                 Some(Standing::Failing) => "failing",
                 Some(Standing::Dead) => "dead",
+                Some(Standing::Waiting) => "waiting",
                 None if status.is_empty() => "off",
+                // Of those that are too many.
                 None => "waiting",
             };
             let swarm = told.and_then(|status| status.swarm);
             TrackerRow {
                 url: shown(&url, secrets),
                 state: state.to_owned(),
+                asking: told.is_some_and(|status| status.asking),
                 text: told.and_then(|status| status.text.as_deref()).map(str::to_owned),
                 seeders: swarm.map(|swarm| swarm.seeders),
                 leechers: swarm.map(|swarm| swarm.leechers),
@@ -148,6 +151,7 @@ fn trackers(meta: &Metainfo, configured: Vec<TrackerUrl>, status: &[Status], sec
         Err(error) => TrackerRow {
             url: "…".to_owned(),
             state: "off".to_owned(),
+            asking: false,
             text: Some(format!("not announced to: {error}")),
             seeders: None,
             leechers: None,
