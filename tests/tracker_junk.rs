@@ -79,9 +79,11 @@ fn under_junk(scale: &Scale) {
             ..Config::default()
         },
     );
+    let mut goes_first = false;
     if scale.apart {
         keep_to(1);
-        match goes_first() {
+        goes_first = let_go_first();
+        match goes_first {
             true => println!("btd on one CPU, junk and honest peers on another, where honest peers go first"),
             false => println!("honest peers wait for junk to be made: chrt(1) may not let them go first"),
         }
@@ -126,6 +128,10 @@ fn under_junk(scale: &Scale) {
             began.elapsed()
         );
         assert!(loud.p99() < Duration::from_secs(1), "beside {kind}: {loud}");
+        assert!(
+            !goes_first || times < 2.0,
+            "beside {kind}: {loud}, {times:.2} times as long"
+        );
     }
 
     let bytes = wait_for("the memory is told", within(10), || {
@@ -158,7 +164,7 @@ fn keep_to(cpu: usize) {
 }
 
 /// Whether this thread runs from now on as soon as it could, whoever else wants the CPU.
-fn goes_first() -> bool {
+fn let_go_first() -> bool {
     chrt("--fifo", "1")
 }
 

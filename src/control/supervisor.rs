@@ -241,8 +241,8 @@ impl Supervisor<'_> {
 
     /// Forgets that all payload was to be read of torrents that went while btd was down.
     fn forget_verifies(&mut self) {
-        if self.folders.is_any_lost() {
-            return; // They may be there.
+        if self.folders.is_any_lost() || self.folders.was_any_refused() {
+            return; // They may be there, or in a file that could not be read just now.
         }
         let (torrents, session) = (&self.torrents, &self.session);
         self.to_be_read.retain(|info_hash| {
@@ -265,6 +265,7 @@ impl Supervisor<'_> {
                 return self.on_known_file(told.folder, &file, &card, whole);
             }
             watch::Event::Refused { file, error } => {
+                self.folders.on_refused();
                 tracing::warn!("refused {file:?}: {error} (it is tried again when it changes)");
             }
             watch::Event::Removed { file } => {

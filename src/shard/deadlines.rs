@@ -31,7 +31,7 @@ pub(super) const STALLED_TICKS: u64 = ticks(60);
 pub(super) const YIELD_TICKS: u64 = ticks(1);
 
 /// Clocks that are looked at in one turn: of five thousand connections that came together and are ended together, so many take
-/// a millisecond or two.
+/// half a millisecond.
 pub(super) const CLOCKS_MAX: usize = 64;
 
 impl<D: Driver> Shard<D> {

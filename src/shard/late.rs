@@ -2,10 +2,11 @@
 //!
 //! What a peer is asked for is decided when it is asked, some seconds before it sends it ([`crate::proto::depth`]). By then
 //! another may have it too, and nothing else to send: what lies at the end of the first one's queue is then taken from there
-//! (a cancel) and asked of the other. Nothing comes twice by it, since only blocks are taken that are farther away than the way
-//! to the peer and back. For a swarm with one seed that is most of what the seed would have sent a second time; at the end of
+//! (a cancel) and asked of the other. Hardly anything comes twice by it, since only blocks are taken that are farther away than the way
+//! to the peer and back; where they come all the same, they were on their way already, and farther ones are taken from then on. For a swarm with one seed that is most of what the seed would have sent a second time; at the end of
 //! any download it is what a slow peer would have been waited for.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::Shard;
@@ -24,6 +25,10 @@ pub(super) const LATE_MIN: Duration = Duration::from_millis(250);
 /// So far away a block is late of any peer: more than any round trip.
 pub(super) const LATE_MAX: Duration = Duration::from_secs(1);
 
+/// Of a download so many blocks and so many free peers are looked at in a tick, whatever the swarm: each with each.
+const LATE_BLOCKS_MAX: usize = 2048;
+const FREE_MAX: usize = 64;
+
 /// A block that will come late, and who is to send it.
 #[derive(Debug, Clone, Copy)]
 struct Late {
@@ -35,21 +40,16 @@ struct Late {
 impl<D: Driver> Shard<D> {
     /// Takes what is late from those who have too much to do, for those who have nothing.
     pub(super) fn relieve(&mut self) {
-        if self.hungry.is_empty() {
-            return;
-        }
         let now = self.now;
-        let numbers: Vec<u32> = self.downloads.keys().copied().collect();
-        for number in numbers {
+        for (number, mut free) in self.free(now) {
             let Some(download) = self.downloads.get(&number) else {
                 continue;
             };
-            let free = self.free(download, now);
-            if free.is_empty() {
-                continue;
-            }
             let mut late = self.late(download, now);
-            for owner in free {
+            // Others first each time: the first may have none of it.
+            let first = self.tick as usize % free.len();
+            free.rotate_left(first);
+            for owner in free.into_iter().take(FREE_MAX) {
                 if late.is_empty() {
                     break;
                 }
@@ -58,17 +58,23 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// Peers that could send something now, and were not found anything to send.
-    fn free(&self, download: &Download, now: Instant) -> Vec<Owner> {
-        let is_free = |owner: &Owner| {
-            let peer = self.conns.get(*owner).and_then(Conn::peer);
-            peer.is_some_and(|peer| {
-                let leech = peer.leech.as_ref();
-                !peer.peer.peer_choking()
-                    && leech.is_some_and(|leech| download.is_proven(leech.key) && leech.could_take(LATE_MIN, now) > 0)
-            })
-        };
-        download.peers.values().copied().filter(is_free).collect()
+    /// Peers that could send something now, and were not found anything to send, by the number of their download.
+    fn free(&self, now: Instant) -> BTreeMap<u32, Vec<Owner>> {
+        let mut free: BTreeMap<u32, Vec<Owner>> = BTreeMap::new();
+        for &owner in &self.hungry {
+            let Some(peer) = self.conns.get(owner).and_then(Conn::peer) else {
+                continue;
+            };
+            let number = peer.served.number;
+            if let Some(leech) = &peer.leech
+                && !peer.peer.peer_choking()
+                && leech.could_take(LATE_MIN, now) > 0
+                && self.downloads.get(&number).is_some_and(|it| it.is_proven(leech.key))
+            {
+                free.entry(number).or_default().push(owner);
+            }
+        }
+        free
     }
 
     /// What comes late, of each peer the last first.
@@ -80,7 +86,8 @@ impl<D: Driver> Shard<D> {
                 continue;
             };
             let of = leech.key;
-            late.extend(leech.late(now).map(|block| Late { block, of, owner }));
+            let room = LATE_BLOCKS_MAX - late.len();
+            late.extend(leech.late(now).take(room).map(|block| Late { block, of, owner }));
         }
         late
     }
@@ -93,19 +100,22 @@ impl<D: Driver> Shard<D> {
         let Some(leech) = &mut peer.leech else { return };
         let mut room = leech.could_take(LATE_MIN, now);
         let mut taken = Vec::new();
-        late.retain(|&Late { block, of, owner }| {
-            let takes = room > 0
-                && of != leech.key
+        let mut at = 0;
+        while at < late.len() && room > 0 {
+            let Late { block, of, owner } = late[at];
+            let takes = of != leech.key
                 && peer.peer.has(block.piece())
                 && !leech.refuses(block.piece())
                 && download.picker.hand_over(&block, of, leech.key);
             if takes {
+                late.swap_remove(at);
                 room -= 1;
                 taken.push((block, owner));
                 wire::encode(&Message::request(&block), out);
+            } else {
+                at += 1;
             }
-            !takes
-        });
+        }
         if taken.is_empty() {
             return;
         }

@@ -19,7 +19,7 @@ use super::late::{LATE_MAX, LATE_MIN};
 use super::slots::Slots;
 use super::write::skew_of;
 use crate::io::{Driver, Owner};
-use crate::proto::depth::{DEPTH_MAX, DEPTH_MIN, Depth};
+use crate::proto::depth::{DEPTH_MAX, Depth};
 use crate::proto::geometry::{BlockRequest, PieceIndex};
 use crate::proto::picker::{Arrived, PeerKey};
 use crate::proto::rate::Rate;
@@ -56,6 +56,9 @@ pub(super) struct Leech {
     asked: VecDeque<Asked>,
     /// The shortest time from a request to its block: the way there and back is no longer.
     nearest: Duration,
+    /// What comes so much later than the nearest is not on its way yet: as far as it is known, which is learnt by what came though
+    /// it was taken back.
+    pub(super) on_its_way: Duration,
     pub(super) depth: Depth,
     allowed: Vec<PieceIndex>,
     suggested: Vec<PieceIndex>,
@@ -97,6 +100,7 @@ impl Leech {
             key,
             asked: VecDeque::new(),
             nearest: LATE_MAX,
+            on_its_way: LATE_MIN,
             depth: Depth::new(now),
             allowed: Vec::new(),
             suggested: Vec::new(),
@@ -132,12 +136,17 @@ impl Leech {
         counters.downloaded_blocks += 1;
         download.downloaded += u64::from(len);
         if let Some(asked) = self.take_asked(&block) {
-            self.nearest = self.nearest.min(now.saturating_duration_since(asked.since));
+            let took = now.saturating_duration_since(asked.since);
+            // If it was taken back before, it may be what was asked for then that came.
+            if took < self.nearest && !self.taken_back.contains(&block) {
+                self.nearest = took;
+            }
             self.outrun_at = None;
             self.depth.on_block(len, now);
             self.rate.add(len.into(), now);
         } else if let Some(at) = self.taken_back.iter().position(|taken| *taken == block) {
             self.taken_back.remove(at);
+            self.on_its_way = (self.on_its_way * 2).min(LATE_MAX);
         } else {
             // Not even if it is missing: whoever could put blocks into any piece would spoil all of them.
             counters.wasted_bytes += u64::from(len);
@@ -240,7 +249,7 @@ impl Leech {
     /// last first. The first is never among it: it proves by that what it can. Nor is what was taken over for it a moment ago, or
     /// two who are slow would take it from each other again and again.
     pub(super) fn late(&self, now: Instant) -> impl Iterator<Item = BlockRequest> {
-        let after = (self.nearest + LATE_MIN).min(LATE_MAX);
+        let after = (self.nearest + self.on_its_way).min(LATE_MAX);
         let since = self.asked.front().map_or(now, |asked| asked.since);
         let in_time = match self.depth.blocks_within(after) {
             // Nothing has come yet, which says nothing as long as nothing could.
@@ -259,7 +268,7 @@ impl Leech {
             return 0;
         }
         let target = self.depth.target() as usize;
-        let within = self.depth.blocks_within(within).max(DEPTH_MIN as usize).min(target);
+        let within = self.depth.blocks_within(within).max(1).min(target);
         within.saturating_sub(self.asked.len())
     }
 

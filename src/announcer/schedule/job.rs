@@ -148,6 +148,12 @@ impl Job {
     /// was kept.
     pub(super) fn told_of(&self, at: usize) -> (Standing, Option<Box<str>>) {
         let place = &self.places[at];
+        let does_work = |place: &Place| place.failures == 0 && !place.dead && !place.has_failed_before;
+        let does_one_work = || {
+            self.places
+                .iter()
+                .any(|place| place.url == self.told && does_work(place))
+        };
         let standing = match place {
             Place { dead: true, .. } => Standing::Dead,
             Place { failures: 1.., .. }
@@ -156,7 +162,7 @@ impl Job {
                 ..
             } => Standing::Failing,
             place if place.url == self.told => Standing::Working,
-            _ if self.told != NONE => Standing::Waiting,
+            _ if does_one_work() => Standing::Waiting,
             _ => Standing::New,
         };
         let text = match (self.text_of(place.url), place.failures) {

@@ -127,17 +127,15 @@ impl Schedule {
             return;
         }
         let job = &self.jobs[key as usize];
-        let failing = job
-            .places
-            .iter()
-            .filter(|place| place.failures > 0 || place.has_failed_before);
-        for place in failing {
-            if let Some(text) = job.text_of(place.url)
-                && self.failed_before.len() < RETURNS_MAX
-            {
+        for (at, place) in job.places.iter().enumerate() {
+            let has_failed = place.failures > 0 || place.has_failed_before;
+            if let Some(text) = job.told_of(at).1.filter(|_| has_failed) {
+                if self.failed_before.len() >= RETURNS_MAX {
+                    self.failed_before.clear(); // Of torrents that did not come back, nearly all of it.
+                }
                 let url = &self.trackers[place.url as usize].url;
                 self.failed_before
-                    .insert((job.info_hash, fingerprint(url)), Arc::clone(text));
+                    .insert((job.info_hash, fingerprint(url)), Arc::from(text));
             }
         }
     }

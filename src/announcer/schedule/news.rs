@@ -31,6 +31,8 @@ pub enum News {
     Warning(Box<str>),
     /// It has not answered, or refused.
     Failing(Box<str>),
+    /// It does not want to be asked again; others are.
+    Refused(Box<str>),
     /// None of the trackers wants to be asked again; the last one's reason.
     Dead(Box<str>),
 }
@@ -79,7 +81,9 @@ pub(super) fn put_off(job: &mut Job, failure: &Failure, now: u64, random: u64) -
         job.due = now + BUSY + random % (BUSY / 4);
         return None;
     }
+    let url = job.places[job.at].url;
     job.put_back(failure, now, random);
+    let is_dead = job.places.iter().any(|place| place.url == url && place.dead);
     job.again_at = job.again_at.max(now + INTERVAL_MIN as u64 * 1000);
     // Some of it is a stranger's, by way of libraries that quote what they cannot read.
     let text: Box<str> = clean(failure.to_string().as_bytes()).into();
@@ -92,6 +96,7 @@ pub(super) fn put_off(job: &mut Job, failure: &Failure, now: u64, random: u64) -
     match standing {
         _ if was == standing && said.as_deref() == Some(&text) => None,
         Standing::Dead => Some(News::Dead(text)),
+        _ if is_dead => Some(News::Refused(text)),
         _ => Some(News::Failing(text)),
     }
 }

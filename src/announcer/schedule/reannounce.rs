@@ -79,7 +79,8 @@ impl Schedule {
             }
             self.file(key, now);
             let job = &self.jobs[key as usize];
-            let at = match job.in_flight {
+            // One that is held is asked as soon as what was under way before it left is answered.
+            let at = match job.in_flight || job.held {
                 true => Some(now),
                 false => job.waits.map(|(_, at)| at),
             };

@@ -39,7 +39,7 @@ impl Teller {
         };
         match news {
             News::Working { .. } => tracing::info!("{line}{more}"),
-            News::Warning(_) | News::Failing(_) | News::Dead(_) => tracing::warn!("{line}{more}"),
+            News::Warning(_) | News::Failing(_) | News::Refused(_) | News::Dead(_) => tracing::warn!("{line}{more}"),
         }
     }
 
@@ -71,6 +71,9 @@ fn line(name: &str, outcome: &Outcome, news: &News) -> String {
         News::Warning(text) => format!("{url} says of {name:?} ({info_hash}): {text:?}"),
         News::Failing(why) => {
             format!("cannot announce {name:?} ({info_hash}) to {url}: {why} (tried again, ever less often)")
+        }
+        News::Refused(why) => {
+            format!("cannot announce {name:?} ({info_hash}) to {url}: {why} (not tried again; its other trackers are)")
         }
         News::Dead(why) => format!(
             "{name:?} ({info_hash}) is not announced any more, {url} was the last of its trackers to refuse it for good: {why}"

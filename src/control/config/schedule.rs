@@ -94,6 +94,9 @@ pub(super) fn without_seconds(text: &str) -> Option<&str> {
 /// What a time may be meant to be that has one digit for its hour, or no minutes.
 pub(super) fn with_two_digits(text: &str) -> Option<String> {
     let (hours, minutes) = text.split_once(':').unwrap_or((text, "00"));
+    if hours.is_empty() {
+        return None;
+    }
     let meant = format!("{hours:0>2}:{minutes}");
     time_of_day(&meant).map(|_| meant)
 }
@@ -101,6 +104,15 @@ pub(super) fn with_two_digits(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_no_hour_that_was_meant() {
+        assert_eq!(with_two_digits("8").as_deref(), Some("08:00"));
+        assert_eq!(with_two_digits("8:30").as_deref(), Some("08:30"));
+        for text in ["", ":30", ":"] {
+            assert_eq!(with_two_digits(text), None, "{text:?}");
+        }
+    }
 
     fn slot(days: &[u8], from: &str, to: &str) -> Slot {
         Slot {

@@ -299,7 +299,10 @@ async fn act(
                         }
                         // It may have gone, and its file may not be readable: that is said to who asks for it alone.
                         Err(refusal) if refusal.kind == Kind::Unavailable => return Err(refusal.into()),
-                        Err(_) => done.unchanged += 1,
+                        Err(refusal) => {
+                            done.unchanged += 1;
+                            done.refused += u64::from(refusal.kind != Kind::NotFound);
+                        }
                     }
                 }
                 match page.last() {
@@ -447,7 +450,10 @@ async fn go_on(info_hash: InfoHash, door: &Door) -> Result<(), Refusal> {
     let whole = match contents(door, info_hash).await {
         Ok(meta) => {
             let store = door.ask(|supervisor| supervisor.store()).await?;
-            wait_for(move || own_trackers_if_whole(&store, &meta)).await?
+            // It is paused no longer, whatever comes of that.
+            wait_for(move || own_trackers_if_whole(&store, &meta))
+                .await
+                .unwrap_or(None)
         }
         Err(_) => None,
     };

@@ -334,7 +334,7 @@ impl Supervisor<'_> {
                 self.torrents.rest_unchecked(info_hash);
                 self.announce_resting(info_hash, announce);
                 self.look_at_goals(info_hash);
-                self.wake(info_hash, false);
+                self.look_soon(info_hash);
                 self.publish_counts();
             }
             None => {

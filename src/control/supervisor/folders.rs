@@ -31,6 +31,7 @@ pub(super) struct Folders {
     catalog: Catalog,
     resolver: Arc<Resolver>,
     resolved: Resolved,
+    was_any_refused: bool,
 }
 
 struct Folder {
@@ -64,6 +65,7 @@ impl Folders {
             catalog,
             resolver,
             resolved,
+            was_any_refused: false,
         }
     }
 
@@ -162,6 +164,16 @@ impl Folders {
     /// Whether one cannot be looked into.
     pub(super) fn is_any_lost(&self) -> bool {
         self.all.iter().any(|folder| folder.is_lost)
+    }
+
+    /// A file could not be read, or holds no torrent.
+    pub(super) fn on_refused(&mut self) {
+        self.was_any_refused = true;
+    }
+
+    /// Whether there was a file since the start that could not be read, or held no torrent.
+    pub(super) fn was_any_refused(&self) -> bool {
+        self.was_any_refused
     }
 
     /// Whether all were looked at once.

@@ -348,6 +348,14 @@ impl Supervisor<'_> {
         }
     }
 
+    /// Looks at one that rests, or at all that do, a few at a time, if many are being looked at.
+    pub(super) fn look_soon(&mut self, info_hash: InfoHash) {
+        match self.resting.waking.len() < LOOKED_MAX {
+            true => self.wake(info_hash, false),
+            false => (self.resting.looks, self.resting.looked_at) = (true, None),
+        }
+    }
+
     /// Looks at the next few that rest, in the order of their info-hashes.
     fn look_at_some(&mut self) {
         let page: Vec<(InfoHash, bool)> = self

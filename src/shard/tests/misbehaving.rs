@@ -5,6 +5,7 @@ use super::leeching::{Giver, Leeching};
 use super::*;
 use crate::proto::bitfield::Bitfield;
 use crate::proto::geometry::BLOCK_LEN;
+use crate::shard::late::{LATE_MAX, LATE_MIN};
 
 #[test]
 fn peer_that_sends_a_wrong_piece_is_shut_out_and_the_others_complete_it() {
@@ -225,6 +226,53 @@ fn what_was_taken_over_is_not_taken_from_each_other_by_two_who_are_slow() {
     assert!(within_a_second.clone().all(|taken| *taken == first), "{taken:?}");
     others.iter_mut().for_each(|giver| leeching.give_all(giver));
     leeching.give(&mut slow, usize::MAX);
+    assert!(leeching.is_complete() && leeching.file() == leeching.fixture.payload);
+}
+
+/// What was taken from it was on its way already, and comes.
+#[test]
+fn what_comes_though_it_was_taken_over_is_kept_and_less_is_taken_from_that_peer() {
+    let mut leeching = Leeching::new(3_000_000);
+    let mut slow = leeching.giver(2000, FAST);
+    leeching.unchoke([&slow]);
+    for _ in 0..10 {
+        leeching.give(&mut slow, 4);
+        leeching.pass(1);
+    }
+    leeching.hear(&mut slow);
+    let asked = slow.asked.clone();
+    let mut fast = leeching.giver(3000, FAST);
+    leeching.give_all(&mut fast);
+    leeching.fixture.pass(0.1);
+    leeching.hear(&mut fast);
+    let on_its_way = |leeching: &Leeching| {
+        let shard = &leeching.fixture.shard;
+        let download = shard.downloads.values().next().unwrap();
+        let peers = download
+            .peers
+            .values()
+            .filter_map(|owner| shard.conns.get(*owner)?.peer());
+        peers
+            .filter_map(|peer| Some(peer.leech.as_ref()?.on_its_way))
+            .max()
+            .unwrap()
+    };
+    assert!(!fast.asked.is_empty() && on_its_way(&leeching) == LATE_MIN);
+    let taken = fast.asked.clone();
+    taken.iter().for_each(|block| leeching.send(&slow, *block));
+    leeching.settle();
+    assert!(on_its_way(&leeching) > LATE_MIN);
+    assert_eq!(
+        leeching.fixture.shard.counters.wasted_bytes, 0,
+        "it came from one of two"
+    );
+    for block in asked {
+        if !leeching.is_complete() {
+            assert!(on_its_way(&leeching) <= LATE_MAX);
+        }
+        leeching.send(&slow, block);
+        leeching.settle();
+    }
     assert!(leeching.is_complete() && leeching.file() == leeching.fixture.payload);
 }
 

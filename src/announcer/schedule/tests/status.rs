@@ -38,7 +38,8 @@ fn each_tracker_tells_its_own_state() {
     let call = world.next().unwrap();
     let asked = ("a".to_owned(), Standing::New, true, None, None);
     assert_eq!(told(&world)[0], asked, "it is being asked, which is no next time");
-    world.fail(&call, &refused(Retry::Never));
+    let outcome = world.fail(&call, &refused(Retry::Never));
+    assert_eq!(outcome.news, Some(News::Refused("refused: not registered".into())));
     let dead = (
         "a".to_owned(),
         Standing::Dead,
@@ -70,6 +71,37 @@ fn each_tracker_tells_its_own_state() {
     };
     assert_eq!((b.1, b.3.as_deref()), (Standing::Working, None), "it fails no more");
     assert_eq!((c.1, c.4), (Standing::Waiting, None));
+}
+
+/// It was told that none of its trackers wants to be asked again.
+#[test]
+fn torrent_that_waits_for_what_was_asked_before_it_left_is_asked_as_soon_as_that_is_answered() {
+    let mut world = World::new();
+    world.add(1, THREE);
+    let call = world.next().unwrap();
+    world.schedule.remove(hash(1), world.now);
+    world.add(1, THREE);
+    assert!(world.schedule.poll(world.now).is_none(), "it is held");
+    let asked = world.schedule.reannounce(hash(1), world.now).unwrap();
+    assert_eq!(asked.wait, Some(Duration::ZERO));
+    world.ok(&call, &answer(1800, None));
+}
+
+#[test]
+fn trackers_that_were_never_asked_wait_for_nobody_who_fails() {
+    let mut world = World::new();
+    world.add(1, THREE);
+    let call = world.next().unwrap();
+    world.ok(&call, &answer(1800, None));
+    let standings = |world: &World| told(world).iter().map(|told| told.1).collect::<Vec<_>>();
+    assert_eq!(
+        standings(&world),
+        [Standing::Working, Standing::Waiting, Standing::Waiting]
+    );
+    let (_, call) = world.wait();
+    assert_eq!(call.url.host(), "a");
+    world.fail(&call, &unreachable());
+    assert_eq!(standings(&world), [Standing::Failing, Standing::New, Standing::New]);
 }
 
 /// It was told to be new.
