@@ -124,6 +124,21 @@ fn kept_of_failing(list: &[&[&str]], failures: usize, failure: &Failure) -> Vec<
     world.schedule.take_changed(world.now, UNIX)[0].1.clone()
 }
 
+/// It was told to be new.
+#[test]
+fn a_tracker_that_failed_before_a_restart_is_told_of_so_when_its_torrent_leaves_and_comes_back() {
+    let kept = kept_of_failing(ONE, 2, &unreachable());
+    let mut world = World::new();
+    world
+        .schedule
+        .add((hash(1), 0), &tiers(ONE), false, (&kept, UNIX + 20), world.now);
+    world.schedule.remove(hash(1), world.now);
+    world.add(1, ONE);
+    let told = world.schedule.status(hash(1), world.now)[0].clone();
+    let text = Some("it failed the last 2 times before this start");
+    assert_eq!((told.standing, told.text.as_deref()), (Standing::Failing, text));
+}
+
 /// It rested for hours, and was told to be new.
 #[test]
 fn a_tracker_that_failed_is_asked_once_soon_after_a_restart_and_that_it_failed_is_told() {
