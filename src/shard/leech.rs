@@ -204,9 +204,7 @@ impl Leech {
 
     /// It is asked for what others would have sent later.
     pub(super) fn on_relief(&mut self, blocks: impl Iterator<Item = BlockRequest>, now: Instant) {
-        if self.asked.is_empty() {
-            self.depth.on_start(now);
-        }
+        // Its rate goes on being taken: were it taken anew with each few, it would be asked for no more than a few for ever.
         self.asked.extend(blocks.map(|block| Asked {
             block,
             since: now,
