@@ -198,37 +198,6 @@ fn what_a_slow_peer_would_send_late_is_taken_from_it_and_comes_once() {
     assert_eq!(leeching.fixture.shard.counters.wasted_bytes, 0);
 }
 
-/// A slow one has been asked for a few blocks more than it sends in time, and two more are there who have given all else and now
-/// are slow too.
-#[test]
-fn what_was_taken_over_is_not_taken_from_each_other_by_two_who_are_slow() {
-    let mut leeching = Leeching::new(3_000_000);
-    let mut slow = leeching.giver(2000, FAST);
-    leeching.unchoke([&slow]);
-    for _ in 0..10 {
-        leeching.give(&mut slow, 4);
-        leeching.pass(1);
-    }
-    leeching.hear(&mut slow);
-    let mut others = [leeching.giver(3000, FAST), leeching.giver(3001, FAST)];
-    leeching.unchoke(&others);
-    while others.iter_mut().map(|giver| leeching.give(giver, 8)).sum::<usize>() > 0 {
-        leeching.fixture.pass(0.3);
-    }
-    // From here on they are silent, and each is thought to be as slow as it is.
-    leeching.fixture.pass(0.1);
-    let taken = |leeching: &Leeching| leeching.fixture.shard.counters.requests_taken_over;
-    let first = taken(&leeching);
-    assert!(first > 0);
-    for _ in 0..8 {
-        leeching.fixture.pass(0.1);
-        assert_eq!(taken(&leeching), first);
-    }
-    others.iter_mut().for_each(|giver| leeching.give_all(giver));
-    leeching.give(&mut slow, usize::MAX);
-    assert!(leeching.is_complete() && leeching.file() == leeching.fixture.payload);
-}
-
 /// What was taken from it was on its way already, and comes.
 #[test]
 fn what_comes_though_it_was_taken_over_is_kept_and_less_is_taken_from_that_peer() {
