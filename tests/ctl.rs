@@ -120,6 +120,14 @@ fn who_asks_a_btd_that_is_not_there_or_nowhere_is_told_so() {
         .args(["ctl", "list", "--config", "none.toml"])
         .current_dir(home.path()));
     no_config.assert_fails(CONFIG, "none.toml");
+    // As a shell leaves it behind `=`.
+    let unexpanded = run(Command::new(env!("CARGO_BIN_EXE_btd"))
+        .args(["ctl", "list", "--state-dir=~/state"])
+        .current_dir(home.path()));
+    unexpanded.assert_fails(
+        USAGE,
+        "begins with \"~\", which stands for a home folder in a shell alone",
+    );
     // A socket that a btd has left behind which was killed is nobody's, and the next one's.
     home.kill(home.start());
     assert!(
@@ -166,6 +174,16 @@ fn beginning_of_several_info_hashes_is_refused_and_names_them() {
         home.ctl(&["show", hash]).assert_fails(code, why);
         home.ctl(&["pause", hash]).assert_fails(code, why);
     }
+    // With one that is none, nothing is done to the others either.
+    home.ctl(&["pause", &hash_of(&one), "xyzw"])
+        .assert_fails(USAGE, "no info-hash");
+    let states: Vec<Value> = home
+        .json(&["list"])
+        .rows()
+        .iter()
+        .map(|row| row["state"].clone())
+        .collect();
+    assert!(!states.contains(&"paused".into()), "{states:?}");
     btd.stop();
 }
 

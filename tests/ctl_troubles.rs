@@ -11,9 +11,10 @@ use std::time::{Duration, Instant, SystemTime};
 use btd::proto::handshake::Reserved;
 use btd::proto::metainfo::Metainfo;
 use rustix::mount::{MountFlags, mount_remount};
+use rustix::process::Signal;
 use serde_json::Value;
 use support::btd::{Btd, Config};
-use support::ctl::{Home, IO, PIECE_LEN, REFUSED, SECONDS, hash_of, torrent};
+use support::ctl::{Home, IO, NOT_RUNNING, PIECE_LEN, REFUSED, SECONDS, hash_of, torrent};
 use support::mount::Tmpfs;
 use support::peer::Peer;
 use support::stub_tracker::StubTracker;
@@ -50,6 +51,24 @@ fn files_that_cannot_be_deleted_are_told_where_they_are_and_the_exit_code_says_s
     assert_eq!(home.json(&["list"]).rows(), Vec::<Value>::new());
     btd.stop();
     drop(mounted);
+}
+
+/// Containers are asked for their health and wait five seconds.
+#[test]
+fn btd_that_stands_still_is_said_to_be_not_healthy_before_anybody_has_lost_patience() {
+    let home = Home::new("ctl-stopped");
+    let btd = home.start();
+    btd.process.signal(Signal::STOP);
+    let began = Instant::now();
+    home.ctl(&["health"])
+        .assert_fails(NOT_RUNNING, "btd does not answer: nothing came for 4 s");
+    let took = began.elapsed();
+    assert!(took >= Duration::from_secs(4), "{took:?}");
+    btd.process.signal(Signal::CONT);
+    wait_for("btd goes on", within(SECONDS), || {
+        (home.ctl(&["health"]).code == 0).then_some(())
+    });
+    btd.stop();
 }
 
 #[test]

@@ -196,14 +196,11 @@ impl Worker {
                         let placed = Placed { job, root };
                         match may_be_bare {
                             true => self.queue.place_bare(device, placed),
-                            false => self.queue.place(device, placed),
+                            false => self.line_up(device, placed),
                         }
                         true
                     }
-                    Err(absence) => {
-                        let result = Err(absence.into());
-                        self.results.send(Checked { job, result }).is_ok()
-                    }
+                    Err(absence) => self.tell(job, Err(absence.into())),
                 }
             }
             Task::Bare(device, placed) => {
@@ -223,7 +220,7 @@ impl Worker {
                         self.places.bind(&job.data_dir, &root);
                     }
                     drop(root); // Whoever is told of it may let go of the folder.
-                    self.results.send(Checked { job, result }).is_ok()
+                    self.tell(job, result)
                 };
                 self.queue.done(device);
                 told
@@ -243,10 +240,10 @@ impl Worker {
         match look::look_if_bare(&job, Arc::clone(&root), means, &self.session) {
             Some(result) => {
                 drop(root); // Whoever is told of it may let go of the folder.
-                self.results.send(Checked { job, result }).is_ok()
+                self.tell(job, result)
             }
             None => {
-                self.queue.place(device, Placed { job, root });
+                self.line_up(device, Placed { job, root });
                 true
             }
         }
@@ -262,7 +259,21 @@ impl Worker {
 
     /// Tells of one that was cancelled before it was begun: whoever cancelled it may want it checked later.
     fn stopped(&self, job: Job) -> bool {
-        let result = Err(storage::Error::Cancelled.into());
-        self.results.send(Checked { job, result }).is_ok()
+        self.tell(job, Err(storage::Error::Cancelled.into()))
+    }
+
+    /// One waits for its turn from now on.
+    fn line_up(&self, device: Device, placed: Placed) {
+        let progress = Arc::clone(&placed.job.progress);
+        self.queue.place(device, placed);
+        progress.place();
+    }
+
+    /// Tells what came of one. False when nobody listens any more.
+    fn tell(&self, job: Job, result: Result<Found, Error>) -> bool {
+        let progress = Arc::clone(&job.progress);
+        let told = self.results.send(Checked { job, result }).is_ok();
+        progress.place();
+        told
     }
 }

@@ -3,14 +3,31 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use super::conn::Conn;
+use super::conn::{Conn, Phase};
 use super::deadlines::{HANDSHAKE_TICKS, ticks};
+use super::ended::Reason;
+use super::limits::TurnedAway;
 use super::{Listener, Shard, of_shard};
 use crate::io::{Accepted, Driver, Ending, Errno, Op, Owner};
 
 /// How long accepting is paused when the process or the machine has no descriptor left. Armed again at once it would
 /// fail at once: a busy loop.
 const PAUSE_TICKS: u64 = ticks(1);
+
+/// When all places are taken, one that has come so long ago and has not said its handshake makes way for the next: of honest ones it
+/// comes a round trip after the connection.
+const SILENT_TICKS: u64 = ticks(1);
+
+/// So many of them are found at a time.
+const SILENT_MAX: usize = 64;
+
+/// Connections that make way for others. They are looked for once in a tick, since all there are is gone through.
+#[derive(Debug, Default)]
+pub(super) struct Silent {
+    /// The one that came first is the last. Some may have gone, or said their handshake.
+    owners: Vec<Owner>,
+    looked_at: u64,
+}
 
 impl<D: Driver> Shard<D> {
     /// Arms the accepts that are not armed.
@@ -99,7 +116,15 @@ impl<D: Driver> Shard<D> {
     fn admit(&mut self, Accepted { socket, peer }: Accepted) {
         self.counters.accepted += 1;
         let addr = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        if self.stopping.is_some() || self.settings.limits.admit(addr.ip()).is_err() {
+        let has_place = |shard: &Self| shard.settings.limits.admit(addr.ip());
+        let admitted = match self.stopping.is_some() {
+            true => false,
+            false => match has_place(self) {
+                Err(TurnedAway::Total) => self.make_place() && has_place(self).is_ok(),
+                admitted => admitted.is_ok(),
+            },
+        };
+        if !admitted {
             self.counters.turned_away += 1;
             self.driver.shutdown(&socket, Ending::Reset);
             return;
@@ -107,6 +132,32 @@ impl<D: Driver> Shard<D> {
         let owner = self.conns.insert(Conn::new(socket, addr, self.tick));
         self.arm_receive(owner);
         self.wake_at(owner, self.tick + HANDSHAKE_TICKS);
+    }
+
+    /// Ends the connection that has waited with its handshake the longest, if it has had time for it. Whether there was one.
+    fn make_place(&mut self) -> bool {
+        let is_silent = |conn: &Conn| conn.dialed.is_none() && matches!(conn.phase, Phase::Handshake { .. });
+        if self.silent.owners.is_empty() && self.silent.looked_at != self.tick {
+            self.silent.looked_at = self.tick;
+            let has_had_time = |conn: &Conn| conn.started + SILENT_TICKS <= self.tick;
+            let silent = self
+                .conns
+                .iter()
+                .filter(|(_, conn)| is_silent(conn) && has_had_time(conn));
+            let mut silent: Vec<(u64, Owner)> = silent.map(|(owner, conn)| (conn.started, owner)).collect();
+            silent.sort_unstable_by_key(|(started, _)| *started);
+            silent.truncate(SILENT_MAX);
+            self.silent
+                .owners
+                .extend(silent.into_iter().rev().map(|(_, owner)| owner));
+        }
+        while let Some(owner) = self.silent.owners.pop() {
+            if self.conns.get(owner).is_some_and(is_silent) {
+                self.end(owner, Reason::Crowded, None);
+                return true;
+            }
+        }
+        false
     }
 
     /// Arms the receive of a connection, if it is not armed and there is room for what it brings.

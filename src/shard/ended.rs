@@ -28,6 +28,8 @@ pub(super) enum Reason {
     TorrentFull,
     /// No whole handshake within its time.
     HandshakeTimeout,
+    /// No handshake yet, and all places are taken. See [`super::accept`].
+    Crowded,
     /// Nothing received for too long.
     IdleTimeout,
     /// The peer took nothing for too long.
@@ -72,6 +74,7 @@ impl Reason {
             Reason::NotConnected => "not_connected",
             Reason::TorrentFull => "torrent_full",
             Reason::HandshakeTimeout => "handshake_timeout",
+            Reason::Crowded => "crowded",
             Reason::IdleTimeout => "idle_timeout",
             Reason::Stalled => "stalled",
             Reason::MessageTooLong => "message_too_long",
@@ -102,6 +105,7 @@ impl Reason {
             | Reason::NotConnected
             | Reason::TorrentFull
             | Reason::HandshakeTimeout
+            | Reason::Crowded
             | Reason::IdleTimeout
             | Reason::Stalled
             | Reason::MessageTooLong

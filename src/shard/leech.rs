@@ -4,6 +4,8 @@
 //! the peer is never without work ([`asking`]).
 
 pub(super) mod asking;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -44,8 +46,6 @@ const OUTRUN_FOR: Duration = Duration::from_secs(10);
 struct Asked {
     block: BlockRequest,
     since: Instant,
-    /// Another was asked for it before, and would have sent it later.
-    taken_over: bool,
 }
 
 /// See the module's page.
@@ -189,11 +189,7 @@ impl Leech {
 
     /// It is asked for a block.
     fn on_asked(&mut self, block: BlockRequest, now: Instant) {
-        self.asked.push_back(Asked {
-            block,
-            since: now,
-            taken_over: false,
-        });
+        self.asked.push_back(Asked { block, since: now });
     }
 
     /// It is not asked for a block any more. `None` if it was not.
@@ -205,11 +201,7 @@ impl Leech {
     /// It is asked for what others would have sent later.
     pub(super) fn on_relief(&mut self, blocks: impl Iterator<Item = BlockRequest>, now: Instant) {
         // Its rate goes on being taken: were it taken anew with each few, it would be asked for no more than a few for ever.
-        self.asked.extend(blocks.map(|block| Asked {
-            block,
-            since: now,
-            taken_over: true,
-        }));
+        self.asked.extend(blocks.map(|block| Asked { block, since: now }));
         self.idle_since = None;
     }
 
@@ -244,8 +236,8 @@ impl Leech {
     }
 
     /// What it will send so late that another, who has nothing to do, sends it sooner and it hears in time that it need not; the
-    /// last first. The first is never among it: it proves by that what it can. Nor is what was taken over for it a moment ago, or
-    /// two who are slow would take it from each other again and again.
+    /// last first. The first is never among it: it proves by that what it can. Nor, as long as it keeps its rate, is what it took over
+    /// itself: that is no more than it sends within [`LATE_MIN`].
     pub(super) fn late(&self, now: Instant) -> impl Iterator<Item = BlockRequest> {
         let after = (self.nearest + self.on_its_way).min(LATE_MAX);
         let since = self.asked.front().map_or(now, |asked| asked.since);
@@ -255,9 +247,7 @@ impl Leech {
             in_time => in_time.max(1),
         };
         let late = self.asked.len().saturating_sub(in_time);
-        let stays = move |asked: &Asked| asked.taken_over && now.saturating_duration_since(asked.since) < LATE_MAX;
-        let late = self.asked.iter().rev().take(late);
-        late.filter(move |asked| !stays(asked)).map(|asked| asked.block)
+        self.asked.iter().rev().take(late).map(|asked| asked.block)
     }
 
     /// How many more blocks it could send within this time, of one that found too little to ask for.

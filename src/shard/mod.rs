@@ -82,6 +82,7 @@ use crate::proto::{InfoHash, PeerId, choker};
 use crate::stats::{Counters, Histogram, Shared};
 use crate::storage::Loan;
 use crate::storage::read_modes::How;
+use accept::Silent;
 use assembly::Assembly;
 use conn::{Conn, Phase, Served, SpareBatches};
 use disk::Disk;
@@ -227,6 +228,8 @@ pub struct Shard<D: Driver> {
     crowd: held::Crowd,
     /// Connections whose disk operations wait for the machine to have descriptors, memory or threads again: the next tick.
     later: Vec<Owner>,
+    /// Connections that make way when all places are taken.
+    silent: Silent,
     /// Connections that wait for a free buffer, longest first.
     starved: VecDeque<Owner>,
     /// Connections that wait for the upload rate, longest first.
@@ -368,6 +371,7 @@ impl<D: Driver> Shard<D> {
             listenable: Vec::new(),
             crowd: held::Crowd::default(),
             later: Vec::new(),
+            silent: Silent::default(),
             starved: VecDeque::new(),
             paced: VecDeque::new(),
             batches: SpareBatches::default(),

@@ -381,6 +381,59 @@ fn connections_beyond_the_caps_are_turned_away() {
 }
 
 #[test]
+fn who_says_nothing_makes_way_when_all_places_are_taken_and_peers_do_not() {
+    let mut fixture = Fixture::single(100_000, 4);
+    let mut peer = fixture.far(FAST);
+    fixture.settle();
+    fixture.hear(&mut peer);
+    let ids: Vec<u64> = (0..99)
+        .map(|at| {
+            let id = fixture.connect_from(Ipv4Addr::new(127, 0, 1, at));
+            if at % 33 == 32 {
+                fixture.settle();
+                fixture.pass(0.2);
+            }
+            id
+        })
+        .collect();
+    fixture.settle();
+    assert_eq!(fixture.shard.conns.len(), 100);
+    let turned_away = |fixture: &mut Fixture, from| {
+        let id = fixture.connect_from(Ipv4Addr::new(127, 0, 2, from));
+        fixture.settle();
+        fixture.settle();
+        fixture.world.ended(id).is_some()
+    };
+    assert!(turned_away(&mut fixture, 0), "they have a second");
+    // Only those that came first have had it.
+    fixture.pass(0.5);
+    for from in 1..=33 {
+        assert!(!turned_away(&mut fixture, from), "{from}");
+    }
+    assert!(turned_away(&mut fixture, 34));
+    let ended = |fixture: &Fixture| ids.iter().filter(|id| fixture.world.ended(**id).is_some()).count();
+    assert_eq!(ended(&fixture), 33);
+    assert!(
+        ids[..33]
+            .iter()
+            .all(|id| fixture.world.ended(*id) == Some(Ending::Reset))
+    );
+    assert_eq!(fixture.drops(), ["crowded"]);
+    fixture.pass(1.2);
+    for from in 35..=134 {
+        turned_away(&mut fixture, from);
+    }
+    assert_eq!(ended(&fixture), 33 + 64, "so many are looked for in a tick");
+    fixture.pass(0.1);
+    for from in 135..=144 {
+        turned_away(&mut fixture, from);
+    }
+    assert_eq!(ended(&fixture), 99);
+    assert_eq!(fixture.world.ended(peer.id), None);
+    assert_eq!(fixture.shard.conns.len(), 100);
+}
+
+#[test]
 fn operations_cancelled_unasked_are_tried_again() {
     for errno in [Errno::CANCELED, Errno::INTR, Errno::AGAIN] {
         let mut fixture = Fixture::single(200_000, 4);

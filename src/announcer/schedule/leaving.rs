@@ -14,7 +14,7 @@ use crate::proto::InfoHash;
 
 /// Trackers of torrents that have left that are remembered. Beyond that one that comes back again and again is announced each
 /// time.
-const RETURNS_MAX: usize = 100_000;
+pub(super) const RETURNS_MAX: usize = 100_000;
 /// How often a torrent that leaves and comes back is announced to a tracker that names no least interval, in milliseconds.
 const RETURN_EVERY: u64 = 60 * 1000;
 

@@ -4,6 +4,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Instant;
 
+use tokio::sync::SetOnce;
+
 use crate::control::config::display_size;
 use crate::storage;
 
@@ -11,6 +13,7 @@ use crate::storage;
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     pub(super) started: OnceLock<Instant>,
+    placed: SetOnce<()>,
     total: u64,
     pub(super) inner: storage::Progress,
     /// Somebody wants all of it read, whatever is known.
@@ -64,6 +67,16 @@ impl Progress {
     /// Whether the check has relied on what was known when somebody wanted all of it read.
     pub(in crate::control) fn is_to_be_again(&self) -> bool {
         self.is_for_all() && self.relies.load(SeqCst)
+    }
+
+    /// It has its place in line, or is over.
+    pub(super) fn place(&self) {
+        let _ = self.placed.set(()); // It may have been before.
+    }
+
+    /// Waits until it is known behind how many others it waits, or it has begun or is over.
+    pub(in crate::control) async fn placed(&self) {
+        self.placed.wait().await;
     }
 
     /// Whether that was said.

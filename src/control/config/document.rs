@@ -90,6 +90,13 @@ pub(super) fn parse(text: &str) -> Document {
     // Something else is wrong with it, too.
     unquoted.retain(|line, _| problems.iter().all(|problem| problem.at != At::Line(*line)));
     problems.truncate(SYNTAX_ERRORS_MAX);
+    for problem in &mut problems {
+        if let At::Line(line) = problem.at
+            && let Some(list) = lines.get(line - 1).and_then(|line| as_list(line))
+        {
+            problem.message = format!("several values need brackets around them: {list}");
+        }
+    }
     Document {
         root,
         unquoted,
@@ -106,6 +113,15 @@ fn read(text: &str) -> (Table, Vec<Problem>) {
     };
     let problems = errors.iter().map(describe).collect();
     (lines.table(table.into_inner()), problems)
+}
+
+/// A line whose value is a list without brackets, with them. A URL may have a secret in it, and is not told again.
+fn as_list(line: &str) -> Option<String> {
+    let (key, values) = line.split_once('=')?;
+    let list = format!("[{}]", values.trim());
+    let is_list = matches!(DeValue::parse(&list).ok()?.get_ref(), DeValue::Array(items) if items.len() > 1);
+    let shown = if list.contains("://") { "[..., ...]" } else { &list };
+    is_list.then(|| format!("{} = {shown}", key.trim()))
 }
 
 /// As much of the file's text as can be read, and whether that is all of it.

@@ -8,6 +8,9 @@ use toml::de::DeValue;
 /// Lists and tables in each other. No key has more than two.
 const DEPTH_MAX: u32 = 8;
 
+/// Quotes that word processors and web pages put in the place of those that TOML knows.
+const CURLY: [char; 6] = ['\u{201c}', '\u{201d}', '\u{201e}', '\u{2018}', '\u{2019}', '\u{201a}'];
+
 /// A line that is TOML with the quotes that it lacked.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Mended {
@@ -159,6 +162,10 @@ impl<'a> Mender<'a> {
             true => bare.strip_suffix(['"', '\'']).unwrap_or(bare),
             false => bare,
         };
+        let bare = match bare.starts_with(CURLY) {
+            true => bare.trim_matches(CURLY),
+            false => bare,
+        };
         if bare.is_empty() || bare.contains(['"', '\'', '\\']) || bare.contains(char::is_control) {
             return None;
         }
@@ -212,6 +219,11 @@ mod tests {
             ("\"a\" . b=/srv/#1", "\"a\" . b=\"/srv/#1\""),
             ("a = \"5 MB/s", "a = \"5 MB/s\""),
             ("a = 5 MB/s\"", "a = \"5 MB/s\""),
+            ("a = \u{201c}/srv\u{201d} # here", "a = \"/srv\" # here"),
+            (
+                "a = [\u{201e}b\u{201c}, \u{2018}it\u{2019}s\u{2019}]",
+                "a = [\"b\", \"it\u{2019}s\"]",
+            ),
             ("a = '5 MB/s # so", "a = \"5 MB/s\" # so"),
             (
                 "a = [0.0.0.0:1, [::1]:2, \"c\", 7]",

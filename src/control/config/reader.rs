@@ -758,9 +758,10 @@ fn path(node: Node, base: &Path) -> Result<PathBuf, String> {
 }
 
 fn address(node: Node) -> Result<SocketAddr, String> {
-    let text = text(node)?;
-    text.parse().map_err(|_| {
-        format!("expected an IP address and a port such as \"0.0.0.0:6881\" or \"[::]:6881\", found {text:?}")
+    let found = node.value.describe();
+    let address = text(node).ok().and_then(|text| text.parse().ok());
+    address.ok_or_else(|| {
+        format!("expected an IP address and a port such as \"0.0.0.0:6881\" or \"[::]:6881\", found {found}")
     })
 }
 

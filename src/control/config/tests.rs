@@ -467,6 +467,23 @@ fn lists_tables_and_keys_of_all_forms_without_quotes_are_told_what_their_keys_wa
     }
 }
 
+#[test]
+fn several_values_without_brackets_and_a_port_alone_are_told_what_they_should_be() {
+    let text =
+        "[peers]\nlisten = \"0.0.0.0:1\", \"[::]:1\"\n[announce]\ntrackers = \"http://t/secret\", \"http://u/\"\n";
+    assert_eq!(
+        told(text),
+        [
+            "2: several values need brackets around them: listen = [\"0.0.0.0:1\", \"[::]:1\"]",
+            "4: several values need brackets around them: trackers = [..., ...]",
+        ]
+    );
+    assert_eq!(
+        told("[metrics]\nlisten = 9469\n"),
+        ["2: metrics.listen: expected an IP address and a port such as \"0.0.0.0:6881\" or \"[::]:6881\", found 9469",]
+    );
+}
+
 /// It made a folder of that name.
 #[test]
 fn home_folder_by_its_short_name_is_refused() {

@@ -12,6 +12,17 @@ use serde::{Deserialize, Serialize};
 /// The fewest digits that name a torrent.
 pub const PREFIX_LEN_MIN: usize = 4;
 
+/// Looks whether this can be the beginning of an info-hash.
+///
+/// # Errors
+/// It cannot: what it would have to be.
+pub fn check_prefix(prefix: &str) -> Result<(), String> {
+    let is_one = (PREFIX_LEN_MIN..=40).contains(&prefix.len()) && prefix.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_one
+        .then_some(())
+        .ok_or_else(|| format!("no info-hash: 40 hexadecimal digits, or the first {PREFIX_LEN_MIN} or more of them"))
+}
+
 /// Something to be done or told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]

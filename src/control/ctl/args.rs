@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::api::Request;
+use super::api::{self, Request};
 use crate::control::config::units;
 
 /// `btd ctl`
@@ -14,7 +14,7 @@ use crate::control::config::units;
         BTD_STATE_DIR, else what --config says.\n\n\
         HASH is the info-hash of a torrent, or the beginning of it (4 digits or more) that no other torrent has.",
     after_help = "Exit codes: 0 done, or so already, or to come by itself; 1 refused, not found or not healthy; 64 usage, 65 not a \
-        torrent file, 69 btd is not running, 74 I/O, 78 bad configuration. With several torrents it is done to each that it can be done to, \
+        torrent file, 69 btd is not running or does not answer, 74 I/O, 78 bad configuration. With several torrents it is done to each that it can be done to, \
         those that it cannot be done to are named, and the code is that of the last of these. With --all it is 1 only where it could be \
         done to none."
 )]
@@ -41,6 +41,7 @@ pub(super) enum Command {
     /// Show one torrent at length
     Show {
         /// Which
+        #[arg(value_parser = prefix)]
         hash: String,
         /// Show the addresses of trackers with the keys in them
         #[arg(long)]
@@ -58,7 +59,7 @@ pub(super) enum Command {
     /// Remove torrents: their .torrent files are deleted from the watch folders
     Remove {
         /// Which
-        #[arg(value_name = "HASH", required = true)]
+        #[arg(value_name = "HASH", required = true, value_parser = prefix)]
         hashes: Vec<String>,
         /// Delete their payload, too: the files that the torrent names, unless another torrent has one of them
         #[arg(long)]
@@ -78,6 +79,7 @@ pub(super) enum Command {
     /// something it has, u we may ask it, S it has all of the torrent, O we have made the connection.
     Peers {
         /// Which torrent
+        #[arg(value_parser = prefix)]
         hash: String,
     },
     /// Show what btd does as a whole
@@ -101,7 +103,7 @@ pub(super) enum Command {
         #[arg(value_name = "DATA-DIR")]
         data_dir: PathBuf,
     },
-    /// Tell whether btd works (exit code 0 it does, 1 not, 69 it is not running), for containers
+    /// Tell whether btd works (exit code 0 it does, 1 not, 69 it is not running or does not answer), for containers
     Health,
 }
 
@@ -109,7 +111,7 @@ pub(super) enum Command {
 #[derive(Args, Debug)]
 pub(super) struct Which {
     /// Which
-    #[arg(value_name = "HASH", required_unless_present = "all", conflicts_with = "all")]
+    #[arg(value_name = "HASH", required_unless_present = "all", conflicts_with = "all", value_parser = prefix)]
     pub(super) hashes: Vec<String>,
     /// All torrents
     #[arg(long)]
@@ -129,6 +131,11 @@ impl Which {
 /// A rate in bytes a second; 0 is no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rate(pub(super) u64);
+
+/// The beginning of an info-hash: with a wrong one nothing is done to the others either.
+fn prefix(text: &str) -> Result<String, String> {
+    api::check_prefix(text).map(|()| text.to_owned())
+}
 
 fn rate(text: &str) -> Result<Rate, String> {
     let rate = units::rate(text).ok_or("a rate is written like \"100 MB/s\", or \"unlimited\"")?;
@@ -165,6 +172,9 @@ mod tests {
             "btd ctl add",
             "btd ctl list --state-dir s --config f",
             "btd ctl limits --upload-rate 10",
+            "btd ctl pause abcd abc",
+            "btd ctl remove abcd efgh",
+            "btd ctl peers 0123456789012345678901234567890123456789a",
             "btd ctl explode",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

@@ -25,6 +25,8 @@ const LINE_LEN_MAX: u64 = 8 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The same where payload is deleted, or something is done to all torrents.
 const PATIENCE_FOR_WORK: Duration = Duration::from_secs(900);
+/// The same of health, which containers wait five seconds for: by then it is to have been said what is wrong.
+const PATIENCE_FOR_HEALTH: Duration = Duration::from_secs(4);
 /// So much is read of the file of users.
 const PASSWD_LEN_MAX: u64 = 1 << 20;
 
@@ -34,6 +36,13 @@ pub enum Error {
     /// Nothing says where the socket is.
     #[error("which btd? (hint: --state-dir DIR, --config FILE, or BTD_STATE_DIR in the environment)")]
     Nowhere,
+    /// A shell would have put the home folder in its place, and did not.
+    #[error(
+        "the state folder {:?} begins with \"~\", which stands for a home folder in a shell alone (hint: the home folder by its name, or \
+         --state-dir and the folder as two words)",
+        .0.display()
+    )]
+    Home(PathBuf),
     /// The configuration cannot be read.
     #[error(transparent)]
     Config(#[from] config::Error),
@@ -77,6 +86,9 @@ pub enum Error {
     /// btd has hung up, or what it says is no answer.
     #[error("btd's answer breaks off: {0}")]
     Broken(String),
+    /// btd runs, and says nothing.
+    #[error("btd does not answer: nothing came for {} s (hint: it is stopped, hangs, or has too much to do; its log may say)", .0.as_secs())]
+    Silent(Duration),
     /// btd says no.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -127,9 +139,9 @@ impl Error {
     #[must_use]
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Nowhere => Fault::Usage,
+            Self::Nowhere | Self::Home(_) => Fault::Usage,
             Self::Config(_) => Fault::Config,
-            Self::NotRunning { .. } => Fault::Unavailable,
+            Self::NotRunning { .. } | Self::Silent(_) => Fault::Unavailable,
             Self::NotATorrent { .. } => Fault::Data,
             Self::Io { .. } | Self::NotAllowed { .. } | Self::Broken(_) | Self::NotDeleted { .. } | Self::Output(_) => {
                 Fault::Io
@@ -152,7 +164,11 @@ impl Error {
 /// It does not run, or does not do what it was asked for. What is done to several torrents goes on behind one where it cannot
 /// be done; the last of these errors is given.
 pub fn run(args: &Ctl) -> Result<(), Error> {
-    let mut client = Client::connect(&state_dir(args)?, args.json)?;
+    let state_dir = state_dir(args)?;
+    if state_dir.starts_with("~") && !state_dir.exists() {
+        return Err(Error::Home(state_dir));
+    }
+    let mut client = Client::connect(&state_dir, args.json)?;
     match client.command(&args.command) {
         // A reader that has gone (`btd ctl list | head`) has what it wanted.
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -387,6 +403,7 @@ impl Client {
             | Request::Resume { .. }
             | Request::Verify { .. }
             | Request::Reannounce { .. } => PATIENCE_FOR_WORK,
+            Request::Health {} => PATIENCE_FOR_HEALTH,
             _ => PATIENCE,
         };
         let stream = self.from.get_mut();
@@ -398,7 +415,7 @@ impl Client {
         line.push(b'\n');
         let sent = stream.write_all(&line).and_then(|()| stream.write_all(body));
         loop {
-            let line = match self.line() {
+            let line = match self.line(patience) {
                 Ok(line) => line,
                 // Whoever has hung up has mostly said why.
                 Err(error) => return Err(sent.err().map_or(error, failed("write to"))),
@@ -432,7 +449,8 @@ impl Client {
         }
     }
 
-    fn line(&mut self) -> Result<Vec<u8>, Error> {
+    /// The next line, which may take so long.
+    fn line(&mut self, patience: Duration) -> Result<Vec<u8>, Error> {
         let mut line = Vec::new();
         let read = (&mut self.from).take(LINE_LEN_MAX).read_until(b'\n', &mut line);
         match read {
@@ -440,7 +458,7 @@ impl Client {
             Ok(0) => Err(Error::Broken("it has hung up".to_owned())),
             Ok(len) => Err(Error::Broken(format!("a line of {len} bytes without an end"))),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                Err(Error::Broken("nothing came for too long".to_owned()))
+                Err(Error::Silent(patience))
             }
             Err(error) => Err(Error::Broken(error.to_string())),
         }

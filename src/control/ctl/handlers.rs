@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::add;
 use super::api::{Added, AllDone, Done, Kind, Moved, PeerRow, Refusal, Request, TorrentRow};
@@ -44,8 +44,8 @@ const ARRIVAL_DEADLINE: Duration = Duration::from_secs(5);
 /// How often totals are looked at, at most, that are recorded in the middle of it, and when again.
 const LOOKS_MAX: u32 = 40;
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
-/// The same of a torrent that is to be checked, which takes a moment to come to its place in the line.
-const PLACING_LOOKS_MAX: u32 = 40;
+/// How long a torrent that is to be checked may take to come to its place in line. Longer, and it is said that it will.
+const PLACING_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Takes what is answered.
 pub(in crate::control) trait Rows {
@@ -415,17 +415,22 @@ fn note_of(Reannounced { wait, failure }: &Reannounced) -> Deed {
 
 /// How the check of a torrent stands that somebody has asked for a moment ago, or before.
 async fn note_of_check(is_news: bool, info_hash: InfoHash, door: &Door) -> Result<String, Refusal> {
-    let mut looks = 1;
+    let deadline = Instant::now() + PLACING_DEADLINE;
     let known = loop {
         let known = door.ask(move |supervisor| supervisor.known(info_hash)).await?;
         let known = known.ok_or_else(|| gone(info_hash))?;
-        // Where it is in line is known once somebody has looked what is there of it.
         let is_placed = known.check.is_none_or(|check| check.is_placed());
-        if is_placed || looks == PLACING_LOOKS_MAX {
+        let Some(progress) = known
+            .progress
+            .as_ref()
+            .filter(|_| !is_placed && Instant::now() < deadline)
+        else {
+            break known;
+        };
+        // Where it is in line is known once somebody has looked what is there of it. One that is over may have made room for another.
+        if timeout_at(deadline, progress.placed()).await.is_err() {
             break known;
         }
-        looks += 1;
-        tokio::time::sleep(LOOK_AGAIN).await;
     };
     let already = if is_news { "" } else { " already" };
     let Some(check) = known.check else {

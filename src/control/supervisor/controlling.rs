@@ -13,7 +13,7 @@ use crate::announcer::TrackerUrl;
 use crate::announcer::schedule::{Reannounced, Status};
 use crate::control::checks::{Progress, Wait};
 use crate::control::contents::Contents;
-use crate::control::ctl::api::{Health, Kind, PREFIX_LEN_MIN, Refusal, ShardRow, Stats, TorrentRow};
+use crate::control::ctl::api::{Health, Kind, Refusal, ShardRow, Stats, TorrentRow, check_prefix};
 use crate::control::history::Moment;
 use crate::control::pulse::STUCK_AFTER;
 use crate::control::torrents::{Entry, STATE_NAMES};
@@ -41,8 +41,9 @@ pub(in crate::control) struct Known {
     /// When they were looked at.
     pub(in crate::control) moment: Moment,
     pub(in crate::control) why: Option<String>,
-    /// How its check stands, if it is being checked.
+    /// How its check stands, if it is being checked, and that check.
     pub(in crate::control) check: Option<CheckStanding>,
+    pub(in crate::control) progress: Option<Arc<Progress>>,
     pub(in crate::control) files: Vec<PathBuf>,
     pub(in crate::control) data_dir: PathBuf,
     pub(in crate::control) label: Option<String>,
@@ -148,6 +149,10 @@ impl Supervisor<'_> {
                     has_begun: progress.has_begun(),
                     is_paused: self.throttle.is_paused(),
                 }),
+                _ => None,
+            },
+            progress: match &entry.state {
+                State::Checking(progress) => Some(Arc::clone(progress)),
                 _ => None,
             },
             files: entry.files().map(Into::into).collect(),
@@ -457,14 +462,10 @@ impl Supervisor<'_> {
 
 /// The first and the last info-hash that begin so.
 fn bounds(prefix: &str) -> Result<(InfoHash, InfoHash), Refusal> {
-    let is_digit = |byte: u8| byte.is_ascii_hexdigit();
-    if !(PREFIX_LEN_MIN..=40).contains(&prefix.len()) || !prefix.bytes().all(is_digit) {
-        let message = format!(
-            "{:?} is no info-hash: 40 hexadecimal digits, or the first {PREFIX_LEN_MIN} or more of them",
-            prefix.chars().take(64).collect::<String>()
-        );
-        return Err(Refusal::new(Kind::BadRequest, message));
-    }
+    check_prefix(prefix).map_err(|why| {
+        let begin: String = prefix.chars().take(64).collect();
+        Refusal::new(Kind::BadRequest, format!("{begin:?} is {why}"))
+    })?;
     let parse = |text: String| text.parse().map_err(|_| Refusal::new(Kind::BadRequest, "no info-hash"));
     Ok((parse(format!("{prefix:0<40}"))?, parse(format!("{prefix:f<40}"))?))
 }

@@ -157,10 +157,8 @@ fn few_slow_peers_do_not_keep_a_fast_one_from_its_work() {
     assert!(leeching.file() == leeching.fixture.payload);
 }
 
-/// Two have everything, and the one that is slow has been asked for much of it.
-#[test]
-fn what_a_slow_peer_would_send_late_is_taken_from_it_and_comes_once() {
-    let mut leeching = Leeching::new(3_000_000);
+/// One that has everything and sends four blocks a second, as is known of it by now.
+fn slow_giver(leeching: &mut Leeching) -> Giver {
     let mut slow = leeching.giver(2000, FAST);
     leeching.unchoke([&slow]);
     for _ in 0..10 {
@@ -168,6 +166,14 @@ fn what_a_slow_peer_would_send_late_is_taken_from_it_and_comes_once() {
         leeching.pass(1);
     }
     leeching.hear(&mut slow);
+    slow
+}
+
+/// Two have everything, and the one that is slow has been asked for much of it.
+#[test]
+fn what_a_slow_peer_would_send_late_is_taken_from_it_and_comes_once() {
+    let mut leeching = Leeching::new(3_000_000);
+    let mut slow = slow_giver(&mut leeching);
     assert!(slow.asked.len() > 8, "three seconds' worth: {}", slow.asked.len());
     let before = slow.asked.len();
     let mut fast = leeching.giver(3000, FAST);
@@ -202,13 +208,7 @@ fn what_a_slow_peer_would_send_late_is_taken_from_it_and_comes_once() {
 #[test]
 fn what_comes_though_it_was_taken_over_is_kept_and_less_is_taken_from_that_peer() {
     let mut leeching = Leeching::new(3_000_000);
-    let mut slow = leeching.giver(2000, FAST);
-    leeching.unchoke([&slow]);
-    for _ in 0..10 {
-        leeching.give(&mut slow, 4);
-        leeching.pass(1);
-    }
-    leeching.hear(&mut slow);
+    let slow = slow_giver(&mut leeching);
     let asked = slow.asked.clone();
     let mut fast = leeching.giver(3000, FAST);
     leeching.give_all(&mut fast);
@@ -249,13 +249,7 @@ fn what_comes_though_it_was_taken_over_is_kept_and_less_is_taken_from_that_peer(
 #[test]
 fn late_block_is_asked_of_another_as_soon_as_that_has_it() {
     let mut leeching = Leeching::new(3_000_000);
-    let mut slow = leeching.giver(2000, FAST);
-    leeching.unchoke([&slow]);
-    for _ in 0..10 {
-        leeching.give(&mut slow, 4);
-        leeching.pass(1);
-    }
-    leeching.hear(&mut slow);
+    let mut slow = slow_giver(&mut leeching);
     let mut has = Bitfield::full(leeching.fixture.torrent.geometry().piece_count());
     for (piece, ..) in &slow.asked {
         has.clear(leeching.fixture.torrent.geometry().piece_index(*piece).unwrap());

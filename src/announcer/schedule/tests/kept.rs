@@ -1,5 +1,6 @@
 //! What of the schedule is kept over a restart.
 
+use super::super::leaving::RETURNS_MAX;
 use super::*;
 
 #[test]
@@ -137,6 +138,28 @@ fn a_tracker_that_failed_before_a_restart_is_told_of_so_when_its_torrent_leaves_
     let told = world.schedule.status(hash(1), world.now)[0].clone();
     let text = Some("it failed the last 2 times before this start");
     assert_eq!((told.standing, told.text.as_deref()), (Standing::Failing, text));
+}
+
+#[test]
+fn failures_of_torrents_that_do_not_come_back_are_bounded_and_the_last_are_kept() {
+    let mut world = World::new();
+    world.add(1, ONE);
+    let call = world.next().unwrap();
+    world.fail(&call, &unreachable());
+    for other in 0..RETURNS_MAX as u64 {
+        world
+            .schedule
+            .failed_before
+            .insert((hash(2), other), Arc::from("no answer"));
+    }
+    world.schedule.remove(hash(1), world.now);
+    assert!((1..=RETURNS_MAX).contains(&world.schedule.failed_before.len()));
+    world.add(1, ONE);
+    let told = world.schedule.status(hash(1), world.now)[0].clone();
+    assert_eq!(
+        (told.standing, told.text.as_deref()),
+        (Standing::Failing, Some("no answer"))
+    );
 }
 
 /// It rested for hours, and was told to be new.

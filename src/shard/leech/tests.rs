@@ -1,0 +1,54 @@
+//! What is late of a peer, and what one that takes over is known for.
+
+use super::*;
+use crate::proto::geometry::{BLOCK_LEN, Geometry};
+
+/// A peer and the blocks of a torrent of one long piece.
+fn leech_and_blocks(now: Instant) -> (Leech, Vec<BlockRequest>) {
+    let geometry = Geometry::new(1 << 20, 1 << 20).unwrap();
+    let blocks = geometry.pieces().flat_map(|piece| geometry.blocks(piece)).collect();
+    (Leech::new(0, now), blocks)
+}
+
+/// What is on its way to us is not to be taken back, and how long that may be is learnt.
+#[test]
+fn the_farther_away_a_peer_is_the_less_of_what_it_was_asked_for_is_late() {
+    let start = Instant::now();
+    let (mut leech, blocks) = leech_and_blocks(start);
+    // Four blocks a second.
+    let mut now = start;
+    for _ in 0..8 {
+        now += Duration::from_millis(250);
+        leech.depth.on_block(BLOCK_LEN, now);
+    }
+    blocks[..12].iter().for_each(|block| leech.on_asked(*block, now));
+    leech.nearest = Duration::ZERO;
+    for (on_its_way, in_time) in [(250, 1), (500, 2), (1000, 4), (60_000, 4)] {
+        leech.on_its_way = Duration::from_millis(on_its_way);
+        let late: Vec<BlockRequest> = leech.late(now).collect();
+        let expected: Vec<BlockRequest> = blocks[in_time..12].iter().rev().copied().collect();
+        assert_eq!(late, expected, "{on_its_way} ms");
+    }
+    // The way there and back counts as well.
+    leech.on_its_way = LATE_MIN;
+    leech.nearest = Duration::from_millis(500);
+    assert_eq!(leech.late(now).count(), 12 - 3);
+}
+
+/// It would be asked for one block each time for ever.
+#[test]
+fn who_takes_over_a_little_each_tick_is_known_by_what_it_sends_of_that() {
+    let mut now = Instant::now();
+    let (mut leech, blocks) = leech_and_blocks(now);
+    leech.hungry = true;
+    assert_eq!(leech.could_take(LATE_MIN, now), 1, "nothing is known of it");
+    for block in blocks.chunks(2).take(20) {
+        leech.on_relief(block.iter().copied(), now);
+        now += Duration::from_millis(100);
+        for block in block {
+            assert!(leech.take_asked(block).is_some());
+            leech.depth.on_block(BLOCK_LEN, now);
+        }
+    }
+    assert_eq!(leech.could_take(LATE_MIN, now), 5, "20 blocks a second");
+}
