@@ -126,7 +126,7 @@ fn who_asks_a_btd_that_is_not_there_or_nowhere_is_told_so() {
         .current_dir(home.path()));
     unexpanded.assert_fails(
         USAGE,
-        "begins with \"~\", which stands for a home folder in a shell alone",
+        "\"~/state\" begins with \"~\", which stands for a home folder in a shell alone",
     );
     // A socket that a btd has left behind which was killed is nobody's, and the next one's.
     home.kill(home.start());

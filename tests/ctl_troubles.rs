@@ -5,12 +5,14 @@ mod support;
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use btd::proto::handshake::Reserved;
 use btd::proto::metainfo::Metainfo;
 use rustix::mount::{MountFlags, mount_remount};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::Signal;
 use serde_json::Value;
 use support::btd::{Btd, Config};
@@ -53,9 +55,17 @@ fn files_that_cannot_be_deleted_are_told_where_they_are_and_the_exit_code_says_s
     drop(mounted);
 }
 
+/// A connection to a socket, if it has room for one more that waits.
+fn connect_at_once(path: &Path) -> Option<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).expect("a socket");
+    let addr = SocketAddrUnix::new(path).expect("a short path");
+    connect(&socket, &addr).is_ok().then_some(socket)
+}
+
 /// Containers are asked for their health and wait five seconds.
 #[test]
-fn btd_that_stands_still_is_said_to_be_not_healthy_before_anybody_has_lost_patience() {
+fn btd_that_stands_still_is_said_to_do_so_within_the_time_that_containers_give() {
     let home = Home::new("ctl-stopped");
     let btd = home.start();
     btd.process.signal(Signal::STOP);
@@ -64,6 +74,15 @@ fn btd_that_stands_still_is_said_to_be_not_healthy_before_anybody_has_lost_patie
         .assert_fails(NOT_RUNNING, "btd does not answer: nothing came for 4 s");
     let took = began.elapsed();
     assert!(took >= Duration::from_secs(4), "{took:?}");
+    // Who asks when no more can even wait to be heard.
+    let mut waiting = Vec::new();
+    while let Some(stream) = connect_at_once(&home.socket()) {
+        waiting.push(stream);
+    }
+    assert!(waiting.len() >= 32, "{}", waiting.len());
+    home.ctl(&["health"])
+        .assert_fails(NOT_RUNNING, "btd does not answer: nothing came for 4 s");
+    drop(waiting);
     btd.process.signal(Signal::CONT);
     wait_for("btd goes on", within(SECONDS), || {
         (home.ctl(&["health"]).code == 0).then_some(())

@@ -1,6 +1,6 @@
 //! Letting connections in.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use super::conn::{Conn, Phase};
@@ -14,8 +14,8 @@ use crate::io::{Accepted, Driver, Ending, Errno, Op, Owner};
 /// fail at once: a busy loop.
 const PAUSE_TICKS: u64 = ticks(1);
 
-/// When all places are taken, one that has come so long ago and has not said its handshake makes way for the next: of honest ones it
-/// comes a round trip after the connection.
+/// When all places are taken, one that has come so long ago and whose handshake is not whole makes way for the next: honest ones send
+/// it at once.
 const SILENT_TICKS: u64 = ticks(1);
 
 /// So many of them are found at a time.
@@ -116,15 +116,7 @@ impl<D: Driver> Shard<D> {
     fn admit(&mut self, Accepted { socket, peer }: Accepted) {
         self.counters.accepted += 1;
         let addr = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        let has_place = |shard: &Self| shard.settings.limits.admit(addr.ip());
-        let admitted = match self.stopping.is_some() {
-            true => false,
-            false => match has_place(self) {
-                Err(TurnedAway::Total) => self.make_place() && has_place(self).is_ok(),
-                admitted => admitted.is_ok(),
-            },
-        };
-        if !admitted {
+        if self.stopping.is_some() || !self.takes_place(addr.ip()) {
             self.counters.turned_away += 1;
             self.driver.shutdown(&socket, Ending::Reset);
             return;
@@ -134,8 +126,20 @@ impl<D: Driver> Shard<D> {
         self.wake_at(owner, self.tick + HANDSHAKE_TICKS);
     }
 
-    /// Ends the connection that has waited with its handshake the longest, if it has had time for it. Whether there was one.
+    /// Takes a place for a connection from this address, for which another may have to make way. Whether it has one.
+    fn takes_place(&mut self, ip: IpAddr) -> bool {
+        match self.settings.limits.admit(ip) {
+            Err(TurnedAway::Total) => self.make_place() && self.settings.limits.admit(ip).is_ok(),
+            admitted => admitted.is_ok(),
+        }
+    }
+
+    /// Ends the connection that has waited with its handshake the longest, if it has had time for it. Whether there was one, of this
+    /// shard's.
     fn make_place(&mut self) -> bool {
+        if self.conns.len() as u64 <= self.peers {
+            return false; // None is in its handshake.
+        }
         let is_silent = |conn: &Conn| conn.dialed.is_none() && matches!(conn.phase, Phase::Handshake { .. });
         if self.silent.owners.is_empty() && self.silent.looked_at != self.tick {
             self.silent.looked_at = self.tick;

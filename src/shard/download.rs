@@ -83,6 +83,8 @@ pub(super) struct Download {
     complete: BTreeSet<u32>,
     /// Payload bytes that came since the last tick.
     pub(super) downloaded: u64,
+    /// Peers that send nothing of what they were asked for.
+    pub(super) silent: Vec<PeerKey>,
     /// Since when every missing block has been asked for.
     pub(super) endgame_since: Option<Instant>,
     /// When a block came last that was missing.
@@ -132,6 +134,7 @@ impl Download {
             left,
             dirty: BTreeSet::new(),
             downloaded: 0,
+            silent: Vec::new(),
             endgame_since: None,
             new_block_at: None,
             told_at: tick,

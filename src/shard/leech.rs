@@ -10,6 +10,8 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use asking::IDLE_AFTER;
+
 use super::Shard;
 use super::assembly::Assembly;
 use super::conn::{Conn, PeerConn, Phase};
@@ -233,6 +235,12 @@ impl Leech {
     fn is_outrun(&self, now: Instant) -> bool {
         let since = |at| now.saturating_duration_since(at);
         self.outrun_at.is_some_and(|at| since(at) < OUTRUN_FOR)
+    }
+
+    /// Whether it sends nothing of what it was asked for.
+    fn is_silent(&self, now: Instant) -> bool {
+        let has_waited = |asked: &Asked| now.saturating_duration_since(asked.since) >= IDLE_AFTER;
+        self.depth.blocks_within(IDLE_AFTER) == 0 && self.asked.front().is_some_and(has_waited)
     }
 
     /// What it will send so late that another, who has nothing to do, sends it sooner and it hears in time that it need not; the

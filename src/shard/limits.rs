@@ -71,14 +71,15 @@ impl Limits {
     /// Counts a connection in, if the caps allow it.
     pub(super) fn admit(&self, ip: IpAddr) -> Result<(), TurnedAway> {
         let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = connected.by_ip.get(&group(ip)).copied().unwrap_or(0);
+        // First, since nobody needs to make way for one who has as many as he may.
+        if count >= self.per_ip.load(Relaxed) {
+            return Err(TurnedAway::PerIp);
+        }
         if connected.total >= self.connections {
             return Err(TurnedAway::Total);
         }
-        let count = connected.by_ip.entry(group(ip)).or_default();
-        if *count >= self.per_ip.load(Relaxed) {
-            return Err(TurnedAway::PerIp);
-        }
-        *count += 1;
+        connected.by_ip.insert(group(ip), count + 1);
         connected.total += 1;
         Ok(())
     }
@@ -126,6 +127,7 @@ mod tests {
         assert_eq!(limits.admit(a), Err(TurnedAway::PerIp));
         assert_eq!(limits.admit(b), Ok(()));
         assert_eq!(limits.admit(b), Err(TurnedAway::Total));
+        assert_eq!(limits.admit(a), Err(TurnedAway::PerIp), "also when all is full");
         limits.leave(a);
         assert_eq!(limits.admit(b), Ok(()));
     }

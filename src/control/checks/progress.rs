@@ -74,7 +74,12 @@ impl Progress {
         let _ = self.placed.set(()); // It may have been before.
     }
 
-    /// Waits until it is known behind how many others it waits, or it has begun or is over.
+    /// Whether it has had its place in line by now.
+    pub(in crate::control) fn is_placed(&self) -> bool {
+        self.placed.get().is_some()
+    }
+
+    /// Waits for that.
     pub(in crate::control) async fn placed(&self) {
         self.placed.wait().await;
     }

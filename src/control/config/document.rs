@@ -115,13 +115,12 @@ fn read(text: &str) -> (Table, Vec<Problem>) {
     (lines.table(table.into_inner()), problems)
 }
 
-/// A line whose value is a list without brackets, with them. A URL may have a secret in it, and is not told again.
+/// A line whose value is a list without brackets, with them. What is in it may be a secret, and is not told again.
 fn as_list(line: &str) -> Option<String> {
     let (key, values) = line.split_once('=')?;
-    let list = format!("[{}]", values.trim());
+    let list = format!("[{values}\n]"); // Behind a comment, if there is one.
     let is_list = matches!(DeValue::parse(&list).ok()?.get_ref(), DeValue::Array(items) if items.len() > 1);
-    let shown = if list.contains("://") { "[..., ...]" } else { &list };
-    is_list.then(|| format!("{} = {shown}", key.trim()))
+    is_list.then(|| format!("{} = [..., ...]", key.trim()))
 }
 
 /// As much of the file's text as can be read, and whether that is all of it.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// The fewest digits that name a torrent.
-pub const PREFIX_LEN_MIN: usize = 4;
+const PREFIX_LEN_MIN: usize = 4;
 
 /// Looks whether this can be the beginning of an info-hash.
 ///

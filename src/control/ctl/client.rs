@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
@@ -38,8 +39,7 @@ pub enum Error {
     Nowhere,
     /// A shell would have put the home folder in its place, and did not.
     #[error(
-        "the state folder {:?} begins with \"~\", which stands for a home folder in a shell alone (hint: the home folder by its name, or \
-         --state-dir and the folder as two words)",
+        "the state folder {:?} begins with \"~\", which stands for a home folder in a shell alone (hint: the home folder by its own name)",
         .0.display()
     )]
     Home(PathBuf),
@@ -165,10 +165,14 @@ impl Error {
 /// be done; the last of these errors is given.
 pub fn run(args: &Ctl) -> Result<(), Error> {
     let state_dir = state_dir(args)?;
-    if state_dir.starts_with("~") && !state_dir.exists() {
+    if state_dir.as_os_str().as_encoded_bytes().starts_with(b"~") && !state_dir.exists() {
         return Err(Error::Home(state_dir));
     }
-    let mut client = Client::connect(&state_dir, args.json)?;
+    let patience = match args.command {
+        Command::Health => PATIENCE_FOR_HEALTH,
+        _ => PATIENCE,
+    };
+    let mut client = Client::connect(&state_dir, args.json, patience)?;
     match client.command(&args.command) {
         // A reader that has gone (`btd ctl list | head`) has what it wanted.
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -203,9 +207,9 @@ struct Client {
 }
 
 impl Client {
-    fn connect(state_dir: &Path, json: bool) -> Result<Self, Error> {
+    fn connect(state_dir: &Path, json: bool, patience: Duration) -> Result<Self, Error> {
         let path = state_dir.join(super::socket::FILE_NAME);
-        let connected = reachable(state_dir).and_then(|(path, _dir)| UnixStream::connect(path));
+        let connected = reachable(state_dir).and_then(|(path, _dir)| connect_within(&path, patience));
         let stream = connected.map_err(|source| match source.kind() {
             // No folder, no socket, or one that nobody listens on.
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory => {
@@ -218,6 +222,8 @@ impl Client {
                 path: path.clone(),
                 owner: owner(state_dir),
             },
+            // Nobody takes those that wait already.
+            io::ErrorKind::WouldBlock => Error::Silent(patience),
             _ => Error::Io {
                 step: "connect to",
                 path: path.clone(),
@@ -359,7 +365,7 @@ impl Client {
         // One that is refused may be hung up on, since it is not known how much of the file was read.
         if added.is_err() {
             let state_dir = self.path.parent().unwrap_or(Path::new(".")).to_owned();
-            if let Ok(fresh) = Self::connect(&state_dir, self.json) {
+            if let Ok(fresh) = Self::connect(&state_dir, self.json, PATIENCE) {
                 self.from = fresh.from;
             }
         }
@@ -395,7 +401,10 @@ impl Client {
         let socket = self.path.clone();
         let failed = |step| {
             let path = socket.clone();
-            move |source| Error::Io { step, path, source }
+            move |source: io::Error| match source.kind() {
+                io::ErrorKind::WouldBlock => Error::Silent(PATIENCE),
+                _ => Error::Io { step, path, source },
+            }
         };
         let patience = match request {
             Request::Remove { .. }
@@ -463,6 +472,15 @@ impl Client {
             Err(error) => Err(Error::Broken(error.to_string())),
         }
     }
+}
+
+/// A connection to a socket, which takes no longer than this though more wait there than it has room for (unix(7): `SO_SNDTIMEO`).
+fn connect_within(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let stream = UnixStream::from(socket);
+    stream.set_write_timeout(Some(patience))?;
+    rustix::net::connect(&stream, &SocketAddrUnix::new(path)?)?;
+    Ok(stream)
 }
 
 /// Whose a state folder is, and the socket in it, which may not even be looked at.

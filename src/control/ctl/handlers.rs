@@ -427,7 +427,7 @@ async fn note_of_check(is_news: bool, info_hash: InfoHash, door: &Door) -> Resul
         else {
             break known;
         };
-        // Where it is in line is known once somebody has looked what is there of it. One that is over may have made room for another.
+        // Where it is in line is known once somebody has looked what is there of it. One that is over may be followed by another.
         if timeout_at(deadline, progress.placed()).await.is_err() {
             break known;
         }

@@ -41,8 +41,9 @@ pub(in crate::control) struct Known {
     /// When they were looked at.
     pub(in crate::control) moment: Moment,
     pub(in crate::control) why: Option<String>,
-    /// How its check stands, if it is being checked, and that check.
+    /// How its check stands, if it is being checked.
     pub(in crate::control) check: Option<CheckStanding>,
+    /// That check.
     pub(in crate::control) progress: Option<Arc<Progress>>,
     pub(in crate::control) files: Vec<PathBuf>,
     pub(in crate::control) data_dir: PathBuf,
@@ -144,11 +145,16 @@ impl Supervisor<'_> {
                 .map(str::to_owned)
                 .or_else(|| entry.served.as_ref().and_then(|torrent| torrent.fault())),
             check: match &entry.state {
-                State::Checking(progress) => Some(CheckStanding {
-                    wait: self.checks.wait_of(info_hash, entry.generation),
-                    has_begun: progress.has_begun(),
-                    is_paused: self.throttle.is_paused(),
-                }),
+                State::Checking(progress) => {
+                    // In this order: one that had its place in line, and is in none, was taken from there.
+                    let is_placed = progress.is_placed();
+                    let wait = self.checks.wait_of(info_hash, entry.generation);
+                    Some(CheckStanding {
+                        wait,
+                        has_begun: progress.has_begun() || is_placed && wait.is_none(),
+                        is_paused: self.throttle.is_paused(),
+                    })
+                }
                 _ => None,
             },
             progress: match &entry.state {

@@ -53,8 +53,8 @@ pub struct Asking<'a> {
     pub suggested: &'a [PieceIndex],
     /// Pieces that it has and would not send, and until when.
     pub refused: &'a [(PieceIndex, Instant)],
-    /// It has had nothing to do for a while, and others have: it is asked for what is under way from them too.
-    pub idle: bool,
+    /// Of whom it is asked for what is under way, too.
+    pub again: Again<'a>,
     /// It is suspected of lying: it is asked for whole pieces, and nobody else is asked for these.
     pub alone: bool,
 }
@@ -68,8 +68,29 @@ impl Default for Asking<'_> {
             only: None,
             suggested: &[],
             refused: &[],
-            idle: false,
+            again: Again::OfNobody,
             alone: false,
+        }
+    }
+}
+
+/// Whose blocks a peer is asked for, too, which has had nothing to do for a while.
+#[derive(Debug, Clone, Copy)]
+pub enum Again<'a> {
+    /// Nobody's.
+    OfNobody,
+    /// Those of these, who send nothing.
+    Of(&'a [PeerKey]),
+    /// Everybody's: nothing else is missing.
+    OfAnybody,
+}
+
+impl Again<'_> {
+    fn is_of(self, peer: PeerKey) -> bool {
+        match self {
+            Self::OfNobody => false,
+            Self::Of(peers) => peers.contains(&peer),
+            Self::OfAnybody => true,
         }
     }
 }
@@ -270,7 +291,7 @@ impl Picker {
         if out.len() < end && begun < asking.begun_max {
             self.pick_begun(peer, has, asking, (end, &mut stakes), out, books::of_anybody());
         }
-        if out.len() < last && asking.idle && !asking.alone {
+        if out.len() < last && !matches!(asking.again, Again::OfNobody | Again::Of([])) && !asking.alone {
             self.pick_again(peer, has, asking, (last, &mut stakes), out);
         }
     }
@@ -376,7 +397,7 @@ impl Picker {
                 continue;
             }
             while out.len() < end
-                && let Some(block) = partial.ask_again(&self.geometry, peer)
+                && let Some(block) = partial.ask_again(&self.geometry, peer, asking.again)
             {
                 *stakes -= usize::from(partial.join(peer));
                 out.push(block);

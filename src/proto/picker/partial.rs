@@ -1,7 +1,7 @@
 //! A piece that is being downloaded: of which peers its blocks have been asked, and who has sent them.
 
 use super::super::geometry::{BLOCK_LEN, BlockRequest, Geometry, PieceIndex};
-use super::PeerKey;
+use super::{Again, PeerKey};
 
 /// One block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,9 +140,9 @@ impl Partial {
         Some(block_at(geometry, self.piece, at as u32))
     }
 
-    /// The next block that only one other peer was asked for, which is asked of this peer too.
-    pub(super) fn ask_again(&mut self, geometry: &Geometry, peer: PeerKey) -> Option<BlockRequest> {
-        let once = |block: &Block| matches!(block, Block::Asked(other, None) if *other != peer);
+    /// The next block that only one other peer was asked for, one of these, which is asked of this peer too.
+    pub(super) fn ask_again(&mut self, geometry: &Geometry, peer: PeerKey, of: Again<'_>) -> Option<BlockRequest> {
+        let once = |block: &Block| matches!(block, Block::Asked(other, None) if *other != peer && of.is_of(*other));
         let at = self.blocks.iter().position(once)?;
         if let Block::Asked(_, second) = &mut self.blocks[at] {
             *second = Some(peer);

@@ -43,7 +43,7 @@ fn pick(picker: &mut Picker, peer: PeerKey, has: &Pieces, count: usize) -> Vec<B
 fn pick_idle(picker: &mut Picker, peer: PeerKey, count: usize) -> Vec<BlockRequest> {
     let mut out = Vec::new();
     let asking = Asking {
-        idle: true,
+        again: Again::OfAnybody,
         ..Asking::default()
     };
     picker.pick(peer, &Pieces::HaveAll, asking, count, &mut out);
@@ -228,7 +228,10 @@ fn peer_that_may_have_part_in_one_piece_is_asked_for_no_other_before_that_is_ver
     let both = ask(&mut picker, 3, 1000, one);
     assert_eq!((pieces_of(&second).len(), pieces_of(&both)), (1, pieces_of(&second)));
     assert_eq!(ask(&mut picker, 3, 1000, one), []);
-    let idle = Asking { idle: true, ..one };
+    let idle = Asking {
+        again: Again::OfAnybody,
+        ..one
+    };
     let again = ask(&mut picker, 3, 1000, idle);
     assert_eq!(
         pieces_of(&again),
@@ -367,6 +370,27 @@ fn block_that_one_was_asked_for_is_handed_over_to_another() {
     assert!(picker.hand_over(&blocks[1], 1, 2) && picker.give_back(2, &blocks[1]));
     assert_eq!(pick(&mut picker, 3, &Pieces::HaveAll, 1), [blocks[1]]);
     assert!(picker.on_failed(piece(&geometry, 0)).contains(&1));
+}
+
+/// Whoever sends what it was asked for would send it twice.
+#[test]
+fn of_those_who_send_nothing_alone_is_taken_what_is_under_way() {
+    let mut picker = picker(10);
+    picker.set_partials_max(2);
+    let sends = pick(&mut picker, 1, &Pieces::HaveAll, BLOCKS as usize);
+    let silent = pick(&mut picker, 2, &Pieces::HaveAll, BLOCKS as usize);
+    let mut again = |of| {
+        let asking = Asking {
+            again: of,
+            ..Asking::default()
+        };
+        let mut out = Vec::new();
+        picker.pick(3, &Pieces::HaveAll, asking, 1000, &mut out);
+        out
+    };
+    assert_eq!(again(Again::Of(&[])), []);
+    assert_eq!(again(Again::Of(&[2, 7])), silent);
+    assert_eq!(again(Again::OfAnybody), sends);
 }
 
 #[test]
@@ -546,7 +570,7 @@ fn peer_for_whose_blocks_there_is_no_memory_is_asked_for_those_of_others_alone()
     let mut picker = picker(2);
     let others = pick(&mut picker, 1, &Pieces::HaveAll, 2);
     let asking = Asking {
-        idle: true,
+        again: Again::OfAnybody,
         open_max: 0,
         ..Asking::default()
     };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{REFUSED_MAX, leeching};
 use crate::io::{Driver, Owner};
 use crate::proto::geometry::{BLOCK_LEN, BlockRequest};
-use crate::proto::picker::Asking;
+use crate::proto::picker::{Again, Asking};
 use crate::proto::wire::{self, Message};
 use crate::shard::Shard;
 use crate::shard::conn::{Conn, PeerConn, Phase};
@@ -16,9 +16,9 @@ use crate::shard::events::{Event, Events};
 /// A request that is not answered for so long, while others are, was dropped by the peer.
 const LOST_AFTER: Duration = Duration::from_secs(60);
 
-/// A peer that has had nothing to do for so long is asked for what others were asked for; sooner when nothing else is
-/// missing and nothing comes. Near peers are done before that, and send nothing twice.
-const IDLE_AFTER: Duration = Duration::from_secs(2);
+/// A peer that has had nothing to do for so long is asked for what those were asked for who have sent nothing for as long, or whoever
+/// it is when nothing else is missing; sooner if then nothing comes. Near peers are done before that, and send nothing twice.
+pub(super) const IDLE_AFTER: Duration = Duration::from_secs(2);
 const IDLE_AFTER_AT_THE_END: Duration = Duration::from_millis(500);
 
 /// As long as a block that was missing has come within this time, the end comes by itself, or by what is late
@@ -123,7 +123,7 @@ impl<D: Driver> Shard<D> {
             only,
             suggested: &leech.suggested,
             refused: &leech.refused,
-            idle: false,
+            again: Again::OfNobody,
             alone: download.is_on_parole(leech.key),
         };
         let mut wanted = target - under_way;
@@ -170,7 +170,12 @@ impl<D: Driver> Shard<D> {
         let since = leech.idle_since.max(leech.idle_since.and(download.endgame_since));
         let is_idle = since.is_some_and(|since| now.saturating_duration_since(since) >= idle_after);
         if picked.is_empty() && !leech.is_outrun(now) && is_idle {
-            let asking = Asking { idle: true, ..asking };
+            // Before everything is asked for it may be for want of memory alone that it has nothing to do, while others send.
+            let again = match download.endgame_since {
+                Some(_) => Again::OfAnybody,
+                None => Again::Of(&download.silent),
+            };
+            let asking = Asking { again, ..asking };
             let wanted = wanted.min(TAKEN_OVER_MAX);
             download.picker.pick(leech.key, peer.pieces(), asking, wanted, picked);
             if picked.is_empty()
@@ -228,6 +233,9 @@ impl<D: Driver> Shard<D> {
             .values()
             .flat_map(|download| download.peers.values().copied())
             .collect();
+        for download in self.downloads.values_mut() {
+            download.silent.clear();
+        }
         let mut any = false;
         for owner in owners {
             let Some((peer, out, download)) = leeching(&mut self.conns, &mut self.downloads, owner) else {
@@ -239,6 +247,9 @@ impl<D: Driver> Shard<D> {
             leech.depth.on_tick(waiting && !leech.asked.is_empty(), now);
             leech.refused.retain(|(_, until)| *until > now);
             let is_snubbed = leech.depth.is_snubbed();
+            if waiting && leech.is_silent(now) {
+                download.silent.push(leech.key);
+            }
             if leech.has_begun && (!waiting || (is_snubbed && !was_snubbed)) {
                 // It sends nothing: others may help with what it has begun. Looked at here and not when it chokes us, which
                 // it may do as often as it likes.

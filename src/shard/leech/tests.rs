@@ -52,3 +52,21 @@ fn who_takes_over_a_little_each_tick_is_known_by_what_it_sends_of_that() {
     }
     assert_eq!(leech.could_take(LATE_MIN, now), 5, "20 blocks a second");
 }
+
+#[test]
+fn who_has_sent_nothing_for_two_seconds_is_silent_and_who_sends_is_not_however_long_its_queue() {
+    let start = Instant::now();
+    let (mut leech, blocks) = leech_and_blocks(start);
+    let after = |millis| start + Duration::from_millis(millis);
+    assert!(!leech.is_silent(after(5000)), "it was asked for nothing");
+    blocks[..12].iter().for_each(|block| leech.on_asked(*block, start));
+    assert!(!leech.is_silent(after(1999)) && leech.is_silent(after(2000)));
+    // Two blocks a second.
+    for millis in (500..=4000).step_by(500) {
+        leech.depth.on_block(BLOCK_LEN, after(millis));
+    }
+    assert!(!leech.is_silent(after(4000)));
+    // And none any more.
+    leech.depth.on_tick(true, after(4500));
+    assert!(leech.is_silent(after(4500)));
+}
