@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-use super::conn::{Conn, Phase};
+use super::conn::Conn;
 use super::deadlines::{HANDSHAKE_TICKS, ticks};
 use super::ended::Reason;
 use super::limits::TurnedAway;
@@ -127,7 +127,7 @@ impl<D: Driver> Shard<D> {
     }
 
     /// Takes a place for a connection from this address, for which another may have to make way. Whether it has one.
-    fn takes_place(&mut self, ip: IpAddr) -> bool {
+    pub(super) fn takes_place(&mut self, ip: IpAddr) -> bool {
         match self.settings.limits.admit(ip) {
             Err(TurnedAway::Total) => self.make_place() && self.settings.limits.admit(ip).is_ok(),
             admitted => admitted.is_ok(),
@@ -140,14 +140,17 @@ impl<D: Driver> Shard<D> {
         if self.conns.len() as u64 <= self.peers {
             return false; // None is in its handshake.
         }
-        let is_silent = |conn: &Conn| conn.dialed.is_none() && matches!(conn.phase, Phase::Handshake { .. });
-        if self.silent.owners.is_empty() && self.silent.looked_at != self.tick {
+        // Those that were found in an earlier tick may have gone by now.
+        if self.end_silent() {
+            return true;
+        }
+        if self.silent.looked_at != self.tick {
             self.silent.looked_at = self.tick;
             let has_had_time = |conn: &Conn| conn.started + SILENT_TICKS <= self.tick;
             let silent = self
                 .conns
                 .iter()
-                .filter(|(_, conn)| is_silent(conn) && has_had_time(conn));
+                .filter(|(_, conn)| conn.is_silent() && has_had_time(conn));
             let mut silent: Vec<(u64, Owner)> = silent.map(|(owner, conn)| (conn.started, owner)).collect();
             silent.sort_unstable_by_key(|(started, _)| *started);
             silent.truncate(SILENT_MAX);
@@ -155,8 +158,13 @@ impl<D: Driver> Shard<D> {
                 .owners
                 .extend(silent.into_iter().rev().map(|(_, owner)| owner));
         }
+        self.end_silent()
+    }
+
+    /// Ends the first of those that were found and are still silent.
+    fn end_silent(&mut self) -> bool {
         while let Some(owner) = self.silent.owners.pop() {
-            if self.conns.get(owner).is_some_and(is_silent) {
+            if self.conns.get(owner).is_some_and(Conn::is_silent) {
                 self.end(owner, Reason::Crowded, None);
                 return true;
             }

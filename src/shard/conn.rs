@@ -118,6 +118,11 @@ pub(super) struct PeerConn {
 }
 
 impl Conn {
+    /// Whether it was accepted and has not said its handshake yet.
+    pub(super) fn is_silent(&self) -> bool {
+        self.dialed.is_none() && matches!(self.phase, Phase::Handshake { .. })
+    }
+
     pub(super) fn new(socket: Handle, addr: SocketAddr, tick: u64) -> Conn {
         Conn {
             socket,

@@ -19,7 +19,7 @@ use crate::proto::picker::PeerKey;
 use crate::proto::wire::{self, Message};
 
 /// A block that will not be here before this much time has passed, and that which its peer's nearest one took, is late: what is on
-/// its way already is not taken for late. Who takes something over sends it within this time.
+/// its way already is not taken for late. Who takes something over sends it as soon.
 pub(super) const LATE_MIN: Duration = Duration::from_millis(250);
 
 /// So far away a block is late of any peer: more than any round trip.
@@ -68,7 +68,7 @@ impl<D: Driver> Shard<D> {
             let number = peer.served.number;
             if let Some(leech) = &peer.leech
                 && !peer.peer.peer_choking()
-                && leech.could_take(LATE_MIN, now) > 0
+                && leech.could_take(now) > 0
                 && self.downloads.get(&number).is_some_and(|it| it.is_proven(leech.key))
             {
                 free.entry(number).or_default().push(owner);
@@ -98,7 +98,7 @@ impl<D: Driver> Shard<D> {
             return;
         };
         let Some(leech) = &mut peer.leech else { return };
-        let mut room = leech.could_take(LATE_MIN, now);
+        let mut room = leech.could_take(now);
         let mut taken = Vec::new();
         let mut at = 0;
         while at < late.len() && room > 0 {

@@ -10,8 +10,6 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use asking::IDLE_AFTER;
-
 use super::Shard;
 use super::assembly::Assembly;
 use super::conn::{Conn, PeerConn, Phase};
@@ -23,7 +21,7 @@ use super::late::{LATE_MAX, LATE_MIN};
 use super::slots::Slots;
 use super::write::skew_of;
 use crate::io::{Driver, Owner};
-use crate::proto::depth::{DEPTH_MAX, Depth};
+use crate::proto::depth::{DEPTH_MAX, DEPTH_MIN, Depth};
 use crate::proto::geometry::{BlockRequest, PieceIndex};
 use crate::proto::picker::{Arrived, PeerKey};
 use crate::proto::rate::Rate;
@@ -61,6 +59,8 @@ pub(super) struct Leech {
     /// What comes so much later than the nearest is not on its way yet: as far as it is known, which is learnt by what came though
     /// it was taken back.
     pub(super) on_its_way: Duration,
+    /// So many blocks it may take over at once, whatever its rate.
+    ready_for: usize,
     pub(super) depth: Depth,
     allowed: Vec<PieceIndex>,
     suggested: Vec<PieceIndex>,
@@ -103,6 +103,7 @@ impl Leech {
             asked: VecDeque::new(),
             nearest: LATE_MAX,
             on_its_way: LATE_MIN,
+            ready_for: 1,
             depth: Depth::new(now),
             allowed: Vec::new(),
             suggested: Vec::new(),
@@ -137,14 +138,7 @@ impl Leech {
         counters.downloaded_bytes += u64::from(len);
         counters.downloaded_blocks += 1;
         download.downloaded += u64::from(len);
-        if let Some(asked) = self.take_asked(&block) {
-            let took = now.saturating_duration_since(asked.since);
-            // If it was taken back before, it may be what was asked for then that came.
-            if took < self.nearest && !self.taken_back.contains(&block) {
-                self.nearest = took;
-            }
-            self.outrun_at = None;
-            self.depth.on_block(len, now);
+        if self.on_own(&block, now) {
             self.rate.add(len.into(), now);
         } else if let Some(at) = self.taken_back.iter().position(|taken| *taken == block) {
             self.taken_back.remove(at);
@@ -173,6 +167,24 @@ impl Leech {
                 Some(nothing)
             }
         }
+    }
+
+    /// A block has come. Whether it was asked for it.
+    fn on_own(&mut self, block: &BlockRequest, now: Instant) -> bool {
+        let Some(asked) = self.take_asked(block) else {
+            return false;
+        };
+        let took = now.saturating_duration_since(asked.since);
+        // If it was taken back before, it may be what was asked for then that came.
+        if took < self.nearest && !self.taken_back.contains(block) {
+            self.nearest = took;
+        }
+        self.outrun_at = None;
+        if self.asked.is_empty() {
+            self.ready_for = (self.ready_for * 2).min(DEPTH_MIN as usize);
+        }
+        self.depth.on_block(block.length(), now);
+        true
     }
 
     /// A peer allows a piece to be asked for though it chokes us.
@@ -215,6 +227,7 @@ impl Leech {
     }
 
     fn take_back(&mut self, block: BlockRequest) {
+        self.ready_for = 1;
         if self.taken_back.len() >= DEPTH_MAX as usize {
             self.taken_back.pop_front();
         }
@@ -237,15 +250,15 @@ impl Leech {
         self.outrun_at.is_some_and(|at| since(at) < OUTRUN_FOR)
     }
 
-    /// Whether it sends nothing of what it was asked for.
-    fn is_silent(&self, now: Instant) -> bool {
-        let has_waited = |asked: &Asked| now.saturating_duration_since(asked.since) >= IDLE_AFTER;
-        self.depth.blocks_within(IDLE_AFTER) == 0 && self.asked.front().is_some_and(has_waited)
+    /// Whether it has sent nothing for so long, and was asked for something before.
+    fn is_silent(&self, after: Duration, now: Instant) -> bool {
+        let has_waited = |asked: &Asked| now.saturating_duration_since(asked.since) >= after;
+        self.depth.silent_for(now) >= after && self.asked.front().is_some_and(has_waited)
     }
 
     /// What it will send so late that another, who has nothing to do, sends it sooner and it hears in time that it need not; the
     /// last first. The first is never among it: it proves by that what it can. Nor, as long as it keeps its rate, is what it took over
-    /// itself: that is no more than it sends within [`LATE_MIN`].
+    /// itself ([`Leech::could_take`]).
     pub(super) fn late(&self, now: Instant) -> impl Iterator<Item = BlockRequest> {
         let after = (self.nearest + self.on_its_way).min(LATE_MAX);
         let since = self.asked.front().map_or(now, |asked| asked.since);
@@ -258,13 +271,14 @@ impl Leech {
         self.asked.iter().rev().take(late).map(|asked| asked.block)
     }
 
-    /// How many more blocks it could send within this time, of one that found too little to ask for.
-    pub(super) fn could_take(&self, within: Duration, now: Instant) -> usize {
+    /// How many more blocks it could have under way, of one that found too little to ask for: what it sends in time, and as many as
+    /// anybody has if it has sent all that it was asked for: how fast it could be cannot be told by what it sends of one at a time.
+    pub(super) fn could_take(&self, now: Instant) -> usize {
         if self.is_outrun(now) || !self.hungry {
             return 0;
         }
-        let target = self.depth.target() as usize;
-        let within = self.depth.blocks_within(within).max(1).min(target);
+        let within = self.depth.blocks_within((self.nearest + LATE_MIN).min(LATE_MAX));
+        let within = within.max(self.ready_for).min(self.depth.target() as usize);
         within.saturating_sub(self.asked.len())
     }
 

@@ -109,15 +109,20 @@ impl Queue {
         state.fresh.len() + placed.sum::<usize>()
     }
 
-    /// What the torrent waits for of which this is the job; `None` if that does not wait.
+    /// What the torrent waits for of which this is the job; `None` if that does not wait, or is about to be taken.
     pub(super) fn wait_of(&self, is_it: impl Fn(&Job) -> bool) -> Option<Wait> {
         let state = self.lock();
         if state.fresh.iter().any(&is_it) {
             return Some(Wait::ToBePlaced);
         }
+        let running: usize = state.devices.values().map(|lane| lane.running).sum();
         state.devices.iter().find_map(|(device, lane)| {
             let before = lane.waiting.iter().position(|placed| is_it(&placed.job));
-            let in_line = before.map(|before| Wait::InLine(*device, lane.running + before));
+            let must_wait =
+                |before: &usize| lane.running + before >= at_once(*device) || running + before >= self.checks_max;
+            let in_line = before
+                .filter(must_wait)
+                .map(|before| Wait::InLine(*device, lane.running + before));
             let is_bare = || lane.bare.iter().any(|placed| is_it(&placed.job));
             in_line.or_else(|| is_bare().then_some(Wait::ToBePlaced))
         })
@@ -326,5 +331,8 @@ mod tests {
         let in_line = |before| Some(Wait::InLine(disk, before));
         let looked_for = Some(Wait::ToBePlaced);
         assert_eq!(waits, [None, in_line(1), in_line(2), looked_for, looked_for]);
+        // There is a thread for the next one, which has yet to take it.
+        queue.done(disk);
+        assert_eq!([2, 3].map(|generation| fixture.wait_of(generation)), [None, in_line(1)]);
     }
 }

@@ -53,7 +53,7 @@ impl<'a> Context<'a> {
     pub(super) fn report(&self, at: At, message: impl Into<String>) {
         self.problems.borrow_mut().push(Problem {
             at,
-            message: message.into(),
+            message: without_secrets(&message.into()),
         });
     }
 
@@ -510,7 +510,12 @@ impl<'a> Section<'a> {
     /// Addresses to listen on; one alone may be written without the brackets of a list.
     pub(super) fn addresses(&mut self, key: &'static str, default: Vec<SocketAddr>) -> Vec<SocketAddr> {
         self.take(key, default, |node| {
-            let addresses = list(node)?.into_iter().map(address).collect::<Result<Vec<_>, _>>()?;
+            // A port alone is told what it lacks.
+            let nodes = match node.value {
+                Value::Integer(_) => vec![node],
+                _ => list(node)?,
+            };
+            let addresses = nodes.into_iter().map(address).collect::<Result<Vec<_>, _>>()?;
             if addresses.is_empty() {
                 return Err("expected at least one address".to_owned());
             }
@@ -763,6 +768,23 @@ fn address(node: Node) -> Result<SocketAddr, String> {
     address.ok_or_else(|| {
         format!("expected an IP address and a port such as \"0.0.0.0:6881\" or \"[::]:6881\", found {found}")
     })
+}
+
+/// A message without what stands behind the `://` of URLs that were found where they do not belong: a tracker's may have a key in it.
+fn without_secrets(message: &str) -> String {
+    let found = ["found ", "unknown "]
+        .iter()
+        .filter_map(|word| message.find(word))
+        .min();
+    let (said, mut rest) = message.split_at(found.unwrap_or(message.len()));
+    let mut shown = said.to_owned();
+    while let Some((scheme, behind)) = rest.split_once("://") {
+        let is_end = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | ')' | ']');
+        rest = &behind[behind.find(is_end).unwrap_or(behind.len())..];
+        shown.push_str(scheme);
+        shown.push_str("://...");
+    }
+    shown + rest
 }
 
 fn quoted(words: &[&str]) -> String {

@@ -479,9 +479,32 @@ fn several_values_without_brackets_and_a_port_alone_are_told_what_they_should_be
         ]
     );
     assert_eq!(
+        told("[peers]\nlisten = 6881\n"),
+        ["2: peers.listen: expected an IP address and a port such as \"0.0.0.0:6881\" or \"[::]:6881\", found 6881"]
+    );
+    assert_eq!(
         told("[metrics]\nlisten = 9469\n"),
         ["2: metrics.listen: expected an IP address and a port such as \"0.0.0.0:6881\" or \"[::]:6881\", found 9469",]
     );
+}
+
+#[test]
+fn addresses_of_trackers_and_stores_in_the_wrong_place_are_told_without_their_secrets() {
+    for text in [
+        "[[watch]]\ndir = \"a\"\ndata-dir = \"b\"\npeers = \"http://t/SECRET/announce\"\n",
+        "[tracker]\nhttp = \"redis://:SECRET@h:6379/0\"\n",
+        "[tracker]\nhttp = 127.0.0.1:1, redis://:SECRET@h\n",
+        "[announce]\nhostname = \"http://u:SECRET@h/\"\n",
+        "[announce]\n\"http://u:SECRET@h/\" = 1\n",
+        "[\"redis://u:SECRET@h/0\"]\n",
+        "log-level = \"http://u:SECRET@h/\"\n",
+    ] {
+        let told_of = told(text);
+        assert!(
+            !told_of.is_empty() && !told_of.concat().contains("SECRET"),
+            "{text}: {told_of:?}"
+        );
+    }
 }
 
 /// It made a folder of that name.

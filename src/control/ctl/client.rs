@@ -83,6 +83,14 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// What was to be added cannot be read.
+    #[error("cannot read {}: {source}", escaped(&path.to_string_lossy()))]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// btd has hung up, or what it says is no answer.
     #[error("btd's answer breaks off: {0}")]
     Broken(String),
@@ -143,9 +151,12 @@ impl Error {
             Self::Config(_) => Fault::Config,
             Self::NotRunning { .. } | Self::Silent(_) => Fault::Unavailable,
             Self::NotATorrent { .. } => Fault::Data,
-            Self::Io { .. } | Self::NotAllowed { .. } | Self::Broken(_) | Self::NotDeleted { .. } | Self::Output(_) => {
-                Fault::Io
-            }
+            Self::Io { .. }
+            | Self::Unreadable { .. }
+            | Self::NotAllowed { .. }
+            | Self::Broken(_)
+            | Self::NotDeleted { .. }
+            | Self::Output(_) => Fault::Io,
             Self::NotHealthy | Self::NotDone { .. } | Self::NoneDone => Fault::No,
             Self::Refused(refusal) => match refusal.kind {
                 Kind::BadRequest => Fault::Usage,
@@ -292,6 +303,7 @@ impl Client {
                 Err(
                     error @ (Error::Refused(_)
                     | Error::NotATorrent { .. }
+                    | Error::Unreadable { .. }
                     | Error::NotDeleted { .. }
                     | Error::NotDone { .. }),
                 ) => {
@@ -513,8 +525,7 @@ fn absolute(path: &Path) -> String {
 
 /// A file that may be a torrent's.
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    let io = |source| Error::Io {
-        step: "read",
+    let io = |source| Error::Unreadable {
         path: path.to_owned(),
         source,
     };

@@ -41,16 +41,16 @@ fn who_takes_over_a_little_each_tick_is_known_by_what_it_sends_of_that() {
     let mut now = Instant::now();
     let (mut leech, blocks) = leech_and_blocks(now);
     leech.hungry = true;
-    assert_eq!(leech.could_take(LATE_MIN, now), 1, "nothing is known of it");
+    leech.nearest = Duration::from_millis(100);
+    assert_eq!(leech.could_take(now), 1, "nothing is known of it");
     for block in blocks.chunks(2).take(20) {
         leech.on_relief(block.iter().copied(), now);
         now += Duration::from_millis(100);
         for block in block {
-            assert!(leech.take_asked(block).is_some());
-            leech.depth.on_block(BLOCK_LEN, now);
+            assert!(leech.on_own(block, now));
         }
     }
-    assert_eq!(leech.could_take(LATE_MIN, now), 5, "20 blocks a second");
+    assert_eq!(leech.could_take(now), 7, "20 blocks a second");
 }
 
 #[test]
@@ -58,15 +58,44 @@ fn who_has_sent_nothing_for_two_seconds_is_silent_and_who_sends_is_not_however_l
     let start = Instant::now();
     let (mut leech, blocks) = leech_and_blocks(start);
     let after = |millis| start + Duration::from_millis(millis);
-    assert!(!leech.is_silent(after(5000)), "it was asked for nothing");
+    let is_silent = |leech: &Leech, at| leech.is_silent(Duration::from_secs(2), at);
+    assert!(!is_silent(&leech, after(5000)), "it was asked for nothing");
     blocks[..12].iter().for_each(|block| leech.on_asked(*block, start));
-    assert!(!leech.is_silent(after(1999)) && leech.is_silent(after(2000)));
+    assert!(!is_silent(&leech, after(1999)) && is_silent(&leech, after(2000)));
     // Two blocks a second.
     for millis in (500..=4000).step_by(500) {
         leech.depth.on_block(BLOCK_LEN, after(millis));
     }
-    assert!(!leech.is_silent(after(4000)));
+    assert!(!is_silent(&leech, after(4000)));
     // And none any more.
-    leech.depth.on_tick(true, after(4500));
-    assert!(leech.is_silent(after(4500)));
+    assert!(!is_silent(&leech, after(5999)) && is_silent(&leech, after(6000)));
+}
+
+/// It takes a second for each, whether it is asked for one or many: so its rate is that of what it is asked for.
+#[test]
+fn who_is_far_away_takes_over_more_each_time_until_something_is_taken_from_it() {
+    let mut now = Instant::now();
+    let (mut leech, blocks) = leech_and_blocks(now);
+    leech.hungry = true;
+    let mut left = blocks.iter().copied();
+    let mut taken = Vec::new();
+    for _ in 0..4 {
+        let could = leech.could_take(now);
+        let next: Vec<BlockRequest> = left.by_ref().take(could).collect();
+        leech.on_relief(next.iter().copied(), now);
+        now += Duration::from_secs(1);
+        for block in &next {
+            leech.on_own(block, now);
+        }
+        taken.push(could);
+    }
+    assert_eq!(taken, [1, 2, 4, 5], "as many as anybody has");
+    let next = left.next().unwrap();
+    leech.on_relief([next].into_iter(), now);
+    leech.no_longer(&next);
+    for _ in 0..2 {
+        now += Duration::from_millis(500);
+        leech.depth.on_tick(true, now);
+    }
+    assert_eq!(leech.could_take(now), 1);
 }
