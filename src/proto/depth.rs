@@ -93,12 +93,6 @@ impl Depth {
         (u128::from(self.rate) * time.as_millis() / 1000 / u128::from(BLOCK_LEN)) as usize
     }
 
-    /// How long it has sent nothing though it could have.
-    #[must_use]
-    pub fn silent_for(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.heard_at)
-    }
-
     /// Whether it has sent nothing for a minute.
     #[must_use]
     pub const fn is_snubbed(&self) -> bool {

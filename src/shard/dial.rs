@@ -68,8 +68,6 @@ pub(super) enum Went {
     Well,
     /// Nothing did.
     Nowhere,
-    /// It was not made: there was no place for one more.
-    Untried,
     /// It is not to be made again.
     Wrong,
 }
@@ -135,15 +133,11 @@ impl Dial {
         known.failures = match went {
             Went::Well => 0,
             Went::Nowhere | Went::Wrong => known.failures.saturating_add(1),
-            Went::Untried => known.failures,
         };
-        let after = match went {
-            Went::Untried => AGAIN_TICKS,
-            _ => (AGAIN_TICKS << known.failures.saturating_sub(1).min(7)).min(AGAIN_TICKS_MAX),
-        };
+        let after = (AGAIN_TICKS << known.failures.saturating_sub(1).min(7)).min(AGAIN_TICKS_MAX);
         known.state = match went {
             Went::Wrong => State::Never,
-            Went::Well | Went::Nowhere | Went::Untried => State::Waits(tick + after + random % (after / 4).max(1)),
+            Went::Well | Went::Nowhere => State::Waits(tick + after + random % (after / 4).max(1)),
         };
         if let State::Waits(at) = known.state {
             self.due_at = self.due_at.min(at);
@@ -205,7 +199,7 @@ impl<D: Driver> Shard<D> {
         };
         let Some(socket) = socket else {
             if let Some(download) = self.downloads.get_mut(&number) {
-                download.dial.ended(addr, Went::Untried, self.tick, random);
+                download.dial.ended(addr, Went::Nowhere, self.tick, random);
             }
             return;
         };

@@ -61,6 +61,8 @@ pub(super) struct Leech {
     pub(super) on_its_way: Duration,
     /// So many blocks it may take over at once, whatever its rate.
     ready_for: usize,
+    /// When it last sent something that it was asked for.
+    sent_at: Option<Instant>,
     pub(super) depth: Depth,
     allowed: Vec<PieceIndex>,
     suggested: Vec<PieceIndex>,
@@ -104,6 +106,7 @@ impl Leech {
             nearest: LATE_MAX,
             on_its_way: LATE_MIN,
             ready_for: 1,
+            sent_at: None,
             depth: Depth::new(now),
             allowed: Vec::new(),
             suggested: Vec::new(),
@@ -180,6 +183,7 @@ impl Leech {
             self.nearest = took;
         }
         self.outrun_at = None;
+        self.sent_at = Some(now);
         if self.asked.is_empty() {
             self.ready_for = (self.ready_for * 2).min(DEPTH_MIN as usize);
         }
@@ -250,10 +254,10 @@ impl Leech {
         self.outrun_at.is_some_and(|at| since(at) < OUTRUN_FOR)
     }
 
-    /// Whether it has sent nothing for so long, and was asked for something before.
+    /// Whether it has sent nothing for so long that it was asked for, and was asked for something before; whether it chokes us or not.
     fn is_silent(&self, after: Duration, now: Instant) -> bool {
-        let has_waited = |asked: &Asked| now.saturating_duration_since(asked.since) >= after;
-        self.depth.silent_for(now) >= after && self.asked.front().is_some_and(has_waited)
+        let is_past = |at: Instant| now.saturating_duration_since(at) >= after;
+        self.sent_at.is_none_or(is_past) && self.asked.front().is_some_and(|asked| is_past(asked.since))
     }
 
     /// What it will send so late that another, who has nothing to do, sends it sooner and it hears in time that it need not; the
@@ -262,9 +266,11 @@ impl Leech {
     pub(super) fn late(&self, now: Instant) -> impl Iterator<Item = BlockRequest> {
         let after = (self.nearest + self.on_its_way).min(LATE_MAX);
         let since = self.asked.front().map_or(now, |asked| asked.since);
+        let is_young = now.saturating_duration_since(since) < after;
         let in_time = match self.depth.blocks_within(after) {
             // Nothing has come yet, which says nothing as long as nothing could.
-            0 if now.saturating_duration_since(since) < after => usize::MAX,
+            0 if is_young => usize::MAX,
+            in_time if is_young => in_time.max(self.ready_for),
             in_time => in_time.max(1),
         };
         let late = self.asked.len().saturating_sub(in_time);

@@ -21,9 +21,6 @@ const LOST_AFTER: Duration = Duration::from_secs(60);
 const IDLE_AFTER: Duration = Duration::from_secs(2);
 const IDLE_AFTER_AT_THE_END: Duration = Duration::from_millis(500);
 
-/// A peer that has sent nothing for so long keeps one request, and others may have the rest and its memory, if any of them waits.
-const SILENT_AFTER: Duration = Duration::from_secs(5);
-
 /// As long as a block that was missing has come within this time, the end comes by itself, or by what is late
 /// ([`super::super::late`]).
 const NOTHING_COMES: Duration = Duration::from_millis(200);
@@ -94,8 +91,8 @@ impl<D: Driver> Shard<D> {
             false => None,
         };
         let under_way = leech.under_way();
-        // One that was outrun, or is silent, is to prove itself before it takes up more memory.
-        let target = match leech.is_outrun(now) || leech.is_silent(SILENT_AFTER, now) {
+        // One that was outrun is to prove itself before it takes up more memory.
+        let target = match leech.is_outrun(now) {
             true => 1,
             false => leech.depth.target() as usize,
         };
@@ -239,7 +236,6 @@ impl<D: Driver> Shard<D> {
         for download in self.downloads.values_mut() {
             download.silent.clear();
         }
-        let others_wait = !self.hungry.is_empty();
         let mut any = false;
         for owner in owners {
             let Some((peer, out, download)) = leeching(&mut self.conns, &mut self.downloads, owner) else {
@@ -254,7 +250,6 @@ impl<D: Driver> Shard<D> {
             if leech.is_silent(IDLE_AFTER, now) {
                 download.silent.push(leech.key);
             }
-            let gives_way = others_wait && leech.is_silent(SILENT_AFTER, now);
             if leech.has_begun && (!waiting || (is_snubbed && !was_snubbed)) {
                 // It sends nothing: others may help with what it has begun. Looked at here and not when it chokes us, which
                 // it may do as often as it likes.
@@ -263,7 +258,7 @@ impl<D: Driver> Shard<D> {
             }
             let is_old = |since: Instant| now.saturating_duration_since(since) >= LOST_AFTER;
             // One that sends nothing at all keeps the first, so that it can prove itself, but nobody waits for it.
-            let kept = usize::from((is_snubbed || gives_way) && waiting).min(leech.asked.len());
+            let kept = usize::from(is_snubbed && waiting).min(leech.asked.len());
             if let Some(asked) = leech.asked.front().filter(|_| kept > 0) {
                 any |= download.give_back(&mut self.assembly, leech.key, &asked.block);
             }
@@ -271,12 +266,12 @@ impl<D: Driver> Shard<D> {
                 .asked
                 .iter()
                 .skip(kept)
-                .filter(|asked| is_snubbed || gives_way || is_old(asked.since))
+                .filter(|asked| is_snubbed || is_old(asked.since))
                 .map(|asked| asked.block)
                 .collect();
             for block in &lost {
                 leech.no_longer(block);
-                if !is_snubbed && !gives_way {
+                if !is_snubbed {
                     leech.on_refused(block.piece(), now);
                 }
                 download.give_back(&mut self.assembly, leech.key, block);

@@ -63,8 +63,8 @@ fn who_has_sent_nothing_for_two_seconds_is_silent_and_who_sends_is_not_however_l
     blocks[..12].iter().for_each(|block| leech.on_asked(*block, start));
     assert!(!is_silent(&leech, after(1999)) && is_silent(&leech, after(2000)));
     // Two blocks a second.
-    for millis in (500..=4000).step_by(500) {
-        leech.depth.on_block(BLOCK_LEN, after(millis));
+    for (block, millis) in blocks.iter().zip((500..=4000).step_by(500)) {
+        assert!(leech.on_own(block, after(millis)));
     }
     assert!(!is_silent(&leech, after(4000)));
     // And none any more.
@@ -83,7 +83,13 @@ fn who_is_far_away_takes_over_more_each_time_until_something_is_taken_from_it() 
         let could = leech.could_take(now);
         let next: Vec<BlockRequest> = left.by_ref().take(could).collect();
         leech.on_relief(next.iter().copied(), now);
-        now += Duration::from_secs(1);
+        now += Duration::from_millis(100);
+        assert_eq!(
+            leech.late(now).count(),
+            0,
+            "it is given time for what it has taken over"
+        );
+        now += Duration::from_millis(900);
         for block in &next {
             leech.on_own(block, now);
         }

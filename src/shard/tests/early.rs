@@ -240,28 +240,3 @@ fn torrent_of_long_pieces_that_is_removed_in_the_middle_leaves_nothing_behind() 
         assert_eq!(shard.counters.pieces_written, 0, "no run that ends after it is a piece");
     }
 }
-
-/// They hold all memory by what they were asked for, and the one that goes on has yet to prove itself.
-#[test]
-fn peers_that_give_a_little_and_stop_make_way_for_one_that_goes_on() {
-    let mut leeching = leeching();
-    let mut stopping: Vec<Giver> = (0..8).map(|at| leeching.giver(2000 + at, FAST)).collect();
-    leeching.unchoke(&stopping);
-    for _ in 0..4 {
-        for giver in &mut stopping {
-            leeching.give(giver, 5);
-        }
-    }
-    let mut honest = leeching.giver(3000, FAST);
-    leeching.unchoke([&honest]);
-    let mut seconds = 0;
-    while !leeching.is_complete() {
-        while leeching.give(&mut honest, usize::MAX) > 0 {
-            reserved(&leeching);
-        }
-        leeching.pass(1);
-        seconds += 1;
-        assert!(seconds < 30, "before those who stopped are snubbed");
-    }
-    assert!(leeching.file() == leeching.fixture.payload);
-}
