@@ -4,6 +4,7 @@
 //! own and written here as they are: recording every request once more, one by one, would cost more than serving it.
 
 mod names;
+mod process;
 pub mod server;
 pub mod top;
 
@@ -162,6 +163,7 @@ impl server::Source for Reporter {
         workers.iter().for_each(|worker| sum.add(&worker.queue_delay));
         write_histogram(&mut text, name, help, &sum);
         top::write(&mut text, &self.top);
+        process::write(&mut text);
         text
     }
 
