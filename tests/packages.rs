@@ -60,7 +60,20 @@ fn debian_package_is_installed_used_and_purged_and_leaves_payload_alone() {
     for dir in ["var/lib/dpkg/info", "var/lib/dpkg/updates", "etc", "run", "tmp"] {
         scratch.dir(&format!("system/{dir}"));
     }
-    fs::write(system.join("var/lib/dpkg/status"), "").expect("write dpkg's status");
+    let status = system.join("var/lib/dpkg/status");
+    let systemd = |version: &str| {
+        let package = "Package: systemd\nStatus: install ok installed\nMaintainer: a <a@localhost>\nArchitecture: all\nDescription: a\n";
+        let before = fs::read_to_string(&status).unwrap_or_default();
+        let others = before
+            .split("\n\n")
+            .filter(|one| !one.trim().is_empty() && !one.contains("Package: systemd"));
+        let all: Vec<String> = others
+            .map(|one| format!("{}\n", one.trim()))
+            .chain([format!("{package}Version: {version}\n")])
+            .collect();
+        fs::write(&status, all.join("\n")).expect("write dpkg's status");
+    };
+    systemd("252.39-1~deb12u1");
     let dpkg = |arguments: &[&str]| {
         let mut command = Command::new("dpkg");
         command
@@ -79,10 +92,20 @@ fn debian_package_is_installed_used_and_purged_and_leaves_payload_alone() {
         "usr/lib/systemd/system/btd@.service",
         "usr/share/man/man1/btd.1.gz",
         "usr/share/man/man5/btd.toml.5.gz",
+        "usr/share/man/man1/btd-ctl.1.gz",
         "usr/share/bash-completion/completions/btd",
+        "usr/share/zsh/vendor-completions/_btd",
+        "usr/share/fish/vendor_completions.d/btd.fish",
     ] {
         assert!(system.join(file).is_file(), "{file} is not installed");
     }
+    let drop_ins = ["btd.service.d", "btd@.service.d"].map(|dir| system.join("usr/lib/systemd/system").join(dir));
+    let file = "notify-reload.conf";
+    let are = |there| drop_ins.iter().all(|dir| dir.join(file).exists() == there);
+    assert!(are(false), "systemd 252 does not know notify-reload");
+    systemd("257.8-1~deb13u2");
+    dpkg(&["--install", package.to_str().expect("UTF-8")]);
+    assert!(are(true), "systemd 257 is not told to wait for a reload");
     if installed("systemd-sysusers") {
         let users = fs::read_to_string(system.join("etc/passwd")).expect("read the accounts");
         assert!(users.lines().any(|line| line.starts_with("btd:")), "{users}");
@@ -100,6 +123,10 @@ fn debian_package_is_installed_used_and_purged_and_leaves_payload_alone() {
     fs::write(payload.join("payload"), "x").expect("write");
     dpkg(&["--remove", "btd"]);
     assert!(!program.exists() && config.exists() && state.exists());
+    assert!(
+        drop_ins.iter().all(|dir| !dir.exists()),
+        "folders that the package made are left"
+    );
     dpkg(&["--purge", "btd"]);
     assert!(!config.exists() && !state.exists());
     assert!(payload.join("payload").exists(), "payload is the user's");

@@ -82,24 +82,32 @@ impl std::fmt::Display for Budget {
 /// The least of what the machine and the control groups of this process allow, in bytes.
 fn limit() -> Option<u64> {
     let own = read("/proc/self/cgroup");
-    let of_group = groups(&own).filter_map(|dir| read(dir.join("memory.max")).trim().parse().ok());
+    let of_group = limits(&own).filter_map(|file| read(file).trim().parse().ok());
     of_group.chain(super::config::sections::machine_memory()).min()
 }
 
-/// The folders of a process' control group (version 2) and those that it lies in.
-fn groups(cgroup: &str) -> impl Iterator<Item = PathBuf> {
-    const ROOT: &str = "/sys/fs/cgroup";
-    let own = cgroup.lines().find_map(|line| line.strip_prefix("0::/"));
-    let own = match own.filter(|own| !own.is_empty()) {
-        Some(own) => Path::new(ROOT).join(own),
-        None => PathBuf::from(ROOT),
+/// The files with the limits of a process' control group and of those that it lies in, by what proc(5) says of it: of version 2, and of
+/// version 1, which containers on older machines have. What has no limit says a word, or more than any machine has.
+fn limits(cgroup: &str) -> impl Iterator<Item = PathBuf> {
+    const UNIFIED: &str = "/sys/fs/cgroup";
+    const OF_MEMORY: &str = "/sys/fs/cgroup/memory";
+    let unified = cgroup.lines().find_map(|line| line.strip_prefix("0::"));
+    // number:controllers:path
+    let of_memory = cgroup.lines().find_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        controllers.split(',').any(|name| name == "memory").then_some(path)
+    });
+    let above = |root: &'static str, path: &str, file: &'static str| {
+        let own = Path::new(root).join(path.trim_start_matches('/'));
+        let all = own.ancestors().take_while(move |dir| dir.starts_with(root));
+        all.map(|dir| dir.join(file)).collect::<Vec<_>>()
     };
-    let all: Vec<PathBuf> = own
-        .ancestors()
-        .take_while(|dir| dir.starts_with(ROOT))
-        .map(Path::to_owned)
-        .collect();
-    all.into_iter()
+    // In a container its own group may be the root of what is mounted there, whatever it is called outside.
+    let mut files = above(UNIFIED, unified.unwrap_or_default(), "memory.max");
+    if let Some(path) = of_memory {
+        files.extend(above(OF_MEMORY, path, "memory.limit_in_bytes"));
+    }
+    files.into_iter()
 }
 
 /// What a file of the kernel says; nothing if there is none.
@@ -125,15 +133,27 @@ mod tests {
 
     #[test]
     fn a_group_lies_in_those_above_it_and_a_process_of_none_in_the_root() {
-        let dirs = |text| -> Vec<String> { groups(text).map(|dir| dir.display().to_string()).collect() };
-        let text = "12:memory:/old\n0::/system.slice/btd.service\n";
+        let files = |text| -> Vec<String> { limits(text).map(|file| file.display().to_string()).collect() };
         let expected = [
-            "/sys/fs/cgroup/system.slice/btd.service",
-            "/sys/fs/cgroup/system.slice",
-            "/sys/fs/cgroup",
+            "/sys/fs/cgroup/system.slice/btd.service/memory.max",
+            "/sys/fs/cgroup/system.slice/memory.max",
+            "/sys/fs/cgroup/memory.max",
         ];
-        assert_eq!(dirs(text), expected);
-        assert_eq!(dirs(""), ["/sys/fs/cgroup"]);
+        assert_eq!(files("0::/system.slice/btd.service\n"), expected);
+        assert_eq!(files(""), ["/sys/fs/cgroup/memory.max"]);
         assert!(limit().is_some_and(|bytes| bytes > 1 << 20), "this machine has some");
+    }
+
+    #[test]
+    fn a_group_of_version_1_has_a_limit_too() {
+        let text = "12:pids:/docker/x\n11:cpu,memory:/docker/x\n3:memoryless:/y\n0::/\n";
+        let files: Vec<String> = limits(text).map(|file| file.display().to_string()).collect();
+        let expected = [
+            "/sys/fs/cgroup/memory.max",
+            "/sys/fs/cgroup/memory/docker/x/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/docker/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        ];
+        assert_eq!(files, expected);
     }
 }

@@ -55,6 +55,10 @@ pub(super) fn raise((of_peers, of_tracker): (usize, usize), shards: usize) -> De
     }
     let now = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let descriptors = share_out(now, connections as u64, shards as u64);
+    tracing::info!(
+        "{}",
+        effect(limit.current.unwrap_or(u64::MAX), now, descriptors, shards)
+    );
     if descriptors.connections < connections {
         let why = too_few(now, descriptors.connections, (of_peers, of_tracker));
         tracing::warn!("{why}");
@@ -65,6 +69,18 @@ pub(super) fn raise((of_peers, of_tracker): (usize, usize), shards: usize) -> De
 /// How many of so many connections a limit of open files has room for.
 pub(super) fn connections_within(limit: u64, connections: usize, shards: usize) -> usize {
     share_out(limit, connections as u64, shards as u64).connections
+}
+
+/// What came of raising it.
+fn effect(before: u64, now: u64, descriptors: Descriptors, shards: usize) -> String {
+    let raised = match before < now {
+        true => format!(" (the limit was raised from {before})"),
+        false => String::new(),
+    };
+    format!(
+        "{now} files may be open at once{raised}: {} of payload in each of {shards} shards, and {} checks at once",
+        descriptors.files_per_shard, descriptors.checks
+    )
 }
 
 /// The warning, with what its number is made of: nobody has written the sum.
@@ -141,6 +157,16 @@ mod tests {
             peers.contains("not the 8000 of [peers] max-connections (hint"),
             "{peers}"
         );
+    }
+
+    #[test]
+    fn effect_tells_of_the_limit_before_only_where_it_was_raised() {
+        let descriptors = share_out(4096, 400, 2);
+        assert_eq!(
+            effect(1024, 4096, descriptors, 2),
+            "4096 files may be open at once (the limit was raised from 1024): 1024 of payload in each of 2 shards, and 7 checks at once"
+        );
+        assert!(effect(4096, 4096, descriptors, 2).starts_with("4096 files may be open at once: "));
     }
 
     #[test]

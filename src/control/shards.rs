@@ -97,6 +97,7 @@ pub(super) fn locked_len(config: &Config) -> u64 {
 pub(super) struct Shards {
     shards: Vec<One>,
     peer_id: PeerId,
+    connections_max: usize,
     checks_max: usize,
     /// The rates that all of them keep to together.
     upload_pace: Arc<Pace>,
@@ -255,6 +256,7 @@ impl Shards {
         Ok(Self {
             shards,
             peer_id,
+            connections_max: of_peers,
             checks_max: descriptors.checks,
             upload_pace,
             download_pace,
@@ -283,6 +285,11 @@ impl Shards {
         let now = Instant::now();
         self.upload_pace.set(upload.and_then(NonZeroU64::new), now);
         self.download_pace.set(download.and_then(NonZeroU64::new), now);
+    }
+
+    /// Connections of peers that there may be at once, in all of them together.
+    pub(super) fn connections_max(&self) -> usize {
+        self.connections_max
     }
 
     /// Checks of payload that may run at once beside them.

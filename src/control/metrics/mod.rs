@@ -192,6 +192,11 @@ pub(super) fn publish_reload(is_ok: bool) {
     ::metrics::gauge!("btd_config_reload_ok").set(f64::from(u8::from(is_ok)));
 }
 
+/// Says how many connections of peers there may be at once, by the configuration, open files and memory.
+pub(super) fn publish_connections_max(count: usize) {
+    ::metrics::gauge!("btd_connections_max").set(count as f64);
+}
+
 /// Says how many torrents are in each state. Does nothing while there is no metrics server.
 pub(super) fn publish_torrents(states: &[&'static str], counts: &[usize]) {
     for (state, count) in std::iter::zip(states, counts) {

@@ -312,6 +312,10 @@ pub(super) fn describe() {
         "1 while something can leave by peers.bind-device, 0 while nothing leaves at all. Not there without such a device."
     );
     describe_counter!("btd_config_reloads_total", "Times the configuration was read again.");
+    describe_gauge!(
+        "btd_connections_max",
+        "Connections of peers that there may be at once, by the configuration, open files and memory."
+    );
     describe_gauge!("btd_build_info", "Always 1; the labels tell which btd this is.");
     describe_counter!(
         "btd_tracker_requests_total",
