@@ -182,7 +182,7 @@ def look(options, home, running):
         return path
 
     watch = '[[watch]]\ndir = "torrents"\ndata-dir = "data"\n[announce]\nallow-private = true\n'
-    loaded = Daemon(options.btd, home / "loaded", watch + '[tracker]\nhttp = "127.0.0.1:0"\nudp = "127.0.0.1:0"\n')
+    loaded = Daemon(options.btd, home / "loaded", watch + '[storage]\nscrub = "10m"\n[tracker]\nhttp = "127.0.0.1:0"\nudp = "127.0.0.1:0"\n')
     idle_torrents(loaded.home / "torrents", loaded.home / "data", options.idle_torrents)
     loaded.start()
     running.append(loaded.process)

@@ -1,4 +1,5 @@
-//! The dashboard and the alerts that are shipped name only what btd says, and are what Prometheus understands.
+//! The dashboard and the alerts that are shipped name only what btd says, are what Prometheus understands, and the alerts are told by
+//! what they are for.
 
 mod support;
 
@@ -14,7 +15,7 @@ use support::payload::Payload;
 use support::scratch::Scratch;
 use support::stub_tracker::StubTracker;
 use support::torrent::Torrent;
-use support::{cannot, http, installed, wait_for, within};
+use support::{age, cannot, http, installed, wait_for, within};
 
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)
@@ -51,15 +52,17 @@ fn rules() -> String {
 fn names(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
     words
-        .filter(|word| word.starts_with("btd_"))
+        .filter(|word| word.starts_with("btd_") || word.starts_with("process_"))
         .map(str::to_owned)
         .collect()
 }
 
-/// What a btd says that has everything: torrents, a tracker with a store, trackers to announce to, and a peer that has left.
+/// What a btd says that has everything: torrents, a tracker with a store, trackers to announce to, a scrub, and a
+/// peer that has left.
 fn said(scratch: &Scratch) -> BTreeSet<String> {
     let (watch, data) = (scratch.dir("watch"), scratch.dir("data"));
     let payload = Payload::make(&data, "payload.bin", 3, &[("payload.bin".to_owned(), 1 << 20)]);
+    age(&payload.path());
     let torrent = Torrent::create(&payload.path(), 64 << 10, watch.join("payload.torrent"));
     let stub = StubTracker::saying("d8:intervali1800e5:peers0:e");
     // Nobody listens at port 1: the store is away.
@@ -76,6 +79,7 @@ fn said(scratch: &Scratch) -> BTreeSet<String> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_btd"));
     command.env("BTD_PEERS__BIND_DEVICE", "lo");
     command.env("BTD_METRICS__TOP_TORRENTS", "1");
+    command.env("BTD_STORAGE__SCRUB", "2s");
     let btd = Btd::start_within(command, scratch.path(), &config);
     // Something moves.
     let (to, into) = (scratch.dir("leech/watch"), scratch.dir("leech/data"));
@@ -95,6 +99,7 @@ fn said(scratch: &Scratch) -> BTreeSet<String> {
             "btd_announces_overdue ",
             "btd_torrent_peers{",
             "btd_tracker_store_up ",
+            "btd_scrub_completed_seconds{",
         ];
         all.iter().all(|name| text.contains(name)).then_some(text)
     });
@@ -159,4 +164,30 @@ fn prometheus_understands_the_alerts_and_the_dashboard() {
             String::from_utf8_lossy(&said)
         );
     }
+}
+
+/// Each with what it is told by, and with what is like it and must not be: both are in `tests/alerts.yml`.
+#[test]
+fn alerts_are_told_by_what_they_are_for_and_by_nothing_else() {
+    if !installed("promtool") {
+        return cannot("`promtool` is not installed (hint: Debian's package prometheus)");
+    }
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/alerts.yml");
+    let text = fs::read_to_string(&cases).expect("read the cases");
+    let rules = rules();
+    let alerts: Vec<&str> = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "))
+        .collect();
+    assert!(alerts.len() > 20, "{alerts:?}");
+    for alert in alerts {
+        for how in ["is told", "stays quiet"] {
+            let name = format!("- name: {alert} {how}");
+            assert!(text.lines().any(|line| line.trim() == name), "no case {name:?}");
+        }
+    }
+    let output = Command::new("promtool").args(["test", "rules"]).arg(&cases).output();
+    let output = output.expect("run promtool");
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
 }

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
@@ -180,28 +181,50 @@ fn piece_that_cannot_be_read_is_withdrawn_and_counted_apart_from_those_that_are_
         Err(why) => return skip(&why),
     };
     Torrent::create(&mount.join(fault_fs::NAME), PIECE_LEN, watch.join("t.torrent"));
+    let (beside, beside_data) = (scratch.dir("beside"), scratch.dir("beside-data"));
+    let other = Payload::make(&beside_data, "other", 8, &[("other".to_owned(), LEN)]);
+    age(&other.path());
+    Torrent::create(&other.path(), PIECE_LEN, beside.join("other.torrent"));
     let config = Config {
-        watch: vec![(watch, mount)],
+        watch: vec![(watch, mount), (beside, beside_data)],
         more: "[storage]\nscrub = \"2s\"\n".to_owned(),
         ..Config::default()
     };
     let btd = Btd::start(scratch.path(), &config);
-    btd.wait_seeding(1);
+    btd.wait_seeding(2);
     let begin = u64::from(7 * PIECE_LEN);
     let unreadable = begin + 100..begin + 200;
     mounted.rules.add(Rule::fail(Op::Read, EIO).within(unreadable));
-    let of = |kind: &str| {
+    // By device: what is said of each, with these words in it.
+    let told = |metric: &str, word: &str| -> BTreeMap<String, f64> {
         let text = http::get(btd.metrics, "/metrics").expect("read btd's metrics").text();
-        let lines = text.lines().filter(|line| line.starts_with("btd_scrub_errors_total{"));
-        lines.filter(|line| line.contains(&format!("kind=\"{kind}\""))).count()
+        let lines = text
+            .lines()
+            .filter(|line| line.starts_with(&format!("{metric}{{")) && line.contains(word));
+        let parts = lines.filter_map(|line| Some((line.split("device=\"").nth(1)?, line.rsplit(' ').next()?)));
+        let values = parts.filter_map(|(device, value)| Some((device.split('"').next()?, value.parse::<f64>().ok()?)));
+        values.map(|(device, value)| (device.to_owned(), value)).collect()
     };
-    wait_for("the scrub finds it", within(SECONDS), || {
-        (of("unreadable") == 1).then_some(())
-    });
+    let of = |kind: &str| told("btd_scrub_errors_total", &format!("kind=\"{kind}\""));
+    let devices = wait_for(
+        "the scrub finds it, and reads the other disk too",
+        within(SECONDS),
+        || {
+            let (errors, read) = (of("unreadable"), told("btd_scrub_bytes_total", ""));
+            (errors.values().sum::<f64>() == 1.0 && errors.len() == 2 && read.len() == 2).then_some(errors)
+        },
+    );
+    assert_eq!(
+        devices.values().filter(|count| **count == 1.0).count(),
+        1,
+        "{devices:?}"
+    );
     reaches(&btd, "btd_torrents{state=\"partial\"}", 1.0);
     let log = btd.process.log();
     assert!(log.contains("piece 7 cannot be read"), "{log}");
     assert!(log.contains("29 of 30 pieces are right, 0 wrong"), "{log}");
-    assert_eq!((of("lasting"), of("transient")), (0, 0));
+    for kind in ["lasting", "transient"] {
+        assert!(of(kind).values().all(|count| *count == 0.0), "{:?}", of(kind));
+    }
     btd.stop();
 }

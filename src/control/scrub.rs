@@ -248,7 +248,11 @@ impl Scrub {
         let name = device.name();
         let disk = {
             let mut disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(disks.entry(device).or_default())
+            let disk = disks.entry(device).or_insert_with(|| {
+                publish_no_errors(&name);
+                Arc::default()
+            });
+            Arc::clone(disk)
         };
         let _turn = disk.lock().unwrap_or_else(PoisonError::into_inner);
         let keep_going = || self.stopped.try_recv() != Err(TryRecvError::Disconnected);
@@ -332,6 +336,13 @@ impl Scrub {
     fn publish_completed(&self, at: u64) {
         let folder = String::from_utf8_lossy(self.folder.as_os_str().as_bytes()).into_owned();
         ::metrics::gauge!("btd_scrub_completed_seconds", "folder" => folder).set(at as f64);
+    }
+}
+
+/// Prometheus sees a counter grow only from a value that it has seen: the first error would not be one.
+fn publish_no_errors(device: &str) {
+    for kind in ["lasting", "transient", "unreadable"] {
+        ::metrics::counter!("btd_scrub_errors_total", "device" => device.to_owned(), "kind" => kind).increment(0);
     }
 }
 
