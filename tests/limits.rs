@@ -142,6 +142,41 @@ fn torrents_of_a_folder_keep_to_its_rates_and_those_of_another_do_not_wait_for_t
 }
 
 #[test]
+fn download_rate_of_all_is_kept_to_until_a_reload_lifts_it() {
+    const RATE: f64 = 500_000.0;
+    let scratch = Scratch::new("download_rate");
+    let from = Folder::new(&scratch, "from", 4, 16, None);
+    let seed = Btd::start(&scratch.dir("seed"), &config(from.section("")));
+    seed.wait_seeding(1);
+    let (watch, data) = (scratch.dir("to/watch"), scratch.dir("to/data"));
+    fs::copy(&from.torrent.path, watch.join("t.torrent")).expect("copy a torrent");
+    let section = format!(
+        "[[watch]]\ndir = {watch:?}\ndata-dir = {data:?}\npeers = [\"{}\"]\n",
+        seed.peers
+    );
+    let home = scratch.dir("leech");
+    let limited = config(format!("[limits]\ndownload-rate = \"500 kB/s\"\n{section}"));
+    let leech = Btd::start(&home, &limited);
+    let downloaded = || leech.metric("btd_downloaded_bytes_total");
+    wait_for("it has begun", within(SECONDS), || (downloaded() > 0.0).then_some(()));
+    let (begun, before) = (Instant::now(), downloaded());
+    wait_for("two seconds' worth", within(SECONDS), || {
+        (downloaded() - before > 2.0 * RATE).then_some(())
+    });
+    let rate = (downloaded() - before) / begun.elapsed().as_secs_f64();
+    // Figures are a second old at most.
+    assert!(rate < 2.0 * RATE, "{rate} bytes a second");
+    fs::write(home.join("btd.toml"), config(section).to_toml()).expect("write a configuration");
+    leech.process.signal(Signal::HUP);
+    let (begun, left) = (Instant::now(), 16.0 * MIB as f64 - downloaded());
+    leech.wait_seeding(1);
+    let rate = left / begun.elapsed().as_secs_f64();
+    assert!(rate > 2.0 * RATE, "{rate} bytes a second without a limit");
+    leech.stop();
+    seed.stop();
+}
+
+#[test]
 fn the_rate_of_an_hour_is_in_force_from_its_first_minute_by_the_clock_on_the_wall() {
     let scratch = Scratch::new("schedule");
     let home = scratch.dir("btd");

@@ -1,10 +1,11 @@
 //! What the kernel is asked by a busy seed: almost only `io_uring_enter`, and nothing that it has to hand to a worker
-//! thread of its own (io-wq).
+//! thread of its own (io-wq); and by a start: nothing about payload.
 
 mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use support::btd::{Btd, Config};
@@ -12,7 +13,7 @@ use support::payload::Payload;
 use support::process::Process;
 use support::scratch::Scratch;
 use support::torrent::Torrent;
-use support::{installed, skip, wait_for, within};
+use support::{age, installed, skip, wait_for, within};
 
 use rustix::process::Signal;
 
@@ -93,6 +94,65 @@ fn io_wq_is_not_needed_to_serve_a_block() {
         punts.first()
     );
     btd.stop();
+}
+
+/// Ten thousand files on a disk that sleeps would keep it from being ready for minutes.
+#[test]
+fn start_asks_for_no_payload_file_of_what_is_known() {
+    const TORRENTS: usize = 40;
+    if !installed("strace") {
+        return skip("`strace` is not installed (hint: tests/run installs it)");
+    }
+    let scratch = Scratch::new("untouched");
+    let (watch, data) = (scratch.dir("watch"), scratch.dir("data"));
+    let name = |number: usize| format!("payload-{number:02}");
+    for number in 0..TORRENTS {
+        let files = [(name(number), 64 << 10)];
+        let payload = Payload::make(&data, &name(number), number as u64, &files);
+        age(&payload.path());
+        Torrent::create(&payload.path(), 16 << 10, watch.join(format!("{number:02}.torrent")));
+    }
+    let config = Config {
+        watch: vec![(watch, data)],
+        ..Config::default()
+    };
+    let home = scratch.dir("btd");
+    let btd = Btd::start(&home, &config);
+    btd.wait_seeding(TORRENTS);
+    btd.stop();
+
+    let calls = scratch.path().join("calls");
+    let mut command = Command::new("strace");
+    // The program under test stays the child; strace looks on from beside.
+    command
+        .args(["-D", "-f", "-e", "trace=%file,write", "-o"])
+        .arg(&calls);
+    command.arg(env!("CARGO_BIN_EXE_btd"));
+    let notified = scratch.path().join("notified");
+    let _notified = UnixDatagram::bind(&notified).expect("a socket as systemd has");
+    command.env("NOTIFY_SOCKET", &notified);
+    let btd = Btd::start_within(command, &home, &config);
+    btd.wait_seeding(TORRENTS);
+    // They are looked at behind that, a few at a time: strace sees it.
+    let is_payload = |line: &str| line.contains("\"payload-");
+    let text = wait_for("payload is looked at after the start", within(60), || {
+        let text = fs::read_to_string(&calls).unwrap_or_default();
+        text.lines().any(is_payload).then_some(text)
+    });
+    btd.stop();
+    let ready = text.lines().position(|line| line.contains("READY=1"));
+    let ready = ready.unwrap_or_else(|| panic!("btd says that it is ready: {text}"));
+    let before: Vec<&str> = text.lines().take(ready).filter(|line| is_payload(line)).collect();
+    assert!(
+        before.is_empty(),
+        "{} calls, the first: {:?}",
+        before.len(),
+        before.first()
+    );
+    assert!(
+        text.lines().take(ready).any(|line| line.contains("session.redb")),
+        "{text}"
+    );
 }
 
 /// btd with one torrent of 64 MiB, and a cache too small for it.
