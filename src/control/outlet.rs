@@ -35,6 +35,11 @@ impl Outlet {
         self.device.is_none() && self.addresses.is_empty()
     }
 
+    /// Whether the system chooses the address.
+    pub(super) fn has_no_address(&self) -> bool {
+        self.addresses.is_empty()
+    }
+
     /// The number of the device; `None` if any will do. A socket of another number reaches nobody any more.
     ///
     /// # Errors
@@ -149,9 +154,9 @@ mod tests {
     #[test]
     fn address_that_this_machine_does_not_have_is_away() {
         // For examples only (RFC 5737).
-        let outlet = Outlet::new(None, &[ip("192.0.2.1")]);
-        assert_eq!(outlet.absent(), [ip("192.0.2.1")]);
-        assert!(outlet.socket(ip("192.0.2.9"), Type::DGRAM, Protocol::UDP).is_err());
+        let outlet = Outlet::new(None, &[ip("203.0.113.1")]);
+        assert_eq!(outlet.absent(), [ip("203.0.113.1")]);
+        assert!(outlet.socket(ip("203.0.113.9"), Type::DGRAM, Protocol::UDP).is_err());
         assert!(Outlet::new(None, &[ip("127.0.7.9")]).absent().is_empty());
     }
 

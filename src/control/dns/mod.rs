@@ -353,7 +353,7 @@ mod tests {
             "{why}"
         );
         let away = Settings {
-            servers: vec!["192.0.2.1".parse().unwrap()],
+            servers: vec!["203.0.113.1".parse().unwrap()],
             tries: 1,
             ..Settings::default()
         };
@@ -362,7 +362,7 @@ mod tests {
             .unwrap_err();
         assert!(why.contains("No such device"), "{why}");
         // For examples only (RFC 5737, RFC 3849): the one is away, the other of another family than the server.
-        let why = from("192.0.2.2").ask_all(&away, "x.example").unwrap_err();
+        let why = from("203.0.113.2").ask_all(&away, "x.example").unwrap_err();
         assert!(why.contains("Cannot assign requested address"), "{why}");
         let why = from("2001:db8::2").ask_all(&away, "x.example").unwrap_err();
         assert!(why.contains("no IPv4 address to leave from"), "{why}");

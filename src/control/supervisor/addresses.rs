@@ -32,6 +32,9 @@ impl Supervisor<'_> {
     /// Time has passed: an address may have gone, or be back.
     pub(super) fn look_at_addresses(&mut self) {
         let bound = &mut self.addresses;
+        if bound.outlet.has_no_address() {
+            return;
+        }
         let away = bound.outlet.absent();
         let now = Instant::now();
         let before = bound.away.replace(away.clone());
@@ -41,22 +44,23 @@ impl Supervisor<'_> {
             }
             return;
         }
-        let is_back = before.iter().flatten().any(|ip| !away.contains(ip));
-        match is_back {
-            true => bound.tries.begin(now),
-            false => bound.tries.clear(),
+        if before.is_none() && away.is_empty() {
+            tracing::info!("peers, trackers and name servers are reached {} only", bound.outlet);
         }
-        for ip in before.iter().flatten().filter(|ip| !away.contains(ip)) {
+        let before = before.unwrap_or_default();
+        let back: Vec<IpAddr> = before.iter().copied().filter(|ip| !away.contains(ip)).collect();
+        match back.is_empty() {
+            true => bound.tries.clear(),
+            false => bound.tries.begin(now),
+        }
+        for ip in &back {
             tracing::info!("{ip} is back: torrents are announced from it");
         }
-        if is_back {
-            self.network_is_back(true);
-        }
-        for ip in away
-            .iter()
-            .filter(|ip| !before.iter().flatten().any(|other| other == *ip))
-        {
+        for ip in away.iter().filter(|ip| !before.contains(ip)) {
             tracing::error!("{}", trouble(*ip));
+        }
+        if !back.is_empty() {
+            self.network_is_back(true);
         }
     }
 

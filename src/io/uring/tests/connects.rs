@@ -69,7 +69,7 @@ fn socket_leaves_from_the_address_of_its_family_or_is_none() {
     let v6 = "[::1]:9".parse().unwrap();
     assert_eq!(driver.socket(v6).err(), Some(Errno::AFNOSUPPORT));
     // For examples only (RFC 5737): no machine has it.
-    driver.leave_from(&["192.0.2.1".parse().unwrap()]);
+    driver.leave_from(&["203.0.113.1".parse().unwrap()]);
     assert_eq!(driver.socket(addr).err(), Some(Errno::ADDRNOTAVAIL));
 }
 
