@@ -34,6 +34,7 @@ fn start(features: Features, read_mode: ReadMode, listen: SocketAddr) -> Handle 
         index: 0,
         listen: vec![listen],
         device: None,
+        sources: Vec::new(),
         pin_cpu: None,
         cache_len: 4 << 20,
         ring_entries: 256,

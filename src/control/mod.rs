@@ -35,6 +35,7 @@ mod memory;
 mod meter;
 mod open_files;
 mod origins;
+mod outlet;
 mod places;
 mod pulse;
 mod resolver;

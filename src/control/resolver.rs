@@ -74,7 +74,7 @@ impl Resolver {
         })
     }
 
-    /// Through a network device, by name servers that are reached by it: see [`super::dns`].
+    /// Through a network device or from an address, by name servers that are reached so: see [`super::dns`].
     pub(super) fn through(dns: Dns) -> Arc<Self> {
         Self::with(move |name| dns.look_up(name))
     }

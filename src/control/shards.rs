@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -182,7 +182,7 @@ impl Shards {
         });
         let mut listen = config.peers.listen.clone();
         if let Some(device) = &config.peers.bind_device {
-            settle_ports(device, &mut listen)?;
+            settle_ports(device, &mut listen, &config.peers.bind_address)?;
         }
         let plan = config.tracker.as_ref();
         let mut tracker_udp = plan.map_or(Vec::new(), |plan| plan.udp.clone());
@@ -206,6 +206,7 @@ impl Shards {
                 index,
                 listen: listen.clone(),
                 device: config.peers.bind_device.clone(),
+                sources: config.peers.bind_address.clone(),
                 tracker_udp: tracker_udp.clone(),
                 tracker_http: tracker_http.clone(),
                 pin_cpu,
@@ -494,7 +495,7 @@ pub(super) fn wanted_features() -> Result<Features, Error> {
 
 /// Chooses ports for addresses that have none, where the device that they are to be listened at by is not there yet: what trackers
 /// are told and `ports.json` says has to hold when it is.
-fn settle_ports(device: &str, listen: &mut [SocketAddr]) -> Result<(), Error> {
+fn settle_ports(device: &str, listen: &mut [SocketAddr], sources: &[IpAddr]) -> Result<(), Error> {
     if Device::new(device).index().is_ok() {
         return Ok(());
     }
@@ -506,6 +507,9 @@ fn settle_ports(device: &str, listen: &mut [SocketAddr]) -> Result<(), Error> {
         };
         // Nobody listens at it: the kernel is asked for a number that is free.
         let socket = Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP)).map_err(refused)?;
+        if sources.contains(&address.ip()) {
+            shard::may_come_later(&socket, address.ip()).map_err(refused)?;
+        }
         socket.bind(&SocketAddr::new(address.ip(), 0).into()).map_err(refused)?;
         let bound = socket.local_addr().map_err(refused)?.as_socket();
         address.set_port(bound.map_or(0, |bound| bound.port()));
@@ -517,18 +521,20 @@ fn settle_ports(device: &str, listen: &mut [SocketAddr]) -> Result<(), Error> {
 fn ensure_all_free(config: &Config) -> Result<(), Error> {
     let tracker = config.tracker.as_ref();
     let tcp = (Type::STREAM, Protocol::TCP);
+    let sources = &config.peers.bind_address[..];
     let lists = [
-        (Some(&config.peers.listen), tcp, "[peers] listen"),
-        (tracker.map(|tracker| &tracker.http), tcp, "[tracker] http"),
+        (Some(&config.peers.listen), tcp, "[peers] listen", sources),
+        (tracker.map(|tracker| &tracker.http), tcp, "[tracker] http", &[]),
         (
             tracker.map(|tracker| &tracker.udp),
             (Type::DGRAM, Protocol::UDP),
             "[tracker] udp",
+            &[],
         ),
     ];
-    for (addresses, kind, key) in lists {
+    for (addresses, kind, key, sources) in lists {
         for address in addresses.into_iter().flatten().copied() {
-            wait_until_free(address, kind).map_err(|source| Error::Listen { key, address, source })?;
+            wait_until_free(address, kind, sources).map_err(|source| Error::Listen { key, address, source })?;
         }
     }
     Ok(())
@@ -536,10 +542,10 @@ fn ensure_all_free(config: &Config) -> Result<(), Error> {
 
 /// Waits a moment for a port that is taken: the kernel takes the rings of a btd that was killed down in the background,
 /// and their listeners with them, for some 50 ms after the process is gone.
-fn wait_until_free(address: SocketAddr, kind: (Type, Protocol)) -> io::Result<()> {
+fn wait_until_free(address: SocketAddr, kind: (Type, Protocol), sources: &[IpAddr]) -> io::Result<()> {
     let deadline = Instant::now() + PORT_PATIENCE;
     loop {
-        match ensure_free(address, kind) {
+        match ensure_free(address, kind, sources) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
                 std::thread::sleep(PORT_PAUSE);
             }
@@ -549,8 +555,8 @@ fn wait_until_free(address: SocketAddr, kind: (Type, Protocol)) -> io::Result<()
 }
 
 /// Two programs of one user may listen on one port by SO_REUSEPORT, as the shards do, and would share the peers without
-/// noticing. A socket that does not agree to that is refused while anybody listens.
-fn ensure_free(address: SocketAddr, (kind, protocol): (Type, Protocol)) -> io::Result<()> {
+/// noticing. A socket that does not agree to that is refused while anybody listens. Of `sources` this machine need have none yet.
+fn ensure_free(address: SocketAddr, (kind, protocol): (Type, Protocol), sources: &[IpAddr]) -> io::Result<()> {
     if address.port() == 0 {
         return Ok(());
     }
@@ -558,6 +564,9 @@ fn ensure_free(address: SocketAddr, (kind, protocol): (Type, Protocol)) -> io::R
     // Connections of an earlier run that the kernel still winds down are no reason to refuse. For datagrams the option would
     // mean that the port may be shared.
     socket.set_reuse_address(kind == Type::STREAM)?;
+    if sources.contains(&address.ip()) {
+        shard::may_come_later(&socket, address.ip())?;
+    }
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -612,7 +621,7 @@ mod tests {
     fn a_port_that_somebody_listens_on_is_refused_with_a_hint() {
         let holder = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = holder.local_addr().expect("bound");
-        let source = ensure_free(address, (Type::STREAM, Protocol::TCP)).expect_err("it is taken");
+        let source = ensure_free(address, (Type::STREAM, Protocol::TCP), &[]).expect_err("it is taken");
         let key = "[peers] listen";
         let error = Error::Listen { key, address, source }.to_string();
         assert!(error.contains("another program has this port"), "{error}");
@@ -627,7 +636,7 @@ mod tests {
             .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
             .expect("a free port");
         let address = holder.local_addr().expect("bound").as_socket().expect("an address");
-        let error = ensure_free(address, (Type::DGRAM, Protocol::UDP)).expect_err("it is taken");
+        let error = ensure_free(address, (Type::DGRAM, Protocol::UDP), &[]).expect_err("it is taken");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 
@@ -642,7 +651,7 @@ mod tests {
         let ended = std::io::Read::read(&mut far, &mut [0]).expect("its end");
         drop((far, holder));
         assert_eq!(ended, 0);
-        ensure_free(address, (Type::STREAM, Protocol::TCP)).expect("nobody listens there");
+        ensure_free(address, (Type::STREAM, Protocol::TCP), &[]).expect("nobody listens there");
     }
 
     #[test]
@@ -650,7 +659,7 @@ mod tests {
         let holder = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = holder.local_addr().expect("bound");
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(move || wait_until_free(address, (Type::STREAM, Protocol::TCP)));
+            let waiting = scope.spawn(move || wait_until_free(address, (Type::STREAM, Protocol::TCP), &[]));
             drop(holder);
             waiting.join().expect("no panic").expect("it is free now");
         });

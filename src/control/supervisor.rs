@@ -4,6 +4,7 @@
 //! decides nothing about bytes: what a torrent is comes from `torrent_file`, what is there of it from `checks`, and
 //! who gets it is the shards' affair. How everything is started is in `starting`, how it is ended in `stopping`.
 
+mod addresses;
 mod appearing;
 mod checking;
 mod controlling;
@@ -64,6 +65,7 @@ use crate::proto::metainfo::Metainfo;
 use crate::session::Store;
 use crate::shard::Event;
 use crate::storage::Throttle;
+use addresses::BoundAddresses;
 use appearing::{Appeared, Appearing};
 use device::BoundDevice;
 use folders::Folders;
@@ -92,6 +94,7 @@ pub(super) struct Supervisor<'a> {
     scrub_asks: mpsc::UnboundedReceiver<NextPlease>,
     /// What peers, trackers and name servers are reached through, if it is to be a certain one.
     device: Option<BoundDevice>,
+    addresses: BoundAddresses,
     /// Of peers' names.
     resolver: Arc<Resolver>,
     watchdog: Watchdog,

@@ -99,7 +99,8 @@ pub use report::{PeerStatus, PeersReply, PeersTold};
 pub use resting::Resting;
 use slots::Slots;
 pub use start::{
-    BACKLOG, CACHE_LEN_MIN, DATAGRAM_QUEUE_LEN, Handle, RING_ENTRIES_MAX, ShardConfig, StartError, listeners, spawn,
+    BACKLOG, CACHE_LEN_MIN, DATAGRAM_QUEUE_LEN, Handle, RING_ENTRIES_MAX, ShardConfig, StartError, listeners,
+    may_come_later, spawn,
 };
 pub use torrent::Torrent;
 use uploaded::Uploads;

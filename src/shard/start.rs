@@ -1,6 +1,6 @@
 //! Starting shards: a thread each, pinned, with its ring and its listening sockets.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -48,6 +48,9 @@ pub struct ShardConfig {
     /// The network device that peers come by and are reached through, if it is to be a certain one. Where it is not there the
     /// shard starts without listening, and is told to by [`Command::Listen`] when it is.
     pub device: Option<String>,
+    /// The addresses that peers are reached from, at most one of a family; the system chooses where there are none. Those
+    /// that are listened at as well need not be there yet.
+    pub sources: Vec<IpAddr>,
     /// Addresses of the tracker, if the settings have one: for datagrams, and for HTTP. Shared like `listen`.
     pub tracker_udp: Vec<SocketAddr>,
     /// See `tracker_udp`.
@@ -149,28 +152,53 @@ impl Handle {
     }
 }
 
-/// Opens a listening socket that several shards may share an address with, and tells where it listens. With a device it
-/// takes in only what comes by that.
+/// Lets a socket be bound to an address that this machine does not have (`IP_FREEBIND`, ip(7)): nothing comes by it before it
+/// has it, and what comes by then is taken in.
+///
+/// # Errors
+/// The kernel's.
+pub fn may_come_later(socket: &Socket, ip: IpAddr) -> std::io::Result<()> {
+    match ip {
+        IpAddr::V4(_) => socket.set_freebind_v4(true),
+        IpAddr::V6(_) => socket.set_freebind_v6(true),
+    }
+}
+
+/// What a listening socket is told before it has its address.
+#[derive(Clone, Copy, Default)]
+struct Manner<'a> {
+    /// It takes in only what comes by this device.
+    device: Option<&'a str>,
+    /// See [`may_come_later`].
+    may_come_later: bool,
+}
+
+/// Opens a listening socket that several shards may share an address with, and tells where it listens.
 ///
 /// # Errors
 /// When the address cannot be had, or there is no such device.
-fn listen_by(device: Option<&str>, addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), StartError> {
-    let (socket, bound) = bind(addr, device, Type::STREAM, Protocol::TCP)?;
+fn listen_by(manner: Manner<'_>, addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), StartError> {
+    let (socket, bound) = bind(addr, manner, Type::STREAM, Protocol::TCP)?;
     let failed = |source| StartError::Listen { addr, source };
     socket.listen(BACKLOG).map_err(failed)?;
     Ok((socket.into(), bound))
 }
 
 fn listen(addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), StartError> {
-    listen_by(None, addr)
+    listen_by(Manner::default(), addr)
 }
 
-/// Sockets for [`Command::Listen`] at these addresses, which several shards may share, by this device.
+/// Sockets for [`Command::Listen`] at these addresses, which several shards may share, by this device. An address of it may come
+/// later than the device itself.
 ///
 /// # Errors
 /// When an address cannot be had, or there is no such device.
 pub fn listeners(device: &str, addrs: &[SocketAddr]) -> Result<Vec<OwnedFd>, StartError> {
-    let open = |addr: &SocketAddr| listen_by(Some(device), *addr).map(|(fd, _)| fd);
+    let manner = Manner {
+        device: Some(device),
+        may_come_later: true,
+    };
+    let open = |addr: &SocketAddr| listen_by(manner, *addr).map(|(fd, _)| fd);
     addrs.iter().map(open).collect()
 }
 
@@ -200,7 +228,7 @@ const WHOLE_REQUESTS: [SockFilter; 4] = {
 /// # Errors
 /// When the address cannot be had.
 fn receive(addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), StartError> {
-    let (socket, bound) = bind(addr, None, Type::DGRAM, Protocol::UDP)?;
+    let (socket, bound) = bind(addr, Manner::default(), Type::DGRAM, Protocol::UDP)?;
     socket
         .attach_filter(&WHOLE_REQUESTS)
         .map_err(|source| StartError::Listen { addr, source })?;
@@ -212,7 +240,7 @@ fn receive(addr: SocketAddr) -> Result<(OwnedFd, SocketAddr), StartError> {
 
 fn bind(
     addr: SocketAddr,
-    device: Option<&str>,
+    manner: Manner<'_>,
     kind: Type,
     protocol: Protocol,
 ) -> Result<(Socket, SocketAddr), StartError> {
@@ -224,8 +252,11 @@ fn bind(
         // IPv4 has a socket of its own.
         socket.set_only_v6(true).map_err(failed)?;
     }
-    if let Some(device) = device {
+    if let Some(device) = manner.device {
         socket.bind_device(Some(device.as_bytes())).map_err(failed)?;
+    }
+    if manner.may_come_later {
+        may_come_later(&socket, addr.ip()).map_err(failed)?;
     }
     socket.bind(&addr.into()).map_err(failed)?;
     let bound = socket.local_addr().map_err(failed)?.as_socket().unwrap_or(addr);
@@ -254,17 +285,19 @@ pub fn spawn(config: ShardConfig, mailbox: Mailbox, inbox: Inbox) -> Result<Hand
     let index = config.index;
     let thread_failed = |source| StartError::Thread { index, source };
     let stats = config.settings.stats.clone();
-    let (listeners, local_addrs) = match &config.device {
-        None => open_all(&config.listen, listen)?,
-        Some(device) => {
-            let opened = config.listen.iter().map(|addr| listen_by(Some(device.as_str()), *addr));
-            match opened.collect::<Result<Vec<_>, _>>() {
-                Err(StartError::Listen { source, .. }) if Errno::from_io_error(&source) == Some(Errno::NODEV) => {
-                    (Vec::new(), config.listen.clone())
-                }
-                opened => opened?.into_iter().unzip(),
-            }
+    let opened = config.listen.iter().map(|addr| {
+        let manner = Manner {
+            device: config.device.as_deref(),
+            may_come_later: config.sources.contains(&addr.ip()),
+        };
+        listen_by(manner, *addr)
+    });
+    let (listeners, local_addrs) = match opened.collect::<Result<Vec<_>, _>>() {
+        // Without a device nobody says so.
+        Err(StartError::Listen { source, .. }) if Errno::from_io_error(&source) == Some(Errno::NODEV) => {
+            (Vec::new(), config.listen.clone())
         }
+        opened => opened?.into_iter().unzip(),
     };
     let (udp, tracker_udp) = open_all(&config.tracker_udp, receive)?;
     let (http, tracker_http) = open_all(&config.tracker_http, listen)?;
@@ -338,6 +371,7 @@ fn ready(
     if let Some(device) = &config.device {
         driver.bind_to_device(device);
     }
+    driver.leave_from(&config.sources);
     let features = driver.features();
     let Opened { listeners, udp, http } = opened;
     let listeners = listeners.into_iter().map(|fd| driver.adopt_listener(fd)).collect();

@@ -2,7 +2,7 @@
 //! `/etc/resolv.conf` of the test's own: see [`super::private_net`].
 
 use std::fs;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -22,29 +22,35 @@ pub enum Says {
 
 /// Answers until the test ends.
 pub struct Dns {
-    asked: Arc<Mutex<Vec<String>>>,
+    asked: Arc<Mutex<Vec<(String, IpAddr)>>>,
 }
 
 impl Dns {
     /// Listens at 127.0.0.1:53 and is the one that this network asks.
     pub fn start(folder: &Path, says: impl Fn(&str) -> Says + Send + 'static) -> Dns {
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), folder, says)
+    }
+
+    /// The same at another address of this machine.
+    pub fn start_at(ip: IpAddr, folder: &Path, says: impl Fn(&str) -> Says + Send + 'static) -> Dns {
         let conf = folder.join("resolv.conf");
-        fs::write(&conf, "nameserver 127.0.0.1\noptions timeout:2 attempts:1\n").expect("write resolv.conf");
+        fs::write(&conf, format!("nameserver {ip}\noptions timeout:2 attempts:1\n")).expect("write resolv.conf");
         let mounted = Command::new("mount")
             .arg("--bind")
             .arg(&conf)
             .arg("/etc/resolv.conf")
             .status();
         assert!(mounted.expect("run mount").success());
-        let socket = UdpSocket::bind("127.0.0.1:53").expect("the port of DNS");
-        let asked = Arc::<Mutex<Vec<String>>>::default();
+        let socket = UdpSocket::bind((ip, 53)).expect("the port of DNS");
+        let asked = Arc::<Mutex<Vec<(String, IpAddr)>>>::default();
         let names = Arc::clone(&asked);
         std::thread::spawn(move || {
             let mut buffer = [0; 2048];
             while let Ok((len, from)) = socket.recv_from(&mut buffer) {
                 let query = &buffer[..len];
                 let Some((name, end)) = question(query) else { continue };
-                names.lock().expect("nobody panicked").push(name.clone());
+                let who = (name.clone(), from.ip());
+                names.lock().expect("nobody panicked").push(who);
                 if let Some(answer) = answer(query, end, says(&name)) {
                     let _ = socket.send_to(&answer, from);
                 }
@@ -56,7 +62,13 @@ impl Dns {
     /// How often a name was asked for.
     pub fn times_asked(&self, name: &str) -> usize {
         let asked = self.asked.lock().expect("nobody panicked");
-        asked.iter().filter(|asked| *asked == name).count()
+        asked.iter().filter(|(asked, _)| asked == name).count()
+    }
+
+    /// From where it was asked, each time.
+    pub fn sources(&self) -> Vec<IpAddr> {
+        let asked = self.asked.lock().expect("nobody panicked");
+        asked.iter().map(|(_, from)| *from).collect()
     }
 }
 

@@ -26,6 +26,7 @@ use tower_service::Service;
 use super::Sources;
 use crate::announcer::{Failure, Rule};
 use crate::control::resolver::Resolver;
+use crate::io::uring::leave_from;
 
 /// For one address of a tracker.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(8);
@@ -86,7 +87,8 @@ pub(super) async fn permitted(
 ) -> Result<Vec<IpAddr>, Failure> {
     let found = resolver.addresses(host).await;
     let found = found.map_err(|error| Failure::Name((*error).into()))?;
-    Ok(sources.choose(&choose(&found, rule, is_own)?))
+    let chosen = sources.choose(&choose(&found, rule, is_own)?);
+    chosen.map_err(|error| Failure::Unreachable(format!("cannot connect: {}", plain(&error)).into()))
 }
 
 /// Those of these addresses, of which there is at least one, that may be connected to. `is_own` tells those of this machine.
@@ -137,11 +139,11 @@ async fn connect_to(ip: IpAddr, port: u16, sources: &Sources) -> io::Result<TcpS
         Some(Protocol::TCP),
     )?;
     sources.bind(&socket)?;
+    if let Some(source) = sources.of(ip)? {
+        leave_from(&socket, source)?;
+    }
     socket.set_nonblocking(true)?;
     let socket = TcpSocket::from_std_stream(socket.into());
-    if let Some(source) = sources.of(ip) {
-        socket.bind(SocketAddr::new(source, 0))?;
-    }
     socket.set_nodelay(true)?;
     socket.connect(SocketAddr::new(ip, port)).await
 }
@@ -204,6 +206,7 @@ impl AsyncWrite for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::outlet::Outlet;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -237,7 +240,7 @@ mod tests {
             let connector = Connector {
                 resolver: Resolver::new(),
                 rule: Rule { allow_private: true },
-                sources: Sources::new(&[], None),
+                sources: Sources::new(&[], Outlet::new(None, &[])),
                 sockets: Arc::new(Semaphore::new(0)),
             };
             let failure = connector.connect("127.0.0.1".to_owned(), 1).await.err();

@@ -262,6 +262,7 @@ fn random() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::outlet::Outlet;
     use crate::session::simulated;
 
     /// It waited on, for as long as it would have without.
@@ -276,7 +277,7 @@ mod tests {
         let until = Instant::now() + Duration::from_secs(30);
         tokio::task::LocalSet::new().block_on(&runtime, async {
             let (found, _heard) = unbounded_channel();
-            let of = (PeerId([0; 20]), 6881, Sources::new(&[], None));
+            let of = (PeerId([0; 20]), 6881, Sources::new(&[], Outlet::new(None, &[])));
             let resolvers = (&Resolver::new(), Resolver::new());
             let announcer = Announcer::start(&Announce::default(), of, &session, resolvers, found);
             let lists = Lists {

@@ -238,7 +238,7 @@ impl Inner {
         if let Some(open) = cell.as_ref().filter(|open| open.device == device) {
             return Ok(Arc::clone(&open.socket));
         }
-        let source = SocketAddr::new(self.sources.of(ip).unwrap_or(any), 0);
+        let source = SocketAddr::new(self.sources.of(ip)?.unwrap_or(any), 0);
         let socket = Socket::new(Domain::for_address(source), Type::DGRAM, Some(Protocol::UDP))?;
         self.sources.bind(&socket)?;
         if source.is_ipv6() {

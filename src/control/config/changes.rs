@@ -77,6 +77,7 @@ impl Peers {
             max_connections_per_ip,
             zero_copy,
             bind_device,
+            bind_address,
             dns_servers,
         } = new;
         Peers {
@@ -88,6 +89,7 @@ impl Peers {
             zero_copy: waiting.keep("peers.zero-copy", &self.zero_copy, zero_copy),
             // Sockets that are open would stay as they are.
             bind_device: waiting.keep("peers.bind-device", &self.bind_device, bind_device),
+            bind_address: waiting.keep("peers.bind-address", &self.bind_address, bind_address),
             dns_servers: waiting.keep("peers.dns-servers", &self.dns_servers, dns_servers),
         }
     }

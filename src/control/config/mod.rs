@@ -83,7 +83,10 @@ pub struct Peers {
     pub zero_copy: bool,
     /// The network device that peers, trackers and name servers are reached through; `None` is any.
     pub bind_device: Option<String>,
-    /// The name servers that are asked through it, in the place of the system's.
+    /// The addresses that peers, trackers and name servers are reached from, at most one of a family; the system chooses where
+    /// there are none.
+    pub bind_address: Vec<IpAddr>,
+    /// The name servers that are asked so, in the place of the system's.
     pub dns_servers: Vec<IpAddr>,
 }
 
@@ -96,6 +99,7 @@ impl Default for Peers {
             max_connections_per_ip: 64,
             zero_copy: false,
             bind_device: None,
+            bind_address: Vec::new(),
             dns_servers: Vec::new(),
         }
     }

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -576,6 +576,29 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// Addresses of this machine to leave from, at most one of each family; "" is none.
+    pub(super) fn bind_addresses(&mut self, key: &'static str) -> Vec<IpAddr> {
+        self.take(key, Vec::new(), |node| {
+            let texts = list(node)?.into_iter().map(text).collect::<Result<Vec<_>, _>>()?;
+            if texts == [""] {
+                return Ok(Vec::new());
+            }
+            let mut found: Vec<IpAddr> = Vec::new();
+            for text in texts {
+                let ip = bind_address(&text)?;
+                if let Some(other) = found.iter().find(|other| other.is_ipv4() == ip.is_ipv4()) {
+                    let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+                    return Err(format!(
+                        "{other} and {ip} are both {family}, expected at most one address of each family (hint: which of the two would \
+                         something leave from?)"
+                    ));
+                }
+                found.push(ip);
+            }
+            Ok(found)
+        })
+    }
+
     /// The name of a network device; "" is none.
     pub(super) fn device(&mut self, key: &'static str) -> Option<String> {
         self.take(key, None, |node| {
@@ -747,6 +770,27 @@ fn text(node: Node) -> Result<String, String> {
         Value::Text(text) => Ok(text),
         other => Err(format!("expected a string, found {}", other.describe())),
     }
+}
+
+/// An address that something can leave from.
+fn bind_address(text: &str) -> Result<IpAddr, String> {
+    const SHOWS: &str = "ip address shows which this machine has";
+    let expected = "expected an IP address of this machine such as \"10.8.0.2\"";
+    let Ok(ip) = text.parse::<IpAddr>() else {
+        let hint = match text.parse::<SocketAddr>() {
+            Ok(_) => "without a port, which is that of peers.listen",
+            Err(_) => SHOWS,
+        };
+        return Err(format!("{expected}, found {text:?} (hint: {hint})"));
+    };
+    let what = match ip {
+        _ if ip.is_unspecified() => "stands for all addresses",
+        _ if ip.is_multicast() || ip == Ipv4Addr::BROADCAST => "is nobody's own",
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => "is an IPv4 address written as IPv6",
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => "reaches no further than one link",
+        _ => return Ok(ip),
+    };
+    Err(format!("{expected}, found {text:?}, which {what} (hint: {SHOWS})"))
 }
 
 fn path(node: Node, base: &Path) -> Result<PathBuf, String> {

@@ -55,7 +55,12 @@ pub(super) fn read(context: &Context<'_>, root: Table) -> Config {
     let log_level = top.choice("log-level", LogLevel::Info, &levels.collect::<Vec<_>>());
 
     let mut section = top.section("peers");
-    let default = Peers::default();
+    let mut default = Peers::default();
+    // Whoever is reached from an address is to find btd there, and nowhere else unless that is said.
+    let bind_address = section.bind_addresses("bind-address");
+    if let (Some(any), false) = (default.listen.first().copied(), bind_address.is_empty()) {
+        default.listen = bind_address.iter().map(|ip| SocketAddr::new(*ip, any.port())).collect();
+    }
     let peers = Peers {
         listen: section.addresses("listen", default.listen),
         max_connections: section.count("max-connections", default.max_connections, 1..=CONNECTIONS_MAX),
@@ -71,13 +76,14 @@ pub(super) fn read(context: &Context<'_>, root: Table) -> Config {
         ),
         zero_copy: section.bool("zero-copy", default.zero_copy),
         bind_device: section.device("bind-device"),
+        bind_address,
         dns_servers: section.ips("dns-servers"),
     };
-    if peers.bind_device.is_none() && !peers.dns_servers.is_empty() {
+    if peers.bind_device.is_none() && peers.bind_address.is_empty() && !peers.dns_servers.is_empty() {
         context.report(
             section.at(),
-            "peers.dns-servers: these are asked through peers.bind-device only, and there is none (hint: without it the system's \
-             resolver is asked, by /etc/resolv.conf)",
+            "peers.dns-servers: these are asked through peers.bind-device or from peers.bind-address only, and there is neither (hint: \
+             without them the system's resolver is asked, by /etc/resolv.conf)",
         );
     }
     section.finish();

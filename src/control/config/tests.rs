@@ -308,12 +308,66 @@ fn limits_of_a_folder_and_of_hours_are_read_and_what_is_wrong_with_them_is_told(
         ),
         (
             "[peers]\ndns-servers = \"10.0.0.1\"",
-            "peers.dns-servers: these are asked through peers.bind-device only",
+            "peers.dns-servers: these are asked through peers.bind-device or from peers.bind-address only, and there is neither",
+        ),
+        (
+            "[peers]\nbind-address = \"0.0.0.0\"",
+            "peers.bind-address: expected an IP address of this machine such as \"10.8.0.2\", found \"0.0.0.0\", which stands for all \
+             addresses (hint: ip address shows which this machine has)",
+        ),
+        (
+            "[peers]\nbind-address = [\"10.8.0.2\", \"::\"]",
+            "found \"::\", which stands for all addresses",
+        ),
+        (
+            "[peers]\nbind-address = \"10.8.0.2:6881\"",
+            "found \"10.8.0.2:6881\" (hint: without a port, which is that of peers.listen)",
+        ),
+        (
+            "[peers]\nbind-address = \"tun0\"",
+            "found \"tun0\" (hint: ip address shows which this machine has)",
+        ),
+        (
+            "[peers]\nbind-address = [\"10.8.0.2\", \"2001:db8::2\", \"10.8.0.3\"]",
+            "peers.bind-address: 10.8.0.2 and 10.8.0.3 are both IPv4, expected at most one address of each family",
+        ),
+        (
+            "[peers]\nbind-address = [\"10.8.0.2\", \"::ffff:10.8.0.2\"]",
+            "found \"::ffff:10.8.0.2\", which is an IPv4 address written as IPv6",
+        ),
+        (
+            "[peers]\nbind-address = \"fe80::1\"",
+            "found \"fe80::1\", which reaches no further than one link",
+        ),
+        ("[peers]\nbind-address = \"224.0.0.1\"", "which is nobody's own"),
+        (
+            "[peers]\nbind-address = 1",
+            "peers.bind-address: expected a list of strings, found",
         ),
     ] {
         let error = parse(text).expect_err(text).to_string();
         assert!(error.contains(message), "{error}");
     }
+}
+
+#[test]
+fn peers_are_listened_for_at_the_address_that_is_left_from_unless_another_is_given() {
+    let listen = |text: &str| parse(&format!("[peers]\n{text}")).expect("valid").peers.listen;
+    let addresses =
+        |texts: &[&str]| -> Vec<SocketAddr> { texts.iter().map(|text| text.parse().expect("an address")).collect() };
+    for none in ["", "bind-address = []", "bind-address = \"\""] {
+        assert_eq!(listen(none), addresses(&["0.0.0.0:6881"]));
+    }
+    assert_eq!(listen("bind-address = \"10.8.0.2\""), addresses(&["10.8.0.2:6881"]));
+    assert_eq!(
+        listen("bind-address = [\"2001:db8::2\", \"10.8.0.2\"]"),
+        addresses(&["[2001:db8::2]:6881", "10.8.0.2:6881"])
+    );
+    let given =
+        "listen = \"0.0.0.0:7000\"\nbind-address = \"10.8.0.2\"\nbind-device = \"tun0\"\ndns-servers = \"10.8.0.1\"";
+    assert_eq!(listen(given), addresses(&["0.0.0.0:7000"]));
+    let alone = "bind-address = \"10.8.0.2\"\ndns-servers = \"10.8.0.1\"";
+    assert_eq!(listen(alone), addresses(&["10.8.0.2:6881"]));
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Looks names up through a network device: the system's resolver cannot be told which way to ask, and would ask by another
-//! when the device is away.
+//! Looks names up through a network device, or from an address: the system's resolver cannot be told which way to ask, and would
+//! ask by another when that is away.
 //!
 //! The servers are those of the configuration or of `/etc/resolv.conf`; `/etc/hosts` is looked into first. A server at a
 //! loopback address is not asked: it forwards by whatever way it likes. There is no cache here ([`super::resolver`] has one)
@@ -16,9 +16,9 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom, SystemRandom};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Protocol, Type};
 
-use super::device::Device;
+use super::outlet::Outlet;
 use message::{Kind, Reply};
 use system::Settings;
 
@@ -28,19 +28,19 @@ const DATAGRAM_LEN_MAX: usize = 4096;
 /// The files are small, and may be anything.
 const FILE_LEN_MAX: u64 = 1 << 20;
 
-/// Asks name servers through a device.
+/// Asks name servers by one way.
 #[derive(Clone, Debug)]
 pub(super) struct Dns {
-    device: Device,
+    outlet: Outlet,
     /// In the place of those of `/etc/resolv.conf`, if there are any.
     servers: Vec<IpAddr>,
     port: u16,
 }
 
 impl Dns {
-    pub(super) fn new(device: &Device, servers: &[IpAddr]) -> Self {
+    pub(super) fn new(outlet: &Outlet, servers: &[IpAddr]) -> Self {
         Self {
-            device: device.clone(),
+            outlet: outlet.clone(),
             servers: servers.to_vec(),
             port: PORT,
         }
@@ -63,14 +63,14 @@ impl Dns {
     }
 
     fn ask_all(&self, settings: &Settings, name: &str) -> Result<Vec<IpAddr>, String> {
-        let is_local = |server: &&IpAddr| server.to_canonical().is_loopback() && self.device.name() != "lo";
+        let is_local = |server: &&IpAddr| server.to_canonical().is_loopback() && !self.outlet.stays_here();
         if let Some(local) = settings.servers.iter().find(is_local)
             && settings.servers.iter().all(|server| is_local(&server))
         {
             return Err(format!(
-                "the name server {local} is this machine's own, which asks others by any device (hint: [peers] dns-servers names \
-                 one that is reached through {})",
-                self.device.name()
+                "the name server {local} is this machine's own, which asks others by any way (hint: [peers] dns-servers names one \
+                 that is reached {})",
+                self.outlet
             ));
         }
         let servers: Vec<IpAddr> = settings
@@ -128,7 +128,7 @@ impl Dns {
     }
 
     fn by_datagram(&self, to: SocketAddr, question: &[u8], kind: Kind, patience: Duration) -> io::Result<Reply> {
-        let socket = self.socket(to, Type::DGRAM, Protocol::UDP)?;
+        let socket = self.outlet.socket(to.ip(), Type::DGRAM, Protocol::UDP)?;
         // From then on only what comes from there is received.
         socket.connect(&to.into())?;
         let socket = std::net::UdpSocket::from(socket);
@@ -149,7 +149,7 @@ impl Dns {
     }
 
     fn by_connection(&self, to: SocketAddr, question: &[u8], kind: Kind, patience: Duration) -> io::Result<Reply> {
-        let socket = self.socket(to, Type::STREAM, Protocol::TCP)?;
+        let socket = self.outlet.socket(to.ip(), Type::STREAM, Protocol::TCP)?;
         socket.connect_timeout(&to.into(), patience)?;
         let mut stream = TcpStream::from(socket);
         stream.set_write_timeout(Some(patience))?;
@@ -162,12 +162,6 @@ impl Dns {
         let mut message = vec![0; u16::from_be_bytes(len).into()];
         read_until(&mut stream, &mut message, until).map_err(in_time)?;
         message::answer(&message, question, kind).ok_or_else(|| io::Error::other("another answer than to the question"))
-    }
-
-    fn socket(&self, to: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
-        let socket = Socket::new(Domain::for_address(to), kind, Some(protocol))?;
-        self.device.bind(&socket)?;
-        Ok(socket)
     }
 }
 
@@ -220,6 +214,11 @@ mod tests {
 
     use super::message::testing::reply;
     use super::*;
+    use crate::control::device::Device;
+
+    fn through(device: &str) -> Outlet {
+        Outlet::new(Some(Device::new(device)), &[])
+    }
 
     /// A server on loopback that answers each datagram by `make`, for as long as the test runs; and who asks it.
     fn server(make: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> (Dns, Settings) {
@@ -234,7 +233,7 @@ mod tests {
         let servers = vec![Ipv4Addr::LOCALHOST.into()];
         let dns = Dns {
             port,
-            ..Dns::new(&Device::new("lo"), &servers)
+            ..Dns::new(&through("lo"), &servers)
         };
         let settings = Settings {
             servers,
@@ -324,7 +323,7 @@ mod tests {
         let servers = vec![IpAddr::from(Ipv4Addr::LOCALHOST)];
         let dns = Dns {
             port,
-            ..Dns::new(&Device::new("lo"), &servers)
+            ..Dns::new(&through("lo"), &servers)
         };
         let settings = Settings {
             servers,
@@ -340,24 +339,35 @@ mod tests {
             servers: vec!["127.0.0.53".parse().unwrap()],
             ..Settings::default()
         };
-        let why = Dns::new(&Device::new("tun0"), &[])
+        let why = Dns::new(&through("tun0"), &[])
             .ask_all(&local, "x.example")
             .unwrap_err();
         assert!(
             why.contains("127.0.0.53 is this machine's own") && why.contains("reached through tun0"),
             "{why}"
         );
+        let from = |ip: &str| Dns::new(&Outlet::new(None, &[ip.parse().unwrap()]), &[]);
+        let why = from("10.0.0.2").ask_all(&local, "x.example").unwrap_err();
+        assert!(
+            why.contains("this machine's own") && why.contains("reached from 10.0.0.2)"),
+            "{why}"
+        );
         let away = Settings {
-            servers: vec!["192.0.2.1".parse().unwrap()],
+            servers: vec!["203.0.113.1".parse().unwrap()],
             tries: 1,
             ..Settings::default()
         };
-        let why = Dns::new(&Device::new("btd-no-such-de"), &[])
+        let why = Dns::new(&through("btd-no-such-de"), &[])
             .ask_all(&away, "x.example")
             .unwrap_err();
         assert!(why.contains("No such device"), "{why}");
+        // For examples only (RFC 5737, RFC 3849): the one is away, the other of another family than the server.
+        let why = from("203.0.113.2").ask_all(&away, "x.example").unwrap_err();
+        assert!(why.contains("Cannot assign requested address"), "{why}");
+        let why = from("2001:db8::2").ask_all(&away, "x.example").unwrap_err();
+        assert!(why.contains("no IPv4 address to leave from"), "{why}");
         assert!(
-            Dns::new(&Device::new("lo"), &[])
+            Dns::new(&through("lo"), &[])
                 .ask_all(&Settings::default(), "x")
                 .is_err()
         );

@@ -287,6 +287,7 @@ impl Supervisor<'_> {
         self.pulse.look(now);
         why.extend(self.pulse.silent(STUCK_AFTER, now).iter().map(ToString::to_string));
         why.extend(self.device_trouble());
+        why.extend(self.address_trouble());
         if self.shards.any_has_ended() {
             why.push("a shard has ended by itself".to_owned());
         }

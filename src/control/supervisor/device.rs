@@ -10,8 +10,33 @@ use super::Supervisor;
 use crate::control::device::{Device, Link};
 use crate::control::metrics;
 
-/// How long after the device's return what has failed meanwhile is tried again.
+/// How long after its return what has failed meanwhile is tried again.
 const TRIES_AFTER: [Duration; 3] = [Duration::from_secs(3), Duration::from_secs(10), Duration::from_secs(20)];
+
+/// When what has failed is tried again after the return of what was away: routes, or the tunnel itself, may come later than it.
+#[derive(Default)]
+pub(super) struct Tries(VecDeque<Instant>);
+
+impl Tries {
+    /// It is back.
+    pub(super) fn begin(&mut self, now: Instant) {
+        self.0 = TRIES_AFTER.map(|after| now + after).into();
+    }
+
+    /// It is away.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Whether it is time for the next, which is told once.
+    pub(super) fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = self.0.front().is_some_and(|at| *at <= now);
+        if is_due {
+            self.0.pop_front();
+        }
+        is_due
+    }
+}
 
 /// The device, and what is known of it.
 pub(super) struct BoundDevice {
@@ -20,8 +45,7 @@ pub(super) struct BoundDevice {
     link: Option<Link>,
     /// The number of the one that is listened by, as far as that is known.
     listens_by: Option<u32>,
-    /// When what has failed is tried again after its return: routes, or the tunnel itself, may come later than it.
-    tries: VecDeque<Instant>,
+    tries: Tries,
 }
 
 impl BoundDevice {
@@ -32,7 +56,7 @@ impl BoundDevice {
             listens_by: device.index().ok(),
             device,
             link: None,
-            tries: VecDeque::new(),
+            tries: Tries::default(),
         }
     }
 
@@ -66,26 +90,21 @@ impl Supervisor<'_> {
         }
         let now = Instant::now();
         if before == Some(link) {
-            if bound.tries.front().is_some_and(|at| *at <= now) {
-                bound.tries.pop_front();
-                self.resolver.forget_failures();
-                self.folders.look_up_again();
-                self.announcer.network_is_back(false);
+            if bound.tries.is_due(now) {
+                self.network_is_back(false);
             }
             return;
         }
         bound.tries.clear();
         if before.is_some() && link.index().is_some() {
-            bound.tries.extend(TRIES_AFTER.map(|after| now + after));
+            bound.tries.begin(now);
         }
         metrics::publish_device(link.index().is_some());
         match (link, before) {
             (Link::Up(_), None) => tracing::info!("peers, trackers and name servers are reached through {name} only"),
             (Link::Up(_), Some(_)) => {
                 tracing::info!("{name} is back: peers are listened for and torrents announced");
-                self.resolver.forget_failures();
-                self.folders.look_up_again();
-                self.announcer.network_is_back(true);
+                self.network_is_back(true);
             }
             (Link::Down | Link::Absent, _) => {
                 if let Some(why) = self.device_trouble() {
@@ -93,6 +112,13 @@ impl Supervisor<'_> {
                 }
             }
         }
+    }
+
+    /// What could not be reached may be now: names and trackers that failed, or, at first, all trackers.
+    pub(super) fn network_is_back(&mut self, all: bool) {
+        self.resolver.forget_failures();
+        self.folders.look_up_again();
+        self.announcer.network_is_back(all);
     }
 
     /// What is wrong with the device, if anything is.

@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::Supervisor;
+use super::addresses::BoundAddresses;
 use super::appearing::Appearing;
 use super::device::BoundDevice;
 use super::error::Error;
@@ -33,6 +34,7 @@ use crate::control::history::Totals;
 use crate::control::meter::Throughput;
 use crate::control::metrics::top::Top;
 use crate::control::metrics::{self, Reporter};
+use crate::control::outlet::Outlet;
 use crate::control::pulse::Pulse;
 use crate::control::resolver::Resolver;
 use crate::control::scrub::Scrubs;
@@ -245,9 +247,10 @@ impl<'a> Supervisor<'a> {
             part_names: config.storage.part_names,
         };
         let device = bound.as_ref().map(|bound| bound.device().clone());
-        let new_resolver = || match &device {
-            None => Resolver::new(),
-            Some(device) => Resolver::through(Dns::new(device, &config.peers.dns_servers)),
+        let outlet = Outlet::new(device, &config.peers.bind_address);
+        let new_resolver = || match outlet.is_any() {
+            true => Resolver::new(),
+            false => Resolver::through(Dns::new(&outlet, &config.peers.dns_servers)),
         };
         let resolver = new_resolver();
         let (found, resolved) = mpsc::unbounded_channel();
@@ -257,9 +260,9 @@ impl<'a> Supervisor<'a> {
             tasks.push(tokio::task::spawn_local(lists));
         }
         // The store is no peer: its name is the system's.
-        let of_store = match &device {
-            None => Arc::clone(&resolver),
-            Some(_) => Resolver::new(),
+        let of_store = match outlet.is_any() {
+            true => Arc::clone(&resolver),
+            false => Resolver::new(),
         };
         let sharing = tracked.as_mut().and_then(|tracked| tracked.share(&of_store));
         let sharing = sharing.map(|(sharing, ending)| (tokio::task::spawn_local(sharing), ending));
@@ -268,7 +271,7 @@ impl<'a> Supervisor<'a> {
         let port = shards.addresses().first().map_or(0, SocketAddr::port);
         let announcer = Announcer::start(
             &config.announce,
-            (shards.peer_id(), port, Sources::new(shards.addresses(), device.clone())),
+            (shards.peer_id(), port, Sources::new(shards.addresses(), outlet.clone())),
             session,
             (&resolver, new_resolver()),
             found,
@@ -304,6 +307,7 @@ impl<'a> Supervisor<'a> {
             scrubs,
             scrub_asks,
             device: bound,
+            addresses: BoundAddresses::new(outlet),
             resolver,
             watchdog: Watchdog::new(shards.counters(), now),
             torrents: Torrents::new(paused, shards.resting()),

@@ -21,6 +21,7 @@ impl Supervisor<'_> {
     pub(super) fn on_tick(&mut self) {
         self.shards.flush();
         self.look_at_device();
+        self.look_at_addresses();
         self.look_at_rates();
         self.tell_held();
         let now = Instant::now();

@@ -30,11 +30,12 @@ pub mod recv_ring;
 mod registered;
 pub(crate) mod send;
 pub mod setup;
+mod source;
 mod thread;
 
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -56,6 +57,7 @@ use recv_ring::{RECV_BUF_LEN, RecvRing};
 use registered::Registered;
 pub use registered::locked;
 pub use setup::{Features, SetupError};
+pub use source::leave_from;
 pub use thread::{block_signals, run_when_idle};
 
 /// The buffer group of everybody, and that of connections that send blocks.
@@ -124,6 +126,8 @@ pub struct Uring {
     features: Features,
     /// Sockets that are made to connect are bound to it, if there is one.
     device: Option<Box<[u8]>>,
+    /// What they leave from, if that is certain: of a family that has none here there are no such sockets.
+    sources: Box<[IpAddr]>,
     /// Entries that found the submission queue full while the kernel was busy.
     backlog: VecDeque<squeue::Entry>,
     /// Sends that have their result and not their notification.
@@ -191,6 +195,7 @@ impl Uring {
             files,
             features,
             device: None,
+            sources: Box::default(),
             backlog: VecDeque::new(),
             lent: 0,
             closing: 0,
@@ -234,6 +239,12 @@ impl Uring {
     /// While there is none of this name there are no such sockets.
     pub fn bind_to_device(&mut self, name: &str) {
         self.device = Some(name.as_bytes().into());
+    }
+
+    /// Has every socket that is made to connect from now on leave from that of these addresses which is of its family; there
+    /// are no such sockets where none is, or while this machine does not have it. Without any the system chooses.
+    pub fn leave_from(&mut self, sources: &[IpAddr]) {
+        self.sources = sources.into();
     }
 
     /// What the kernel gave.
@@ -594,6 +605,10 @@ impl Driver for Uring {
             Socket::new(Domain::for_address(to), Type::STREAM.cloexec(), Some(Protocol::TCP)).map_err(failed)?;
         if let Some(device) = &self.device {
             socket.bind_device(Some(device)).map_err(failed)?;
+        }
+        if !self.sources.is_empty() {
+            let source = self.sources.iter().find(|ip| ip.is_ipv4() == to.is_ipv4());
+            leave_from(&socket, *source.ok_or(Errno::AFNOSUPPORT)?).map_err(failed)?;
         }
         let fd = OwnedFd::from(socket);
         set_up(&fd)?;

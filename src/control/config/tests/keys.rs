@@ -68,6 +68,10 @@ fn in_peers() -> Vec<Row> {
         ("peers.bind-device", "\"tun1\"", |c| {
             c.peers.bind_device = Some("tun1".to_owned())
         }),
+        ("peers.bind-address", "\"10.8.0.2\"", |c| {
+            c.peers.bind_address = vec![[10, 8, 0, 2].into()];
+            c.peers.listen = vec![([10, 8, 0, 2], 6881).into()];
+        }),
         ("peers.dns-servers", "[\"10.0.0.1\"]", |c| {
             c.peers.dns_servers = vec![[10, 0, 0, 1].into()]
         }),

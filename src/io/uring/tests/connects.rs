@@ -53,6 +53,27 @@ fn socket_of_a_driver_that_is_bound_to_a_device_is_bound_to_it_or_is_none() {
 }
 
 #[test]
+fn socket_leaves_from_the_address_of_its_family_or_is_none() {
+    let mut driver = driver();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    driver.leave_from(&["127.0.7.9".parse().unwrap()]);
+    let socket = driver.socket(addr).unwrap();
+    // Its port is not taken before it connects.
+    let bound = SocketAddr::try_from(rustix::net::getsockname(socket.fd()).unwrap()).unwrap();
+    assert_eq!(bound, "127.0.7.9:0".parse().unwrap());
+    driver.submit(OWNER, Op::Connect { socket, addr });
+    reap(&mut driver, 1);
+    let (_far, peer) = listener.accept().unwrap();
+    assert_eq!(peer.ip(), bound.ip());
+    let v6 = "[::1]:9".parse().unwrap();
+    assert_eq!(driver.socket(v6).err(), Some(Errno::AFNOSUPPORT));
+    // For examples only (RFC 5737): no machine has it.
+    driver.leave_from(&["203.0.113.1".parse().unwrap()]);
+    assert_eq!(driver.socket(addr).err(), Some(Errno::ADDRNOTAVAIL));
+}
+
+#[test]
 fn connect_that_is_refused_or_cancelled_says_so() {
     let mut driver = driver();
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -1,0 +1,184 @@
+//! How what btd begins leaves this machine, where the configuration says so: through a network device ([`super::device`]), from
+//! an address, or both. Connections to peers leave likewise, by their own ways (`io/uring`).
+//!
+//! What cannot leave so does not leave at all: a target of a family that has no address here is not reached, nor is any while
+//! the address is away. Who listens on this machine itself, and asks others by whatever way it likes, is no target either.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::device::Device;
+use crate::io::uring::leave_from;
+
+/// A device, addresses, both or neither.
+#[derive(Clone, Debug)]
+pub(super) struct Outlet {
+    device: Option<Device>,
+    /// At most one of each family; without any the system chooses.
+    addresses: Arc<[IpAddr]>,
+}
+
+impl Outlet {
+    pub(super) fn new(device: Option<Device>, addresses: &[IpAddr]) -> Self {
+        Self {
+            device,
+            addresses: addresses.into(),
+        }
+    }
+
+    /// Whether the system chooses everything.
+    pub(super) fn is_any(&self) -> bool {
+        self.device.is_none() && self.addresses.is_empty()
+    }
+
+    /// Whether the system chooses the address.
+    pub(super) fn has_no_address(&self) -> bool {
+        self.addresses.is_empty()
+    }
+
+    /// The number of the device; `None` if any will do. A socket of another number reaches nobody any more.
+    ///
+    /// # Errors
+    /// The device is not there.
+    pub(super) fn device_index(&self) -> io::Result<Option<u32>> {
+        self.device.as_ref().map(Device::index).transpose()
+    }
+
+    /// The address to leave from; `None` if the system chooses.
+    ///
+    /// # Errors
+    /// There is none of this family.
+    pub(super) fn source(&self, to: IpAddr) -> io::Result<Option<IpAddr>> {
+        if self.addresses.is_empty() {
+            return Ok(None);
+        }
+        let source = self.addresses.iter().find(|ip| ip.is_ipv4() == to.is_ipv4());
+        source.map(|ip| Some(*ip)).ok_or_else(|| {
+            let family = if to.is_ipv4() { "IPv4" } else { "IPv6" };
+            io::Error::other(format!("[peers] bind-address has no {family} address to leave from"))
+        })
+    }
+
+    /// Has a socket use the device alone, if it is to be a certain one.
+    ///
+    /// # Errors
+    /// The device is not there.
+    pub(super) fn bind_to_device(&self, socket: &Socket) -> io::Result<()> {
+        self.device.as_ref().map_or(Ok(()), |device| device.bind(socket))
+    }
+
+    /// A socket that leaves to this address as it has to.
+    ///
+    /// # Errors
+    /// The device or the address is not there, or there is none of this family.
+    pub(super) fn socket(&self, to: IpAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+        let source = self.source(to)?;
+        let socket = Socket::new(Domain::for_address(SocketAddr::new(to, 0)), kind, Some(protocol))?;
+        self.bind_to_device(&socket)?;
+        if let Some(source) = source {
+            leave_from(&socket, source)?;
+        }
+        Ok(socket)
+    }
+
+    /// Whether what stays on this machine is all that is wanted.
+    pub(super) fn stays_here(&self) -> bool {
+        match &self.device {
+            Some(device) => device.name() == "lo",
+            None => !self.addresses.is_empty() && self.addresses.iter().all(IpAddr::is_loopback),
+        }
+    }
+
+    /// Those of its addresses that this machine does not have now. Nothing is sent.
+    pub(super) fn absent(&self) -> Vec<IpAddr> {
+        let is_absent = |ip: &IpAddr| {
+            let bound = self.socket(*ip, Type::DGRAM, Protocol::UDP);
+            bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
+        };
+        self.addresses.iter().copied().filter(is_absent).collect()
+    }
+}
+
+/// As what is reached "through" it, or "from" it.
+impl fmt::Display for Outlet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let addresses: Vec<String> = self.addresses.iter().map(IpAddr::to_string).collect();
+        match (&self.device, addresses.join(" and ")) {
+            (Some(device), addresses) if addresses.is_empty() => write!(f, "through {}", device.name()),
+            (Some(device), addresses) => write!(f, "through {} from {addresses}", device.name()),
+            (None, addresses) => write!(f, "from {addresses}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn socket_leaves_from_the_address_of_its_family_or_is_none() {
+        let outlet = Outlet::new(None, &[ip("127.0.7.9")]);
+        for (kind, protocol) in [(Type::STREAM, Protocol::TCP), (Type::DGRAM, Protocol::UDP)] {
+            let socket = outlet.socket(ip("127.0.0.1"), kind, protocol).expect("a socket");
+            let bound = socket.local_addr().expect("told").as_socket().expect("an address");
+            assert_eq!(bound.ip(), ip("127.0.7.9"));
+            let error = outlet.socket(ip("::1"), kind, protocol).expect_err("no address");
+            assert_eq!(
+                error.to_string(),
+                "[peers] bind-address has no IPv6 address to leave from"
+            );
+        }
+        assert!(Outlet::new(None, &[]).is_any() && !outlet.is_any());
+        assert_eq!(Outlet::new(None, &[]).source(ip("::1")).expect("any"), None);
+    }
+
+    /// It would leave from an IPv4 address that nobody has chosen.
+    #[test]
+    fn ipv4_written_as_ipv6_is_not_reached_from_an_ipv6_address() {
+        let outlet = Outlet::new(None, &[ip("127.0.7.9"), ip("::1")]);
+        let to = SocketAddr::new(ip("::ffff:127.0.0.1"), 9);
+        let Ok(socket) = outlet.socket(to.ip(), Type::DGRAM, Protocol::UDP) else {
+            return; // This machine has no IPv6.
+        };
+        assert!(socket.connect(&to.into()).is_err());
+    }
+
+    #[test]
+    fn address_that_this_machine_does_not_have_is_away() {
+        // For examples only (RFC 5737).
+        let outlet = Outlet::new(None, &[ip("203.0.113.1")]);
+        assert_eq!(outlet.absent(), [ip("203.0.113.1")]);
+        assert!(outlet.socket(ip("203.0.113.9"), Type::DGRAM, Protocol::UDP).is_err());
+        assert!(Outlet::new(None, &[ip("127.0.7.9")]).absent().is_empty());
+    }
+
+    #[test]
+    fn it_says_what_it_is_and_whether_it_leaves_this_machine() {
+        let tun0 = || Some(Device::new("tun0"));
+        for (outlet, text, stays) in [
+            (Outlet::new(tun0(), &[]), "through tun0", false),
+            (Outlet::new(Some(Device::new("lo")), &[]), "through lo", true),
+            (
+                Outlet::new(None, &[ip("10.0.0.2"), ip("2001:db8::2")]),
+                "from 10.0.0.2 and 2001:db8::2",
+                false,
+            ),
+            (
+                Outlet::new(tun0(), &[ip("127.0.0.2")]),
+                "through tun0 from 127.0.0.2",
+                false,
+            ),
+            (Outlet::new(None, &[ip("127.0.0.2")]), "from 127.0.0.2", true),
+        ] {
+            assert_eq!((outlet.to_string().as_str(), outlet.stays_here()), (text, stays));
+        }
+    }
+}

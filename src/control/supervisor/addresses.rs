@@ -1,0 +1,79 @@
+//! The addresses that everything leaves from: noticed when they go, and made use of again when they are back.
+//!
+//! Nothing has to be done for what is bound to an address to leave from no other, nor to be listened for at it: see
+//! [`crate::control::outlet`]. What is to be done is to say so, and to announce when it is back.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use super::Supervisor;
+use super::device::Tries;
+use crate::control::outlet::Outlet;
+
+/// The addresses, and what is known of them.
+pub(super) struct BoundAddresses {
+    outlet: Outlet,
+    /// Those that were not there at the last look; `None` before the first.
+    away: Option<Vec<IpAddr>>,
+    tries: Tries,
+}
+
+impl BoundAddresses {
+    pub(super) fn new(outlet: Outlet) -> Self {
+        Self {
+            outlet,
+            away: None,
+            tries: Tries::default(),
+        }
+    }
+}
+
+impl Supervisor<'_> {
+    /// Time has passed: an address may have gone, or be back.
+    pub(super) fn look_at_addresses(&mut self) {
+        let bound = &mut self.addresses;
+        if bound.outlet.has_no_address() {
+            return;
+        }
+        let away = bound.outlet.absent();
+        let now = Instant::now();
+        let before = bound.away.replace(away.clone());
+        if before.as_ref() == Some(&away) {
+            if bound.tries.is_due(now) {
+                self.network_is_back(false);
+            }
+            return;
+        }
+        if before.is_none() && away.is_empty() {
+            tracing::info!("peers, trackers and name servers are reached {} only", bound.outlet);
+        }
+        let before = before.unwrap_or_default();
+        let back: Vec<IpAddr> = before.iter().copied().filter(|ip| !away.contains(ip)).collect();
+        match back.is_empty() {
+            true => bound.tries.clear(),
+            false => bound.tries.begin(now),
+        }
+        for ip in &back {
+            tracing::info!("{ip} is back: torrents are announced from it");
+        }
+        for ip in away.iter().filter(|ip| !before.contains(ip)) {
+            tracing::error!("{}", trouble(*ip));
+        }
+        if !back.is_empty() {
+            self.network_is_back(true);
+        }
+    }
+
+    /// What is wrong with the addresses, if anything is.
+    pub(super) fn address_trouble(&self) -> Vec<String> {
+        self.addresses.away.iter().flatten().copied().map(trouble).collect()
+    }
+}
+
+fn trouble(ip: IpAddr) -> String {
+    let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+    format!(
+        "this machine does not have the address {ip} ([peers] bind-address): no peer and no tracker is reached over {family}, from another \
+         address neither, until it is back (hint: ip address shows which it has)"
+    )
+}
