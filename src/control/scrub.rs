@@ -280,8 +280,13 @@ impl Scrub {
             Reread::Stopped => return Err(Ended),
             Reread::Right => {
                 count("transient");
-                self.lines.warn("pieces that were wrong once", format_args!("{torrent_name:?} ({info_hash}): {what}, and was right when it was read once more: look after the disk \
-                     {name}, its cable, and memory"));
+                self.lines.warn(
+                    "pieces that were wrong once",
+                    format_args!(
+                        "{torrent_name:?} ({info_hash}): {what}, and was right when it was read once more: look after the disk \
+                         {name}, its cable, and memory"
+                    ),
+                );
             }
             Reread::Wrong => {
                 count("lasting");

@@ -167,7 +167,13 @@ impl Supervisor<'_> {
                 // It may be being checked meanwhile.
                 if self.appearing.held.remove(&info_hash).is_some() && matches!(state, Some(State::Partial)) {
                     let name = self.name_of(info_hash);
-                    self.lines.info("torrents whose place is free now", format_args!("what {name:?} ({info_hash}) would have been written over has gone or is another: it is checked again"));
+                    self.lines.info(
+                        "torrents whose place is free now",
+                        format_args!(
+                            "what {name:?} ({info_hash}) would have been written over has gone or is another: it is checked \
+                             again"
+                        ),
+                    );
                     self.check_known(info_hash, true);
                 }
             }

@@ -247,7 +247,13 @@ impl Supervisor<'_> {
                     ..
                 }),
             ) => {
-                self.lines.info(SEEDING, format_args!("seeding {name:?} ({info_hash}): {len}, {count} of {piece_count} pieces are verified when they are first asked for"));
+                self.lines.info(
+                    SEEDING,
+                    format_args!(
+                        "seeding {name:?} ({info_hash}): {len}, {count} of {piece_count} pieces are verified when they are \
+                         first asked for"
+                    ),
+                );
             }
             (State::Seeding, Ok(Found { known: true, .. })) => {
                 self.lines.info(
@@ -256,8 +262,13 @@ impl Supervisor<'_> {
                 );
             }
             (State::Seeding, Ok(Found { trusted: true, .. })) => {
-                self.lines.info(SEEDING, format_args!("seeding {name:?} ({info_hash}): {len}, taken for right as `verify` says: files have their lengths, and nothing \
-                     of them was read"));
+                self.lines.info(
+                    SEEDING,
+                    format_args!(
+                        "seeding {name:?} ({info_hash}): {len}, taken for right as `verify` says: files have their lengths, and \
+                         nothing of them was read"
+                    ),
+                );
             }
             (State::Seeding, Ok(_)) => {
                 self.lines.info(
@@ -332,9 +343,14 @@ impl Supervisor<'_> {
                     true => format!("it was complete once; `btd ctl verify {info_hash}` downloads what is missing"),
                     false => format!("`btd ctl verify {info_hash}` checks it again"),
                 };
-                self.lines.warn("torrents seeded in part", format_args!("seeding a part of {name:?} ({info_hash}): {} of {piece_count} pieces are right, {} wrong{why} ({next}{nobody})",
-                    found.have_count,
-                    found.wrong_count));
+                self.lines.warn(
+                    "torrents seeded in part",
+                    format_args!(
+                        "seeding a part of {name:?} ({info_hash}): {} of {piece_count} pieces are right, {} wrong{why} \
+                         ({next}{nobody})",
+                        found.have_count, found.wrong_count,
+                    ),
+                );
             }
         }
         self.publish_counts();
