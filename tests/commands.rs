@@ -116,6 +116,61 @@ fn varied() -> Vec<(&'static str, usize)> {
 }
 
 #[test]
+fn show_tells_keys_to_those_only_who_ask_for_them_and_create_repeats_none() {
+    let scratch = Scratch::new("show-keys");
+    let (dir, torrent) = (payload(&scratch, &[("a", 5)]), scratch.path().join("t.torrent"));
+    let key = "0123456789abcdef0123456789abcdef";
+    let urls = [
+        format!("https://t.example/{key}/announce"),
+        format!("https://me:{key}@u.example/announce"),
+        format!("udp://v.example:80/announce?passkey={key}"),
+    ];
+    let mut more: Vec<&str> = urls.iter().flat_map(|url| ["--tracker", url.as_str()]).collect();
+    let comment = format!("mine: {key}, made by t");
+    more.extend(["--comment", comment.as_str()]);
+    let made = create(&dir, &torrent, "16K", &more).succeeded();
+    assert!(!made.out.contains(key) && !made.err.contains(key));
+    let path = torrent.to_str().unwrap();
+    let text = btd(&["show", path]).succeeded();
+    for shown in [
+        "https://t.example/…/announce\n",
+        "… (a user name in front of the host)",
+        "udp://v.example:80/announce?…\n",
+        "mine: …, made by t\n",
+    ] {
+        assert!(text.out.contains(shown), "{shown}: {}", text.out);
+    }
+    let json = btd(&["show", path, "--json"]).succeeded();
+    assert_eq!(json.json()["announce"][0][0], "https://t.example/…/announce");
+    assert!(
+        !text.out.contains(key) && !json.out.contains(key),
+        "{}{}",
+        text.out,
+        json.out
+    );
+    let text = btd(&["show", path, "--secrets"]).succeeded().out;
+    let json = btd(&["show", path, "--secrets", "--json"]).succeeded().json();
+    assert!(
+        urls.iter().all(|url| text.contains(url)) && text.contains(&comment),
+        "{text}"
+    );
+    assert_eq!(
+        (&json["announce"][2][0], &json["comment"]),
+        (&urls[2].as_str().into(), &comment.as_str().into())
+    );
+
+    let bad = format!("ftp://t.example/{key}");
+    let run = create(
+        &dir,
+        &scratch.path().join("u"),
+        "16K",
+        &["--tracker", &urls[0], "--tracker", &bad],
+    );
+    let run = run.failed(USAGE, &["--tracker (2 of 2)", "expected a URL"]);
+    assert!(!run.err.contains(key), "{}", run.err);
+}
+
+#[test]
 fn what_create_makes_show_tells_and_verify_finds_whole() {
     let scratch = Scratch::new("round-trip");
     let files = varied();

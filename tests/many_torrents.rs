@@ -7,6 +7,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use btd::hashing::sha1;
 use btd::proto::InfoHash;
@@ -75,9 +76,14 @@ impl Library {
     }
 
     fn start(&self) -> Btd {
+        self.start_at("warn")
+    }
+
+    /// With all lines of this level and above.
+    fn start_at(&self, log_level: &'static str) -> Btd {
         let config = Config {
             watch: vec![(self.torrents.clone(), self.data.clone())],
-            log_level: "warn",
+            log_level,
             // Trackers of tests are on this machine.
             more: "[announce]\nallow-private = true\n".to_owned(),
             ..Config::default()
@@ -185,6 +191,58 @@ fn file_that_was_changed_while_btd_was_down_is_not_served_before_it_is_checked()
     assert!(log.contains("may not be what it was when it was checked"), "{log}");
     assert!(log.contains("was changed") && log.contains("missing"), "{log}");
     btd.stop();
+}
+
+/// How many lines there are that begin so, and how many of this kind the log has only counted.
+fn told(log: &str, line: &str, kind: &str) -> (usize, usize) {
+    let written = log.lines().filter(|text| text.contains(line)).count();
+    let counted = log.lines().filter_map(|text| {
+        let (before, after) = text.split_once(" more in ")?;
+        let (_, what) = after.split_once(" s: ")?;
+        let what = what
+            .strip_suffix(" (hint: --log-level debug names each)")
+            .unwrap_or(what);
+        let count = before.rsplit_once("... and ")?.1.parse::<usize>();
+        (what == kind).then(|| count.expect("a number"))
+    });
+    (written, counted.sum())
+}
+
+/// The journal drops lines of who writes too many, whichever they are.
+#[test]
+fn few_of_hundreds_of_torrents_have_lines_of_their_own_and_the_rest_is_counted() {
+    const COUNT: usize = 200;
+    let library = Library::new("quiet", COUNT);
+    let start = Instant::now();
+    let most = || 20 * (start.elapsed().as_secs() as usize / 10 + 1);
+    let btd = library.start_at("info");
+    btd.wait_seeding(COUNT);
+    // Nothing more comes of the kind: the rest is told as time passes.
+    let written = wait_for("all are told of", within(SECONDS), || {
+        let (written, counted) = told(&btd.process.log(), "INFO seeding \"number ", "torrents seeding");
+        (written + counted >= COUNT).then_some((written, counted))
+    });
+    assert!(written.0 <= most() && written.0 + written.1 == COUNT, "{written:?}");
+    // The end tells the rest of what has just begun.
+    library.ctl(&["pause", "--all"]);
+    btd.stop();
+    let log = || fs::read_to_string(library.path().join("btd.log")).expect("the log");
+    let (written, counted) = told(&log(), "INFO paused \"number ", "torrents paused");
+    assert!((1..=most()).contains(&written), "{written}");
+    assert_eq!(written + counted, COUNT);
+    let line = log()
+        .lines()
+        .find(|line| line.ends_with("names each)"))
+        .map(str::to_owned);
+    assert!(line.is_some_and(|line| line.contains("INFO ... and ")));
+
+    let btd = library.start_at("debug");
+    library.ctl(&["resume", "--all"]);
+    btd.stop();
+    let named = |level: &str| told(&log(), &format!("{level} resumed \"number "), "torrents resumed");
+    let ((written, counted), (at_debug, _)) = (named("INFO"), named("DEBUG"));
+    assert_eq!((at_debug, written + counted), (counted, COUNT), "each is named");
+    assert!(written <= most());
 }
 
 #[test]

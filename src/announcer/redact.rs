@@ -17,6 +17,9 @@ const BEGINNING_MIN: usize = 3;
 /// A key this short is taken out where it is a word of its own: it may be a part of any other.
 const WORD_LEN_MAX: usize = 3;
 
+/// No key of a tracker's user is shorter: it could be guessed.
+const KEY_LEN_MIN: usize = 8;
+
 /// What came of an announce, without the keys of its address in any text.
 pub fn redacted(url: &TrackerUrl, result: Result<Answer, Failure>) -> Result<Answer, Failure> {
     match result {
@@ -47,14 +50,36 @@ pub fn redacted_failure(url: &TrackerUrl, failure: Failure) -> Failure {
     }
 }
 
+/// An address of a torrent file without what may be a key. Of what is none of a tracker's only that is said, since it is not known
+/// where in it a key may be.
+pub fn redacted_address(text: &str) -> String {
+    match TrackerUrl::parse(text) {
+        Ok(url) if url.keys().is_empty() && !text.contains(['?', '#']) => text.to_owned(),
+        Ok(url) => url.to_string(),
+        Err(error) => format!("{HIDDEN} ({error})"),
+    }
+}
+
+/// A remark in a torrent file without the keys of its trackers. What is too short to be one is a word of their paths, which may
+/// be meant in the remark.
+pub fn redacted_text(urls: &[TrackerUrl], text: &str) -> String {
+    let keys = urls.iter().flat_map(TrackerUrl::keys);
+    let keys: Vec<String> = keys.filter(|key| key.len() >= KEY_LEN_MIN).collect();
+    hide(&keys, text)
+}
+
 /// A text, cleaned, with each of these keys hidden, in whichever case it stands there.
 fn redact_text(keys: &[String], text: &str) -> String {
     // What is not seen could stand between two halves of a key.
-    let text = clean(text.as_bytes());
+    hide(keys, &clean(text.as_bytes()))
+}
+
+/// A text with each of these keys hidden.
+fn hide(keys: &[String], text: &str) -> String {
     let mut hidden = vec![false; text.len()];
     for key in keys {
         for at in 0..text.len() {
-            if stands_at(&text, at, key) {
+            if stands_at(text, at, key) {
                 hidden[at..at + key.len()].fill(true);
             }
         }
@@ -172,6 +197,31 @@ mod tests {
             let told = redacted(&target, Err(failure)).unwrap_err().to_string();
             assert!(told.ends_with("what is …"), "{told}");
         }
+    }
+
+    #[test]
+    fn addresses_and_remarks_of_a_torrent_file_are_shown_without_keys() {
+        let address = format!("https://t.example/{KEY}/announce?passkey={KEY}");
+        assert_eq!(redacted_address(&address), "https://t.example/…/announce?…");
+        // What has nothing to hide is as it stands there.
+        for plain in ["udp://t.example:80", "HTTP://T.example/announce"] {
+            assert_eq!(redacted_address(plain), plain);
+        }
+        for before in ["/", "?", "#", "/announce#", "/announce?k="] {
+            let address = format!("http://t.example{before}{KEY}");
+            assert!(!redacted_address(&address).contains(KEY), "{address}");
+        }
+        assert!(!redacted_address(&format!("http://t.example/announce?{KEY}=")).contains(KEY));
+        for odd in ["wss://t.example/", "http://me:secret@t.example/", "secret"] {
+            let shown = redacted_address(&format!("{odd}{KEY}"));
+            assert!(
+                shown.starts_with("… (") && !shown.contains(KEY) && !shown.contains("secret"),
+                "{shown}"
+            );
+        }
+        let urls = [url(&format!("/1/May/{KEY}/announce"))];
+        let remark = format!("from https://t.example/1/{KEY}\n\nof 1 May, {}", "x".repeat(2_000));
+        assert_eq!(redacted_text(&urls, &remark), remark.replace(KEY, "…"));
     }
 
     proptest! {

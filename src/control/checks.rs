@@ -88,6 +88,19 @@ pub(crate) enum Error {
     Stopped(#[from] storage::Error),
 }
 
+impl Error {
+    /// What torrents that are not served for this are called where many of them are told of: what is wrong with some is not to hide
+    /// what else is wrong with others.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) | Self::Lost(_) => "torrents whose data folder is not there",
+            Self::Taken { .. } => "torrents not served, as a file is another's too",
+            Self::Unread(_) => "torrents not served, as their file cannot be read",
+            Self::Stopped(_) => "torrents not served, as they cannot be checked",
+        }
+    }
+}
+
 /// The end of a check.
 #[derive(Debug)]
 pub(super) struct Checked {

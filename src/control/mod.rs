@@ -28,6 +28,7 @@ pub(crate) mod contents;
 mod device;
 mod dns;
 pub(crate) mod downloads;
+mod few_lines;
 mod history;
 mod local_time;
 mod locked_memory;

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::few_lines::FewLines;
 use crate::io::uring::run_when_idle;
 use crate::proto::InfoHash;
 use crate::proto::geometry::PieceIndex;
@@ -64,6 +65,7 @@ pub(super) struct Scrubs {
     period: Duration,
     session: Arc<Store>,
     throttle: Arc<Throttle>,
+    lines: Arc<FewLines>,
     asks: UnboundedSender<NextPlease>,
     /// Each ends when its sender is dropped.
     running: HashMap<PathBuf, Sender<()>>,
@@ -80,13 +82,14 @@ impl Scrubs {
     pub(super) fn new(
         period: Duration,
         session: &Arc<Store>,
-        throttle: &Arc<Throttle>,
+        (throttle, lines): (&Arc<Throttle>, &Arc<FewLines>),
     ) -> (Self, UnboundedReceiver<NextPlease>) {
         let (asks, asked) = unbounded_channel(); // One for each folder at a time.
         let scrubs = Self {
             period,
             session: Arc::clone(session),
             throttle: Arc::clone(throttle),
+            lines: Arc::clone(lines),
             asks,
             running: HashMap::new(),
             disks: Arc::default(),
@@ -109,6 +112,7 @@ impl Scrubs {
                 period: self.period,
                 session: Arc::clone(&self.session),
                 throttle: Arc::clone(&self.throttle),
+                lines: Arc::clone(&self.lines),
                 asks: self.asks.clone(),
                 stopped,
                 disks: Arc::clone(&self.disks),
@@ -143,6 +147,7 @@ struct Scrub {
     period: Duration,
     session: Arc<Store>,
     throttle: Arc<Throttle>,
+    lines: Arc<FewLines>,
     asks: UnboundedSender<NextPlease>,
     stopped: Receiver<()>,
     disks: Arc<Disks>,
@@ -279,9 +284,12 @@ impl Scrub {
             Reread::Stopped => return Err(Ended),
             Reread::Right => {
                 count("transient");
-                tracing::warn!(
-                    "{torrent_name:?} ({info_hash}): {what}, and was right when it was read once more: look after the disk \
-                     {name}, its cable, and memory"
+                self.lines.warn(
+                    "pieces that were wrong once",
+                    format_args!(
+                        "{torrent_name:?} ({info_hash}): {what}, and was right when it was read once more: look after the disk \
+                         {name}, its cable, and memory"
+                    ),
                 );
             }
             Reread::Wrong => {
@@ -307,9 +315,16 @@ impl Scrub {
         // served sees it gone.
         torrent.withdraw_wrong(piece, why);
         self.session.doubt(info_hash, shape, piece, is_wrong);
-        tracing::error!(
-            "{:?} ({info_hash}) on {device}: {why}; it is not served any more",
-            meta.name
+        let kind = match is_wrong {
+            true => "pieces found wrong by the scrub",
+            false => "pieces that the scrub cannot read",
+        };
+        self.lines.error(
+            kind,
+            format_args!(
+                "{:?} ({info_hash}) on {device}: {why}; it is not served any more",
+                meta.name
+            ),
         );
     }
 

@@ -41,6 +41,7 @@ use super::config::Config;
 use super::contents::Contents;
 use super::ctl::door::Ask;
 use super::downloads::{self, Downloads};
+use super::few_lines::FewLines;
 use super::history::{Standing, Totals};
 use super::meter::Throughput;
 use super::metrics::Reporter;
@@ -132,6 +133,8 @@ pub(super) struct Supervisor<'a> {
     pulse: Pulse,
     signals: Signals,
     tasks: Vec<JoinHandle<()>>,
+    /// What is said of each torrent goes through it: there may be thousands at once.
+    lines: Arc<FewLines>,
     /// What shares the tracker's swarms, and how it is ended.
     sharing: Option<(JoinHandle<()>, SharingEnding)>,
     ports: Ports,
@@ -269,7 +272,8 @@ impl Supervisor<'_> {
             }
             watch::Event::Refused { file, error } => {
                 self.folders.on_refused();
-                tracing::warn!("refused {file:?}: {error} (it is tried again when it changes)");
+                let line = format_args!("refused {file:?}: {error} (it is tried again when it changes)");
+                self.lines.warn("files refused", line);
             }
             watch::Event::Removed { file } => {
                 let removal = self.torrents.remove(&file);
@@ -320,7 +324,7 @@ impl Supervisor<'_> {
                     return;
                 }
             },
-            Addition::SameAs(other) => return Self::tell_same(file, &other, info_hash),
+            Addition::SameAs(other) => return self.tell_same(file, &other, info_hash),
         };
         tracing::debug!("checking {:?} ({info_hash}) from {file:?}", meta.name);
         let contents = match self.checks.waiting() {
@@ -346,7 +350,10 @@ impl Supervisor<'_> {
                 let (name, progress) = (Arc::clone(&entry.name), Arc::new(Progress::new(entry.len())));
                 if let Some(generation) = self.torrents.check_in(folder, info_hash, &progress) {
                     self.stop_downloading(info_hash);
-                    tracing::info!("{name:?} ({info_hash}) comes from {file:?} now: its payload is looked for there");
+                    self.lines.info(
+                        "torrents that come from another file now",
+                        format_args!("{name:?} ({info_hash}) comes from {file:?} now: its payload is looked for there"),
+                    );
                     // What is known is of the other folder's payload.
                     let trust = false;
                     self.session.remove(info_hash);
@@ -380,7 +387,8 @@ impl Supervisor<'_> {
         if self.goals.forget(info_hash) || entry.is_paused() {
             self.session.put_paused(info_hash, false);
         }
-        tracing::info!("removed {:?} ({info_hash}): {why}", entry.name);
+        let line = format_args!("removed {:?} ({info_hash}): {why}", entry.name);
+        self.lines.info("torrents removed", line);
     }
 
     fn on_held_changed(&mut self) {

@@ -119,7 +119,7 @@ impl Announcer {
                 fresh: HashMap::new(),
                 loads: JoinSet::new(),
                 lookups: JoinSet::new(),
-                teller: Teller::new(now),
+                teller: Teller::new(),
                 secret: random(),
                 peer_id,
                 listened: port,

@@ -189,6 +189,7 @@ impl Task {
                     }
                     Some(Order::Stop(deadline, done)) => {
                         self.stop(deadline).await;
+                        self.teller.end();
                         let _ = done.send(()); // It has waited long enough.
                         return;
                     }
@@ -379,7 +380,7 @@ impl Task {
             return;
         };
         if let Some(news) = &outcome.news {
-            self.teller.tell(&entry.name, &outcome, news, Instant::now());
+            self.teller.tell(&entry.name, &outcome, news);
         }
         let Ok(answer) = result else { return };
         if entry.torrent.as_ref().and_then(|torrent| torrent.home()).is_none() {
@@ -405,6 +406,7 @@ impl Task {
 
     fn on_tick(&mut self) {
         let now = Instant::now();
+        self.teller.on_tick(now);
         self.leaving.retain(|_, leaving| leaving.is_known(now));
         ::metrics::gauge!("btd_announces_overdue").set(self.schedule.overdue(now) as f64);
         let Swarms {

@@ -4,57 +4,42 @@
 use std::time::{Duration, Instant};
 
 use crate::announcer::{News, Outcome, Swarm};
+use crate::control::few_lines::FewLines;
 
-/// Lines at once, and how long it takes until there may be one more.
-const BURST: u32 = 20;
-const EVERY: Duration = Duration::from_secs(3);
+/// What is announced is announced again and again, for as long as btd runs: so few lines of a kind are in a minute what others
+/// have in ten seconds.
+const WINDOW: Duration = Duration::from_secs(60);
 
 /// Tells news, as many as anybody reads.
 #[derive(Debug)]
-pub(super) struct Teller {
-    left: u32,
-    since: Instant,
-    untold: u64,
-}
+pub(super) struct Teller(FewLines);
 
 impl Teller {
-    pub(super) fn new(now: Instant) -> Self {
-        Self {
-            left: BURST,
-            since: now,
-            untold: 0,
-        }
+    pub(super) fn new() -> Self {
+        Self(FewLines::within(WINDOW))
     }
 
     /// Writes a line, or counts one that is not written.
-    pub(super) fn tell(&mut self, name: &str, outcome: &Outcome, news: &News, now: Instant) {
-        if !self.may(now) {
-            tracing::debug!("{}", line(name, outcome, news));
-            return;
-        }
+    pub(super) fn tell(&self, name: &str, outcome: &Outcome, news: &News) {
         let line = line(name, outcome, news);
-        let more = match std::mem::take(&mut self.untold) {
-            0 => String::new(),
-            count => format!(" (and {count} more lines like this were left out)"),
-        };
+        let line = format_args!("{line}");
         match news {
-            News::Working { .. } => tracing::info!("{line}{more}"),
-            News::Warning(_) | News::Failing(_) | News::Refused(_) | News::Dead(_) => tracing::warn!("{line}{more}"),
+            News::Working { .. } => self.0.info("torrents announced", line),
+            News::Warning(_) => self.0.warn("warnings of trackers", line),
+            News::Failing(_) => self.0.warn("torrents that cannot be announced to a tracker", line),
+            News::Refused(_) => self.0.warn("torrents refused by a tracker", line),
+            News::Dead(_) => self.0.warn("torrents not announced any more", line),
         }
     }
 
-    fn may(&mut self, now: Instant) -> bool {
-        while self.left < BURST && now.saturating_duration_since(self.since) >= EVERY {
-            self.left += 1;
-            self.since += EVERY;
-        }
-        if self.left == BURST {
-            self.since = now;
-        }
-        let may = self.left > 0;
-        self.left -= u32::from(may);
-        self.untold += u64::from(!may);
-        may
+    /// Time has passed.
+    pub(super) fn on_tick(&self, now: Instant) {
+        self.0.on_tick(now);
+    }
+
+    /// Nothing is announced any more.
+    pub(super) fn end(&self) {
+        self.0.end();
     }
 }
 
@@ -113,18 +98,5 @@ mod tests {
             let line = line("a", &outcome, &News::Working { swarm });
             assert!(line.ends_with(text), "{line}");
         }
-    }
-
-    #[test]
-    fn a_burst_is_told_then_a_line_now_and_then_and_the_rest_is_counted() {
-        let start = Instant::now();
-        let mut teller = Teller::new(start);
-        let told = (0..100).filter(|_| teller.may(start)).count();
-        assert_eq!((told, teller.untold), (BURST as usize, 80));
-        assert!(!teller.may(start + EVERY / 2));
-        assert!(teller.may(start + EVERY) && !teller.may(start + EVERY));
-        let later = start + EVERY * 1000;
-        let told = (0..100).filter(|_| teller.may(later)).count();
-        assert_eq!(told, BURST as usize);
     }
 }

@@ -4,6 +4,8 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use super::{Error, print};
+use crate::announcer::TrackerUrl;
+use crate::announcer::redact::{redacted_address, redacted_text};
 use crate::control::config::display_size;
 use crate::control::torrent_file;
 use crate::proto::metainfo::{FileEntry, Metainfo};
@@ -22,6 +24,9 @@ pub struct Args {
     /// Print one JSON object, with the files
     #[arg(long)]
     json: bool,
+    /// Show the keys in addresses of trackers and web seeds, which are left out otherwise
+    #[arg(long)]
+    secrets: bool,
 }
 
 /// Reads the file and prints it.
@@ -34,15 +39,47 @@ pub fn run(args: &Args) -> Result<(), Error> {
         error,
     })?;
     print(|out| {
+        let shown = Shown::of(&metainfo, args.secrets);
         if args.json {
-            write_json(out, &metainfo)
+            write_json(out, &metainfo, &shown)
         } else {
-            write_text(out, &metainfo, args.files)
+            write_text(out, &metainfo, &shown, args.files)
         }
     })
 }
 
-fn write_json(out: &mut dyn Write, metainfo: &Metainfo) -> io::Result<()> {
+/// What may hold a key, as it is shown.
+#[derive(Debug)]
+struct Shown {
+    announce: Vec<Vec<String>>,
+    url_list: Vec<String>,
+    comment: Option<String>,
+    created_by: Option<String>,
+}
+
+impl Shown {
+    fn of(metainfo: &Metainfo, secrets: bool) -> Self {
+        let trackers = metainfo.announce.iter().flatten();
+        let trackers: Vec<TrackerUrl> = trackers.filter_map(|url| TrackerUrl::parse(url).ok()).collect();
+        let url = |url: &String| match secrets {
+            true => url.clone(),
+            false => redacted_address(url),
+        };
+        let text = |text: &String| match secrets {
+            true => text.clone(),
+            false => redacted_text(&trackers, text),
+        };
+        let tier = |tier: &Vec<String>| tier.iter().map(url).collect();
+        Self {
+            announce: metainfo.announce.iter().map(tier).collect(),
+            url_list: metainfo.url_list.iter().map(url).collect(),
+            comment: metainfo.comment.as_ref().map(text),
+            created_by: metainfo.created_by.as_ref().map(text),
+        }
+    }
+}
+
+fn write_json(out: &mut dyn Write, metainfo: &Metainfo, shown: &Shown) -> io::Result<()> {
     let file = |file: &FileEntry| json!({ "path": file.path.as_str(), "len": file.len, "pad": file.pad });
     let value = json!({
         "name": metainfo.name,
@@ -52,10 +89,10 @@ fn write_json(out: &mut dyn Write, metainfo: &Metainfo) -> io::Result<()> {
         "piece_count": metainfo.geometry.piece_count(),
         "private": metainfo.private,
         "hybrid": metainfo.hybrid,
-        "announce": metainfo.announce,
-        "url_list": metainfo.url_list,
-        "comment": metainfo.comment,
-        "created_by": metainfo.created_by,
+        "announce": shown.announce,
+        "url_list": shown.url_list,
+        "comment": shown.comment,
+        "created_by": shown.created_by,
         "creation_date": metainfo.creation_date,
         "files": metainfo.files.iter().map(file).collect::<Vec<_>>(),
     });
@@ -63,7 +100,7 @@ fn write_json(out: &mut dyn Write, metainfo: &Metainfo) -> io::Result<()> {
     writeln!(out)
 }
 
-fn write_text(out: &mut dyn Write, metainfo: &Metainfo, files: bool) -> io::Result<()> {
+fn write_text(out: &mut dyn Write, metainfo: &Metainfo, shown: &Shown, files: bool) -> io::Result<()> {
     let geometry = &metainfo.geometry;
     let mut field = |name: &str, value: &dyn std::fmt::Display| writeln!(out, "{name:<13} {value}");
     field("name", &escaped(&metainfo.name))?;
@@ -96,18 +133,18 @@ fn write_text(out: &mut dyn Write, metainfo: &Metainfo, files: bool) -> io::Resu
     if metainfo.hybrid {
         field("hybrid", &"yes: served as BitTorrent v1")?;
     }
-    for (tier, trackers) in (1..).zip(&metainfo.announce) {
+    for (tier, trackers) in (1..).zip(&shown.announce) {
         for tracker in trackers {
             field(&format!("tracker {tier}"), &escaped(tracker))?;
         }
     }
-    for url in &metainfo.url_list {
+    for url in &shown.url_list {
         field("web seed", &escaped(url))?;
     }
-    if let Some(comment) = &metainfo.comment {
+    if let Some(comment) = &shown.comment {
         field("comment", &escaped(comment))?;
     }
-    if let Some(created_by) = &metainfo.created_by {
+    if let Some(created_by) = &shown.created_by {
         field("created by", &escaped(created_by))?;
     }
     if let Some(date) = metainfo.creation_date {

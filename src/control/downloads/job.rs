@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex};
 
+use super::super::few_lines::FewLines;
 use super::super::history;
 use super::{Work, lock};
 use crate::proto::bitfield::Bitfield;
@@ -205,7 +206,7 @@ fn record(torrent: &Torrent, have: Bitfield, files: Vec<Option<FileStamp>>) -> R
 }
 
 /// Records what there is of a torrent that nobody writes to any more.
-pub(super) fn settle(session: &Store, torrent: &Torrent, mut stamps: Vec<Option<FileStamp>>) {
+pub(super) fn settle(session: &Store, torrent: &Torrent, mut stamps: Vec<Option<FileStamp>>, lines: &FewLines) {
     let info_hash = torrent.info_hash();
     let is_written = |stamp: &Option<FileStamp>| stamp.is_some_and(|stamp| stamp.is_being_written());
     let written = (0..).zip(&stamps).filter(|(_, stamp)| is_written(stamp));
@@ -215,7 +216,10 @@ pub(super) fn settle(session: &Store, torrent: &Torrent, mut stamps: Vec<Option<
             forget_cached(torrent, &written);
             session.remove(info_hash); // The next start checks it.
         }
-        tracing::warn!("{:?} ({info_hash}): {error}", torrent.meta().name);
+        lines.warn(
+            "downloads whose files cannot be kept",
+            format_args!("{:?} ({info_hash}): {error}", torrent.meta().name),
+        );
         return;
     }
     for file in written {

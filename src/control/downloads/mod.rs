@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 pub(crate) use job::Done;
 pub(super) use job::recorded as record;
 
+use super::few_lines::FewLines;
 use crate::proto::InfoHash;
 use crate::proto::bitfield::Bitfield;
 use crate::session::{FileStamp, Store};
@@ -156,6 +157,8 @@ pub(crate) struct Downloads {
     resting: bool,
     /// Whether it was told that one waits for the session, and some still do.
     waits_are_told: bool,
+    /// What is said of each.
+    lines: FewLines,
 }
 
 /// The threads of one data folder.
@@ -181,6 +184,7 @@ impl Downloads {
             waiting_for_rest: Vec::new(),
             resting: false,
             waits_are_told: false,
+            lines: FewLines::default(),
         }
     }
 
@@ -254,6 +258,7 @@ impl Downloads {
 
     /// Tries again what did not work and is due.
     pub(crate) fn on_tick(&mut self, now: Instant) {
+        self.lines.on_tick(now);
         let waiting = self.entries.values().filter(|entry| entry.waits_for_session).count();
         let is_back = waiting > 0 && self.session.trouble().is_none();
         self.waits_are_told &= waiting > 0 && !is_back;
@@ -317,8 +322,11 @@ impl Downloads {
             Err(error) => {
                 entry.busy = false;
                 entry.retry_at = Some(Instant::now() + RETRY);
-                tracing::error!(
-                    "cannot start a thread for the files of {info_hash}: {error} (tried again in a minute)"
+                self.lines.error(
+                    "downloads without a thread",
+                    format_args!(
+                        "cannot start a thread for the files of {info_hash}: {error} (tried again in a minute)"
+                    ),
                 );
             }
         }
@@ -420,13 +428,22 @@ impl Downloads {
                         // The next start checks it.
                         self.entries.remove(&info_hash);
                         self.session.remove(info_hash);
-                        tracing::error!(
-                            "downloading {info_hash} stops: {why} (its files are checked at the next start)"
+                        self.lines.error(
+                            "downloads that stop",
+                            format_args!(
+                                "downloading {info_hash} stops: {why} (its files are checked at the next start)"
+                            ),
                         );
                     }
-                    Outcome::NotPrepared(error) => tracing::warn!("cannot download {info_hash}: {error}"),
+                    Outcome::NotPrepared(error) => self.lines.warn(
+                        "downloads whose files cannot be made",
+                        format_args!("cannot download {info_hash}: {error}"),
+                    ),
                     Outcome::NotRecorded { why, is_first: true } | Outcome::Failed(why) | Outcome::Unjudged(why) => {
-                        tracing::warn!("{info_hash}: {why}");
+                        self.lines.warn(
+                            "downloads whose files cannot be kept",
+                            format_args!("{info_hash}: {why}"),
+                        );
                     }
                     Outcome::Prepared(_) | Outcome::NotRecorded { .. } | Outcome::Complete(_) => {}
                 }
@@ -438,12 +455,18 @@ impl Downloads {
     ///
     /// One whose thread has not come to its end is left as it was recorded last: the thread has its files.
     pub(crate) fn settle(self) -> impl FnOnce() + Send + 'static {
-        let Self { entries, session, .. } = self;
+        let Self {
+            entries,
+            session,
+            lines,
+            ..
+        } = self;
         move || {
             let at_rest = |entry: &Entry| entry.prepared && !entry.busy;
             for entry in entries.into_values().filter(at_rest) {
-                job::settle(&session, &entry.torrent, entry.stamps.clone());
+                job::settle(&session, &entry.torrent, entry.stamps.clone(), &lines);
             }
+            lines.end();
         }
     }
 }

@@ -167,8 +167,12 @@ impl Supervisor<'_> {
                 // It may be being checked meanwhile.
                 if self.appearing.held.remove(&info_hash).is_some() && matches!(state, Some(State::Partial)) {
                     let name = self.name_of(info_hash);
-                    tracing::info!(
-                        "what {name:?} ({info_hash}) would have been written over has gone or is another: it is checked again"
+                    self.lines.info(
+                        "torrents whose place is free now",
+                        format_args!(
+                            "what {name:?} ({info_hash}) would have been written over has gone or is another: it is checked \
+                             again"
+                        ),
                     );
                     self.check_known(info_hash, true);
                 }
@@ -183,8 +187,11 @@ impl Supervisor<'_> {
         }
         self.appearing.read.insert(info_hash);
         let name = self.name_of(info_hash);
-        tracing::info!(
-            "the files of {name:?} ({info_hash}) are there now: they are checked before anything is downloaded"
+        self.lines.info(
+            "torrents whose files are there now",
+            format_args!(
+                "the files of {name:?} ({info_hash}) are there now: they are checked before anything is downloaded"
+            ),
         );
         self.check_known(info_hash, true);
     }

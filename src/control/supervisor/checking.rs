@@ -22,6 +22,9 @@ use crate::storage::strangers::Blanks;
 /// Behind what is said of a torrent that is not whole, where nothing is done about that.
 const NOBODY: &str = "; nobody to download it from: it is announced to no tracker, and its [[watch]] names no `peers`";
 
+/// What lines are of that say that a torrent is seeded.
+const SEEDING: &str = "torrents seeding";
+
 impl Supervisor<'_> {
     pub(super) fn check(
         &mut self,
@@ -180,7 +183,12 @@ impl Supervisor<'_> {
             if let Some(why) = self.goals.why(*info_hash) {
                 self.torrents.give_reason(*info_hash, Some(why));
             }
-            tracing::info!("{name:?} ({info_hash}) is paused: it is neither served nor downloaded until it is resumed");
+            self.lines.info(
+                "torrents that are paused",
+                format_args!(
+                    "{name:?} ({info_hash}) is paused: it is neither served nor downloaded until it is resumed"
+                ),
+            );
             self.publish_counts();
             return;
         }
@@ -225,8 +233,11 @@ impl Supervisor<'_> {
             // That was said of its folder.
             (State::Unavailable, _) => tracing::debug!("{name:?} ({info_hash}) waits for its data folder"),
             (_, Err(error)) => {
-                tracing::error!(
-                    "cannot serve {name:?} ({info_hash}): {error} (`btd ctl verify {info_hash}` checks it again)"
+                self.lines.error(
+                    error.kind(),
+                    format_args!(
+                        "cannot serve {name:?} ({info_hash}): {error} (`btd ctl verify {info_hash}` checks it again)"
+                    ),
                 );
             }
             (
@@ -236,23 +247,36 @@ impl Supervisor<'_> {
                     ..
                 }),
             ) => {
-                tracing::info!(
-                    "seeding {name:?} ({info_hash}): {len}, {count} of {piece_count} pieces are verified when they are first asked for"
+                self.lines.info(
+                    SEEDING,
+                    format_args!(
+                        "seeding {name:?} ({info_hash}): {len}, {count} of {piece_count} pieces are verified when they are \
+                         first asked for"
+                    ),
                 );
             }
             (State::Seeding, Ok(Found { known: true, .. })) => {
-                tracing::info!("seeding {name:?} ({info_hash}): {len}, unchanged since it was checked");
+                self.lines.info(
+                    SEEDING,
+                    format_args!("seeding {name:?} ({info_hash}): {len}, unchanged since it was checked"),
+                );
             }
             (State::Seeding, Ok(Found { trusted: true, .. })) => {
-                tracing::info!(
-                    "seeding {name:?} ({info_hash}): {len}, taken for right as `verify` says: files have their lengths, and nothing \
-                     of them was read"
+                self.lines.info(
+                    SEEDING,
+                    format_args!(
+                        "seeding {name:?} ({info_hash}): {len}, taken for right as `verify` says: files have their lengths, and \
+                         nothing of them was read"
+                    ),
                 );
             }
             (State::Seeding, Ok(_)) => {
-                tracing::info!(
-                    "seeding {name:?} ({info_hash}): {len}, checked in {:.1} s",
-                    job.progress.seconds()
+                self.lines.info(
+                    SEEDING,
+                    format_args!(
+                        "seeding {name:?} ({info_hash}): {len}, checked in {:.1} s",
+                        job.progress.seconds()
+                    ),
                 );
             }
             (State::Downloading, Ok(found)) => {
@@ -260,9 +284,15 @@ impl Supervisor<'_> {
                     0 => "none of it is there".to_owned(),
                     count => format!("{count} of {piece_count} pieces are there"),
                 };
-                tracing::info!("downloading {name:?} ({info_hash}): {len}, {had}");
+                self.lines.info(
+                    "torrents downloading",
+                    format_args!("downloading {name:?} ({info_hash}): {len}, {had}"),
+                );
                 if let Some(why) = found.to_write_over {
-                    tracing::warn!("downloading {name:?} ({info_hash}): {why}");
+                    self.lines.warn(
+                        "downloads that write over something",
+                        format_args!("downloading {name:?} ({info_hash}): {why}"),
+                    );
                 }
             }
             (State::Missing, Ok(found)) => {
@@ -281,7 +311,10 @@ impl Supervisor<'_> {
                         }
                         _ => format!("`btd ctl verify {info_hash}` checks it again"),
                     };
-                    tracing::warn!("nothing to seed of {name:?} ({info_hash}): {why} ({next}{nobody})");
+                    self.lines.warn(
+                        "torrents with nothing to seed",
+                        format_args!("nothing to seed of {name:?} ({info_hash}): {why} ({next}{nobody})"),
+                    );
                 }
                 // What is there and wrong would be hashed to its end each time.
                 if let Some(entry) = self.torrents.entry(*info_hash) {
@@ -310,10 +343,13 @@ impl Supervisor<'_> {
                     true => format!("it was complete once; `btd ctl verify {info_hash}` downloads what is missing"),
                     false => format!("`btd ctl verify {info_hash}` checks it again"),
                 };
-                tracing::warn!(
-                    "seeding a part of {name:?} ({info_hash}): {} of {piece_count} pieces are right, {} wrong{why} ({next}{nobody})",
-                    found.have_count,
-                    found.wrong_count,
+                self.lines.warn(
+                    "torrents seeded in part",
+                    format_args!(
+                        "seeding a part of {name:?} ({info_hash}): {} of {piece_count} pieces are right, {} wrong{why} \
+                         ({next}{nobody})",
+                        found.have_count, found.wrong_count,
+                    ),
                 );
             }
         }
@@ -371,17 +407,22 @@ impl Supervisor<'_> {
             self.stop_downloading(meta.info_hash);
             let doubted = torrent.wrong();
             match &doubted {
-                Some(wrong) => tracing::warn!(
-                    "{} of {:?} ({}) withdrawn, as the disk has wrong bytes or none: {}",
-                    counted(wrong.count().into(), "piece"),
-                    meta.name,
-                    meta.info_hash,
-                    torrent.fault().unwrap_or_default()
+                Some(wrong) => self.lines.warn(
+                    "torrents of which pieces are withdrawn",
+                    format_args!(
+                        "{} of {:?} ({}) withdrawn, as the disk has wrong bytes or none: {}",
+                        counted(wrong.count().into(), "piece"),
+                        meta.name,
+                        meta.info_hash,
+                        torrent.fault().unwrap_or_default()
+                    ),
                 ),
-                None => tracing::warn!(
-                    "a file of {:?} ({}) was changed after it was checked: it is checked again",
-                    meta.name,
-                    meta.info_hash
+                None => self.lines.warn(
+                    "torrents with a file that was changed",
+                    format_args!(
+                        "a file of {:?} ({}) was changed after it was checked: it is checked again",
+                        meta.name, meta.info_hash
+                    ),
                 ),
             }
             let of = (meta.info_hash, meta.into());
@@ -399,9 +440,12 @@ impl Supervisor<'_> {
             if !self.unread.has(info_hash) {
                 self.session.remove(info_hash);
             }
-            tracing::warn!(
-                "{name:?} ({info_hash}) is no longer whole, {have} of {count} pieces are left: {why} \
+            self.lines.warn(
+                "torrents no longer whole",
+                format_args!(
+                    "{name:?} ({info_hash}) is no longer whole, {have} of {count} pieces are left: {why} \
                  (`btd ctl verify {info_hash}` checks it again)"
+                ),
             );
             self.publish_counts();
         }

@@ -14,6 +14,7 @@ use crate::announcer::schedule::{Reannounced, Status};
 use crate::control::checks::{Progress, Wait};
 use crate::control::contents::Contents;
 use crate::control::ctl::api::{Health, Kind, Refusal, ShardRow, Stats, TorrentRow, check_prefix};
+use crate::control::few_lines::FewLines;
 use crate::control::history::Moment;
 use crate::control::pulse::STUCK_AFTER;
 use crate::control::torrents::{Entry, STATE_NAMES};
@@ -317,7 +318,8 @@ impl Supervisor<'_> {
             self.appearing.forget(info_hash);
             self.announcer.remove(info_hash);
             self.publish_counts();
-            tracing::info!("paused {:?} ({info_hash})", self.name_of(info_hash));
+            let line = format_args!("paused {:?} ({info_hash})", self.name_of(info_hash));
+            self.lines.info("torrents paused", line);
         }
         Some(is_news)
     }
@@ -329,7 +331,8 @@ impl Supervisor<'_> {
             self.session.put_paused(info_hash, false);
             self.on_resumed(info_hash);
             self.torrents.give_reason(info_hash, None);
-            tracing::info!("resumed {:?} ({info_hash})", self.name_of(info_hash));
+            let line = format_args!("resumed {:?} ({info_hash})", self.name_of(info_hash));
+            self.lines.info("torrents resumed", line);
         }
         // Its file may not have been readable the last time.
         let entry = self.torrents.entry(info_hash)?;
@@ -460,6 +463,11 @@ impl Supervisor<'_> {
         if !self.torrents.has(info_hash) {
             self.totals.forget(info_hash);
         }
+    }
+
+    /// Where what is said of each torrent is said.
+    pub(in crate::control) fn lines(&self) -> Arc<FewLines> {
+        Arc::clone(&self.lines)
     }
 
     pub(super) fn name_of(&self, info_hash: InfoHash) -> &str {

@@ -70,21 +70,30 @@ impl Supervisor<'_> {
                 complete,
             } => self.downloads.on_written(info_hash, have, (files, complete)),
             Event::Stalled { info_hash, why } => {
-                tracing::warn!(
-                    "downloading {:?} ({info_hash}) waits for its disk: {why}",
-                    name(info_hash)
+                self.lines.warn(
+                    "downloads that wait for their disk",
+                    format_args!(
+                        "downloading {:?} ({info_hash}) waits for its disk: {why}",
+                        name(info_hash)
+                    ),
                 );
                 self.explain_download(info_hash, Some(format!("it waits for its disk: {why}")));
             }
             Event::Gone { info_hash, why } => self.doubt(info_hash, &why),
             Event::Resumed(info_hash) => {
-                tracing::info!("downloading {:?} ({info_hash}) goes on", name(info_hash));
+                self.lines.info(
+                    "downloads that go on",
+                    format_args!("downloading {:?} ({info_hash}) goes on", name(info_hash)),
+                );
                 self.explain_download(info_hash, None);
             }
             Event::Banned { info_hash, peer } => {
-                tracing::warn!(
-                    "{peer} has sent wrong bytes of {:?} ({info_hash}) and is shut out",
-                    name(info_hash)
+                self.lines.warn(
+                    "peers that have sent wrong bytes",
+                    format_args!(
+                        "{peer} has sent wrong bytes of {:?} ({info_hash}) and is shut out",
+                        name(info_hash)
+                    ),
                 );
             }
             Event::Unreachable { info_hash, addr } => {
@@ -108,7 +117,10 @@ impl Supervisor<'_> {
                     // What is written from now on has to be found again.
                     self.data_folders.places.bind(torrent.root().path(), torrent.root());
                     for notice in notices {
-                        tracing::warn!("{name:?} ({info_hash}): {notice}");
+                        self.lines.warn(
+                            "notices of files that are made",
+                            format_args!("{name:?} ({info_hash}): {notice}"),
+                        );
                     }
                     // What was missing at the check is there now.
                     self.explain_download(info_hash, None);
@@ -116,7 +128,10 @@ impl Supervisor<'_> {
                         .tell_home(info_hash, Command::Prepared { info_hash, made: true });
                 }
                 downloads::Outcome::NotPrepared(error) => {
-                    tracing::warn!("cannot download {name:?} ({info_hash}): {error} (tried again in a minute)");
+                    self.lines.warn(
+                        "downloads whose files cannot be made",
+                        format_args!("cannot download {name:?} ({info_hash}): {error} (tried again in a minute)"),
+                    );
                     self.explain_download(info_hash, Some(format!("its files cannot be made: {error}")));
                     self.shards
                         .tell_home(info_hash, Command::Prepared { info_hash, made: false });
@@ -133,7 +148,10 @@ impl Supervisor<'_> {
                     self.explain_download(info_hash, Some(format!("it waits until it can be recorded: {why}")));
                 }
                 downloads::Outcome::Failed(why) => {
-                    tracing::warn!("{name:?} ({info_hash}): {why} (tried again in a minute)");
+                    self.lines.warn(
+                        "downloads whose files cannot be kept",
+                        format_args!("{name:?} ({info_hash}): {why} (tried again in a minute)"),
+                    );
                 }
                 downloads::Outcome::Doubtful(why) => self.doubt(info_hash, &why),
                 downloads::Outcome::Unjudged(why) => self.look_once_more(info_hash, &why),
@@ -146,7 +164,10 @@ impl Supervisor<'_> {
                     self.announcer.completed(info_hash);
                     if self.torrents.on_complete(info_hash) {
                         let len = display_size(torrent.geometry().total_len());
-                        tracing::info!("{name:?} ({info_hash}) is complete: {len}, on the disk under its final name");
+                        self.lines.info(
+                            "torrents complete",
+                            format_args!("{name:?} ({info_hash}) is complete: {len}, on the disk under its final name"),
+                        );
                         self.look_at_goals(info_hash);
                     }
                     self.publish_counts();
@@ -177,7 +198,10 @@ impl Supervisor<'_> {
             return;
         }
         let name = &torrent.meta().name;
-        tracing::error!("downloading {name:?} ({info_hash}) stops: {why} (its files are checked again in a minute)");
+        self.lines.error(
+            "downloads that stop",
+            format_args!("downloading {name:?} ({info_hash}) stops: {why} (its files are checked again in a minute)"),
+        );
         self.stop_downloading(info_hash);
         // What is recorded is what was on the disk before this. What was lost then, nobody can tell.
         self.session.remove(info_hash);
@@ -208,9 +232,12 @@ impl Supervisor<'_> {
         };
         let torrent = Arc::clone(torrent);
         let name = &torrent.meta().name;
-        tracing::warn!(
-            "downloading {name:?} ({info_hash}) stops: {why} (its files are checked again in {} s)",
-            STRANGE_FOR.as_secs()
+        self.lines.warn(
+            "downloads that stop for something strange",
+            format_args!(
+                "downloading {name:?} ({info_hash}) stops: {why} (its files are checked again in {} s)",
+                STRANGE_FOR.as_secs()
+            ),
         );
         self.stop_downloading(info_hash);
         self.doubtful.push(Doubtful {

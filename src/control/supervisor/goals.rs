@@ -167,7 +167,8 @@ impl Supervisor<'_> {
         self.goals.finished.insert(info_hash, goal);
         let why = self.goals.why(info_hash);
         if let (Some(entry), Some(why)) = (self.torrents.entry(info_hash), &why) {
-            tracing::info!("{:?} ({info_hash}) is {why}", entry.name);
+            let line = format_args!("{:?} ({info_hash}) is {why}", entry.name);
+            self.lines.info("torrents that were seeded enough", line);
         }
         self.torrents.give_reason(info_hash, why);
     }

@@ -110,7 +110,7 @@ impl Supervisor<'_> {
             Addition::New { generation } => generation,
             // It is of the first look at a file since btd started.
             Addition::Known => return,
-            Addition::SameAs(other) => return Self::tell_same(file, &other, info_hash),
+            Addition::SameAs(other) => return self.tell_same(file, &other, info_hash),
         };
         self.on_held_changed();
         self.tell_arrived(info_hash);
@@ -129,8 +129,11 @@ impl Supervisor<'_> {
         self.check(folder, generation, (info_hash, contents), true, progress);
     }
 
-    pub(super) fn tell_same(file: &Path, other: &Path, info_hash: InfoHash) {
-        tracing::info!("{file:?} is the same torrent as {other:?} ({info_hash}): it is served once");
+    pub(super) fn tell_same(&self, file: &Path, other: &Path, info_hash: InfoHash) {
+        self.lines.info(
+            "files of a torrent that another is of too",
+            format_args!("{file:?} is the same torrent as {other:?} ({info_hash}): it is served once"),
+        );
     }
 
     pub(super) fn announce_resting(&self, info_hash: InfoHash, announce: Vec<Vec<String>>) {
@@ -228,7 +231,10 @@ impl Supervisor<'_> {
             }
             // Nothing is known of it: the next peer may have more luck.
             Err(Changed::Thread(error)) => {
-                tracing::error!("no thread to look at {:?} ({info_hash}): {error}", entry.name);
+                self.lines.error(
+                    "torrents that no thread looks at",
+                    format_args!("no thread to look at {:?} ({info_hash}): {error}", entry.name),
+                );
                 self.shards.refuse(info_hash);
                 return self.let_held_back_go(); // Scrubs ask again a second later.
             }
@@ -283,13 +289,13 @@ impl Supervisor<'_> {
         };
         let (folder, contents) = (entry.folder(), Contents::InFile(Arc::clone(entry.file())));
         let progress = Arc::new(Progress::new(entry.len()));
-        self.resting.lines += 1;
-        if self.resting.lines <= LINES_MAX {
-            tracing::warn!(
+        self.lines.warn(
+            "torrents that may not be what they were",
+            format_args!(
                 "{:?} ({info_hash}) may not be what it was when it was checked, and is checked again: {changed}",
                 entry.name
-            );
-        }
+            ),
+        );
         self.torrents.end_rest(info_hash);
         self.shards.refuse(info_hash);
         if let Some(generation) = self.torrents.check_anew(info_hash, &progress) {

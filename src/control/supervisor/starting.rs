@@ -30,6 +30,7 @@ use crate::control::device::Device;
 use crate::control::dns::Dns;
 use crate::control::downloads::{self, Downloads};
 use crate::control::example;
+use crate::control::few_lines::FewLines;
 use crate::control::history::Totals;
 use crate::control::meter::Throughput;
 use crate::control::metrics::top::Top;
@@ -289,9 +290,10 @@ impl<'a> Supervisor<'a> {
         let (reload, config_read) = Reload::new(PathBuf::from(file));
         metrics::publish_config();
         let pulse = Pulse::new(shards.counters(), now);
+        let lines = Arc::new(FewLines::default());
         let (scrubs, scrub_asks) = match config.storage.scrub {
             Some(period) => {
-                let (scrubs, asks) = Scrubs::new(period, session, &throttle);
+                let (scrubs, asks) = Scrubs::new(period, session, (&throttle, &lines));
                 (Some(scrubs), asks)
             }
             None => (None, mpsc::unbounded_channel().1),
@@ -340,6 +342,7 @@ impl<'a> Supervisor<'a> {
             pulse,
             signals,
             tasks,
+            lines,
             sharing,
             ports,
             metrics_address,

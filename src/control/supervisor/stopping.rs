@@ -41,6 +41,7 @@ impl Supervisor<'_> {
         }
         // The end of the process ends the hashing threads: one may hang on a dead network mount, and is not waited for.
         std::mem::forget(self.pool);
+        let lines = self.lines;
         let (checks, session, announcer) = (self.checks, self.session, self.announcer);
         let (mut downloads, mut disk_done, mut events) = (self.downloads, self.disk_done, self.events);
         let (mut totals, shards, sharing, mut unread) = (self.totals, self.shards, self.sharing, self.unread);
@@ -92,11 +93,13 @@ impl Supervisor<'_> {
         loop {
             tokio::select! {
                 result = &mut stopped => {
+                    lines.end();
                     result.map_err(|_| Error::Stop)?;
                     tracing::info!("stopped after {:.2} s", started.elapsed().as_secs_f64());
                     return Ok(());
                 }
                 request = self.signals.next() => if request == Request::Stop {
+                    lines.end();
                     tracing::warn!("stopped at once by a second signal");
                     return Ok(());
                 },

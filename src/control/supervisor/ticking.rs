@@ -40,6 +40,7 @@ impl Supervisor<'_> {
             reporter.look_at_shards(now);
         }
         self.watchdog.on_tick(now);
+        self.lines.on_tick(now);
         if now.duration_since(self.progress_told) >= PROGRESS_EVERY {
             self.progress_told = now;
             self.tell_progress();

@@ -76,7 +76,12 @@ pub(super) async fn remove(door: &Door, hash: String, with_data: bool) -> Result
         return Err(Refusal::new(Kind::Io, message));
     }
     // That it was complete once would keep it from being downloaded, should it be added again.
-    door.ask(move |supervisor| supervisor.forget(info_hash)).await?;
+    let told = door
+        .ask(move |supervisor| {
+            supervisor.forget(info_hash);
+            supervisor.lines()
+        })
+        .await?;
     let dir = data_dir.clone();
     let erased = wait_for(move || match places.open(&dir) {
         Ok(root) => Ok(erase::erase(&root, &meta.files)),
@@ -87,18 +92,24 @@ pub(super) async fn remove(door: &Door, hash: String, with_data: bool) -> Result
         )),
     });
     let erased = erased.await??;
-    tracing::info!(
-        "deleted {} and {} of {:?} ({info_hash}), as somebody asked for",
-        counted(erased.files, "file"),
-        counted(erased.folders, "folder"),
-        removed.name
+    told.info(
+        "torrents deleted with their files",
+        format_args!(
+            "deleted {} and {} of {:?} ({info_hash}), as somebody asked for",
+            counted(erased.files, "file"),
+            counted(erased.folders, "folder"),
+            removed.name
+        ),
     );
     (removed.files, removed.folders) = (erased.files, erased.folders);
     removed.kept = lines(erased.kept, |path| path);
     // btd knows nothing of it any more: whoever deletes the rest needs to be told where it is.
     removed.failed = lines(erased.failed, |path| shown(&data_dir.join(path)));
     if let Some(first) = removed.failed.first() {
-        tracing::warn!("could not delete all of {:?} ({info_hash}): {first}", removed.name);
+        told.warn(
+            "torrents of which something could not be deleted",
+            format_args!("could not delete all of {:?} ({info_hash}): {first}", removed.name),
+        );
     }
     Ok(removed)
 }
