@@ -322,6 +322,14 @@ impl Shards {
         first.map_or((&[], &[]), |handle| (&handle.tracker_http, &handle.tracker_udp))
     }
 
+    /// How many connections there may be, over all of them: of peers, and to the tracker if it is asked by HTTP.
+    pub(super) fn connections_max(&self) -> (usize, Option<usize>) {
+        let (http, _) = self.tracker_addresses();
+        let of_tracker = self.tracker_limits.as_ref().filter(|_| !http.is_empty());
+        let max = |limits: &Arc<Limits>| limits.caps().connections;
+        (max(&self.limits), of_tracker.map(max))
+    }
+
     /// What they have served for the tracker.
     pub(super) fn served(&self) -> Vec<Arc<Served>> {
         self.shards.iter().filter_map(|shard| shard.served.clone()).collect()
