@@ -124,9 +124,7 @@ fn start_asks_for_no_payload_file_of_what_is_known() {
     let calls = scratch.path().join("calls");
     let mut command = Command::new("strace");
     // The program under test stays the child; strace looks on from beside.
-    command
-        .args(["-D", "-f", "-e", "trace=%file,write", "-o"])
-        .arg(&calls);
+    command.args(["-D", "-f", "-e", "trace=%file,write", "-o"]).arg(&calls);
     command.arg(env!("CARGO_BIN_EXE_btd"));
     let notified = scratch.path().join("notified");
     let _notified = UnixDatagram::bind(&notified).expect("a socket as systemd has");

@@ -97,7 +97,6 @@ pub(super) fn locked_len(config: &Config) -> u64 {
 pub(super) struct Shards {
     shards: Vec<One>,
     peer_id: PeerId,
-    connections_max: usize,
     checks_max: usize,
     /// The rates that all of them keep to together.
     upload_pace: Arc<Pace>,
@@ -257,7 +256,6 @@ impl Shards {
         Ok(Self {
             shards,
             peer_id,
-            connections_max: of_peers,
             checks_max: descriptors.checks,
             upload_pace,
             download_pace,
@@ -286,11 +284,6 @@ impl Shards {
         let now = Instant::now();
         self.upload_pace.set(upload.and_then(NonZeroU64::new), now);
         self.download_pace.set(download.and_then(NonZeroU64::new), now);
-    }
-
-    /// Connections of peers that there may be at once, in all of them together.
-    pub(super) fn connections_max(&self) -> usize {
-        self.connections_max
     }
 
     /// Checks of payload that may run at once beside them.
@@ -328,6 +321,14 @@ impl Shards {
     pub(super) fn tracker_addresses(&self) -> (&[SocketAddr], &[SocketAddr]) {
         let first = self.shards.first().map(|shard| &shard.handle);
         first.map_or((&[], &[]), |handle| (&handle.tracker_http, &handle.tracker_udp))
+    }
+
+    /// How many connections there may be, over all of them: of peers, and to the tracker if it is asked by HTTP.
+    pub(super) fn connections_max(&self) -> (usize, Option<usize>) {
+        let (http, _) = self.tracker_addresses();
+        let of_tracker = self.tracker_limits.as_ref().filter(|_| !http.is_empty());
+        let max = |limits: &Arc<Limits>| limits.caps().connections;
+        (max(&self.limits), of_tracker.map(max))
     }
 
     /// What they have served for the tracker.

@@ -22,7 +22,7 @@ mod starting;
 mod stopping;
 mod ticking;
 
-pub(super) use controlling::{CheckStanding, Known, Neighbour, Source, Unannounced};
+pub(super) use controlling::{CheckStanding, Known, Neighbour, Page, Source, Unannounced};
 pub use error::{Error, Fault};
 pub use starting::run;
 

@@ -27,8 +27,12 @@ pub fn check_prefix(prefix: &str) -> Result<(), String> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
-    /// All torrents, in the order of their info-hashes: a [`TorrentRow`] each.
-    List {},
+    /// Torrents, in the order of their info-hashes: a [`TorrentRow`] each.
+    List {
+        /// Which; all if it is absent.
+        #[serde(default, skip_serializing_if = "Only::is_all")]
+        only: Only,
+    },
     /// One torrent: a [`Detail`].
     Show {
         /// Its info-hash, or the beginning of it that no other has.
@@ -55,7 +59,7 @@ pub enum Request {
         #[serde(default)]
         with_data: bool,
     },
-    /// Neither serve nor download it, over restarts, until it is resumed: a [`Done`], or an [`AllDone`] for all.
+    /// Neither serve nor download it, over restarts, until it is resumed: a [`Done`], or an [`AllDone`] for all or several.
     Pause {
         /// See [`Request::Show`].
         #[serde(default)]
@@ -63,6 +67,9 @@ pub enum Request {
         /// All torrents, in the place of one.
         #[serde(default)]
         all: bool,
+        /// All of these, in the place of one.
+        #[serde(default, skip_serializing_if = "Only::is_all")]
+        only: Only,
     },
     /// The end of a pause. Likewise.
     Resume {
@@ -72,6 +79,9 @@ pub enum Request {
         /// All torrents, in the place of one.
         #[serde(default)]
         all: bool,
+        /// All of these, in the place of one.
+        #[serde(default, skip_serializing_if = "Only::is_all")]
+        only: Only,
     },
     /// Read and judge all of its payload, whatever is known of it. Likewise.
     Verify {
@@ -81,6 +91,9 @@ pub enum Request {
         /// All torrents, in the place of one.
         #[serde(default)]
         all: bool,
+        /// All of these, in the place of one.
+        #[serde(default, skip_serializing_if = "Only::is_all")]
+        only: Only,
     },
     /// Announce it as soon as its trackers allow. Likewise.
     Reannounce {
@@ -90,6 +103,9 @@ pub enum Request {
         /// All torrents, in the place of one.
         #[serde(default)]
         all: bool,
+        /// All of these, in the place of one.
+        #[serde(default, skip_serializing_if = "Only::is_all")]
+        only: Only,
     },
     /// The peers of a torrent: a [`PeerRow`] each.
     Peers {
@@ -115,6 +131,30 @@ pub enum Request {
     },
     /// Whether btd works: a [`Health`].
     Health {},
+}
+
+/// Which torrents are meant: those that all of this is true of. A btd that does not know it refuses a request that has it; without
+/// it, requests are as they always were.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Only {
+    /// They are in one of these states (see [`TorrentRow::state`]); if there are none, in any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub states: Vec<String>,
+    /// Their watch folder has this label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// This is a part of their name, be it in capitals or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+impl Only {
+    /// Whether all torrents are meant. Every name has nothing in it.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        self.states.is_empty() && self.label.is_none() && self.name.as_deref().is_none_or(str::is_empty)
+    }
 }
 
 /// A line of an answer.
@@ -216,6 +256,27 @@ pub struct TorrentRow {
     pub uploaded_ever: Option<u64>,
     /// See `uploaded_ever`.
     pub downloaded_ever: Option<u64>,
+    /// What it has uploaded in all of its life, in sizes of the torrent; `None` while that is not known, and for one without payload.
+    #[serde(default)]
+    pub ratio: Option<f64>,
+    /// When it was added, as far as that was noted.
+    #[serde(default)]
+    pub added: Option<u64>,
+    /// What people call its watch folder.
+    #[serde(default)]
+    pub label: Option<String>,
+    /// Why it stands as it does, where that wants saying. What a check waits for is in a [`Detail`] alone.
+    #[serde(default)]
+    pub why: Option<String>,
+}
+
+impl TorrentRow {
+    /// [`TorrentRow::ratio`], of what else is in it.
+    #[must_use]
+    pub fn ratio_of_totals(&self) -> Option<f64> {
+        let uploaded = self.uploaded_ever.filter(|_| self.size > 0)?;
+        Some(uploaded as f64 / self.size as f64)
+    }
 }
 
 /// A torrent, at length.
@@ -224,14 +285,10 @@ pub struct Detail {
     /// In short.
     #[serde(flatten)]
     pub row: TorrentRow,
-    /// Why it stands as it does, where that wants saying.
-    pub why: Option<String>,
     /// The .torrent files that it comes from.
     pub torrent_files: Vec<String>,
     /// The folder of its payload.
     pub data_dir: String,
-    /// What people call its watch folder.
-    pub label: Option<String>,
     /// Its pieces, how many of them are here, and their length.
     pub piece_count: Option<u32>,
     /// See `piece_count`.
@@ -242,9 +299,7 @@ pub struct Detail {
     pub file_count: Option<usize>,
     /// Whether peers may come from its own trackers only.
     pub private: Option<bool>,
-    /// When it was added and completed, as far as that was noted.
-    pub added: Option<u64>,
-    /// See `added`.
+    /// When it was complete, as far as that was noted.
     pub completed: Option<u64>,
     /// Its trackers, those of the configuration behind its own. Without their keys, unless these were asked for.
     pub trackers: Vec<TrackerRow>,
@@ -397,12 +452,30 @@ pub struct Stats {
     pub disk_written: u64,
     /// Connections past the handshake.
     pub peers: u64,
+    /// Connections of peers, those in the handshake too. Their places are those of all shards together. `None` of a btd that does
+    /// not tell.
+    #[serde(default)]
+    pub connections: Option<Connections>,
+    /// The same of the tracker's, by HTTP; `None` without one.
+    #[serde(default)]
+    pub tracker_connections: Option<Connections>,
     /// Of what peers asked for, what was in the cache; `None` if nobody has asked for anything.
     pub cache_hit_ratio: Option<f64>,
     /// Whether checks of payload are paused.
     pub checks_paused: bool,
     /// Each shard.
     pub shards: Vec<ShardRow>,
+}
+
+/// Connections, and places for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connections {
+    /// Those there are.
+    pub now: u64,
+    /// How many there may be, as the configuration, open files and memory have it.
+    pub max: u64,
+    /// Those that were turned away since the start, because all places were taken or all of their address.
+    pub turned_away: u64,
 }
 
 /// A shard.
@@ -471,17 +544,59 @@ mod tests {
         serde_json::from_str(text).map_err(|error| error.to_string())
     }
 
+    fn list(only: Only) -> Request {
+        Request::List { only }
+    }
+
     #[test]
     fn a_request_is_read_as_it_is_written_down() {
-        assert_eq!(read(r#"{"command":"list"}"#), Ok(Request::List {}));
+        assert_eq!(read(r#"{"command":"list"}"#), Ok(list(Only::default())));
         let show = Request::Show {
             hash: "3f2a".to_owned(),
             secrets: false,
         };
         assert_eq!(read(r#"{"command":"show","hash":"3f2a"}"#), Ok(show.clone()));
         assert_eq!(read(&serde_json::to_string(&show).unwrap()), Ok(show));
-        let pause = Request::Pause { hash: None, all: true };
+        let pause = Request::Pause {
+            hash: None,
+            all: true,
+            only: Only::default(),
+        };
         assert_eq!(read(r#"{"command":"pause","all":true}"#), Ok(pause));
+        let errors = list(Only {
+            states: vec!["error".to_owned()],
+            ..Only::default()
+        });
+        let text = r#"{"command":"list","only":{"states":["error"]}}"#;
+        assert_eq!(read(text), Ok(errors.clone()));
+        assert_eq!(serde_json::to_string(&errors).unwrap(), text);
+    }
+
+    /// An older btd refuses what it does not know.
+    #[test]
+    fn what_is_asked_of_all_or_one_is_said_as_it_always_was() {
+        let written = |request: &Request| serde_json::to_string(request).unwrap();
+        assert_eq!(written(&list(Only::default())), r#"{"command":"list"}"#);
+        let pause = Request::Pause {
+            hash: None,
+            all: true,
+            only: Only::default(),
+        };
+        assert_eq!(written(&pause), r#"{"command":"pause","hash":null,"all":true}"#);
+    }
+
+    /// What an older btd tells has none of what was added since.
+    #[test]
+    fn rows_of_an_older_btd_are_read() {
+        let text = r#"{"info_hash":"ab","name":"a","state":"seeding","paused":false,"size":10,"done":10,"checked":null,"peers":0,
+            "upload_rate":0,"download_rate":0,"uploaded":0,"downloaded":0,"uploaded_ever":25,"downloaded_ever":0}"#;
+        let row: TorrentRow = serde_json::from_str(text).expect("a row");
+        assert_eq!((row.ratio, row.ratio_of_totals()), (None, Some(2.5)));
+        assert_eq!((row.added, row.label, row.why), (None, None, None));
+        let text = r#"{"version":"0","pid":1,"uptime":1.0,"ready":true,"torrents":{},"upload_rate":0,"download_rate":0,"uploaded":0,
+            "downloaded":0,"disk_read":0,"disk_written":0,"peers":0,"cache_hit_ratio":null,"checks_paused":false,"shards":[]}"#;
+        let stats: Stats = serde_json::from_str(text).expect("a row");
+        assert_eq!((stats.connections, stats.tracker_connections), (None, None));
     }
 
     #[test]
@@ -496,6 +611,7 @@ mod tests {
         );
         wrong(r#"{"command":"show"}"#, "missing field `hash`");
         wrong(r#"{"command":"list","colour":1}"#, "unknown field `colour`");
+        wrong(r#"{"command":"list","only":{"colour":1}}"#, "unknown field `colour`");
         wrong(r#"{"command":"show","hash":7}"#, "invalid type: integer `7`");
         wrong("{}", "missing field `command`");
         wrong("[]", "");

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Subcommand, ValueEnum};
 
-use super::api::{self, Request};
+use super::api::{self, Only, Request};
 use crate::control::config::units;
+use crate::control::torrents::STATE_NAMES;
 
 /// `btd ctl`
 #[derive(Args, Debug)]
@@ -15,7 +17,7 @@ use crate::control::config::units;
         HASH is the info-hash of a torrent, or the beginning of it (4 digits or more) that no other torrent has.",
     after_help = "Exit codes: 0 done, or so already, or to come by itself; 1 refused, not found or not healthy; 64 usage, 65 not a \
         torrent file, 69 btd is not running or does not answer, 74 I/O, 78 bad configuration. A HASH that cannot be one is a mistake of usage, \
-        and nothing is done. With several torrents it is done to each that it can be done to, those that it cannot be done to are named, and the code is that of the last of these. With --all it is 1 only where it could be \
+        and nothing is done. With several torrents it is done to each that it can be done to, those that it cannot be done to are named, and the code is that of the last of these. With --all, --label and --state it is 1 only where it could be \
         done to none."
 )]
 pub struct Ctl {
@@ -36,8 +38,19 @@ pub struct Ctl {
 /// What `btd ctl` can do.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// List all torrents, in the order of their info-hashes
-    List,
+    /// List torrents, in the order of their info-hashes
+    ///
+    /// Below a torrent whose state is error, missing, unavailable or partial stands why, where that is known.
+    List {
+        #[command(flatten)]
+        those: Those,
+        /// Only those that have this in their name, be it in capitals or not
+        #[arg(long, value_name = "TEXT")]
+        name: Option<String>,
+        /// Sort by this: names from A on, the others from the most or the latest. Nothing is shown before all have come
+        #[arg(long, value_name = "KEY", value_enum)]
+        sort: Option<Sort>,
+    },
     /// Show one torrent at length
     Show {
         /// Which
@@ -107,23 +120,66 @@ pub(super) enum Command {
     Health,
 }
 
+/// What a list can be sorted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Sort {
+    Name,
+    Size,
+    Ratio,
+    Up,
+    Down,
+    Added,
+}
+
+/// Torrents by what they have in common.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Those {
+    /// Only those in this state, or in one of these: may be given several times. What is shown as waiting is checking
+    #[arg(long = "state", value_name = "STATE", value_parser = PossibleValuesParser::new(STATE_NAMES))]
+    pub(super) states: Vec<String>,
+    /// Only those of watch folders with this label
+    #[arg(long, value_name = "LABEL")]
+    pub(super) label: Option<String>,
+}
+
+impl Those {
+    /// As it is asked for, with a part of their name.
+    pub(super) fn only(&self, name: Option<&str>) -> Only {
+        Only {
+            states: self.states.clone(),
+            label: self.label.clone(),
+            name: name.map(str::to_owned),
+        }
+    }
+}
+
 /// Some torrents, or all.
 #[derive(Args, Debug)]
 pub(super) struct Which {
     /// Which
-    #[arg(value_name = "HASH", required_unless_present = "all", conflicts_with = "all", value_parser = prefix)]
+    #[arg(
+        value_name = "HASH",
+        required_unless_present_any = ["all", "states", "label"],
+        conflicts_with_all = ["all", "states", "label"],
+        value_parser = prefix
+    )]
     pub(super) hashes: Vec<String>,
     /// All torrents
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["states", "label"])]
     pub(super) all: bool,
+    #[command(flatten)]
+    pub(super) those: Those,
 }
 
 impl Which {
     /// A request for each.
-    pub(super) fn requests(&self, of: impl Fn(Option<String>, bool) -> Request) -> Vec<Request> {
-        match self.all {
-            true => vec![of(None, true)],
-            false => self.hashes.iter().map(|hash| of(Some(hash.clone()), false)).collect(),
+    pub(super) fn requests(&self, of: impl Fn(Option<String>, bool, Only) -> Request) -> Vec<Request> {
+        match self.hashes.is_empty() {
+            true => vec![of(None, self.all, self.those.only(None))],
+            false => {
+                let one = |hash: &String| of(Some(hash.clone()), false, Only::default());
+                self.hashes.iter().map(one).collect()
+            }
         }
     }
 }
@@ -160,6 +216,9 @@ mod tests {
             "btd ctl add a.torrent b.torrent --watch w",
             "btd ctl health",
             "btd ctl moved /srv/data",
+            "btd ctl list --state error --state missing --label films --name boot --sort ratio",
+            "btd ctl pause --label films",
+            "btd ctl verify --state error --state partial --label films",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
@@ -176,8 +235,25 @@ mod tests {
             "btd ctl remove abcd efgh",
             "btd ctl peers 0123456789012345678901234567890123456789a",
             "btd ctl explode",
+            "btd ctl list --state waiting",
+            "btd ctl list --sort colour",
+            "btd ctl pause abcd --label films",
+            "btd ctl resume abcd --state error",
+            "btd ctl verify --all --state error",
+            "btd ctl reannounce --all --label films",
+            "btd ctl remove --state missing",
+            "btd ctl remove --label films",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn state_that_there_is_not_is_refused_with_the_nearest() {
+        for command in ["list", "pause"] {
+            let parsed = Cli::try_parse_from(["btd", "ctl", command, "--state", "mising"]);
+            let error = parsed.expect_err("no state").to_string();
+            assert!(error.contains("'missing'") && error.contains("unavailable"), "{error}");
         }
     }
 }

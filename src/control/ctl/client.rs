@@ -1,6 +1,8 @@
 //! The asking end: finds the socket, sends requests, and prints what is answered as it comes.
 //!
-//! Nothing is kept of a list, however long it is. What comes from the socket is btd's own, and bounded all the same.
+//! Nothing is kept of a list, however long it is, unless it is to be sorted. What comes from the socket is btd's own, and bounded all the same.
+
+mod list;
 
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -108,7 +110,7 @@ pub enum Error {
         /// The torrent.
         info_hash: String,
     },
-    /// It was done to none of all torrents.
+    /// It was done to none of those that it was asked of.
     #[error("it could not be done to any torrent")]
     NoneDone,
     /// A torrent was removed and not all of its files; the output says which are left.
@@ -208,6 +210,14 @@ fn state_dir(args: &Ctl) -> Result<PathBuf, Error> {
     named.map(PathBuf::from).ok_or(Error::Nowhere)
 }
 
+/// A request that is being answered.
+struct Asked {
+    /// How long each line may take.
+    patience: Duration,
+    /// Why not all of it could be sent.
+    unsent: Option<io::Error>,
+}
+
 struct Client {
     path: PathBuf,
     from: BufReader<UnixStream>,
@@ -252,7 +262,7 @@ impl Client {
 
     fn command(&mut self, command: &Command) -> Result<(), Error> {
         match command {
-            Command::List => self.table::<api::TorrentRow>(&Request::List {}),
+            Command::List { those, name, sort } => self.list(those.only(name.as_deref()), *sort),
             Command::Show { hash, secrets } => self.rows::<api::Detail>(&Request::Show {
                 hash: hash.clone(),
                 secrets: *secrets,
@@ -268,10 +278,12 @@ impl Client {
                     client.remove(&Request::Remove { hash, with_data })
                 })
             }
-            Command::Pause(which) => self.act(&which.requests(|hash, all| Request::Pause { hash, all })),
-            Command::Resume(which) => self.act(&which.requests(|hash, all| Request::Resume { hash, all })),
-            Command::Verify(which) => self.act(&which.requests(|hash, all| Request::Verify { hash, all })),
-            Command::Reannounce(which) => self.act(&which.requests(|hash, all| Request::Reannounce { hash, all })),
+            Command::Pause(which) => self.act(&which.requests(|hash, all, only| Request::Pause { hash, all, only })),
+            Command::Resume(which) => self.act(&which.requests(|hash, all, only| Request::Resume { hash, all, only })),
+            Command::Verify(which) => self.act(&which.requests(|hash, all, only| Request::Verify { hash, all, only })),
+            Command::Reannounce(which) => {
+                self.act(&which.requests(|hash, all, only| Request::Reannounce { hash, all, only }))
+            }
             Command::Peers { hash } => self.table::<api::PeerRow>(&Request::Peers { hash: hash.clone() }),
             Command::Stats => self.rows::<api::Stats>(&Request::Stats {}),
             Command::Limits {
@@ -325,10 +337,10 @@ impl Client {
 
     fn act(&mut self, requests: &[Request]) -> Result<(), Error> {
         self.each(requests, |client, request| match request {
-            Request::Pause { all: true, .. }
-            | Request::Resume { all: true, .. }
-            | Request::Verify { all: true, .. }
-            | Request::Reannounce { all: true, .. } => client.act_on_all(request),
+            Request::Pause { hash: None, .. }
+            | Request::Resume { hash: None, .. }
+            | Request::Verify { hash: None, .. }
+            | Request::Reannounce { hash: None, .. } => client.act_on_several(request),
             _ => client.act_on_one(request),
         })
     }
@@ -346,8 +358,8 @@ impl Client {
         }
     }
 
-    /// What is asked of all is done where it can be, and is an error if that was nowhere.
-    fn act_on_all(&mut self, request: &Request) -> Result<(), Error> {
+    /// What is asked of all or several is done where it can be, and is an error if that was nowhere.
+    fn act_on_several(&mut self, request: &Request) -> Result<(), Error> {
         let mut is_refused = false;
         self.ask(request, &[], |done: &api::AllDone| {
             is_refused = done.changed == 0 && done.refused > 0 && done.refused == done.unchanged;
@@ -410,14 +422,21 @@ impl Client {
         body: &[u8],
         mut look: impl FnMut(&R),
     ) -> Result<(), Error> {
-        let socket = self.path.clone();
-        let failed = |step| {
-            let path = socket.clone();
-            move |source: io::Error| match source.kind() {
-                io::ErrorKind::WouldBlock => Error::Silent(PATIENCE),
-                _ => Error::Io { step, path, source },
-            }
-        };
+        let mut asked = self.send(request, body)?;
+        while let Some(row) = self.next(&mut asked, |out| table::head::<R>(out))? {
+            let value: R = Self::read(&row)?;
+            look(&value);
+            let written = match self.json {
+                true => writeln!(self.out, "{}", row.get()),
+                false => value.show(&mut self.out),
+            };
+            written.map_err(Error::Output)?;
+        }
+        self.out.flush().map_err(Error::Output)
+    }
+
+    /// Sends a request and what follows it.
+    fn send(&mut self, request: &Request, body: &[u8]) -> Result<Asked, Error> {
         let patience = match request {
             Request::Remove { .. }
             | Request::Pause { .. }
@@ -428,46 +447,56 @@ impl Client {
             _ => PATIENCE,
         };
         let stream = self.from.get_mut();
-        stream
+        let set_up = stream
             .set_read_timeout(Some(patience))
-            .and_then(|()| stream.set_write_timeout(Some(PATIENCE)))
-            .map_err(failed("set up"))?;
+            .and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
+        set_up.map_err(|source| failed("set up", &self.path, source))?;
         let mut line = serde_json::to_vec(request).map_err(|error| Error::Broken(error.to_string()))?;
         line.push(b'\n');
+        let stream = self.from.get_mut();
         let sent = stream.write_all(&line).and_then(|()| stream.write_all(body));
-        loop {
-            let line = match self.line(patience) {
-                Ok(line) => line,
-                // Whoever has hung up has mostly said why.
-                Err(error) => return Err(sent.err().map_or(error, failed("write to"))),
-            };
-            // The row as it is: what a later btd says more is for who reads JSON.
-            let read = serde_json::from_slice::<Line<Box<RawValue>>>(&line);
-            let read = read.map_err(|error| Error::Broken(error.to_string()))?;
-            if !matches!(read, Line::Error(_)) && std::mem::take(&mut self.owes_head) {
-                table::head::<R>(&mut self.out).map_err(Error::Output)?;
+        Ok(Asked {
+            patience,
+            unsent: sent.err(),
+        })
+    }
+
+    /// The next row of an answer, as it is: what a later btd says more is for who reads JSON. `None` behind the last.
+    fn next(
+        &mut self,
+        asked: &mut Asked,
+        head: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<Option<Box<RawValue>>, Error> {
+        let line = match self.line(asked.patience) {
+            Ok(line) => line,
+            // Whoever has hung up has mostly said why.
+            Err(error) => {
+                let unsent = asked.unsent.take();
+                return Err(unsent.map_or(error, |source| failed("write to", &self.path, source)));
             }
-            let row = match read {
-                Line::Row(row) => row,
-                Line::End { left_out, .. } => {
-                    if left_out > 0 {
-                        let _ = writeln!(io::stderr(), "{left_out} more are not told of");
-                    }
-                    return self.out.flush().map_err(Error::Output);
-                }
-                Line::Error(refusal) => {
-                    self.out.flush().map_err(Error::Output)?;
-                    return Err(refusal.into());
-                }
-            };
-            let value: R = serde_json::from_str(row.get()).map_err(|error| Error::Broken(error.to_string()))?;
-            look(&value);
-            let written = match self.json {
-                true => writeln!(self.out, "{}", row.get()),
-                false => value.show(&mut self.out),
-            };
-            written.map_err(Error::Output)?;
+        };
+        let read = serde_json::from_slice::<Line<Box<RawValue>>>(&line);
+        let read = read.map_err(|error| Error::Broken(error.to_string()))?;
+        if !matches!(read, Line::Error(_)) && std::mem::take(&mut self.owes_head) {
+            head(&mut self.out).map_err(Error::Output)?;
         }
+        match read {
+            Line::Row(row) => Ok(Some(row)),
+            Line::End { left_out, .. } => {
+                if left_out > 0 {
+                    let _ = writeln!(io::stderr(), "{left_out} more are not told of");
+                }
+                Ok(None)
+            }
+            Line::Error(refusal) => {
+                self.out.flush().map_err(Error::Output)?;
+                Err(hinted(refusal).into())
+            }
+        }
+    }
+
+    fn read<R: DeserializeOwned>(row: &RawValue) -> Result<R, Error> {
+        serde_json::from_str(row.get()).map_err(|error| Error::Broken(error.to_string()))
     }
 
     /// The next line, which may take so long.
@@ -484,6 +513,28 @@ impl Client {
             Err(error) => Err(Error::Broken(error.to_string())),
         }
     }
+}
+
+fn failed(step: &'static str, path: &Path, source: io::Error) -> Error {
+    match source.kind() {
+        io::ErrorKind::WouldBlock => Error::Silent(PATIENCE),
+        _ => Error::Io {
+            step,
+            path: path.to_owned(),
+            source,
+        },
+    }
+}
+
+/// What a btd says that was started before it was replaced by a later one is a riddle, and an answer.
+fn hinted(mut refusal: Refusal) -> Refusal {
+    if refusal.kind == Kind::BadRequest && refusal.message.contains("unknown field `only`") {
+        refusal.message =
+            "the btd that runs is older than this `btd ctl`, and knows neither --state nor --label nor --name \
+            (hint: restart it)"
+                .to_owned();
+    }
+    refusal
 }
 
 /// A connection to a socket, which takes no longer than this though more wait there than it has room for (unix(7): `SO_SNDTIMEO`).

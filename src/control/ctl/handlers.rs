@@ -15,10 +15,11 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::add;
-use super::api::{Added, AllDone, Done, Kind, Moved, PeerRow, Refusal, Request, TorrentRow};
+use super::api::{Added, AllDone, Done, Kind, Moved, Only, PeerRow, Refusal, Request, TorrentRow};
 use super::door::Door;
+use super::filter::Filter;
 use crate::announcer::schedule::Reannounced;
-use crate::control::supervisor::{Source, Unannounced};
+use crate::control::supervisor::{Page, Source, Unannounced};
 use crate::control::torrents::UNAVAILABLE;
 use crate::control::{blocking, torrent_file};
 use crate::proto::InfoHash;
@@ -26,7 +27,7 @@ use crate::proto::metainfo::Metainfo;
 use crate::session::{self, History, Store};
 use crate::shard::{PeerStatus, Torrent};
 
-/// Torrents that are looked at for a list at a time: well below a millisecond.
+/// Rows of a list that are made at a time: well below a millisecond.
 const PAGE_LEN: usize = 128;
 /// Torrents that something is done to at a time, and the rest between: a shard that has thousands of connections looks at
 /// all of them for each torrent it lets go.
@@ -112,14 +113,14 @@ impl Means {
 pub(in crate::control) async fn answer(request: Request, means: &Means, rows: &mut impl Rows) -> Result<(), Stop> {
     let door = &means.door;
     match request {
-        Request::List {} => list(door, rows).await,
+        Request::List { only } => list(only, door, rows).await,
         Request::Show { hash, secrets } => rows.row(&show::show(door, hash, secrets).await?).await,
         Request::Add { name, len, watch } => add((name, len, watch), means, rows).await,
         Request::Remove { hash, with_data } => rows.row(&remove::remove(door, hash, with_data).await?).await,
-        Request::Pause { hash, all } => act(Action::Pause, (hash, all), door, rows).await,
-        Request::Resume { hash, all } => act(Action::Resume, (hash, all), door, rows).await,
-        Request::Verify { hash, all } => act(Action::Verify, (hash, all), door, rows).await,
-        Request::Reannounce { hash, all } => act(Action::Reannounce, (hash, all), door, rows).await,
+        Request::Pause { hash, all, only } => act(Action::Pause, (hash, all, only), door, rows).await,
+        Request::Resume { hash, all, only } => act(Action::Resume, (hash, all, only), door, rows).await,
+        Request::Verify { hash, all, only } => act(Action::Verify, (hash, all, only), door, rows).await,
+        Request::Reannounce { hash, all, only } => act(Action::Reannounce, (hash, all, only), door, rows).await,
         Request::Peers { hash } => peers(hash, door, rows).await,
         Request::Stats {} => rows.row(&door.ask(|supervisor| supervisor.stats()).await?).await,
         Request::Limits {
@@ -134,30 +135,51 @@ pub(in crate::control) async fn answer(request: Request, means: &Means, rows: &m
     }
 }
 
-async fn list(door: &Door, rows: &mut impl Rows) -> Result<(), Stop> {
+async fn list(only: Only, door: &Door, rows: &mut impl Rows) -> Result<(), Stop> {
+    let filter = filter(only, door).await?;
     let mut after = None;
     loop {
-        let page = page(after, door).await?;
-        for (_, row) in &page {
+        let page = page(after, &filter, door).await?;
+        for (_, row) in &page.found {
             rows.row(row).await?;
         }
-        match page.last() {
-            Some((last, _)) if page.len() == PAGE_LEN => after = Some(*last),
-            _ => return Ok(()),
+        if rows.is_gone() {
+            return Err(Stop::Gone); // Where nothing is let through, nothing is written that would tell.
+        }
+        match page.last {
+            Some(last) => after = Some(last),
+            None => return Ok(()),
         }
     }
 }
 
-/// The torrents behind one, with their totals: looked at anew if some of these were recorded in the middle of it.
-async fn page(after: Option<InfoHash>, door: &Door) -> Result<Vec<(InfoHash, TorrentRow)>, Refusal> {
+/// What somebody means by this.
+async fn filter(only: Only, door: &Door) -> Result<Arc<Filter>, Refusal> {
+    let labels = door.ask(|supervisor| supervisor.labels()).await?;
+    Filter::new(only, &labels).map(Arc::new)
+}
+
+/// Torrents behind one, with their totals: looked at anew if some of these were recorded in the middle of it.
+async fn page(
+    after: Option<InfoHash>,
+    filter: &Arc<Filter>,
+    door: &Door,
+) -> Result<Page<(InfoHash, TorrentRow)>, Refusal> {
     let mut looks = 1;
     loop {
-        let (page, moment) = door.ask(move |supervisor| supervisor.page(after, PAGE_LEN)).await?;
+        let filter = Arc::clone(filter);
+        let (page, moment) = door
+            .ask(move |supervisor| supervisor.page(after, PAGE_LEN, &filter))
+            .await?;
+        let Some(moment) = moment else {
+            return Ok(page); // Of none, and nothing to be read for it.
+        };
         let store = door.ask(|supervisor| supervisor.store()).await?;
+        let Page { found, last } = page;
         // What was recorded waits for the disk.
-        let page = wait_for(move || with_recorded(page, &store)).await?;
-        if looks == LOOKS_MAX || moment.is_none_or(|moment| moment.lasts()) {
-            return Ok(page);
+        let found = wait_for(move || with_recorded(found, &store)).await?;
+        if looks == LOOKS_MAX || moment.lasts() {
+            return Ok(Page { found, last });
         }
         looks += 1;
         tokio::time::sleep(LOOK_AGAIN).await;
@@ -185,6 +207,8 @@ impl TorrentRow {
         };
         self.uploaded_ever = sum(self.uploaded_ever, |history| history.uploaded);
         self.downloaded_ever = sum(self.downloaded_ever, |history| history.downloaded);
+        self.ratio = self.ratio_of_totals();
+        self.added = history.ok().and_then(|history| Some(history.as_ref()?.added));
     }
 }
 
@@ -248,15 +272,15 @@ enum Action {
     Reannounce,
 }
 
-/// Does something to one torrent, or to all.
+/// Does something to one torrent, to all, or to several.
 async fn act(
     action: Action,
-    (hash, all): (Option<String>, bool),
+    (hash, all, only): (Option<String>, bool, Only),
     door: &Door,
     rows: &mut impl Rows,
 ) -> Result<(), Stop> {
-    match (hash, all) {
-        (Some(hash), false) => {
+    match (hash, all, only.is_all()) {
+        (Some(hash), false, true) => {
             let info_hash = find(door, hash).await?;
             let Deed { changed, refused, note } = act_on(action, info_hash, door).await?;
             settle(action, door).await?;
@@ -276,7 +300,8 @@ async fn act(
             })
             .await
         }
-        (None, true) => {
+        (None, true, true) | (None, false, false) => {
+            let filter = filter(only, door).await?;
             let mut done = AllDone {
                 changed: 0,
                 unchanged: 0,
@@ -284,14 +309,17 @@ async fn act(
             };
             let mut after = None;
             loop {
-                let page = door.ask(move |supervisor| supervisor.hashes(after, BATCH_LEN)).await?;
+                let filter = Arc::clone(&filter);
+                let page = door
+                    .ask(move |supervisor| supervisor.hashes(after, BATCH_LEN, &filter))
+                    .await?;
                 // Done is done, and the rest was not asked for by anybody who is there.
                 if rows.is_gone() {
                     settle(action, door).await?;
                     return Err(Stop::Gone);
                 }
-                for info_hash in &page {
-                    match act_on(action, *info_hash, door).await {
+                for info_hash in page.found {
+                    match act_on(action, info_hash, door).await {
                         Ok(deed) => {
                             done.changed += u64::from(deed.changed);
                             done.unchanged += u64::from(!deed.changed);
@@ -305,16 +333,20 @@ async fn act(
                         }
                     }
                 }
-                match page.last() {
-                    Some(last) if page.len() == BATCH_LEN => after = Some(*last),
-                    _ => break,
+                match page.last {
+                    Some(last) => after = Some(last),
+                    None => break,
                 }
                 tokio::time::sleep(BATCH_REST).await;
             }
             settle(action, door).await?;
             rows.row(&done).await
         }
-        _ => Err(Refusal::new(Kind::BadRequest, "either `hash` or `all` is needed, and not both").into()),
+        _ => Err(Refusal::new(
+            Kind::BadRequest,
+            "one of `hash`, `all` and `only` is needed, and no two of them",
+        )
+        .into()),
     }
 }
 

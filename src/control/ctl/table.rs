@@ -5,13 +5,11 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use super::api::{
-    Added, AllDone, Detail, Done, FolderLimits, Health, Limits, Moved, PeerRow, Removed, Stats, TorrentRow,
+    Added, AllDone, Connections, Detail, Done, FolderLimits, Health, Limits, Moved, PeerRow, Removed, Stats, TorrentRow,
 };
 use crate::control::config::display_size;
 use crate::proto::path::escaped;
 
-/// Digits of an info-hash in a list: enough to tell a million torrents from each other.
-const HASH_LEN: usize = 12;
 /// Characters of a client's name in a list.
 const CLIENT_LEN: usize = 24;
 
@@ -25,18 +23,6 @@ pub(super) enum Width {
     Last,
 }
 use Width::{Last, Left, Right};
-
-const TORRENTS: &[Column] = &[
-    ("HASH", Left(HASH_LEN)),
-    ("STATE", Left(11)),
-    ("DONE", Right(6)),
-    ("SIZE", Right(10)),
-    ("UP", Right(10)),
-    ("DOWN", Right(10)),
-    ("PEERS", Right(5)),
-    ("UPLOADED", Right(10)),
-    ("NAME", Last),
-];
 
 const PEERS: &[Column] = &[
     ("FLAGS", Left(6)),
@@ -61,7 +47,8 @@ pub(super) fn head<R: Shown>(out: &mut dyn Write) -> io::Result<()> {
     row(out, R::COLUMNS, heads)
 }
 
-fn row(out: &mut dyn Write, columns: &[Column], cells: impl Iterator<Item = String>) -> io::Result<()> {
+/// A row of cells in these columns.
+pub(super) fn row(out: &mut dyn Write, columns: &[Column], cells: impl Iterator<Item = String>) -> io::Result<()> {
     for ((_, width), cell) in std::iter::zip(columns, cells) {
         match width {
             Left(width) => write!(out, "{cell:<width$}  ")?,
@@ -93,7 +80,7 @@ pub(in crate::control) fn rate(bytes_per_second: u64) -> String {
 }
 
 /// `99.9%`: the whole is 100 % only when nothing is missing.
-fn percent(part: u64, whole: u64) -> String {
+pub(super) fn percent(part: u64, whole: u64) -> String {
     let tenths = (u128::from(part) * 1000).checked_div(u128::from(whole)).unwrap_or(1000);
     format!("{}.{}%", tenths / 10, tenths % 10)
 }
@@ -131,7 +118,8 @@ fn moment(unix: u64) -> String {
     )
 }
 
-fn state_name(row: &TorrentRow) -> &str {
+/// What people are told a torrent does.
+pub(super) fn state_name(row: &TorrentRow) -> &str {
     if row.waits { "waiting" } else { &row.state }
 }
 
@@ -140,29 +128,6 @@ fn state(row: &TorrentRow) -> String {
     match row.paused && row.state != "paused" {
         true => format!("{state} (paused)"),
         false => state.to_owned(),
-    }
-}
-
-impl Shown for TorrentRow {
-    const COLUMNS: &'static [Column] = TORRENTS;
-
-    fn show(&self, out: &mut dyn Write) -> io::Result<()> {
-        let cells = [
-            self.info_hash.chars().take(HASH_LEN).collect(),
-            state_name(self).to_owned(),
-            match (self.checked, self.done) {
-                (Some(checked), _) => percent(checked, self.size),
-                (None, Some(done)) => percent(done, self.size),
-                (None, None) => "-".to_owned(),
-            },
-            display_size(self.size),
-            rate(self.upload_rate),
-            rate(self.download_rate),
-            self.peers.to_string(),
-            self.uploaded_ever.map_or_else(|| "?".to_owned(), display_size),
-            escaped(&self.name).to_string(),
-        ];
-        row(out, TORRENTS, cells.into_iter())
     }
 }
 
@@ -180,7 +145,7 @@ impl Shown for Detail {
         field(out, "name", escaped(&row.name))?;
         field(out, "info-hash", &row.info_hash)?;
         field(out, "state", state(row))?;
-        if let Some(why) = &self.why {
+        if let Some(why) = &row.why {
             field(out, "why", escaped(why))?;
         }
         field(
@@ -223,25 +188,19 @@ impl Shown for Detail {
             "down",
             format_args!("{}, {}", rate(row.download_rate), in_all(row.downloaded_ever)),
         )?;
-        if let Some(ratio) = self
-            .row
-            .size
-            .checked_sub(1)
-            .and(row.uploaded_ever)
-            .map(|uploaded| uploaded as f64 / row.size as f64)
-        {
+        if let Some(ratio) = row.ratio_of_totals() {
             field(
                 out,
                 "ratio",
                 format_args!("{ratio:.2} (uploaded, in sizes of the torrent)"),
             )?;
         }
-        for (name, at) in [("added", self.added), ("completed", self.completed)] {
+        for (name, at) in [("added", row.added), ("completed", self.completed)] {
             if let Some(at) = at {
                 field(out, name, moment(at))?;
             }
         }
-        if let Some(label) = &self.label {
+        if let Some(label) = &row.label {
             field(out, "label", escaped(label))?;
         }
         field(out, "data folder", escaped(&self.data_dir))?;
@@ -367,6 +326,15 @@ impl Shown for Stats {
         let colon = if states.is_empty() { "" } else { ": " };
         field(out, "torrents", format_args!("{count}{colon}{}", states.join(", ")))?;
         field(out, "peers", self.peers)?;
+        for (name, connections) in [
+            ("connections", self.connections),
+            ("at tracker", self.tracker_connections),
+        ] {
+            if let Some(Connections { now, max, turned_away }) = connections {
+                let text = format_args!("{now} of at most {max}, {turned_away} turned away since the start");
+                field(out, name, text)?;
+            }
+        }
         field(
             out,
             "up",
@@ -463,45 +431,5 @@ mod tests {
         assert_eq!(moment(951_782_399), "2000-02-28 23:59:59 UTC");
         assert_eq!(moment(951_782_400), "2000-02-29 00:00:00 UTC");
         assert_eq!(moment(1_795_890_896), "2026-11-28 18:34:56 UTC");
-    }
-
-    #[test]
-    fn columns_stand_below_each_other_and_names_cannot_break_a_line() {
-        let mut row = TorrentRow {
-            info_hash: "0123456789abcdef0123456789abcdef01234567".to_owned(),
-            name: "a\n\u{1b}[31mb".to_owned(),
-            state: "downloading".to_owned(),
-            paused: false,
-            size: 3 << 30,
-            done: Some(1 << 30),
-            checked: None,
-            waits: false,
-            peers: 12,
-            upload_rate: 0,
-            download_rate: 1_500_000,
-            uploaded: 0,
-            downloaded: 0,
-            uploaded_ever: Some(0),
-            downloaded_ever: None,
-        };
-        let mut out = Vec::new();
-        head::<TorrentRow>(&mut out).expect("to memory");
-        row.show(&mut out).expect("to memory");
-        row.state = "checking".to_owned();
-        (row.done, row.checked, row.waits) = (None, Some(0), true);
-        row.uploaded_ever = None;
-        row.show(&mut out).expect("to memory");
-        let text = String::from_utf8(out).expect("text");
-        let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 3, "{text}");
-        assert!(lines[2].contains("  waiting  ") && !text.contains("checking"), "{text}");
-        let at = lines[0].find("NAME").expect("a head");
-        for line in &lines[1..] {
-            assert!(
-                line.starts_with("0123456789ab  ") && line[..at].ends_with("  "),
-                "{text}"
-            );
-            assert!(line[at..].starts_with('a') && !line.contains('\u{1b}'), "{text}");
-        }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Each of these is short, and none waits: whatever may take long is given back as something to wait for elsewhere.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,7 +14,8 @@ use crate::announcer::TrackerUrl;
 use crate::announcer::schedule::{Reannounced, Status};
 use crate::control::checks::{Progress, Wait};
 use crate::control::contents::Contents;
-use crate::control::ctl::api::{Health, Kind, Refusal, ShardRow, Stats, TorrentRow, check_prefix};
+use crate::control::ctl::api::{Connections, Health, Kind, Refusal, ShardRow, Stats, TorrentRow, check_prefix};
+use crate::control::ctl::filter::Filter;
 use crate::control::few_lines::FewLines;
 use crate::control::history::Moment;
 use crate::control::pulse::STUCK_AFTER;
@@ -24,6 +26,8 @@ use crate::shard::{PeersTold, Torrent};
 use crate::stats::Counters;
 use crate::storage::erase;
 
+/// Torrents that are looked at for those that somebody means, at a time: well below a millisecond.
+const LOOKED_AT_MAX: usize = 1024;
 /// How many torrents are named where a beginning is that of several.
 const NAMED_MAX: usize = 4;
 
@@ -41,15 +45,21 @@ pub(in crate::control) struct Known {
     pub(in crate::control) row: TorrentRow,
     /// When they were looked at.
     pub(in crate::control) moment: Moment,
-    pub(in crate::control) why: Option<String>,
     /// How its check stands, if it is being checked.
     pub(in crate::control) check: Option<CheckStanding>,
     /// That check.
     pub(in crate::control) progress: Option<Arc<Progress>>,
     pub(in crate::control) files: Vec<PathBuf>,
     pub(in crate::control) data_dir: PathBuf,
-    pub(in crate::control) label: Option<String>,
     pub(in crate::control) torrent: Option<Arc<Torrent>>,
+}
+
+/// Some of the torrents that are meant.
+pub(in crate::control) struct Page<T> {
+    /// In the order of their info-hashes.
+    pub(in crate::control) found: Vec<T>,
+    /// The one behind which the next page begins; `None` if there is no next.
+    pub(in crate::control) last: Option<InfoHash>,
 }
 
 /// A check of a torrent that is not over.
@@ -110,41 +120,62 @@ impl Supervisor<'_> {
         Err(Refusal::new(Kind::BadRequest, message))
     }
 
-    /// The torrents behind one, in the order of their info-hashes. Their totals lack what is recorded, and were looked at at this
-    /// moment.
+    /// Torrents behind one that are meant, so many at most. Their totals lack what is recorded, and were looked at at this moment.
     pub(in crate::control) fn page(
         &self,
         after: Option<InfoHash>,
         max: usize,
-    ) -> (Vec<(InfoHash, TorrentRow)>, Option<Moment>) {
-        let page: Vec<(InfoHash, &Entry)> = self.torrents.after(after).take(max).collect();
-        let (Some((first, _)), Some((last, _))) = (page.first(), page.last()) else {
-            return (Vec::new(), None);
+        filter: &Filter,
+    ) -> (Page<(InfoHash, TorrentRow)>, Option<Moment>) {
+        let Page { found, last } = self.meant(after, max, filter);
+        let (Some((from, _)), Some((to, _))) = (found.first(), found.last()) else {
+            let found = Vec::new();
+            return (Page { found, last }, None);
         };
-        let (unrecorded, moment) = self.totals.unrecorded_between(*first, *last);
+        let (unrecorded, moment) = self.totals.unrecorded_between(*from, *to);
         let row = |(info_hash, entry)| {
             let unrecorded = unrecorded.get(&info_hash).copied().unwrap_or_default();
-            (info_hash, row(info_hash, entry, unrecorded))
+            (info_hash, self.row(info_hash, entry, unrecorded))
         };
-        (page.into_iter().map(row).collect(), Some(moment))
+        let found = found.into_iter().map(row).collect();
+        (Page { found, last }, Some(moment))
     }
 
     /// The same without their rows.
-    pub(in crate::control) fn hashes(&self, after: Option<InfoHash>, max: usize) -> Vec<InfoHash> {
-        let page = self.torrents.after(after).take(max);
-        page.map(|(info_hash, _)| info_hash).collect()
+    pub(in crate::control) fn hashes(&self, after: Option<InfoHash>, max: usize, filter: &Filter) -> Page<InfoHash> {
+        let Page { found, last } = self.meant(after, max, filter);
+        let found = found.into_iter().map(|(info_hash, _)| info_hash).collect();
+        Page { found, last }
+    }
+
+    /// The same as they are. A page may have none, and another follow: it ends where enough were looked at.
+    fn meant(&self, after: Option<InfoHash>, max: usize, filter: &Filter) -> Page<(InfoHash, &Entry)> {
+        let (mut found, mut last) = (Vec::new(), None);
+        for (count, (info_hash, entry)) in self.torrents.after(after).enumerate() {
+            if found.len() == max || count == LOOKED_AT_MAX {
+                return Page { found, last };
+            }
+            last = Some(info_hash);
+            let label = self.folders.plan(entry.folder()).label.as_deref();
+            if filter.lets_through(entry.state.name(), label, &entry.name) {
+                found.push((info_hash, entry));
+            }
+        }
+        Page { found, last: None }
+    }
+
+    /// What people call the watch folders, each once.
+    pub(in crate::control) fn labels(&self) -> BTreeSet<String> {
+        let labels = self.folders.open_ones().filter_map(|(_, watch)| watch.label.clone());
+        labels.collect()
     }
 
     pub(in crate::control) fn known(&self, info_hash: InfoHash) -> Option<Known> {
         let entry = self.torrents.entry(info_hash)?;
         let (unrecorded, moment) = self.totals.unrecorded(info_hash);
         Some(Known {
-            row: row(info_hash, entry, unrecorded),
+            row: self.row(info_hash, entry, unrecorded),
             moment,
-            why: entry
-                .why()
-                .map(str::to_owned)
-                .or_else(|| entry.served.as_ref().and_then(|torrent| torrent.fault())),
             check: match &entry.state {
                 State::Checking(progress) => {
                     // In this order: one that had its place in line, and is in none, was taken from there.
@@ -164,9 +195,47 @@ impl Supervisor<'_> {
             },
             files: entry.files().map(Into::into).collect(),
             data_dir: self.folders.plan(entry.folder()).data_dir.clone(),
-            label: self.folders.plan(entry.folder()).label.clone(),
             torrent: entry.served.clone(),
         })
+    }
+
+    /// A torrent in short. Its totals are what is not recorded of them.
+    fn row(&self, info_hash: InfoHash, entry: &Entry, unrecorded: (u64, u64)) -> TorrentRow {
+        let torrent = entry.served.as_ref();
+        let (upload_rate, download_rate) = entry.rates();
+        let (uploaded, downloaded) = entry.moved();
+        TorrentRow {
+            info_hash: info_hash.to_string(),
+            name: entry.name.to_string(),
+            state: entry.state.name().to_owned(),
+            paused: entry.is_paused(),
+            size: entry.len(),
+            done: match (torrent, &entry.state) {
+                (Some(torrent), _) => Some(entry.len() - torrent.left().min(entry.len())),
+                (None, State::Seeding) => Some(entry.len()),
+                (None, State::Missing | State::Paused) if entry.is_known() => Some(0),
+                (None, _) => None,
+            },
+            checked: match &entry.state {
+                State::Checking(progress) => Some(progress.done()),
+                _ => None,
+            },
+            waits: matches!(&entry.state, State::Checking(progress) if !progress.has_begun()),
+            peers: torrent.map_or(0, |torrent| torrent.connections()),
+            upload_rate,
+            download_rate,
+            uploaded,
+            downloaded,
+            uploaded_ever: Some(unrecorded.0),
+            downloaded_ever: Some(unrecorded.1),
+            ratio: None,
+            added: None,
+            label: self.folders.plan(entry.folder()).label.clone(),
+            why: entry
+                .why()
+                .map(str::to_owned)
+                .or_else(|| torrent.and_then(|torrent| torrent.fault())),
+        }
     }
 
     /// Where a torrent's contents are to be had.
@@ -246,6 +315,7 @@ impl Supervisor<'_> {
         let counters: Vec<Counters> = self.shards.counters().iter().map(|shard| shard.counters()).collect();
         let sum = |read: fn(&Counters) -> u64| counters.iter().map(read).sum();
         let (upload_rate, download_rate) = self.throughput.rates(now);
+        let (of_peers_max, of_tracker_max) = self.shards.connections_max();
         let shards = counters.iter().zip(self.pulse.silences(now)).enumerate();
         Stats {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -262,6 +332,16 @@ impl Supervisor<'_> {
             disk_read: sum(|shard| shard.disk_read_bytes),
             disk_written: sum(|shard| shard.disk_written_bytes),
             peers: sum(|shard| shard.peers_now),
+            connections: Some(Connections {
+                now: sum(|shard| shard.connections_now),
+                max: of_peers_max as u64,
+                turned_away: sum(|shard| shard.turned_away),
+            }),
+            tracker_connections: of_tracker_max.map(|max| Connections {
+                now: sum(|shard| shard.tracker_connections_now),
+                max: max as u64,
+                turned_away: sum(|shard| shard.tracker_turned_away),
+            }),
             cache_hit_ratio: ratio(sum(|shard| shard.cache_hits), sum(|shard| shard.cache_misses)),
             checks_paused: self.throttle.is_paused(),
             shards: shards
@@ -488,37 +568,6 @@ fn bounds(prefix: &str) -> Result<(InfoHash, InfoHash), Refusal> {
 fn ratio(hits: u64, misses: u64) -> Option<f64> {
     let asked = hits + misses;
     (asked > 0).then(|| hits as f64 / asked as f64)
-}
-
-fn row(info_hash: InfoHash, entry: &Entry, unrecorded: (u64, u64)) -> TorrentRow {
-    let torrent = entry.served.as_ref();
-    let (upload_rate, download_rate) = entry.rates();
-    let (uploaded, downloaded) = entry.moved();
-    TorrentRow {
-        info_hash: info_hash.to_string(),
-        name: entry.name.to_string(),
-        state: entry.state.name().to_owned(),
-        paused: entry.is_paused(),
-        size: entry.len(),
-        done: match (torrent, &entry.state) {
-            (Some(torrent), _) => Some(entry.len() - torrent.left().min(entry.len())),
-            (None, State::Seeding) => Some(entry.len()),
-            (None, State::Missing | State::Paused) if entry.is_known() => Some(0),
-            (None, _) => None,
-        },
-        checked: match &entry.state {
-            State::Checking(progress) => Some(progress.done()),
-            _ => None,
-        },
-        waits: matches!(&entry.state, State::Checking(progress) if !progress.has_begun()),
-        peers: torrent.map_or(0, |torrent| torrent.connections()),
-        upload_rate,
-        download_rate,
-        uploaded,
-        downloaded,
-        uploaded_ever: Some(unrecorded.0),
-        downloaded_ever: Some(unrecorded.1),
-    }
 }
 
 #[cfg(test)]

@@ -222,7 +222,7 @@ impl<'a> Supervisor<'a> {
                     .map(|tracked| (Arc::clone(&tracked.tracker), shards.served())),
                 top.picked(),
             ));
-            metrics::publish_connections_max(shards.connections_max());
+            metrics::publish_connections_max(shards.connections_max().0);
             let served = metrics::server::serve(listener, Arc::clone(&source), plan.hosts.clone());
             tasks.push(tokio::task::spawn_local(served));
             reporter = Some(source);

@@ -44,14 +44,13 @@ pub(super) async fn show(door: &Door, hash: String, secrets: bool) -> Result<Det
     row.add_recorded(history.as_ref());
     // Not a part of it in the place of the whole.
     let history = history.ok().flatten();
+    row.why = match (why_not_checked, row.why.take()) {
+        (Some(check), Some(why)) => Some(format!("{check}; {why}")),
+        (check, why) => check.or(why),
+    };
     Ok(Detail {
-        why: match (why_not_checked, known.why) {
-            (Some(check), Some(why)) => Some(format!("{check}; {why}")),
-            (check, why) => check.or(why),
-        },
         torrent_files: known.files.iter().map(|file| super::shown(file)).collect(),
         data_dir: super::shown(&known.data_dir),
-        label: known.label,
         piece_count: meta.as_ref().map(|meta| meta.geometry.piece_count()),
         have_count: match &known.torrent {
             Some(torrent) => Some(torrent.have_count()),
@@ -62,7 +61,6 @@ pub(super) async fn show(door: &Door, hash: String, secrets: bool) -> Result<Det
         piece_len: meta.as_ref().map(|meta| meta.geometry.piece_len_max()),
         file_count: meta.as_ref().map(|meta| meta.files.len()),
         private: meta.as_ref().map(|meta| meta.private),
-        added: history.map(|history| history.added),
         completed: history
             .and_then(|history| history.completed)
             .map(|completed| completed.at),
