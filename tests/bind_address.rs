@@ -81,7 +81,8 @@ fn what_is_bound_to_an_address_that_is_away_leaves_from_no_other_and_begins_when
             let peer = stream.peer_addr().expect("a connection's other end");
             from.lock().expect("nobody panicked").push(peer.ip());
             // The connection ends, so that each request has its own.
-            reply(stream, b"d8:intervali1800e5:peers0:e") && false
+            reply(stream, b"d8:intervali1800e5:peers0:e");
+            false
         });
         let http_sources = || asked.lock().expect("nobody panicked").clone();
         let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("listen as a tracker");
