@@ -47,7 +47,10 @@ fn list_show_stats_and_health_tell_what_there_is() {
     }
     let table = home.ctl(&["list"]).out;
     let lines: Vec<&str> = table.lines().collect();
-    assert!(lines.len() == 3 && lines[0].starts_with("HASH"), "{table}");
+    assert!(
+        lines.len() == 4 && lines[0].starts_with("HASH"),
+        "one has a reason: {table}"
+    );
     let line = lines.iter().find(|line| line.ends_with("  seed")).expect("listed");
     assert!(
         line.starts_with(&hash_of(&seed)[..12]) && line.contains("seeding") && line.contains("100.0%"),

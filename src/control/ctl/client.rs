@@ -596,3 +596,17 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
         false => Ok(content),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As serde says it, of a request that btd did not know yet.
+    #[test]
+    fn older_btd_is_told_from_a_mistake() {
+        let said = |message: &str| hinted(Refusal::new(Kind::BadRequest, message)).message;
+        let older = said("this is no request: unknown field `only`, expected `hash` or `all` at line 1 column 60");
+        assert!(older.contains("older") && older.contains("(hint: "), "{older}");
+        assert_eq!(said("this is no request"), "this is no request");
+    }
+}
