@@ -4,6 +4,8 @@
 //! [`TrackerUrl`] does not show of itself is not shown in their words either. Not here: what a tracker tells of somebody
 //! else's keys, or of ours in a form that is neither that of the address nor the one behind its escapes.
 
+use std::collections::BTreeSet;
+
 use super::answer::{Answer, Failure};
 use super::text::clean;
 use super::url::TrackerUrl;
@@ -16,6 +18,10 @@ const BEGINNING_MIN: usize = 3;
 
 /// A key this short is taken out where it is a word of its own: it may be a part of any other.
 const WORD_LEN_MAX: usize = 3;
+
+/// A torrent file may be large, and somebody's who wants to keep this machine busy: so many keys are looked for in so many bytes.
+const KEYS_MAX: usize = 256;
+const REMARK_LEN_MAX: usize = 16 << 10;
 
 /// No key of a tracker's user is shorter: it could be guessed.
 const KEY_LEN_MIN: usize = 8;
@@ -60,12 +66,29 @@ pub fn redacted_address(text: &str) -> String {
     }
 }
 
-/// A remark in a torrent file without the keys of its trackers. What is too short to be one is a word of their paths, which may
-/// be meant in the remark.
-pub fn redacted_text(urls: &[TrackerUrl], text: &str) -> String {
-    let keys = urls.iter().flat_map(TrackerUrl::keys);
-    let keys: Vec<String> = keys.filter(|key| key.len() >= KEY_LEN_MIN).collect();
-    hide(&keys, text)
+/// A remark in a torrent file without the keys in these addresses of its trackers and web seeds. What is too short to be one is a
+/// word of their paths, which may be meant in the remark. A remark that is very long is cut.
+pub fn redacted_text<'a>(addresses: impl Iterator<Item = &'a str>, text: &str) -> String {
+    let keys = addresses.flat_map(|address| match TrackerUrl::parse(address) {
+        Ok(url) => url.keys(),
+        // Nobody knows where in it a key may be.
+        Err(_) => words(address),
+    });
+    let long = keys.filter(|key| key.len() >= KEY_LEN_MIN);
+    let keys: BTreeSet<String> = long.take(KEYS_MAX).collect();
+    let end = text.floor_char_boundary(REMARK_LEN_MAX);
+    let cut = if end < text.len() {
+        HIDDEN.to_string()
+    } else {
+        String::new()
+    };
+    hide(&keys.into_iter().collect::<Vec<_>>(), &format!("{}{cut}", &text[..end]))
+}
+
+/// What stands in an address between its signs.
+fn words(address: &str) -> Vec<String> {
+    let words = address.split(|c: char| !c.is_ascii_alphanumeric());
+    words.map(str::to_owned).collect()
 }
 
 /// A text, cleaned, with each of these keys hidden, in whichever case it stands there.
@@ -219,9 +242,31 @@ mod tests {
                 "{shown}"
             );
         }
-        let urls = [url(&format!("/1/May/{KEY}/announce"))];
         let remark = format!("from https://t.example/1/{KEY}\n\nof 1 May, {}", "x".repeat(2_000));
-        assert_eq!(redacted_text(&urls, &remark), remark.replace(KEY, "…"));
+        for address in [
+            "https://t.example/1/May/KEY/announce",
+            "https://me:KEY@t.example/",
+            "wss://t.example/KEY",
+            "ftp://t.example/KEY",
+        ] {
+            let addresses = [address.replace("KEY", KEY), "http://other.example/".to_owned()];
+            let shown = redacted_text(addresses.iter().map(String::as_str), &remark);
+            assert!(
+                !shown.contains(KEY) && shown.contains("of 1 May, x"),
+                "{address}: {shown}"
+            );
+        }
+        let tracker = format!("https://t.example/1/May/{KEY}/announce");
+        assert_eq!(
+            redacted_text([tracker.as_str()].into_iter(), &remark),
+            remark.replace(KEY, "…")
+        );
+        // Somebody's who wants it to take for ever.
+        let many: Vec<String> = (0..100_000)
+            .map(|number| format!("http://t.example/{number:040}/announce"))
+            .collect();
+        let shown = redacted_text(many.iter().map(String::as_str), &"0".repeat(32 << 20));
+        assert!(shown.len() <= REMARK_LEN_MAX + HIDDEN.len_utf8() && shown.ends_with(HIDDEN));
     }
 
     proptest! {

@@ -21,7 +21,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 /// Writes lines, as many of each kind as anybody reads.
 #[derive(Debug)]
-pub(super) struct FewLines(Mutex<Windows>);
+pub(crate) struct FewLines(Mutex<Windows>);
 
 impl Default for FewLines {
     fn default() -> Self {

@@ -86,7 +86,8 @@ pub fn run(cli: Cli) -> Result<(), Error> {
     match (cli.command, cli.daemon.config) {
         (Some(Command::CheckConfig { config: file }), _) => {
             let config = Config::check(&file)?;
-            if let Some(warning) = memory::too_much(&config) {
+            let warnings = [memory::too_much(&config), outlet::listens_elsewhere(&config.peers)];
+            for warning in warnings.into_iter().flatten() {
                 // Whoever cannot be told has asked for the exit code alone.
                 let _ = writeln!(std::io::stderr(), "{}: warning: {warning}", file.display());
             }

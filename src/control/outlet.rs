@@ -1,8 +1,9 @@
 //! How what btd begins leaves this machine, where the configuration says so: through a network device ([`super::device`]), from
 //! an address, or both. Connections to peers leave likewise, by their own ways (`io/uring`).
 //!
-//! What cannot leave so does not leave at all: a target of a family that has no address here is not reached, nor is any while
-//! the address is away. Who listens on this machine itself, and asks others by whatever way it likes, is no target either.
+//! What cannot leave so is not begun at all: a target of a family that has no address here is not reached, nor is any while
+//! the address is away. Of what has been begun, Linux sends on over IPv6 from an address that has gone, by whatever device there is:
+//! only a device holds that too. Who listens on this machine itself, and asks others by whatever way it likes, is no target either.
 
 use std::fmt;
 use std::io;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::config::Peers;
 use super::device::Device;
 use crate::io::uring::leave_from;
 
@@ -96,11 +98,37 @@ impl Outlet {
     /// Those of its addresses that this machine does not have now. Nothing is sent.
     pub(super) fn absent(&self) -> Vec<IpAddr> {
         let is_absent = |ip: &IpAddr| {
-            let bound = self.socket(*ip, Type::DGRAM, Protocol::UDP);
-            bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
+            // Not through the device: that it is away says nothing of the address.
+            let bound = Socket::new(
+                Domain::for_address(SocketAddr::new(*ip, 0)),
+                Type::DGRAM,
+                Some(Protocol::UDP),
+            )
+            .and_then(|socket| leave_from(&socket, *ip));
+            bound.is_err_and(|error| match error.raw_os_error() {
+                // IPv6 is switched off.
+                Some(code) if code == rustix::io::Errno::AFNOSUPPORT.raw_os_error() => true,
+                _ => error.kind() == io::ErrorKind::AddrNotAvailable,
+            })
         };
         self.addresses.iter().copied().filter(is_absent).collect()
     }
+}
+
+/// What is wrong with where peers are listened for, if somebody reaches btd by an address that it does not leave from, and no device
+/// is named that would keep both together.
+pub(super) fn listens_elsewhere(peers: &Peers) -> Option<String> {
+    let from = &peers.bind_address;
+    if from.is_empty() || peers.bind_device.is_some() {
+        return None;
+    }
+    let is_elsewhere = |address: &&SocketAddr| !from.contains(&address.ip()) && !address.ip().is_loopback();
+    let elsewhere = peers.listen.iter().find(is_elsewhere)?;
+    Some(format!(
+        "peers.listen: peers are let in at {elsewhere}, and what btd begins leaves from {} only (hint: without listen they are let in at \
+         that address alone)",
+        from.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" and ")
+    ))
 }
 
 /// As what is reached "through" it, or "from" it.

@@ -14,6 +14,9 @@ use super::ended::Reason;
 use crate::io::{Driver, Errno, Op, Owner};
 use crate::proto::handshake::{Handshake, Reserved};
 
+/// Addresses of a torrent that are tried in vain, one after the other, before others have their turn.
+const HINDERED_MAX: usize = 16;
+
 /// Connections of a shard that are not made yet.
 const HALF_OPEN_MAX: usize = 64;
 
@@ -68,6 +71,8 @@ pub(super) enum Went {
     Well,
     /// Nothing did.
     Nowhere,
+    /// Nothing was sent: this machine has no socket or no address for it now, which says nothing of the peer.
+    Hindered,
     /// It is not to be made again.
     Wrong,
 }
@@ -132,12 +137,13 @@ impl Dial {
         }
         known.failures = match went {
             Went::Well => 0,
+            Went::Hindered => known.failures,
             Went::Nowhere | Went::Wrong => known.failures.saturating_add(1),
         };
         let after = (AGAIN_TICKS << known.failures.saturating_sub(1).min(7)).min(AGAIN_TICKS_MAX);
         known.state = match went {
             Went::Wrong => State::Never,
-            Went::Well | Went::Nowhere => State::Waits(tick + after + random % (after / 4).max(1)),
+            Went::Well | Went::Nowhere | Went::Hindered => State::Waits(tick + after + random % (after / 4).max(1)),
         };
         if let State::Waits(at) = known.state {
             self.due_at = self.due_at.min(at);
@@ -171,37 +177,47 @@ impl<D: Driver> Shard<D> {
     /// Connects to the next peer of a torrent that is due, if there may be more connections. Whether it does.
     pub(super) fn dial_for(&mut self, number: u32) -> bool {
         let max = self.settings.limits.caps().per_torrent;
-        if self.half_open < HALF_OPEN_MAX
-            && let Some(download) = self.downloads.get_mut(&number)
-            && download.peers.len() < max
-            && let Some(addr) = download.dial.next(self.tick)
-        {
-            let served = download.served.clone();
-            self.connect(served, addr);
-            return true;
+        for _ in 0..HINDERED_MAX {
+            if self.half_open < HALF_OPEN_MAX
+                && let Some(download) = self.downloads.get_mut(&number)
+                && download.peers.len() < max
+                && let Some(addr) = download.dial.next(self.tick)
+            {
+                let served = download.served.clone();
+                if self.connect(served, addr) {
+                    return true;
+                }
+            } else {
+                return false;
+            }
         }
         false
     }
 
-    fn connect(&mut self, served: Rc<Served>, addr: SocketAddr) {
+    /// Whether a connection is begun.
+    fn connect(&mut self, served: Rc<Served>, addr: SocketAddr) -> bool {
         let number = served.number;
         let random = self.next_random();
         let socket = match self.takes_place(addr.ip()) {
-            false => None,
-            true => match self.driver.socket(addr) {
-                Ok(socket) => Some(socket),
-                Err(errno) => {
-                    tracing::debug!(peer = %addr, "no socket: {errno}");
-                    self.settings.limits.leave(addr.ip());
-                    None
+            false => Err(Went::Nowhere),
+            true => self.driver.socket(addr).map_err(|errno| {
+                tracing::debug!(peer = %addr, "no socket: {errno}");
+                self.settings.limits.leave(addr.ip());
+                match errno {
+                    // Nothing leaves from here to this family ([peers] bind-address), as long as btd runs.
+                    Errno::AFNOSUPPORT => Went::Wrong,
+                    _ => Went::Hindered,
                 }
-            },
+            }),
         };
-        let Some(socket) = socket else {
-            if let Some(download) = self.downloads.get_mut(&number) {
-                download.dial.ended(addr, Went::Nowhere, self.tick, random);
+        let socket = match socket {
+            Ok(socket) => socket,
+            Err(went) => {
+                if let Some(download) = self.downloads.get_mut(&number) {
+                    download.dial.ended(addr, went, self.tick, random);
+                }
+                return false;
             }
-            return;
         };
         let mut conn = Conn::new(socket.clone(), addr, self.tick);
         conn.dialed = Some(Box::new(Dialed { served, addr }));
@@ -213,6 +229,7 @@ impl<D: Driver> Shard<D> {
         self.half_open += 1;
         self.counters.dialed += 1;
         self.wake_at(owner, self.tick + HANDSHAKE_TICKS);
+        true
     }
 
     /// A connection is made, or not.
@@ -290,6 +307,19 @@ mod tests {
         assert_eq!(dial.next(tick), Some(addr(1)));
         dial.ended(addr(1), Went::Well, tick, 0);
         assert_eq!(dial.next(tick + AGAIN_TICKS), Some(addr(1)));
+    }
+
+    #[test]
+    fn address_is_tried_again_soon_that_nothing_could_be_sent_to_from_here() {
+        let mut dial = Dial::default();
+        dial.add(addr(1), false, 0);
+        let mut tick = 0;
+        for _ in 0..200 {
+            assert_eq!(dial.next(tick), Some(addr(1)), "{tick}");
+            assert!(!dial.ended(addr(1), Went::Hindered, tick, 0));
+            tick += AGAIN_TICKS;
+        }
+        assert_eq!(dial.known[&addr(1)].failures, 0);
     }
 
     #[test]

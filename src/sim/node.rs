@@ -228,7 +228,7 @@ impl Node {
             events,
             pool,
             hashing: false,
-            downloads: Downloads::new(Arc::clone(&session), options, sender, later),
+            downloads: Downloads::new(Arc::clone(&session), options, sender, (later, Arc::default())),
             session,
             committing: false,
             done,

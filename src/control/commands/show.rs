@@ -4,7 +4,6 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use super::{Error, print};
-use crate::announcer::TrackerUrl;
 use crate::announcer::redact::{redacted_address, redacted_text};
 use crate::control::config::display_size;
 use crate::control::torrent_file;
@@ -59,15 +58,14 @@ struct Shown {
 
 impl Shown {
     fn of(metainfo: &Metainfo, secrets: bool) -> Self {
-        let trackers = metainfo.announce.iter().flatten();
-        let trackers: Vec<TrackerUrl> = trackers.filter_map(|url| TrackerUrl::parse(url).ok()).collect();
+        let addresses = || metainfo.announce.iter().flatten().chain(&metainfo.url_list);
         let url = |url: &String| match secrets {
             true => url.clone(),
             false => redacted_address(url),
         };
         let text = |text: &String| match secrets {
             true => text.clone(),
-            false => redacted_text(&trackers, text),
+            false => redacted_text(addresses().map(String::as_str), text),
         };
         let tier = |tier: &Vec<String>| tier.iter().map(url).collect();
         Self {

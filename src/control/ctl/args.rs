@@ -17,8 +17,8 @@ use crate::control::torrents::STATE_NAMES;
         HASH is the info-hash of a torrent, or the beginning of it (4 digits or more) that no other torrent has.",
     after_help = "Exit codes: 0 done, or so already, or to come by itself; 1 refused, not found or not healthy; 64 usage, 65 not a \
         torrent file, 69 btd is not running or does not answer, 74 I/O, 78 bad configuration. A HASH that cannot be one is a mistake of usage, \
-        and nothing is done. With several torrents it is done to each that it can be done to, those that it cannot be done to are named, and the code is that of the last of these. With --all, --label and --state it is 1 only where it could be \
-        done to none."
+        and nothing is done. With several torrents it is done to each that it can be done to, those that it cannot be done to are named, and the code is that of the last of these. With --all, --label and --state it is 1 only where \
+        there were some and each was refused, and 0 where there was none."
 )]
 pub struct Ctl {
     /// btd's state folder

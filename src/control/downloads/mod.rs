@@ -158,7 +158,7 @@ pub(crate) struct Downloads {
     /// Whether it was told that one waits for the session, and some still do.
     waits_are_told: bool,
     /// What is said of each.
-    lines: FewLines,
+    lines: Arc<FewLines>,
 }
 
 /// The threads of one data folder.
@@ -172,7 +172,12 @@ struct Lane {
 
 impl Downloads {
     /// No downloads yet. What threads have done goes to `done`, and from there to [`Downloads::on_done`].
-    pub(crate) fn new(session: Arc<Store>, options: Options, done: UnboundedSender<Done>, spawn: Spawn) -> Self {
+    pub(crate) fn new(
+        session: Arc<Store>,
+        options: Options,
+        done: UnboundedSender<Done>,
+        (spawn, lines): (Spawn, Arc<FewLines>),
+    ) -> Self {
         Self {
             spawn,
             entries: HashMap::new(),
@@ -184,7 +189,7 @@ impl Downloads {
             waiting_for_rest: Vec::new(),
             resting: false,
             waits_are_told: false,
-            lines: FewLines::default(),
+            lines,
         }
     }
 

@@ -42,7 +42,7 @@ fn fixture_with(session: impl FnOnce(&Path) -> Store) -> Fixture {
         preallocate: part::Preallocate::Sparse,
         part_names: true,
     };
-    let mut downloads = Downloads::new(Arc::clone(&session), options, sender, on_thread);
+    let mut downloads = Downloads::new(Arc::clone(&session), options, sender, (on_thread, Arc::default()));
     let judged = Judged {
         stamps: vec![None],
         seen: vec![Seen::Nothing],

@@ -185,6 +185,11 @@ pub(super) fn publish_device(is_up: bool) {
     ::metrics::gauge!("btd_bind_device_up").set(f64::from(u8::from(is_up)));
 }
 
+/// Says whether this machine has all addresses that everything leaves from.
+pub(super) fn publish_addresses(are_there: bool) {
+    ::metrics::gauge!("btd_bind_address_up").set(f64::from(u8::from(are_there)));
+}
+
 /// Says whether the configuration that was read again could be taken over.
 pub(super) fn publish_reload(is_ok: bool) {
     let result = if is_ok { "ok" } else { "refused" };

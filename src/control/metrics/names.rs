@@ -311,6 +311,10 @@ pub(super) fn describe() {
         "btd_bind_device_up",
         "1 while something can leave by peers.bind-device, 0 while nothing leaves at all. Not there without such a device."
     );
+    describe_gauge!(
+        "btd_bind_address_up",
+        "1 while this machine has all addresses of peers.bind-address, 0 while one is away. Not there without such addresses."
+    );
     describe_counter!("btd_config_reloads_total", "Times the configuration was read again.");
     describe_gauge!(
         "btd_connections_max",

@@ -6,6 +6,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Resource, getrlimit};
@@ -28,7 +29,7 @@ pub(super) fn write(text: &mut String) {
             status.resident,
         ),
         (
-            "process_huge_page_bytes",
+            "btd_huge_page_bytes",
             "Memory of the machine's huge page pool.",
             status.huge,
         ),
@@ -46,7 +47,9 @@ pub(super) fn write(text: &mut String) {
             gauge(text, name, help, value as f64);
         }
     }
-    if let Some(begun) = begun(&read("stat")) {
+    // Once: computed of two clocks it would be another each time, and each a new start to Prometheus.
+    static BEGUN: OnceLock<Option<Duration>> = OnceLock::new();
+    if let Some(begun) = BEGUN.get_or_init(|| begun(&read("stat"))) {
         gauge(
             text,
             "process_start_time_seconds",
@@ -176,6 +179,8 @@ mod tests {
             begun <= now_seconds && begun > now_seconds - 24.0 * 3600.0,
             "{begun}, {now_seconds}"
         );
+        let later: Vec<f64> = (0..50).map(|_| said(&now(), "process_start_time_seconds")).collect();
+        assert!(later.iter().all(|again| *again == begun), "{begun}, {later:?}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::Supervisor;
 use super::device::Tries;
+use crate::control::metrics;
 use crate::control::outlet::Outlet;
 
 /// The addresses, and what is known of them.
@@ -44,6 +45,7 @@ impl Supervisor<'_> {
             }
             return;
         }
+        metrics::publish_addresses(away.is_empty());
         if before.is_none() && away.is_empty() {
             tracing::info!("peers, trackers and name servers are reached {} only", bound.outlet);
         }

@@ -368,13 +368,13 @@ impl Supervisor<'_> {
         self.pulse.look(now);
         why.extend(self.pulse.silent(STUCK_AFTER, now).iter().map(ToString::to_string));
         why.extend(self.device_trouble());
-        why.extend(self.address_trouble());
         if self.shards.any_has_ended() {
             why.push("a shard has ended by itself".to_owned());
         }
         let healthy = why.is_empty();
         // Told, and nothing that a new start would mend: a container that is not healthy is ended and begun again.
         why.extend(self.data_folders.absences());
+        why.extend(self.address_trouble());
         Health { healthy, why }
     }
 }

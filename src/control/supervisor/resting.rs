@@ -43,8 +43,6 @@ const PAGE_LEN: usize = 256;
 /// How often that is looked at, and after how long a torrent that a shard has kept is told to rest again.
 const TENDED_EVERY: Duration = Duration::from_secs(1);
 const TOLD_AGAIN: Duration = Duration::from_secs(5);
-/// Lines about torrents that are as they were. The others of a large library are told in one.
-const LINES_MAX: u32 = 100;
 
 /// A torrent that the shards have, and nobody is connected for.
 #[derive(Debug)]
@@ -69,7 +67,6 @@ pub(super) struct Resting {
     scrubs: Vec<NextPlease>,
     /// Downloads whose files may be those of a torrent that rests, which is woken to see that.
     held_back: Vec<Checked>,
-    lines: u32,
     seen: usize,
     tended_at: Instant,
 }
@@ -84,7 +81,6 @@ impl Resting {
             looks: true,
             scrubs: Vec::new(),
             held_back: Vec::new(),
-            lines: 0,
             seen: 0,
             tended_at: now,
         }
@@ -223,11 +219,11 @@ impl Supervisor<'_> {
             Ok(torrent) if wake.wanted => self.serve_woken(&torrent),
             Ok(_) => {
                 self.resting.seen += 1;
-                self.resting.lines += 1;
-                if self.resting.lines <= LINES_MAX {
-                    let (name, len) = (&entry.name, display_size(entry.len()));
-                    tracing::info!("seeding {name:?} ({info_hash}): {len}, unchanged since it was checked");
-                }
+                let (name, len) = (&entry.name, display_size(entry.len()));
+                self.lines.info(
+                    "torrents that are as they were",
+                    format_args!("seeding {name:?} ({info_hash}): {len}, unchanged since it was checked"),
+                );
             }
             // Nothing is known of it: the next peer may have more luck.
             Err(Changed::Thread(error)) => {

@@ -35,7 +35,7 @@ use crate::control::history::Totals;
 use crate::control::meter::Throughput;
 use crate::control::metrics::top::Top;
 use crate::control::metrics::{self, Reporter};
-use crate::control::outlet::Outlet;
+use crate::control::outlet::{self, Outlet};
 use crate::control::pulse::Pulse;
 use crate::control::resolver::Resolver;
 use crate::control::scrub::Scrubs;
@@ -146,6 +146,9 @@ pub fn run(config: &Config, file: &Path) -> Result<(), Error> {
     // Before anything listens by it.
     let device = config.peers.bind_device.as_deref().map(Device::new);
     let device = device.map(BoundDevice::new);
+    if let Some(warning) = outlet::listens_elsewhere(&config.peers) {
+        tracing::warn!("{warning}");
+    }
     // Before the runtime, which also needs io_uring but does not say why it cannot have it.
     let shards = Shards::start(config, &pool, &events, tracked.as_ref().map(|tracked| &tracked.tracker))?;
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(|source| no_ring(source, config))?;
@@ -319,7 +322,12 @@ impl<'a> Supervisor<'a> {
             throttle,
             pool,
             session: Arc::clone(session),
-            downloads: Downloads::new(Arc::clone(session), options, done, downloads::on_thread),
+            downloads: Downloads::new(
+                Arc::clone(session),
+                options,
+                done,
+                (downloads::on_thread, Arc::clone(&lines)),
+            ),
             unread: UnreadTorrents::new(Arc::clone(session), now),
             totals: Totals::new(Arc::clone(session), teller, now),
             goals,
