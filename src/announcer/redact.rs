@@ -76,7 +76,8 @@ pub fn redacted_text<'a>(addresses: impl Iterator<Item = &'a str>, text: &str) -
     });
     let long = keys.filter(|key| key.len() >= KEY_LEN_MIN);
     let keys: BTreeSet<String> = long.take(KEYS_MAX).collect();
-    let end = text.floor_char_boundary(REMARK_LEN_MAX);
+    let mut ends = (0..=REMARK_LEN_MAX.min(text.len())).rev();
+    let end = ends.find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     let cut = if end < text.len() {
         HIDDEN.to_string()
     } else {

@@ -230,7 +230,7 @@ mod tests {
             let lines: Vec<&str> = text.lines().collect();
             assert_eq!(lines.len(), 3, "{text}");
             assert!(lines[2].contains("  waiting  ") && !text.contains("checking"), "{text}");
-            assert_eq!(text.contains("a label\\n"), has_labels, "{text}");
+            assert_eq!(text.contains("  a label\\u{a…  "), has_labels, "{text}");
             let at = lines[0].find("NAME").expect("a head");
             for line in &lines[1..] {
                 let line: Vec<char> = line.chars().collect();
