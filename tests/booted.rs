@@ -151,7 +151,17 @@ fn package_is_enabled_used_reloaded_upgraded_rebooted_and_purged_under_systemd()
         reload(system, &torrent, &payload);
         assert_eq!(system.property("btd.service", "MainPID"), pid, "a reload is no restart");
 
-        // The same package once more is an upgrade.
+        // The same package once more is an upgrade. Where the new program would not start, the former goes on.
+        let config = system.path("/etc/btd/btd.toml");
+        let good = fs::read_to_string(&config).expect("read the configuration");
+        fs::write(&config, format!("{good}\n[limits]\nupload-rat = \"1 MB/s\"\n")).expect("write the configuration");
+        let said = system.run(&["dpkg", "--install", PACKAGE]);
+        assert!(
+            said.contains("upload-rat") && said.contains("goes on with the former program"),
+            "{said}"
+        );
+        assert_eq!(system.property("btd.service", "MainPID"), pid);
+        fs::write(&config, good).expect("write the configuration");
         system.run(&["dpkg", "--install", PACKAGE]);
         assert_eq!(system.property("btd.service", "SubState"), "running");
         assert_ne!(system.property("btd.service", "MainPID"), pid);

@@ -336,7 +336,12 @@ fn a_thousand_torrents_at_once_are_loaded_each_once() {
     let torrents: Vec<_> = (0..1000)
         .map(|index| (index, home.payload(&format!("t{index}"))))
         .collect();
-    let mut btd = home.start();
+    // Only so is each one named.
+    let config = Config {
+        log_level: "debug",
+        ..home.config()
+    };
+    let mut btd = Btd::start(home.path(), &config);
     for (index, torrent) in &torrents {
         fs::write(home.torrents.join(format!("{index}.torrent")), torrent).expect("write a torrent");
     }
