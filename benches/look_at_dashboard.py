@@ -125,7 +125,7 @@ def shown(value, unit):
                 return f"{number:.3g} {prefix}B" + ("/s" if unit == "Bps" else "")
             number /= 1000
     if unit == "s":
-        return f"{number * 1000:.3g} ms"
+        return f"{number:.3g} s" if number >= 1 else f"{number * 1000:.3g} ms"
     if unit == "percentunit":
         return f"{number * 100:.3g} %"
     return f"{number:.6g}" if number >= 1000 else f"{number:.4g}"
@@ -241,7 +241,7 @@ def look(options, home, running):
     series = query(url, "scrape_samples_scraped")[0]["value"][1]
     print()
     print(f"- Alerts: {', '.join(sorted(alert['labels']['alertname'] for alert in alerts)) or 'none'} of "
-          f"{sum(len(group['rules']) for group in rules)}; with an error: {', '.join(broken) or 'none'}.")
+          f"{sum(rule['type'] == 'alerting' for group in rules for rule in group['rules'])}; with an error: {', '.join(broken) or 'none'}.")
     print(f"- Panels without a value: {', '.join(empty) or 'none'}.")
     print(f"- A scrape with {options.idle_torrents} idle torrents: median {median:.2f} ms, at most {most:.2f} ms, {length} bytes; "
           f"by Prometheus under load at most {float(scraped) * 1000:.1f} ms for {series} series.")

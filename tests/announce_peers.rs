@@ -272,7 +272,9 @@ fn a_name_is_looked_up_again_when_nobody_is_where_it_led_though_others_give() {
         let taken = started.elapsed();
         assert!(taken < Duration::from_secs(40), "{taken:?}");
         home.payload.assert_same(&data, true);
-        assert!(fast.metric("btd_uploaded_bytes_total") > 4_000_000.0);
+        wait_for("the fast one tells what it has sent", within(20), || {
+            (fast.metric("btd_uploaded_bytes_total") > 4_000_000.0).then_some(())
+        });
         assert_eq!(stub.with_event("started").len(), 1);
         for btd in [btd, fast, slow] {
             btd.stop();

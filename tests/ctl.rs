@@ -25,6 +25,8 @@ fn list_show_stats_and_health_tell_what_there_is() {
     let home = Home::new("ctl-list");
     let seed = home.payload("seed", &[("seed/a", 40_000), ("seed/b", 9)]);
     let missing = home.drop_in("gone", &torrent("gone", &[("gone", 20_000)], &[7; 20_000], ""));
+    // What is not there at all would be looked for again in the middle of this.
+    fs::write(home.data.join("gone"), vec![1; 20_000]).expect("write");
     let btd = home.start();
     home.wait_state(seed.info_hash, "seeding");
     home.wait_state(missing.info_hash, "missing");
@@ -219,6 +221,8 @@ fn torrent_that_is_paused_stays_so_over_a_restart_until_it_is_resumed() {
     assert!(join(&btd).is_err(), "it is not served after a restart either");
     // Checked, it stays paused.
     assert_eq!(home.json(&["verify", &hash]).row()["changed"], true);
+    let paused = home.json(&["list", "--state", "paused"]).rows();
+    assert_eq!(paused.len(), 1, "also while it is checked");
     home.wait_state(meta.info_hash, "paused");
     assert!(join(&btd).is_err(), "nor after a check");
 

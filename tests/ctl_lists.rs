@@ -49,6 +49,9 @@ fn some_torrents_are_listed_paused_and_resumed_by_state_label_and_name() {
         "label = \"films\"\n[[watch]]\ndir = {others:?}\ndata-dir = {:?}\n",
         home.scratch.dir("elsewhere")
     );
+    // Nothing is right of what is there of them: what is not there at all is looked for again and again, and is being checked then.
+    std::fs::write(home.data.join("beta"), vec![1; 20_000]).expect("write");
+    std::fs::write(home.scratch.dir("elsewhere").join("gamma"), vec![1; 90_000]).expect("write");
     let btd = Btd::start(home.path(), &home.config(&more));
     home.wait_state(alpha.info_hash, "seeding");
     home.wait_state(beta.info_hash, "missing");

@@ -7,7 +7,7 @@ mod support;
 
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -459,6 +459,55 @@ fn as_much_locked_memory_as_is_said_to_do_does() {
     }
     let enough = start(wanted);
     assert!(!enough.contains("cannot register"), "{enough}");
+}
+
+/// Of half a MiB one btd of a user has the larger part, as one has that was killed a moment before.
+#[test]
+fn btd_whose_locked_memory_another_still_has_waits_until_that_has_gone() {
+    const USER: u32 = 63_217; // Whose locked memory is nobody else's.
+    if !rustix::process::geteuid().is_root() {
+        return cannot("processes of another user need root");
+    }
+    // Outside of the scratch folder, which others may not enter.
+    let public = tempfile::tempdir().expect("a temporary folder");
+    fs::set_permissions(public.path(), fs::Permissions::from_mode(0o755)).expect("set");
+    let binary = public.path().join("btd");
+    fs::copy(env!("CARGO_BIN_EXE_btd"), &binary).expect("copied");
+    let own = |name: &str| {
+        let home = public.path().join(name);
+        fs::create_dir(&home).expect("a folder");
+        std::os::unix::fs::chown(&home, Some(USER), Some(USER)).expect("given away");
+        home
+    };
+    let config = Config {
+        shards: 1,
+        ..Config::default()
+    };
+    let as_user = || {
+        let mut command = Command::new("setpriv");
+        command.args([&format!("--reuid={USER}"), &format!("--regid={USER}"), "--clear-groups"]);
+        command.args(["--bounding-set=-all", "prlimit", "--memlock=524288:524288", "--"]);
+        command.arg(&binary);
+        command
+    };
+    let first = Btd::start_within(as_user(), &own("first"), &config);
+    let second = own("second");
+    let file = second.join("btd.toml");
+    fs::write(&file, config.to_toml()).expect("write the configuration");
+    let mut command = as_user();
+    command.arg("--config").arg(&file).current_dir(&second);
+    let mut second = Process::spawn("btd", &mut command, &second.join("btd.log"));
+    wait_for("it waits", within(SECONDS), || {
+        second.assert_running();
+        second.log().contains("shard 0 waits for locked memory").then_some(())
+    });
+    first.process.signal(Signal::KILL);
+    wait_for("it has what it waited for", within(SECONDS), || {
+        second.assert_running();
+        second.log().contains("ready after").then_some(())
+    });
+    second.signal(Signal::TERM);
+    second.wait_success(within(SECONDS));
 }
 
 /// Half a MiB is too little for buffers to be registered, and for two rings as long as they would be.

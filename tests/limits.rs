@@ -171,7 +171,7 @@ fn download_rate_of_all_is_kept_to_until_a_reload_lifts_it() {
     let (begun, left) = (Instant::now(), 16.0 * MIB as f64 - downloaded());
     leech.wait_seeding(1);
     let rate = left / begun.elapsed().as_secs_f64();
-    assert!(rate > 2.0 * RATE, "{rate} bytes a second without a limit");
+    assert!(rate > 1.3 * RATE, "{rate} bytes a second without a limit");
     leech.stop();
     seed.stop();
 }

@@ -15,6 +15,19 @@ fn configuration_of_the_packages_is_good() {
         let output = btd(&["check-config", "--config", file], root());
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{file}: {said}");
+        let text = fs::read_to_string(root().join(file)).expect("read a configuration");
+        let config: toml::Table = text.parse().expect("TOML");
+        let listen: Vec<&str> = config["peers"]["listen"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter_map(toml::Value::as_str)
+            .collect();
+        assert_eq!(
+            listen,
+            ["0.0.0.0:6881", "[::]:6881"],
+            "{file}: peers come by both families"
+        );
     }
 }
 

@@ -135,6 +135,16 @@ fn configuration_with_a_mistake_changes_nothing_and_is_told_with_its_line() {
     source.btd.wait_log("btd goes on with the configuration it had");
     source.btd.wait_log(&format!("btd.toml:{line}"));
     source.btd.wait_log("did you mean \"upload-rate\"?");
+    let health = support::ctl::ask(&home, &["health"]);
+    health.assert_done();
+    let told = health
+        .out
+        .starts_with("healthy\nit goes on with the configuration it had: ");
+    assert!(
+        told && health.out.contains(&format!("btd.toml:{line}")),
+        "{}",
+        health.out
+    );
     assert_eq!(source.btd.metric("btd_torrents{state=\"seeding\"}"), 1.0);
 
     fs::remove_file(home.join("btd.toml")).expect("remove the configuration");
@@ -144,6 +154,7 @@ fn configuration_with_a_mistake_changes_nothing_and_is_told_with_its_line() {
         (source.btd.metric(REFUSED) > before).then_some(())
     });
     reload(&source.btd, &home, &good);
+    assert_eq!(support::ctl::ask(&home, &["health"]).out, "healthy\n");
     let leech = Leech::from(&source.scratch, "leech", &source.torrent, vec![source.btd.peers]);
     leech.check(&source.payload);
     source.btd.stop();

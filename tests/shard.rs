@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use btd::hashing::{Pool, PoolConfig};
-use btd::io::uring::Features;
+use btd::io::uring::{Features, Patience};
 use btd::proto::PeerId;
 use btd::proto::bitfield::Bitfield;
 use btd::proto::choker::Kind;
@@ -40,6 +40,7 @@ fn start(features: Features, read_mode: ReadMode, listen: SocketAddr) -> Handle 
         ring_entries: 256,
         descriptors_max: 256,
         features,
+        patience: Patience::begin(),
         settings: Settings {
             index: 0,
             mailboxes: Arc::from([mailbox.clone()]),

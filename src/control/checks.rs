@@ -222,21 +222,21 @@ impl Worker {
                 told
             }
             Task::Check(device, Placed { job, root }) => {
-                let told = if job.progress.inner.is_cancelled() {
-                    self.stopped(job)
+                let result = if job.progress.inner.is_cancelled() {
+                    Err(storage::Error::Cancelled.into())
                 } else {
                     let _ = job.progress.started.set(Instant::now());
                     let means = self.means(device);
-                    let result = look(&job, Arc::clone(&root), means, &self.session);
-                    // From now on payload is there, and elsewhere it would have to be something else.
-                    if result.as_ref().is_ok_and(|found| found.have_count > 0) {
-                        self.places.bind(&job.data_dir, &root);
-                    }
-                    drop(root); // Whoever is told of it may let go of the folder.
-                    self.tell(job, result)
+                    look(&job, Arc::clone(&root), means, &self.session)
                 };
+                // From now on payload is there, and elsewhere it would have to be something else.
+                if result.as_ref().is_ok_and(|found| found.have_count > 0) {
+                    self.places.bind(&job.data_dir, &root);
+                }
+                drop(root); // Whoever is told of it may let go of the folder.
+                // Before it is told: whoever asks for the next check then would be told that it waits behind this one.
                 self.queue.done(device);
-                told
+                self.tell(job, result)
             }
         }
     }

@@ -19,7 +19,7 @@ pub(super) const NAME_LEN_MAX: usize = 15;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Device(Arc<str>);
 
-/// How a device is.
+/// How a device is, as of a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Link {
     /// It is there and up, under this number.
@@ -83,6 +83,20 @@ impl Device {
             Some(Errno::NODEV) => Link::Absent,
             _ => Link::Down,
         }
+    }
+
+    /// What is wrong with it, if anything is.
+    pub(super) fn trouble(&self, link: Link) -> Option<String> {
+        let how = match link {
+            Link::Up(_) => return None,
+            Link::Down => "down",
+            Link::Absent => "not there",
+        };
+        Some(format!(
+            "the network device {} ([peers] bind-device) is {how}: no peer and no tracker is reached, by another device neither, \
+             until it is back",
+            self.name()
+        ))
     }
 }
 

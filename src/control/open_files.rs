@@ -73,12 +73,16 @@ pub(super) fn connections_within(limit: u64, connections: usize, shards: usize) 
 
 /// What came of raising it.
 fn effect(before: u64, now: u64, descriptors: Descriptors, shards: usize) -> String {
+    let of_each = match shards {
+        1 => String::new(),
+        count => format!(" in each of {count} shards"),
+    };
     let raised = match before < now {
         true => format!(" (the limit was raised from {before})"),
         false => String::new(),
     };
     format!(
-        "{now} files may be open at once{raised}: {} of payload in each of {shards} shards, and {} checks at once",
+        "{now} files may be open at once{raised}: {} of payload{of_each}, and {} checks at once",
         descriptors.files_per_shard, descriptors.checks
     )
 }

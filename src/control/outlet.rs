@@ -10,6 +10,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::config::Peers;
@@ -95,8 +96,9 @@ impl Outlet {
         }
     }
 
-    /// Those of its addresses that this machine does not have now. Nothing is sent.
-    pub(super) fn absent(&self) -> Vec<IpAddr> {
+    /// Those of its addresses that this machine does not have now; `None` if that cannot be found out, for want of descriptors.
+    /// Nothing is sent.
+    pub(super) fn absent(&self) -> Option<Vec<IpAddr>> {
         let is_absent = |ip: &IpAddr| {
             // Not through the device: that it is away says nothing of the address.
             let bound = Socket::new(
@@ -105,14 +107,30 @@ impl Outlet {
                 Some(Protocol::UDP),
             )
             .and_then(|socket| leave_from(&socket, *ip));
-            bound.is_err_and(|error| match error.raw_os_error() {
-                // IPv6 is switched off.
-                Some(code) if code == rustix::io::Errno::AFNOSUPPORT.raw_os_error() => true,
-                _ => error.kind() == io::ErrorKind::AddrNotAvailable,
-            })
+            match bound.as_ref().map_err(Errno::from_io_error) {
+                Ok(()) => Some(false),
+                // The second where IPv6 is switched off.
+                Err(Some(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT)) => Some(true),
+                Err(_) => None,
+            }
         };
-        self.addresses.iter().copied().filter(is_absent).collect()
+        let mut absent = Vec::new();
+        for ip in self.addresses.iter() {
+            if is_absent(ip)? {
+                absent.push(*ip);
+            }
+        }
+        Some(absent)
     }
+}
+
+/// What is wrong while this machine does not have an address that is to be left from.
+pub(super) fn absence(ip: IpAddr) -> String {
+    let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+    format!(
+        "this machine does not have the address {ip} ([peers] bind-address): no peer and no tracker is reached over {family}, from another \
+         address neither, until it is back (hint: ip address shows which it has)"
+    )
 }
 
 /// What is wrong with where peers are listened for, if somebody reaches btd by an address that it does not leave from, and no device
@@ -183,9 +201,9 @@ mod tests {
     fn address_that_this_machine_does_not_have_is_away() {
         // For examples only (RFC 5737).
         let outlet = Outlet::new(None, &[ip("203.0.113.1")]);
-        assert_eq!(outlet.absent(), [ip("203.0.113.1")]);
+        assert_eq!(outlet.absent(), Some(vec![ip("203.0.113.1")]));
         assert!(outlet.socket(ip("203.0.113.9"), Type::DGRAM, Protocol::UDP).is_err());
-        assert!(Outlet::new(None, &[ip("127.0.7.9")]).absent().is_empty());
+        assert_eq!(Outlet::new(None, &[ip("127.0.7.9")]).absent(), Some(vec![]));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::config::{self, Config};
 use super::device::Device;
 use super::{locked_memory, memory, open_files};
 use crate::hashing::Pool;
-use crate::io::uring::{Features, locked};
+use crate::io::uring::{Features, Patience, locked};
 use crate::proto::{InfoHash, PeerId, choker};
 use crate::shard::tracker::{Served, Service};
 use crate::shard::{
@@ -120,8 +120,8 @@ impl Shards {
     /// `pool` hashes what they download, `events` takes what they cannot wait for.
     pub(super) fn start(
         config: &Config,
-        pool: &Arc<Pool>,
-        events: &Events,
+        patience: Patience,
+        (pool, events): (&Arc<Pool>, &Events),
         tracker: Option<&Arc<Tracker>>,
     ) -> Result<Self, Error> {
         let cores = cores();
@@ -211,6 +211,7 @@ impl Shards {
                 pin_cpu,
                 cache_len: config.storage.cache_size.map_or(UNCACHED_LEN, |len| len / count as u64),
                 ring_entries,
+                patience,
                 // Any shard may be given all connections: which one gets a connection is the kernel's choice.
                 descriptors_max: u32::try_from(of_peers + descriptors.files_per_shard).unwrap_or(u32::MAX),
                 features,

@@ -13,6 +13,7 @@ mod downloading;
 mod error;
 mod folders;
 mod goals;
+mod network;
 mod places;
 mod rates;
 mod reload;

@@ -75,6 +75,8 @@ pub(super) enum Went {
     Hindered,
     /// It is not to be made again.
     Wrong,
+    /// Nor can it ever be made, from where everything here leaves: who knows that keeps no place for the address.
+    Never,
 }
 
 impl Dial {
@@ -135,14 +137,18 @@ impl Dial {
         if known.state == State::Never {
             return false;
         }
+        if went == Went::Never {
+            self.known.remove(&addr);
+            return false;
+        }
         known.failures = match went {
             Went::Well => 0,
             Went::Hindered => known.failures,
-            Went::Nowhere | Went::Wrong => known.failures.saturating_add(1),
+            Went::Nowhere | Went::Wrong | Went::Never => known.failures.saturating_add(1),
         };
         let after = (AGAIN_TICKS << known.failures.saturating_sub(1).min(7)).min(AGAIN_TICKS_MAX);
         known.state = match went {
-            Went::Wrong => State::Never,
+            Went::Wrong | Went::Never => State::Never,
             Went::Well | Went::Nowhere | Went::Hindered => State::Waits(tick + after + random % (after / 4).max(1)),
         };
         if let State::Waits(at) = known.state {
@@ -199,13 +205,14 @@ impl<D: Driver> Shard<D> {
         let number = served.number;
         let random = self.next_random();
         let socket = match self.takes_place(addr.ip()) {
-            false => Err(Went::Nowhere),
+            // That all places are taken says nothing of the peer.
+            false => Err(Went::Hindered),
             true => self.driver.socket(addr).map_err(|errno| {
                 tracing::debug!(peer = %addr, "no socket: {errno}");
                 self.settings.limits.leave(addr.ip());
                 match errno {
                     // Nothing leaves from here to this family ([peers] bind-address), as long as btd runs.
-                    Errno::AFNOSUPPORT => Went::Wrong,
+                    Errno::AFNOSUPPORT => Went::Never,
                     _ => Went::Hindered,
                 }
             }),
@@ -320,6 +327,22 @@ mod tests {
             tick += AGAIN_TICKS;
         }
         assert_eq!(dial.known[&addr(1)].failures, 0);
+    }
+
+    /// With an address of one family to leave from, peers of the other took all places, and nobody could be found any more.
+    #[test]
+    fn addresses_that_can_never_be_reached_from_here_leave_room_for_those_that_can() {
+        let mut dial = Dial::default();
+        for port in 0..KNOWN_MAX as u16 {
+            dial.add(addr(port), false, 0);
+        }
+        for _ in 0..KNOWN_MAX {
+            let next = dial.next(0).expect("due");
+            assert!(!dial.ended(next, Went::Never, 0, 0));
+        }
+        assert!(dial.known.is_empty());
+        dial.add(addr(1), false, 0);
+        assert_eq!(dial.next(0), Some(addr(1)));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use super::mailbox::{Inbox, Mailbox};
 use super::{Command, Full, Settings, Shard, tracker};
-use crate::io::uring::{Features, SetupError, Uring, UringConfig, block_signals};
+use crate::io::uring::{Features, Patience, SetupError, Uring, UringConfig, block_signals};
 use crate::io::{BUF_LEN, Errno};
 use crate::stats::Shared;
 
@@ -65,6 +65,8 @@ pub struct ShardConfig {
     pub descriptors_max: u32,
     /// Ring features to try.
     pub features: Features,
+    /// How long there may be no locked memory for the ring.
+    pub patience: Patience,
     /// What the shard itself is told.
     pub settings: Settings,
 }
@@ -293,7 +295,7 @@ pub fn spawn(config: ShardConfig, mailbox: Mailbox, inbox: Inbox) -> Result<Hand
         listen_by(manner, *addr)
     });
     let (listeners, local_addrs) = match opened.collect::<Result<Vec<_>, _>>() {
-        // Without a device nobody says so.
+        // Of binding to a device that is not there, and of nothing else.
         Err(StartError::Listen { source, .. }) if Errno::from_io_error(&source) == Some(Errno::NODEV) => {
             (Vec::new(), config.listen.clone())
         }
@@ -360,14 +362,17 @@ fn ready(
             len: config.cache_len,
         });
     }
-    let mut driver = Uring::new(UringConfig {
+    let wanted = UringConfig {
         entries: config.ring_entries,
         pool_bufs: u32::try_from(bufs).unwrap_or(u32::MAX),
         pools: u32::try_from(config.settings.mailboxes.len()).unwrap_or(u32::MAX),
         recv_bufs: RECV_BUFS,
         files: config.descriptors_max,
         features: config.features,
-    })?;
+    };
+    let is_short = |error: &SetupError| matches!(error, SetupError::Memlock { .. });
+    let what = format!("shard {}", config.index);
+    let mut driver = config.patience.make(&what, is_short, || Uring::new(wanted))?;
     if let Some(device) = &config.device {
         driver.bind_to_device(device);
     }

@@ -549,6 +549,33 @@ fn torrent_of_which_nothing_is_there_waits_for_no_check_and_for_no_pause() {
     checks.cancel();
 }
 
+/// `btd ctl verify` said of the next one that it waited behind one other, and there was none.
+#[test]
+fn check_that_has_been_told_of_is_over_for_those_that_come_after_it() {
+    let fixture = fixture();
+    fixture.write(0);
+    let job = |generation| Job {
+        generation,
+        ..fixture.job(false)
+    };
+    let (first, second) = (job(1), job(2));
+    let begun = Arc::clone(&second.progress);
+    let (session, throttle) = (Arc::new(fixture.session), Arc::new(Throttle::default()));
+    let places = Arc::new(Places::new(Arc::clone(&session)));
+    let (sender, mut results) = tokio::sync::mpsc::unbounded_channel();
+    let checks = Checks::start(&fixture.pool, &throttle, (&session, &places), 1, sender).unwrap();
+    checks.submit(first);
+    wait_for(|| results.try_recv().ok());
+    checks.submit(second);
+    wait_for(|| {
+        let wait = checks.wait_of(fixture.meta.info_hash, 2);
+        assert!(!matches!(wait, Some(Wait::InLine(..))), "{wait:?}");
+        begun.has_begun().then_some(())
+    });
+    wait_for(|| results.try_recv().ok());
+    checks.cancel();
+}
+
 #[test]
 fn what_is_recorded_or_there_has_its_turn() {
     let fixture = fixture();

@@ -134,7 +134,8 @@ pub(super) enum Sort {
 /// Torrents by what they have in common.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Those {
-    /// Only those in this state, or in one of these: may be given several times. What is shown as waiting is checking
+    /// Only those in this state, or in one of these: may be given several times. What is shown as waiting is checking, and
+    /// what is paused counts as that also while it is checked
     #[arg(long = "state", value_name = "STATE", value_parser = PossibleValuesParser::new(STATE_NAMES))]
     pub(super) states: Vec<String>,
     /// Only those of watch folders with this label

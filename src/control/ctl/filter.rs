@@ -38,9 +38,10 @@ impl Filter {
         Ok(Self { states, label, name })
     }
 
-    /// Whether this torrent is one of them.
-    pub(in crate::control) fn lets_through(&self, state: &str, label: Option<&str>, name: &str) -> bool {
-        (self.states.is_empty() || self.states.iter().any(|wanted| wanted == state))
+    /// Whether a torrent that is in these states is one of them.
+    pub(in crate::control) fn lets_through(&self, states: &[Option<&str>], label: Option<&str>, name: &str) -> bool {
+        let is_in = |wanted: &String| states.contains(&Some(wanted.as_str()));
+        (self.states.is_empty() || self.states.iter().any(is_in))
             && self.label.as_deref().is_none_or(|wanted| label == Some(wanted))
             && self
                 .name
@@ -67,7 +68,7 @@ mod tests {
     fn torrent_is_meant_if_all_that_is_asked_is_true_of_it() {
         let meant = |states: &[&str], label, name| {
             let filter = filter(states, label, name).expect("it means something");
-            filter.lets_through("error", Some("films"), "Das BOOT ÜBER")
+            filter.lets_through(&[Some("error"), None], Some("films"), "Das BOOT ÜBER")
         };
         assert!(meant(&[], None, None) && meant(&[], None, Some("")));
         assert!(meant(&["error"], None, None) && meant(&["missing", "error"], None, None));
@@ -78,7 +79,10 @@ mod tests {
         assert!(meant(&["error"], Some("films"), Some("DAS")) && !meant(&["error"], Some("films"), Some("x")));
         assert!(!meant(&["missing"], Some("films"), Some("DAS")));
         let unlabelled = filter(&[], Some("films"), None).expect("it means something");
-        assert!(!unlabelled.lets_through("error", None, "films"));
+        assert!(!unlabelled.lets_through(&[Some("error")], None, "films"));
+        let paused = filter(&["paused"], None, None).expect("it means something");
+        assert!(paused.lets_through(&[Some("checking"), Some("paused")], None, "x"));
+        assert!(!paused.lets_through(&[Some("checking"), None], None, "x"));
     }
 
     #[test]

@@ -46,7 +46,7 @@ const ARRIVAL_DEADLINE: Duration = Duration::from_secs(5);
 const LOOKS_MAX: u32 = 40;
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 /// How long a torrent that is to be checked may take to come to its place in line. Longer, and it is said that it will.
-const PLACING_DEADLINE: Duration = Duration::from_secs(1);
+const PLACING_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Takes what is answered.
 pub(in crate::control) trait Rows {

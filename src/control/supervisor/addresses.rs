@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::Supervisor;
-use super::device::Tries;
+use super::network::Tries;
 use crate::control::metrics;
-use crate::control::outlet::Outlet;
+use crate::control::outlet::{Outlet, absence};
 
 /// The addresses, and what is known of them.
 pub(super) struct BoundAddresses {
@@ -36,7 +36,9 @@ impl Supervisor<'_> {
         if bound.outlet.has_no_address() {
             return;
         }
-        let away = bound.outlet.absent();
+        let Some(away) = bound.outlet.absent() else {
+            return; // As it was, until the next look knows better.
+        };
         let now = Instant::now();
         let before = bound.away.replace(away.clone());
         if before.as_ref() == Some(&away) {
@@ -56,10 +58,14 @@ impl Supervisor<'_> {
             false => bound.tries.begin(now),
         }
         for ip in &back {
-            tracing::info!("{ip} is back: torrents are announced from it");
+            self.lines.info(
+                "addresses that are back",
+                format_args!("{ip} is back: torrents are announced from it"),
+            );
         }
         for ip in away.iter().filter(|ip| !before.contains(ip)) {
-            tracing::error!("{}", trouble(*ip));
+            self.lines
+                .error("addresses that are away", format_args!("{}", absence(*ip)));
         }
         if !back.is_empty() {
             self.network_is_back(true);
@@ -68,14 +74,6 @@ impl Supervisor<'_> {
 
     /// What is wrong with the addresses, if anything is.
     pub(super) fn address_trouble(&self) -> Vec<String> {
-        self.addresses.away.iter().flatten().copied().map(trouble).collect()
+        self.addresses.away.iter().flatten().copied().map(absence).collect()
     }
-}
-
-fn trouble(ip: IpAddr) -> String {
-    let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
-    format!(
-        "this machine does not have the address {ip} ([peers] bind-address): no peer and no tracker is reached over {family}, from another \
-         address neither, until it is back (hint: ip address shows which it has)"
-    )
 }

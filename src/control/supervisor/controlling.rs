@@ -157,7 +157,10 @@ impl Supervisor<'_> {
             }
             last = Some(info_hash);
             let label = self.folders.plan(entry.folder()).label.as_deref();
-            if filter.lets_through(entry.state.name(), label, &entry.name) {
+            // One that is paused may be checked meanwhile, and is in both states to who asks.
+            let paused = entry.is_paused().then(|| State::Paused.name());
+            let states = [Some(entry.state.name()), paused];
+            if filter.lets_through(&states, label, &entry.name) {
                 found.push((info_hash, entry));
             }
         }
@@ -368,13 +371,15 @@ impl Supervisor<'_> {
         self.pulse.look(now);
         why.extend(self.pulse.silent(STUCK_AFTER, now).iter().map(ToString::to_string));
         why.extend(self.device_trouble());
+        why.extend(self.address_trouble());
         if self.shards.any_has_ended() {
             why.push("a shard has ended by itself".to_owned());
         }
         let healthy = why.is_empty();
         // Told, and nothing that a new start would mend: a container that is not healthy is ended and begun again.
         why.extend(self.data_folders.absences());
-        why.extend(self.address_trouble());
+        let refused = self.reload.refused();
+        why.extend(refused.map(|refused| format!("it goes on with the configuration it had: {refused}")));
         Health { healthy, why }
     }
 }

@@ -3,40 +3,12 @@
 //! Nothing has to be done for what is bound to a device to stay off the others; see [`crate::control::device`]. What is to be
 //! done is to say so, and when it is back to listen again (sockets of its former number reach nobody) and to announce.
 
-use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Supervisor;
+use super::network::Tries;
 use crate::control::device::{Device, Link};
 use crate::control::metrics;
-
-/// How long after its return what has failed meanwhile is tried again.
-const TRIES_AFTER: [Duration; 3] = [Duration::from_secs(3), Duration::from_secs(10), Duration::from_secs(20)];
-
-/// When what has failed is tried again after the return of what was away: routes, or the tunnel itself, may come later than it.
-#[derive(Default)]
-pub(super) struct Tries(VecDeque<Instant>);
-
-impl Tries {
-    /// It is back.
-    pub(super) fn begin(&mut self, now: Instant) {
-        self.0 = TRIES_AFTER.map(|after| now + after).into();
-    }
-
-    /// It is away.
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
-    }
-
-    /// Whether it is time for the next, which is told once.
-    pub(super) fn is_due(&mut self, now: Instant) -> bool {
-        let is_due = self.0.front().is_some_and(|at| *at <= now);
-        if is_due {
-            self.0.pop_front();
-        }
-        is_due
-    }
-}
 
 /// The device, and what is known of it.
 pub(super) struct BoundDevice {
@@ -103,37 +75,24 @@ impl Supervisor<'_> {
         match (link, before) {
             (Link::Up(_), None) => tracing::info!("peers, trackers and name servers are reached through {name} only"),
             (Link::Up(_), Some(_)) => {
-                tracing::info!("{name} is back: peers are listened for and torrents announced");
+                self.lines.info(
+                    "devices that are back",
+                    format_args!("{name} is back: peers are listened for and torrents announced"),
+                );
                 self.network_is_back(true);
             }
             (Link::Down | Link::Absent, _) => {
                 if let Some(why) = self.device_trouble() {
-                    tracing::error!("{why}");
+                    self.lines.error("devices that are away", format_args!("{why}"));
                 }
             }
         }
     }
 
-    /// What could not be reached may be now: names and trackers that failed, or, at first, all trackers.
-    pub(super) fn network_is_back(&mut self, all: bool) {
-        self.resolver.forget_failures();
-        self.folders.look_up_again();
-        self.announcer.network_is_back(all);
-    }
-
     /// What is wrong with the device, if anything is.
     pub(super) fn device_trouble(&self) -> Option<String> {
         let bound = self.device.as_ref()?;
-        let how = match bound.link? {
-            Link::Up(_) => return None,
-            Link::Down => "down",
-            Link::Absent => "not there",
-        };
-        Some(format!(
-            "the network device {} ([peers] bind-device) is {how}: no peer and no tracker is reached, by another device neither, \
-             until it is back",
-            bound.device.name()
-        ))
+        bound.device.trouble(bound.link?)
     }
 }
 

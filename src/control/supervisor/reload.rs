@@ -43,6 +43,8 @@ pub(super) struct Reload {
     steps: VecDeque<Step>,
     /// And what is then.
     then: Option<Then>,
+    /// Why the last one changed nothing, if it did not.
+    refused: Option<String>,
 }
 
 /// Something to be done with a watch folder.
@@ -77,8 +79,14 @@ impl Reload {
             is_wanted: false,
             steps: VecDeque::new(),
             then: None,
+            refused: None,
         };
         (reload, receiver)
+    }
+
+    /// Why btd goes on with the configuration it had, if the last reload changed nothing.
+    pub(super) fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
     }
 
     fn begin(&mut self) {
@@ -120,13 +128,14 @@ impl Supervisor<'_> {
             Ok(config) => self.take_over(config),
             Err(error) => {
                 tracing::error!("SIGHUP: btd goes on with the configuration it had: {error}");
-                self.end_reload(false);
+                self.end_reload(Some(error.to_string()));
             }
         }
     }
 
-    fn end_reload(&mut self, is_ok: bool) {
-        metrics::publish_reload(is_ok);
+    fn end_reload(&mut self, refused: Option<String>) {
+        metrics::publish_reload(refused.is_none());
+        self.reload.refused = refused;
         self.reload.is_running = false;
         if self.ready {
             service_manager::ready(&self.status());
@@ -208,7 +217,7 @@ impl Supervisor<'_> {
                     "SIGHUP: the configuration was read again and is in force, but for what needs a restart: {keys}"
                 ),
             }
-            self.end_reload(true);
+            self.end_reload(None);
         }
     }
 

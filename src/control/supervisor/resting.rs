@@ -220,10 +220,8 @@ impl Supervisor<'_> {
             Ok(_) => {
                 self.resting.seen += 1;
                 let (name, len) = (&entry.name, display_size(entry.len()));
-                self.lines.info(
-                    "torrents that are as they were",
-                    format_args!("seeding {name:?} ({info_hash}): {len}, unchanged since it was checked"),
-                );
+                // All of a library that has not changed: one line at the end says it.
+                tracing::debug!("seeding {name:?} ({info_hash}): {len}, unchanged since it was checked");
             }
             // Nothing is known of it: the next peer may have more luck.
             Err(Changed::Thread(error)) => {

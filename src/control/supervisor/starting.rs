@@ -48,7 +48,7 @@ use crate::control::unread::UnreadTorrents;
 use crate::control::wakes::Wakes;
 use crate::control::watchdog::Watchdog;
 use crate::hashing::{Gather, Pool, PoolConfig};
-use crate::io::uring::SetupError;
+use crate::io::uring::{Patience, SetupError};
 use crate::proto::InfoHash;
 use crate::session::{self, Pause, Store};
 use crate::shard::{Event, Events, StartError};
@@ -150,8 +150,15 @@ pub fn run(config: &Config, file: &Path) -> Result<(), Error> {
         tracing::warn!("{warning}");
     }
     // Before the runtime, which also needs io_uring but does not say why it cannot have it.
-    let shards = Shards::start(config, &pool, &events, tracked.as_ref().map(|tracked| &tracked.tracker))?;
-    let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(|source| no_ring(source, config))?;
+    let patience = Patience::begin();
+    let tracker = tracked.as_ref().map(|tracked| &tracked.tracker);
+    let shards = Shards::start(config, patience, (&pool, &events), tracker)?;
+    let is_short = |error: &std::io::Error| error.kind() == std::io::ErrorKind::OutOfMemory;
+    let runtime = patience
+        .make("the control plane", is_short, || {
+            tokio_uring::Runtime::new(&tokio_uring::builder())
+        })
+        .map_err(|source| no_ring(source, config))?;
     runtime.block_on(async {
         let mut supervisor = Supervisor::start(
             (config, file),

@@ -114,7 +114,11 @@ impl Supervisor<'_> {
             .map(|(count, name)| format!("{count} {name}"))
             .collect();
         let colon = if parts.is_empty() { "" } else { ": " };
-        format!("{}{colon}{}", counted(count as u64, "torrent"), parts.join(", "))
+        let but = match self.reload.refused() {
+            Some(_) => "; the configuration has a mistake and was not read again (btd ctl health)",
+            None => "",
+        };
+        format!("{}{colon}{}{but}", counted(count as u64, "torrent"), parts.join(", "))
     }
 
     pub(super) fn publish_counts(&self) {

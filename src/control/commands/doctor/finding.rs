@@ -59,6 +59,13 @@ impl Finding {
         Self::new(topic, Level::Bad, says, remedy)
     }
 
+    /// What btd says elsewhere in one text, whose hint is the line to change.
+    pub(super) fn said(topic: &'static str, level: Level, text: &str) -> Self {
+        let parts = text.strip_suffix(')').and_then(|text| text.split_once(" (hint: "));
+        let (says, remedy) = parts.map_or((text, None), |(says, hint)| (says, Some(hint.to_owned())));
+        Self::new(topic, level, says, remedy)
+    }
+
     /// With a line to change, should anybody want to.
     pub(super) fn with(self, remedy: impl Into<String>) -> Self {
         Self {
@@ -115,6 +122,22 @@ pub(super) fn worst(findings: &[Finding]) -> Level {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hint_of_what_is_said_elsewhere_is_the_line_to_change() {
+        let found = Finding::said(
+            "io_uring",
+            Level::Bad,
+            "it is off (by whom, see there) (hint: set it (to 0))",
+        );
+        assert_eq!(
+            (found.says.as_str(), found.level),
+            ("it is off (by whom, see there)", Level::Bad)
+        );
+        assert_eq!(found.remedy.as_deref(), Some("set it (to 0)"));
+        let found = Finding::said("io_uring", Level::Info, "nothing to do (about it)");
+        assert_eq!((found.says.as_str(), found.remedy), ("nothing to do (about it)", None));
+    }
 
     #[test]
     fn a_finding_is_a_line_and_its_remedy_another() {

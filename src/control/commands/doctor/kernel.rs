@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::finding::Finding;
+use super::finding::{Finding, Level};
 use super::machine::Machine;
 use crate::io::uring::{Features, SetupError};
 
@@ -114,7 +114,7 @@ fn ring(tried: &Tried) -> Vec<Finding> {
     let topic = "io_uring";
     let (features, notices) = match tried {
         Ok(tried) => tried,
-        Err(error) => return vec![Finding::bad(topic, error.to_string(), None)],
+        Err(error) => return vec![Finding::said(topic, Level::Bad, &error.to_string())],
     };
     let mut findings: Vec<Finding> = features
         .list()
@@ -122,7 +122,7 @@ fn ring(tried: &Tried) -> Vec<Finding> {
         .filter(|(_, has)| !has)
         .map(|(name, _)| fallback(name))
         .collect();
-    findings.extend(notices.iter().map(|notice| Finding::info(topic, notice.clone())));
+    findings.extend(notices.iter().map(|notice| Finding::said(topic, Level::Info, notice)));
     if findings.is_empty() {
         findings.push(Finding::ok(topic, "everything btd can use is there"));
     }
@@ -191,7 +191,7 @@ fn clock(now: SystemTime) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::finding::{Level, worst};
+    use super::super::finding::worst;
     use super::super::machine::testing::machine;
     use super::*;
 

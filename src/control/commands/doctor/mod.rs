@@ -1,6 +1,6 @@
 //! `btd doctor`: whether this machine lets btd be what it can be, and which line to change where it does not.
 //!
-//! Looks and changes nothing. Each thing that was looked at is a `finding`; `kernel`, `limits` and `disks` know what is
+//! Looks and changes nothing. Each thing that was looked at is a `finding`; `kernel`, `limits`, `network` and `disks` know what is
 //! good, `machine` where it is written. A running btd notices most of this itself and runs in a fallback; here it is told
 //! before, and all at once.
 
@@ -9,6 +9,7 @@ mod finding;
 mod kernel;
 mod limits;
 mod machine;
+mod network;
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -56,6 +57,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
     match config(args.config.as_deref()) {
         Ok(config) => {
             findings.extend(limits::look(&machine, &config));
+            findings.extend(network::look(&config));
             findings.extend(disks::look(&machine, &config));
         }
         Err(why) => findings.push(Finding::bad("configuration", why, None)),
