@@ -11,7 +11,9 @@ use support::{cannot, installed, private_net};
 
 #[test]
 fn configuration_of_the_packages_is_good() {
-    for file in ["config/btd.toml", "packaging/docker/btd.toml"] {
+    // Peers come by both families; networks of containers have but one of them, if nobody wants more.
+    let all: &[&str] = &["0.0.0.0:6881", "[::]:6881"];
+    for (file, expected) in [("config/btd.toml", all), ("packaging/docker/btd.toml", &all[..1])] {
         let output = btd(&["check-config", "--config", file], root());
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{file}: {said}");
@@ -23,11 +25,7 @@ fn configuration_of_the_packages_is_good() {
             .iter()
             .filter_map(toml::Value::as_str)
             .collect();
-        assert_eq!(
-            listen,
-            ["0.0.0.0:6881", "[::]:6881"],
-            "{file}: peers come by both families"
-        );
+        assert_eq!(listen, expected, "{file}");
     }
 }
 
