@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Supervisor;
+use super::checking::SEEDING;
 use crate::control::announce::Lists;
 use crate::control::checks::{Checked, Progress};
 use crate::control::config::display_size;
@@ -43,6 +44,8 @@ const PAGE_LEN: usize = 256;
 /// How often that is looked at, and after how long a torrent that a shard has kept is told to rest again.
 const TENDED_EVERY: Duration = Duration::from_secs(1);
 const TOLD_AGAIN: Duration = Duration::from_secs(5);
+/// Torrents that are said to be as they were. Of a large library that goes on for an hour, and a line at its end tells of all.
+const TOLD_MAX: usize = 100;
 
 /// A torrent that the shards have, and nobody is connected for.
 #[derive(Debug)]
@@ -220,8 +223,11 @@ impl Supervisor<'_> {
             Ok(_) => {
                 self.resting.seen += 1;
                 let (name, len) = (&entry.name, display_size(entry.len()));
-                // All of a library that has not changed: one line at the end says it.
-                tracing::debug!("seeding {name:?} ({info_hash}): {len}, unchanged since it was checked");
+                let line = format!("seeding {name:?} ({info_hash}): {len}, unchanged since it was checked");
+                match self.resting.seen <= TOLD_MAX {
+                    true => self.lines.info(SEEDING, format_args!("{line}")),
+                    false => tracing::debug!("{line}"),
+                }
             }
             // Nothing is known of it: the next peer may have more luck.
             Err(Changed::Thread(error)) => {
