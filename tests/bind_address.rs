@@ -146,12 +146,11 @@ fn what_is_bound_to_an_address_that_is_away_leaves_from_no_other_and_begins_when
         });
 
         // It goes once more.
-        let ok = btd.metric(OK);
         unplug();
         wait_for("it says so again", within(20), || {
             (health(&scratch) == (false, true)).then_some(())
         });
-        let before = http_sources().len();
+        let (before, ok) = (http_sources().len(), btd.metric(OK));
         plug();
         wait_for("the torrent is announced again", within(60), || {
             (btd.metric(OK) > ok).then_some(())

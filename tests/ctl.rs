@@ -220,9 +220,14 @@ fn torrent_that_is_paused_stays_so_over_a_restart_until_it_is_resumed() {
     home.wait_state(meta.info_hash, "paused");
     assert!(join(&btd).is_err(), "it is not served after a restart either");
     // Checked, it stays paused.
+    btd.process.signal(Signal::USR1);
+    btd.wait_log("SIGUSR1");
     assert_eq!(home.json(&["verify", &hash]).row()["changed"], true);
-    let paused = home.json(&["list", "--state", "paused"]).rows();
-    assert_eq!(paused.len(), 1, "also while it is checked");
+    for state in ["checking", "paused"] {
+        let listed = home.json(&["list", "--state", state]).rows();
+        assert_eq!(listed.len(), 1, "{state}: it is both");
+    }
+    btd.process.signal(Signal::USR2);
     home.wait_state(meta.info_hash, "paused");
     assert!(join(&btd).is_err(), "nor after a check");
 

@@ -505,7 +505,10 @@ fn it_stops_within_its_time_while_it_checks_and_a_hangup_does_not_stop_it() {
     wait_for_log(&mut btd, "SIGHUP");
     // Before it has read anything it cannot say when it will be done.
     let line = wait_for_log(&mut btd, "% of 256 GiB, ");
-    assert!(line.contains("checking \"hole\": ") && line.contains(" s left"), "{line}");
+    assert!(
+        line.contains("checking \"hole\": ") && line.contains(" s left"),
+        "{line}"
+    );
     btd.stop();
 }
 

@@ -116,7 +116,7 @@ fn service_manager_hears_of_the_start_each_reload_the_stop_and_that_btd_is_alive
     btd.process.signal(Signal::HUP);
     manager.wait_for("READY=1", 3);
     assert_eq!((manager.count("RELOADING=1"), manager.count("STOPPING=1")), (2, 0));
-    let status = "1 torrent: 1 seeding; the configuration has a mistake and was not read again (btd ctl health)";
+    let status = "1 torrent: 1 seeding; the last reload was refused (btd ctl health)";
     manager.wait_for(&format!("STATUS={status}"), 1);
     btd.stop();
     manager.wait_for("STOPPING=1", 1);

@@ -178,6 +178,10 @@ impl Checks {
     }
 }
 
+fn cancelled() -> Error {
+    storage::Error::Cancelled.into()
+}
+
 /// One thread.
 struct Worker {
     queue: Arc<Queue>,
@@ -223,7 +227,7 @@ impl Worker {
             }
             Task::Check(device, Placed { job, root }) => {
                 let result = if job.progress.inner.is_cancelled() {
-                    Err(storage::Error::Cancelled.into())
+                    Err(cancelled())
                 } else {
                     let _ = job.progress.started.set(Instant::now());
                     let means = self.means(device);
@@ -272,7 +276,7 @@ impl Worker {
 
     /// Tells of one that was cancelled before it was begun: whoever cancelled it may want it checked later.
     fn stopped(&self, job: Job) -> bool {
-        self.tell(job, Err(storage::Error::Cancelled.into()))
+        self.tell(job, Err(cancelled()))
     }
 
     /// One waits for its turn from now on.

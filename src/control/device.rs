@@ -56,10 +56,13 @@ impl Device {
         socket.bind_device(Some(self.0.as_bytes()))
     }
 
-    /// Looks how it is. Nothing is sent: the kernel is asked for a route by the device to an address that is nobody's.
-    pub(super) fn look(&self) -> Link {
-        let Ok(index) = self.index() else {
-            return Link::Absent;
+    /// Looks how it is; `None` where there is nothing to look with ([`is_want`]). Nothing is sent: the kernel is asked for a route by
+    /// the device to an address that is nobody's.
+    pub(super) fn look(&self) -> Option<Link> {
+        let index = match self.index() {
+            Ok(index) => index,
+            Err(error) if is_want(&error) => return None,
+            Err(_) => return Some(Link::Absent),
         };
         // For examples only (RFC 5737, RFC 3849).
         let anywhere: [SocketAddr; 2] = [
@@ -74,14 +77,15 @@ impl Device {
         let mut last = None;
         for to in &anywhere {
             match leads(to) {
-                Ok(()) => return Link::Up(index),
+                Ok(()) => return Some(Link::Up(index)),
+                Err(error) if is_want(&error) => return None,
                 Err(error) => last = Some(error),
             }
         }
         // It may have gone between the two questions.
         match last.as_ref().and_then(Errno::from_io_error) {
-            Some(Errno::NODEV) => Link::Absent,
-            _ => Link::Down,
+            Some(Errno::NODEV) => Some(Link::Absent),
+            _ => Some(Link::Down),
         }
     }
 
@@ -98,6 +102,12 @@ impl Device {
             self.name()
         ))
     }
+}
+
+/// Whether this was for want of descriptors or memory, and says nothing of what was asked for.
+pub(super) fn is_want(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 impl Link {
@@ -117,13 +127,26 @@ mod tests {
     #[test]
     fn loopback_is_up_by_its_number_and_a_device_that_nobody_has_is_absent() {
         let lo = Device::new("lo");
-        assert_eq!(lo.look(), Link::Up(lo.index().expect("every machine has it")));
+        assert_eq!(lo.look(), Some(Link::Up(lo.index().expect("every machine has it"))));
         let none = Device::new("btd-no-such-de");
-        assert_eq!((none.look(), none.look().index()), (Link::Absent, None));
+        assert_eq!((none.look(), Link::Absent.index()), (Some(Link::Absent), None));
         assert_eq!(
             none.index().map_err(|error| Errno::from_io_error(&error)),
             Err(Some(Errno::NODEV))
         );
+    }
+
+    /// btd told all trackers that the network was back each time there were descriptors again.
+    #[test]
+    fn want_of_descriptors_says_nothing_of_what_was_looked_for() {
+        for (errno, is) in [
+            (Errno::MFILE, true),
+            (Errno::NFILE, true),
+            (Errno::NODEV, false),
+            (Errno::ADDRNOTAVAIL, false),
+        ] {
+            assert_eq!(is_want(&errno.into()), is, "{errno}");
+        }
     }
 
     #[test]

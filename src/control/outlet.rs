@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::config::Peers;
-use super::device::Device;
+use super::device::{Device, is_want};
 use crate::io::uring::leave_from;
 
 /// A device, addresses, both or neither.
@@ -38,9 +38,9 @@ impl Outlet {
         self.device.is_none() && self.addresses.is_empty()
     }
 
-    /// Whether the system chooses the address.
-    pub(super) fn has_no_address(&self) -> bool {
-        self.addresses.is_empty()
+    /// How many addresses there are to leave from; 0 if the system chooses.
+    pub(super) fn address_count(&self) -> usize {
+        self.addresses.len()
     }
 
     /// The number of the device; `None` if any will do. A socket of another number reaches nobody any more.
@@ -96,8 +96,8 @@ impl Outlet {
         }
     }
 
-    /// Those of its addresses that this machine does not have now; `None` if that cannot be found out, for want of descriptors.
-    /// Nothing is sent.
+    /// Those of its addresses that this machine does not have now; `None` where there is nothing to look with ([`is_want`]). Nothing
+    /// is sent.
     pub(super) fn absent(&self) -> Option<Vec<IpAddr>> {
         let is_absent = |ip: &IpAddr| {
             // Not through the device: that it is away says nothing of the address.
@@ -107,11 +107,14 @@ impl Outlet {
                 Some(Protocol::UDP),
             )
             .and_then(|socket| leave_from(&socket, *ip));
-            match bound.as_ref().map_err(Errno::from_io_error) {
-                Ok(()) => Some(false),
+            match bound {
+                Err(error) if is_want(&error) => None,
                 // The second where IPv6 is switched off.
-                Err(Some(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT)) => Some(true),
-                Err(_) => None,
+                Err(error) => {
+                    let errno = Errno::from_io_error(&error);
+                    Some(matches!(errno, Some(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT)))
+                }
+                Ok(()) => Some(false),
             }
         };
         let mut absent = Vec::new();

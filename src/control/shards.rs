@@ -144,7 +144,8 @@ impl Shards {
         let of_tracker = connections * of_tracker / wanted;
         let of_peers = (connections - of_tracker).max(1);
         tell_connections((of_peers, of_tracker), wanted, descriptors.connections, of_memory);
-        ensure_all_free(config)?;
+        let mut listen = listened_at(&config.peers.listen, has_ipv6);
+        ensure_all_free(config, &listen)?;
         let ring_entries = locked_memory::raise(count);
         let mut features = wanted_features()?;
         features.zero_copy &= config.peers.zero_copy;
@@ -179,7 +180,6 @@ impl Shards {
                 per_ip: tracker.max_connections_per_ip,
             }))
         });
-        let mut listen = config.peers.listen.clone();
         if let Some(device) = &config.peers.bind_device {
             settle_ports(device, &mut listen, &config.peers.bind_address)?;
         }
@@ -519,13 +519,29 @@ fn settle_ports(device: &str, listen: &mut [SocketAddr], sources: &[IpAddr]) -> 
     Ok(())
 }
 
-/// Waits for all addresses that the configuration names.
-fn ensure_all_free(config: &Config) -> Result<(), Error> {
+/// Where peers are listened for. "Every IPv6 address" is none of them where the kernel has no IPv6, unless it is the only one.
+fn listened_at(listen: &[SocketAddr], has_ipv6: impl FnOnce() -> bool) -> Vec<SocketAddr> {
+    let is_every_ipv6 = |address: &SocketAddr| address.is_ipv6() && address.ip().is_unspecified();
+    let (every, others): (Vec<SocketAddr>, _) = listen.iter().copied().partition(is_every_ipv6);
+    if every.is_empty() || others.is_empty() || has_ipv6() {
+        return listen.to_vec();
+    }
+    tracing::warn!("peers.listen: this kernel has no IPv6, peers come by IPv4 only");
+    others
+}
+
+fn has_ipv6() -> bool {
+    let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP));
+    !socket.is_err_and(|error| error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()))
+}
+
+/// Waits for all addresses that are listened at.
+fn ensure_all_free(config: &Config, listen: &Vec<SocketAddr>) -> Result<(), Error> {
     let tracker = config.tracker.as_ref();
     let tcp = (Type::STREAM, Protocol::TCP);
     let sources = &config.peers.bind_address[..];
     let lists = [
-        (Some(&config.peers.listen), tcp, "[peers] listen", sources),
+        (Some(listen), tcp, "[peers] listen", sources),
         (tracker.map(|tracker| &tracker.http), tcp, "[tracker] http", &[]),
         (
             tracker.map(|tracker| &tracker.udp),
@@ -606,6 +622,16 @@ fn peer_id() -> Result<PeerId, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_ipv6_address_is_none_where_the_kernel_has_no_ipv6() {
+        let all = ["0.0.0.0:6881", "[::]:6881", "[::1]:6881"].map(|address| address.parse().expect("an address"));
+        assert_eq!(listened_at(&all, || true), all);
+        // One that was named by itself is wanted.
+        assert_eq!(listened_at(&all, || false), [all[0], all[2]]);
+        assert_eq!(listened_at(&all[1..2], || false), [all[1]]);
+        assert_eq!(listened_at(&all[..1], || panic!("it is not asked")), [all[0]]);
+    }
 
     #[test]
     fn slots_are_shared_out_and_given_as_the_configuration_has_it() {

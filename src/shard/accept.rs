@@ -116,7 +116,7 @@ impl<D: Driver> Shard<D> {
     fn admit(&mut self, Accepted { socket, peer }: Accepted) {
         self.counters.accepted += 1;
         let addr = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        if self.stopping.is_some() || !self.takes_place(addr.ip()) {
+        if self.stopping.is_some() || self.take_place(addr.ip()).is_err() {
             self.counters.turned_away += 1;
             self.driver.shutdown(&socket, Ending::Reset);
             return;
@@ -126,11 +126,11 @@ impl<D: Driver> Shard<D> {
         self.wake_at(owner, self.tick + HANDSHAKE_TICKS);
     }
 
-    /// Takes a place for a connection from this address, for which another may have to make way. Whether it has one.
-    pub(super) fn takes_place(&mut self, ip: IpAddr) -> bool {
+    /// Takes a place for a connection with this address, for which another may have to make way; or gives why there is none.
+    pub(super) fn take_place(&mut self, ip: IpAddr) -> Result<(), TurnedAway> {
         match self.settings.limits.admit(ip) {
-            Err(TurnedAway::Total) => self.make_place() && self.settings.limits.admit(ip).is_ok(),
-            admitted => admitted.is_ok(),
+            Err(TurnedAway::Total) if self.make_place() => self.settings.limits.admit(ip),
+            admitted => admitted,
         }
     }
 

@@ -11,6 +11,7 @@ use super::Shard;
 use super::conn::{Conn, Served};
 use super::deadlines::{HANDSHAKE_TICKS, ticks};
 use super::ended::Reason;
+use super::limits::TurnedAway;
 use crate::io::{Driver, Errno, Op, Owner};
 use crate::proto::handshake::{Handshake, Reserved};
 
@@ -64,6 +65,15 @@ pub(super) struct Dial {
     due_at: u64,
 }
 
+/// Whether a connection was begun.
+enum Begun {
+    Yes,
+    /// There may be with another peer.
+    No,
+    /// There are as many as there may be.
+    Full,
+}
+
 /// How a connection went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Went {
@@ -71,7 +81,7 @@ pub(super) enum Went {
     Well,
     /// Nothing did.
     Nowhere,
-    /// Nothing was sent: this machine has no socket or no address for it now, which says nothing of the peer.
+    /// Nothing was sent: this machine has no socket, no address or no place for it now, which says nothing of the peer.
     Hindered,
     /// It is not to be made again.
     Wrong,
@@ -131,14 +141,14 @@ impl Dial {
     /// A connection to this address has ended. `random` spreads those that failed together. Whether its name should be asked
     /// where else the peer may be.
     pub(super) fn ended(&mut self, addr: SocketAddr, went: Went, tick: u64, random: u64) -> bool {
+        if went == Went::Never {
+            self.forget(addr);
+            return false;
+        }
         let Some(known) = self.known.get_mut(&addr) else {
             return false;
         };
         if known.state == State::Never {
-            return false;
-        }
-        if went == Went::Never {
-            self.known.remove(&addr);
             return false;
         }
         known.failures = match went {
@@ -190,8 +200,10 @@ impl<D: Driver> Shard<D> {
                 && let Some(addr) = download.dial.next(self.tick)
             {
                 let served = download.served.clone();
-                if self.connect(served, addr) {
-                    return true;
+                match self.connect(served, addr) {
+                    Begun::Yes => return true,
+                    Begun::No => {}
+                    Begun::Full => return false,
                 }
             } else {
                 return false;
@@ -200,30 +212,31 @@ impl<D: Driver> Shard<D> {
         false
     }
 
-    /// Whether a connection is begun.
-    fn connect(&mut self, served: Rc<Served>, addr: SocketAddr) -> bool {
+    /// Begins a connection, if it can be.
+    fn connect(&mut self, served: Rc<Served>, addr: SocketAddr) -> Begun {
         let number = served.number;
         let random = self.next_random();
-        let socket = match self.takes_place(addr.ip()) {
-            // That all places are taken says nothing of the peer.
-            false => Err(Went::Hindered),
-            true => self.driver.socket(addr).map_err(|errno| {
+        let socket = match self.take_place(addr.ip()) {
+            Err(TurnedAway::Total) => Err((Went::Hindered, Begun::Full)),
+            // Its others have the places of this address: it is as good as not there, and so are the rest of them.
+            Err(TurnedAway::PerIp) => Err((Went::Nowhere, Begun::No)),
+            Ok(()) => self.driver.socket(addr).map_err(|errno| {
                 tracing::debug!(peer = %addr, "no socket: {errno}");
                 self.settings.limits.leave(addr.ip());
                 match errno {
                     // Nothing leaves from here to this family ([peers] bind-address), as long as btd runs.
-                    Errno::AFNOSUPPORT => Went::Never,
-                    _ => Went::Hindered,
+                    Errno::AFNOSUPPORT => (Went::Never, Begun::No),
+                    _ => (Went::Hindered, Begun::No),
                 }
             }),
         };
         let socket = match socket {
             Ok(socket) => socket,
-            Err(went) => {
+            Err((went, begun)) => {
                 if let Some(download) = self.downloads.get_mut(&number) {
                     download.dial.ended(addr, went, self.tick, random);
                 }
-                return false;
+                return begun;
             }
         };
         let mut conn = Conn::new(socket.clone(), addr, self.tick);
@@ -236,7 +249,7 @@ impl<D: Driver> Shard<D> {
         self.half_open += 1;
         self.counters.dialed += 1;
         self.wake_at(owner, self.tick + HANDSHAKE_TICKS);
-        true
+        Begun::Yes
     }
 
     /// A connection is made, or not.

@@ -33,7 +33,7 @@ impl Supervisor<'_> {
     /// Time has passed: an address may have gone, or be back.
     pub(super) fn look_at_addresses(&mut self) {
         let bound = &mut self.addresses;
-        if bound.outlet.has_no_address() {
+        if bound.outlet.address_count() == 0 {
             return;
         }
         let Some(away) = bound.outlet.absent() else {
@@ -72,8 +72,11 @@ impl Supervisor<'_> {
         }
     }
 
-    /// What is wrong with the addresses, if anything is.
-    pub(super) fn address_trouble(&self) -> Vec<String> {
-        self.addresses.away.iter().flatten().copied().map(absence).collect()
+    /// What is wrong with the addresses, if anything is, and whether none is left.
+    pub(super) fn address_trouble(&self) -> (Vec<String>, bool) {
+        let bound = &self.addresses;
+        let away: Vec<String> = bound.away.iter().flatten().copied().map(absence).collect();
+        let is_all = away.len() == bound.outlet.address_count() && !away.is_empty();
+        (away, is_all)
     }
 }

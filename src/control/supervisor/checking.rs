@@ -23,7 +23,7 @@ use crate::storage::strangers::Blanks;
 const NOBODY: &str = "; nobody to download it from: it is announced to no tracker, and its [[watch]] names no `peers`";
 
 /// What lines are of that say that a torrent is seeded.
-pub(super) const SEEDING: &str = "torrents seeding";
+const SEEDING: &str = "torrents seeding";
 
 impl Supervisor<'_> {
     pub(super) fn check(

@@ -371,15 +371,20 @@ impl Supervisor<'_> {
         self.pulse.look(now);
         why.extend(self.pulse.silent(STUCK_AFTER, now).iter().map(ToString::to_string));
         why.extend(self.device_trouble());
-        why.extend(self.address_trouble());
+        let (addresses, is_all) = self.address_trouble();
+        why.extend(addresses.iter().filter(|_| is_all).cloned());
         if self.shards.any_has_ended() {
             why.push("a shard has ended by itself".to_owned());
         }
         let healthy = why.is_empty();
-        // Told, and nothing that a new start would mend: a container that is not healthy is ended and begun again.
+        // Told, and btd works on without it, or without a new start: a container that is not healthy is ended and begun again.
         why.extend(self.data_folders.absences());
+        why.extend(addresses.into_iter().filter(|_| !is_all));
         let refused = self.reload.refused();
-        why.extend(refused.map(|refused| format!("it goes on with the configuration it had: {refused}")));
+        why.extend(refused.map(|refused| {
+            let refused: Vec<&str> = refused.lines().map(str::trim).collect();
+            format!("it goes on with the configuration it had: {}", refused.join("; "))
+        }));
         Health { healthy, why }
     }
 }

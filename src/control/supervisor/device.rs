@@ -49,7 +49,9 @@ impl Supervisor<'_> {
         let Some(bound) = &mut self.device else {
             return;
         };
-        let link = bound.device.look();
+        let Some(link) = bound.device.look() else {
+            return; // As it was, until the next look knows better.
+        };
         let before = bound.link.replace(link);
         let name = bound.device.name();
         if let Some(index) = bound.to_listen_by(link) {
@@ -105,7 +107,7 @@ mod tests {
         let came = BoundDevice::new(Device::new("btd-no-such-de"));
         assert_eq!(came.to_listen_by(Link::Up(7)), Some(7));
         let there = BoundDevice::new(Device::new("lo"));
-        let link = there.device().look();
+        let link = there.device().look().expect("there are descriptors");
         assert!(link.index().is_some());
         assert_eq!(there.to_listen_by(link), None);
         assert_eq!(there.to_listen_by(Link::Down), None);

@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Supervisor;
-use super::checking::SEEDING;
 use crate::control::announce::Lists;
 use crate::control::checks::{Checked, Progress};
 use crate::control::config::display_size;
@@ -71,6 +70,8 @@ pub(super) struct Resting {
     /// Downloads whose files may be those of a torrent that rests, which is woken to see that.
     held_back: Vec<Checked>,
     seen: usize,
+    /// Of those, since it was last begun to look at all.
+    told: usize,
     tended_at: Instant,
 }
 
@@ -85,6 +86,7 @@ impl Resting {
             scrubs: Vec::new(),
             held_back: Vec::new(),
             seen: 0,
+            told: 0,
             tended_at: now,
         }
     }
@@ -223,9 +225,10 @@ impl Supervisor<'_> {
             Ok(_) => {
                 self.resting.seen += 1;
                 let (name, len) = (&entry.name, display_size(entry.len()));
-                let line = format!("seeding {name:?} ({info_hash}): {len}, unchanged since it was checked");
-                match self.resting.seen <= TOLD_MAX {
-                    true => self.lines.info(SEEDING, format_args!("{line}")),
+                let line = format_args!("seeding {name:?} ({info_hash}): {len}, unchanged since it was checked");
+                self.resting.told += 1;
+                match self.resting.told <= TOLD_MAX {
+                    true => self.lines.info("torrents that are as they were", line),
                     false => tracing::debug!("{line}"),
                 }
             }
@@ -383,6 +386,7 @@ impl Supervisor<'_> {
         }
         if page.len() < PAGE_LEN {
             self.resting.looks = false;
+            self.resting.told = 0;
             if self.resting.seen > 0 {
                 let count = self.resting.seen;
                 tracing::info!("what rested at the start was looked at: {count} torrents are as they were so far");

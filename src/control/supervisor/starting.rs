@@ -150,11 +150,11 @@ pub fn run(config: &Config, file: &Path) -> Result<(), Error> {
         tracing::warn!("{warning}");
     }
     // Before the runtime, which also needs io_uring but does not say why it cannot have it.
-    let patience = Patience::begin();
+    let for_rings = Patience::begin();
     let tracker = tracked.as_ref().map(|tracked| &tracked.tracker);
-    let shards = Shards::start(config, patience, (&pool, &events), tracker)?;
+    let shards = Shards::start(config, for_rings, (&pool, &events), tracker)?;
     let is_short = |error: &std::io::Error| error.kind() == std::io::ErrorKind::OutOfMemory;
-    let runtime = patience
+    let runtime = for_rings
         .make("the control plane", is_short, || {
             tokio_uring::Runtime::new(&tokio_uring::builder())
         })

@@ -115,7 +115,7 @@ impl Supervisor<'_> {
             .collect();
         let colon = if parts.is_empty() { "" } else { ": " };
         let but = match self.reload.refused() {
-            Some(_) => "; the configuration has a mistake and was not read again (btd ctl health)",
+            Some(_) => "; the last reload was refused (btd ctl health)",
             None => "",
         };
         format!("{}{colon}{}{but}", counted(count as u64, "torrent"), parts.join(", "))

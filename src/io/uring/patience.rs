@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 /// How long a start waits, in all.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two tries.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Between the first two tries, and at most: what a try has taken is given back late, too.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_millis(800);
 
 /// Until when a start waits for locked memory that is not to be had.
 #[derive(Clone, Copy, Debug)]
@@ -30,16 +31,15 @@ impl Patience {
         is_short: impl Fn(&E) -> bool,
         mut make: impl FnMut() -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut is_told = false;
+        let mut pause = PAUSE_MIN;
         loop {
             match make() {
                 Err(error) if is_short(&error) && Instant::now() < self.0 => {
-                    if !std::mem::replace(&mut is_told, true) {
-                        tracing::info!(
-                            "{what} waits for locked memory: other processes of this user have it, or had it a moment ago"
-                        );
+                    if pause == PAUSE_MIN {
+                        tracing::info!("{what} waits for locked memory, which other processes of this user may have");
                     }
-                    sleep(PAUSE);
+                    sleep(pause);
+                    pause = (pause * 2).min(PAUSE_MAX);
                 }
                 made => return made,
             }

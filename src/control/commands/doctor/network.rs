@@ -11,13 +11,17 @@ use crate::control::outlet::{Outlet, absence, listens_elsewhere};
 pub(super) fn look(config: &Config) -> Vec<Finding> {
     let peers = &config.peers;
     let device = peers.bind_device.as_deref().map(|name| device(&Device::new(name)));
-    let absent = Outlet::new(None, &peers.bind_address).absent().unwrap_or_default();
-    let addresses = peers.bind_address.iter().map(|ip| match absent.contains(ip) {
-        false => Finding::ok("bind-address", format!("this machine has {ip}")),
-        true => Finding::said("bind-address", Level::Warn, &absence(*ip)).with(format!(
+    let absent = Outlet::new(None, &peers.bind_address).absent();
+    let addresses =
+        peers.bind_address.iter().map(|ip| {
+            match absent.as_ref().map(|absent| absent.contains(ip)) {
+        None => Finding::info("bind-address", format!("{ip} could not be looked for")),
+        Some(false) => Finding::ok("bind-address", format!("this machine has {ip}")),
+        Some(true) => Finding::said("bind-address", Level::Warn, &absence(*ip)).with(format!(
             "ip address add {ip} dev DEVICE, or another peers.bind-address (ip -brief address shows which there are)"
         )),
-    });
+    }
+        });
     let listen = listens_elsewhere(peers).map(|warning| Finding::said("listen", Level::Warn, &warning));
     device.into_iter().chain(addresses).chain(listen).collect()
 }
@@ -25,9 +29,10 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
 fn device(device: &Device) -> Finding {
     let topic = "bind-device";
     let name = device.name();
-    match device.trouble(device.look()) {
-        None => Finding::ok(topic, format!("{name} is up")),
-        Some(trouble) => Finding::warn(
+    match device.look().map(|link| device.trouble(link)) {
+        None => Finding::info(topic, format!("{name} could not be looked at")),
+        Some(None) => Finding::ok(topic, format!("{name} is up")),
+        Some(Some(trouble)) => Finding::warn(
             topic,
             trouble,
             format!("ip link set {name} up, or another peers.bind-device (ip -brief link shows which there are)"),
