@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -142,6 +143,15 @@ fn who_asks_a_btd_that_is_not_there_or_nowhere_is_told_so() {
             .is_socket()
     );
     home.ctl(&["list"]).assert_fails(NOT_RUNNING, "not running");
+    // One that is killed while it is asked hangs up.
+    fs::remove_file(home.socket()).expect("nobody's");
+    let killed = UnixListener::bind(home.socket()).expect("listen in its place");
+    let asked = std::thread::scope(|scope| {
+        scope.spawn(|| drop(killed.accept().expect("asked")));
+        home.ctl(&["health"])
+    });
+    asked.assert_fails(NOT_RUNNING, "it has ended, or hung up");
+    drop(killed);
     let btd = home.start();
     assert_eq!(home.ctl(&["health"]).code, 0);
     btd.stop();
@@ -242,6 +252,8 @@ fn torrent_that_is_paused_stays_so_over_a_restart_until_it_is_resumed() {
     assert_eq!((&all["changed"], &all["unchanged"]), (&2.into(), &0.into()));
     assert_eq!(home.json(&["pause", "--all"]).row()["unchanged"], 2);
     home.wait_state(other.info_hash, "paused");
+    let row = home.wait_state(meta.info_hash, "paused");
+    assert_eq!(row["done"], 40_000, "whole, as it was while it rested");
     // One that is taken out and comes back was not paused.
     fs::remove_file(home.watch.join("other.torrent")).expect("take a torrent out");
     wait_for("it is gone", within(SECONDS), || {

@@ -473,6 +473,38 @@ fn a_torrent_that_moves_to_another_watch_folder_is_looked_for_in_its_data_folder
     btd.stop();
 }
 
+/// Folders are read side by side: whichever came first had it, and a seed was missing after every other restart.
+#[test]
+fn torrent_of_two_watch_folders_has_its_payload_in_that_of_the_first_at_every_start() {
+    let home = Home::new("two-folders");
+    let torrent = home.payload("a");
+    let (empty_torrents, empty_data) = (home.scratch.dir("empty-torrents"), home.scratch.dir("empty-data"));
+    home.drop_in("a.torrent", &torrent);
+    fs::write(empty_torrents.join("a.torrent"), &torrent).expect("write a torrent");
+    let whole = home.config();
+    let mut both = home.config();
+    both.watch.insert(0, (empty_torrents, empty_data));
+    let last_first = Config {
+        watch: both.watch.iter().rev().cloned().collect(),
+        ..home.config()
+    };
+    let state_at_start = |config: &Config, state| {
+        let mut btd = Btd::start(home.path(), config);
+        wait_for_torrents(&mut btd, state, 1);
+        btd.stop();
+    };
+    state_at_start(&whole, "seeding");
+    for _ in 0..4 {
+        state_at_start(&last_first, "seeding");
+    }
+    for _ in 0..4 {
+        state_at_start(&both, "missing");
+    }
+    for _ in 0..2 {
+        state_at_start(&last_first, "seeding");
+    }
+}
+
 #[test]
 fn a_watch_folder_that_vanishes_is_told_and_picked_up_again() {
     let home = Home::new("vanish");

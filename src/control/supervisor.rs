@@ -325,7 +325,7 @@ impl Supervisor<'_> {
                     return;
                 }
             },
-            Addition::SameAs(other) => return self.tell_same(file, &other, info_hash),
+            Addition::SameAs(other) => return self.on_same((folder, file), &other, info_hash),
         };
         tracing::debug!("checking {:?} ({info_hash}) from {file:?}", meta.name);
         let contents = match self.checks.waiting() {
@@ -345,25 +345,42 @@ impl Supervisor<'_> {
                 file,
                 folder,
             } => {
-                let Some(entry) = self.torrents.entry(info_hash) else {
-                    return;
-                };
-                let (name, progress) = (Arc::clone(&entry.name), Arc::new(Progress::new(entry.len())));
-                if let Some(generation) = self.torrents.check_in(folder, info_hash, &progress) {
-                    self.stop_downloading(info_hash);
-                    self.lines.info(
-                        "torrents that come from another file now",
-                        format_args!("{name:?} ({info_hash}) comes from {file:?} now: its payload is looked for there"),
-                    );
-                    // What is known is of the other folder's payload.
-                    let trust = false;
-                    self.session.remove(info_hash);
-                    self.session.put_repair(info_hash, false);
-                    // It is read by the thread that checks it. Should it have changed, its own folder will tell.
-                    let contents = Contents::InFile(Arc::from(file));
-                    self.check(folder, generation, (info_hash, contents), trust, progress);
-                }
+                // What is known is of the other folder's payload.
+                self.session.remove(info_hash);
+                self.session.put_repair(info_hash, false);
+                self.look_in(folder, info_hash, &file, false);
             }
+        }
+    }
+
+    /// A torrent has another file, maybe of another watch folder. At a start they are read in any order, and the first folder of the
+    /// configuration is that whose payload counts: it would be another one each time.
+    fn on_same(&mut self, (folder, file): (usize, &Path), other: &Path, info_hash: InfoHash) {
+        self.tell_same(file, other, info_hash);
+        let Some(before) = self.torrents.entry(info_hash).map(Entry::folder) else {
+            return;
+        };
+        let data_dir = |folder| &self.folders.plan(folder).data_dir;
+        if !self.ready && folder < before && data_dir(folder) != data_dir(before) {
+            self.look_in(folder, info_hash, file, true);
+        }
+    }
+
+    /// The payload of a torrent is looked for in the data folder of another watch folder, where this file is.
+    fn look_in(&mut self, folder: usize, info_hash: InfoHash, file: &Path, trust: bool) {
+        let Some(entry) = self.torrents.entry(info_hash) else {
+            return;
+        };
+        let (name, progress) = (Arc::clone(&entry.name), Arc::new(Progress::new(entry.len())));
+        if let Some(generation) = self.torrents.check_in(folder, info_hash, &progress) {
+            self.stop_downloading(info_hash);
+            self.lines.info(
+                "torrents that come from another file now",
+                format_args!("{name:?} ({info_hash}) comes from {file:?} now: its payload is looked for there"),
+            );
+            // It is read by the thread that checks it. Should it have changed, its own folder will tell.
+            let contents = Contents::InFile(Arc::from(file));
+            self.check(folder, generation, (info_hash, contents), trust, progress);
         }
     }
 

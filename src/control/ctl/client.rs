@@ -93,7 +93,10 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
-    /// btd has hung up, or what it says is no answer.
+    /// btd has hung up before it said anything: it ends, or was killed.
+    #[error("btd does not answer: it has ended, or hung up (hint: its log may say why)")]
+    Gone,
+    /// btd has hung up in the middle, or what it says is no answer.
     #[error("btd's answer breaks off: {0}")]
     Broken(String),
     /// btd runs, and says nothing.
@@ -151,7 +154,7 @@ impl Error {
         match self {
             Self::Nowhere | Self::Home(_) => Fault::Usage,
             Self::Config(_) => Fault::Config,
-            Self::NotRunning { .. } | Self::Silent(_) => Fault::Unavailable,
+            Self::NotRunning { .. } | Self::Silent(_) | Self::Gone => Fault::Unavailable,
             Self::NotATorrent { .. } => Fault::Data,
             Self::Io { .. }
             | Self::Unreadable { .. }
@@ -216,6 +219,8 @@ struct Asked {
     patience: Duration,
     /// Why not all of it could be sent.
     unsent: Option<io::Error>,
+    /// Whether any line has come.
+    has_come: bool,
 }
 
 struct Client {
@@ -458,6 +463,7 @@ impl Client {
         Ok(Asked {
             patience,
             unsent: sent.err(),
+            has_come: false,
         })
     }
 
@@ -469,12 +475,15 @@ impl Client {
     ) -> Result<Option<Box<RawValue>>, Error> {
         let line = match self.line(asked.patience) {
             Ok(line) => line,
+            Err(Error::Gone) if asked.has_come => return Err(Error::Broken("it has hung up".to_owned())),
+            Err(Error::Gone) => return Err(Error::Gone),
             // Whoever has hung up has mostly said why.
             Err(error) => {
                 let unsent = asked.unsent.take();
                 return Err(unsent.map_or(error, |source| failed("write to", &self.path, source)));
             }
         };
+        asked.has_come = true;
         let read = serde_json::from_slice::<Line<Box<RawValue>>>(&line);
         let read = read.map_err(|error| Error::Broken(error.to_string()))?;
         if !matches!(read, Line::Error(_)) && std::mem::take(&mut self.owes_head) {
@@ -505,7 +514,8 @@ impl Client {
         let read = (&mut self.from).take(LINE_LEN_MAX).read_until(b'\n', &mut line);
         match read {
             Ok(_) if line.ends_with(b"\n") => Ok(line),
-            Ok(0) => Err(Error::Broken("it has hung up".to_owned())),
+            Ok(0) => Err(Error::Gone),
+            Err(error) if line.is_empty() && error.kind() == io::ErrorKind::ConnectionReset => Err(Error::Gone),
             Ok(len) => Err(Error::Broken(format!("a line of {len} bytes without an end"))),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                 Err(Error::Silent(patience))

@@ -111,7 +111,7 @@ impl Supervisor<'_> {
             Addition::New { generation } => generation,
             // It is of the first look at a file since btd started.
             Addition::Known => return,
-            Addition::SameAs(other) => return self.tell_same(file, &other, info_hash),
+            Addition::SameAs(other) => return self.on_same((folder, file), &other, info_hash),
         };
         self.on_held_changed();
         self.tell_arrived(info_hash);

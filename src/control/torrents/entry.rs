@@ -155,6 +155,11 @@ impl Entry {
         self.paused
     }
 
+    /// Whether the last check, or what was recorded of one, said that it is whole.
+    pub(in crate::control) fn was_whole(&self) -> bool {
+        self.settled_as == Some(State::Seeding.index() as u8)
+    }
+
     /// Whether the last check could say what there is of it.
     pub(in crate::control) fn is_known(&self) -> bool {
         self.is_known

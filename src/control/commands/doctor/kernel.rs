@@ -17,6 +17,8 @@ const BETTER: [((u32, u32), &str); 3] = [
         "reads that leave nothing in the page cache where direct ones are refused",
     ),
 ];
+/// From then on rings count as locked memory.
+const LOCKS_RINGS: (u32, u32) = (6, 14);
 /// Clocks that the kernel has to be called for, or that are slow to read.
 const SLOW_CLOCKS: [&str; 3] = ["hpet", "acpi_pm", "jiffies"];
 /// A clock before this (January 2026) was never set.
@@ -36,18 +38,30 @@ pub(super) fn look(machine: &Machine, tried: &Tried, now: SystemTime) -> Vec<Fin
     findings
 }
 
+fn release(machine: &Machine) -> Option<String> {
+    let release = machine.read("proc/sys/kernel/osrelease");
+    release.or_else(|| Some(machine.read("proc/version")?.split(' ').nth(2)?.to_owned()))
+}
+
+/// Major and minor number.
+fn numbers(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+/// Whether rings count as locked memory, as far as the version tells.
+pub(super) fn locks_rings(machine: &Machine) -> bool {
+    release(machine).and_then(|release| numbers(&release)) >= Some(LOCKS_RINGS)
+}
+
 fn version(machine: &Machine) -> Finding {
     let topic = "kernel";
-    let release = machine.read("proc/sys/kernel/osrelease");
-    let release = release.or_else(|| Some(machine.read("proc/version")?.split(' ').nth(2)?.to_owned()));
-    let Some(release) = release else {
+    let Some(release) = release(machine) else {
         return Finding::info(topic, "its version is hidden");
     };
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
-    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
+    let Some(has) = numbers(&release) else {
         return Finding::info(topic, format!("{release}: not a version that can be compared"));
     };
-    let has = (major, minor);
     if has < NEEDED {
         let says = format!("{release}: btd needs {}.{} or later", NEEDED.0, NEEDED.1);
         return Finding::bad(

@@ -1,6 +1,7 @@
 //! What the process and the network may have: descriptors, locked memory, queues of sockets.
 
 use super::finding::Finding;
+use super::kernel;
 use super::machine::{Limit, Machine};
 use crate::control::config::{Config, display_size};
 use crate::control::open_files;
@@ -24,7 +25,7 @@ pub(super) fn look(machine: &Machine, config: &Config) -> Vec<Finding> {
     findings.extend(machine.limit("Max open files").map(|limit| open(limit, config)));
     findings.extend(machine.limit("Max locked memory").map(|limit| {
         let is_free = machine.status("CapEff").is_some_and(|caps| has(&caps, CAP_IPC_LOCK));
-        locked(limit, is_free, config)
+        locked(limit, (is_free, kernel::locks_rings(machine)), config)
     }));
     let backlog = machine.number("proc/sys/net/core/somaxconn");
     findings.extend(backlog.map(connections));
@@ -66,7 +67,7 @@ fn open(Limit { hard, .. }: Limit, config: &Config) -> Finding {
     )
 }
 
-fn locked(Limit { hard, .. }: Limit, is_free: bool, config: &Config) -> Finding {
+fn locked(Limit { hard, .. }: Limit, (is_free, locks_rings): (bool, bool), config: &Config) -> Finding {
     let topic = "memlock";
     let shards = count_of(config.shards.count) as u64;
     let wanted = locked_len(config);
@@ -74,6 +75,14 @@ fn locked(Limit { hard, .. }: Limit, is_free: bool, config: &Config) -> Finding 
         _ if is_free => Finding::ok(topic, "this process may lock as much as there is (CAP_IPC_LOCK)"),
         None => Finding::ok(topic, "unlimited"),
         Some(limit) if limit >= wanted => Finding::ok(topic, format!("{} may be locked", display_size(limit))),
+        Some(limit) if limit < RINGS_LEN_PER_SHARD * (shards + 1) && locks_rings => Finding::bad(
+            topic,
+            format!(
+                "{} may be locked, of all processes of this user together, and rings count: btd does not start",
+                display_size(limit)
+            ),
+            Some("LimitMEMLOCK=infinity in btd.service, or ulimit -l unlimited".to_owned()),
+        ),
         Some(limit) if limit < RINGS_LEN_PER_SHARD * (shards + 1) => Finding::warn(
             topic,
             format!(
@@ -205,6 +214,13 @@ mod tests {
             .find(|finding| finding.topic == "memlock")
             .expect("told");
         assert!(memlock.says.contains("does not start"), "{}", memlock.says);
+        for (release, expected) in [("6.13.9-amd64", Level::Warn), ("6.14.0", Level::Bad)] {
+            let files = [
+                ("proc/self/limits", little.as_str()),
+                ("proc/sys/kernel/osrelease", release),
+            ];
+            assert_eq!(level(&files, small, "memlock"), Some(expected), "{release}");
+        }
         let none = limits("unlimited", "unlimited");
         let files = [("proc/self/limits", none.as_str())];
         assert_eq!(level(&files, "", "nofile"), Some(Level::Ok));
