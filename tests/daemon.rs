@@ -480,7 +480,11 @@ fn torrent_of_two_watch_folders_has_its_payload_in_that_of_the_first_at_every_st
     let torrent = home.payload("a");
     let (empty_torrents, empty_data) = (home.scratch.dir("empty-torrents"), home.scratch.dir("empty-data"));
     home.drop_in("a.torrent", &torrent);
-    fs::write(empty_torrents.join("a.torrent"), &torrent).expect("write a torrent");
+    fs::write(empty_torrents.join("z.torrent"), &torrent).expect("write a torrent");
+    // The first folder of the configuration has more to read before it comes to this torrent.
+    for number in 0..300 {
+        fs::write(empty_torrents.join(format!("{number:03}.torrent")), b"nothing").expect("write a file");
+    }
     let whole = home.config();
     let mut both = home.config();
     both.watch.insert(0, (empty_torrents, empty_data));

@@ -345,10 +345,7 @@ impl Supervisor<'_> {
                 file,
                 folder,
             } => {
-                // What is known is of the other folder's payload.
-                self.session.remove(info_hash);
-                self.session.put_repair(info_hash, false);
-                self.look_in(folder, info_hash, &file, false);
+                self.look_in(folder, info_hash, &file, (false, true));
             }
         }
     }
@@ -357,23 +354,34 @@ impl Supervisor<'_> {
     /// configuration is that whose payload counts: it would be another one each time.
     fn on_same(&mut self, (folder, file): (usize, &Path), other: &Path, info_hash: InfoHash) {
         self.tell_same(file, other, info_hash);
-        let Some(before) = self.torrents.entry(info_hash).map(Entry::folder) else {
-            return;
-        };
-        let data_dir = |folder| &self.folders.plan(folder).data_dir;
-        if !self.ready && folder < before && data_dir(folder) != data_dir(before) {
-            self.look_in(folder, info_hash, file, true);
-        }
-    }
-
-    /// The payload of a torrent is looked for in the data folder of another watch folder, where this file is.
-    fn look_in(&mut self, folder: usize, info_hash: InfoHash, file: &Path, trust: bool) {
         let Some(entry) = self.torrents.entry(info_hash) else {
             return;
         };
+        let (before, rests) = (entry.folder(), entry.rests());
+        let data_dir = |folder| &self.folders.plan(folder).data_dir;
+        if !self.ready && folder < before && data_dir(folder) != data_dir(before) {
+            // What was recorded of it as whole is judged by its times. Anything else may be what has been begun in the other folder.
+            self.look_in(folder, info_hash, file, (true, !rests));
+        }
+    }
+
+    /// The payload of a torrent is looked for in the data folder of another watch folder, where this file is. Whether what is known may
+    /// be relied on, and whether that is forgotten, as it is of the other folder's payload.
+    fn look_in(&mut self, folder: usize, info_hash: InfoHash, file: &Path, (trust, forgets): (bool, bool)) {
+        let Some(entry) = self.torrents.entry(info_hash) else {
+            return;
+        };
+        let was_for_all = matches!(&entry.state, State::Checking(progress) if progress.is_for_all());
         let (name, progress) = (Arc::clone(&entry.name), Arc::new(Progress::new(entry.len())));
         if let Some(generation) = self.torrents.check_in(folder, info_hash, &progress) {
             self.stop_downloading(info_hash);
+            if forgets {
+                self.session.remove(info_hash);
+                self.session.put_repair(info_hash, false);
+            }
+            if was_for_all {
+                self.read_all_next(info_hash);
+            }
             self.lines.info(
                 "torrents that come from another file now",
                 format_args!("{name:?} ({info_hash}) comes from {file:?} now: its payload is looked for there"),

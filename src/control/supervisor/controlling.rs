@@ -217,7 +217,7 @@ impl Supervisor<'_> {
                 (Some(torrent), _) => Some(entry.len() - torrent.left().min(entry.len())),
                 (None, State::Seeding) => Some(entry.len()),
                 // One that rested, and was paused then.
-                (None, State::Paused) if entry.was_whole() => Some(entry.len()),
+                (None, State::Paused) if entry.is_known() && entry.was_whole() => Some(entry.len()),
                 (None, State::Missing | State::Paused) if entry.is_known() => Some(0),
                 (None, _) => None,
             },
