@@ -290,8 +290,10 @@ fn file_truncated_under_load_loses_what_was_cut_off() {
         let file = fs::File::options().write(true).open(&file).expect("open payload");
         file.set_len(LEN as u64 / 2).expect("truncate payload");
     });
+    // As soon as the file is seen to have changed nothing of it is served until it has been checked: the last pieces before the cut may
+    // not have been sent by then.
     assert!(
-        answers.whole.is_superset(&(0..PIECES / 2).collect()),
+        answers.whole.is_superset(&(0..PIECES / 2 - PIECES / 8).collect()),
         "{:?}",
         answers.whole
     );
